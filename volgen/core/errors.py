@@ -1,0 +1,33 @@
+"""The one kind of error that a user is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, usage or configuration. The command line prints it as one message and exits with 2.
+
+    Args:
+        where: file, option or configuration key at fault.
+        found: what was there.
+        expected: what should have been there.
+        do: what the user can do about it.
+    """
+
+    def __init__(self, where: str, found: str, expected: str = "", do: str = "") -> None:
+        self.where, self.found, self.expected, self.do = where, found, expected, do
+        message = f"{where}: {found}"
+        if expected:
+            message += f"; expected {expected}"
+        if do:
+            message += f". {do[0].upper()}{do[1:]}"
+        super().__init__(message if message.endswith(".") else message + ".")
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """A hint "did you mean 'x'?" for a mistyped word, or the list of what exists."""
+    options = sorted(set(candidates))
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else "choose one of " + ", ".join(options)

@@ -1,0 +1,76 @@
+"""Progress for people: a bar with an ETA on a terminal, plain lines in a log, rank 0 only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+console = Console(stderr=True, highlight=False)
+
+
+class Ticker(Protocol):
+    """What a loop tells its progress display."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """``count`` more items are done; ``note`` is shown beside the bar."""
+        ...
+
+
+class _Silent:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, progress: Progress, label: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=total, note="")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._progress.update(self._task, advance=count, note=note)
+
+
+class _Lines:
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        left = (now - self._start) / max(self._done, 1) * max(self._total - self._done, 0)
+        say(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left{', ' + note if note else ''}")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Ticker]:
+    """Shows a loop of ``total`` items; nothing on ranks other than 0."""
+    if os.environ.get("RANK", "0") != "0":
+        yield _Silent()
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as bar:
+            yield _Bar(bar, label, total)
+    else:
+        yield _Lines(label, total)
+
+
+def say(message: str) -> None:
+    """One line for the user on standard error; rank 0 only."""
+    if os.environ.get("RANK", "0") == "0":
+        console.print(message, markup=False, soft_wrap=True)
+        sys.stderr.flush()

@@ -1,0 +1,42 @@
+"""The folder is the registry: ``kind: heun`` means ``volgen/samplers/heun.py``.
+
+A component file defines a :class:`~volgen.core.config.Config` subclass called ``Config`` with a ``kind`` literal equal to the
+file's name, and a ``build`` method that makes the component. Files whose names start with an underscore are not components.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Annotated, Any, Union
+
+from pydantic import Field
+
+from volgen.core.config import Config
+
+
+def kinds(package: str) -> list[str]:
+    """Names of the components in a package, from its files alone (nothing is imported but the package)."""
+    folder = importlib.import_module(package)
+    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+
+
+def module(package: str, kind: str) -> ModuleType:
+    """The module that defines component ``kind``."""
+    return importlib.import_module(f"{package}.{kind}")
+
+
+def config_class(package: str, kind: str) -> type[Config]:
+    """The configuration class of component ``kind``."""
+    found = module(package, kind).Config
+    assert issubclass(found, Config) and found.model_fields["kind"].default == kind, f"{package}.{kind}: kind and file name differ"
+    return found  # type: ignore[no-any-return]
+
+
+def union(package: str) -> Any:
+    """The pydantic type "one of the components in this folder, told apart by ``kind``"."""
+    members = tuple(config_class(package, kind) for kind in kinds(package))
+    if len(members) == 1:
+        return members[0]
+    return Annotated[Union[members], Field(discriminator="kind")]  # noqa: UP007 (a tuple of run-time types)

@@ -1,0 +1,78 @@
+"""A network and a preconditioner make a :class:`~volgen.core.protocols.Denoiser`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike."""
+
+
+class Preconditioner(Protocol):
+    """What surrounds the network: scaling, skip path and loss weight. Runs in fp32 whatever the network runs in."""
+
+    def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Clean volume x0_BCXYZ expected given ``y_BCXYZ`` at ``sigma_B``."""
+        ...
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """Loss weight [B], so that an untrained network has a loss near 1 at every noise level."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that restore this object, for ``preconditioner.safetensors`` (empty if it has none)."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """Moves its tensors."""
+        ...
+
+
+class PreconditionerConfig(Protocol):
+    """What every file in ``volgen/models/preconditioners`` offers as ``Config``."""
+
+    kind: str
+
+    @property
+    def inputs(self) -> int:
+        """Input channels that the network sees (a volume has 1)."""
+        ...
+
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], seed: int) -> Preconditioner:
+        """Fits to training volumes. ``volumes()`` starts one pass over float32 tensors [X, Y, Z] in [-1, 1]."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
+        """Inverse of :meth:`Preconditioner.state`."""
+        ...
+
+
+class NetworkConfig(Protocol):
+    """What every file in ``volgen/models/networks`` offers as ``Config``."""
+
+    kind: str
+
+    @property
+    def multiple(self) -> int:
+        """Each edge of a volume must be a multiple of this."""
+        ...
+
+    def build(self, inputs: int, checkpointing: bool = False) -> torch.nn.Module:
+        """The module: ``forward(input_BCXYZ with C = inputs, noise_B) -> output_BCXYZ with C = 1``."""
+        ...
+
+
+class PreconditionedDenoiser:
+    """A :class:`~volgen.core.protocols.Denoiser` from its two halves."""
+
+    def __init__(self, network: Network, preconditioner: Preconditioner) -> None:
+        self.network = network
+        self.preconditioner = preconditioner
+
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Returns x0_BCXYZ."""
+        return self.preconditioner.denoise(self.network, y_BCXYZ, sigma_B)

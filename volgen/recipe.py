@@ -1,0 +1,94 @@
+"""The typed configuration of a run, and every check that spans more than one component."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from volgen.core.config import Config, apply_overrides, read_yaml, validate
+from volgen.core.registry import union
+from volgen.data.stream import StreamConfig
+from volgen.experts.plan import ExpertsConfig
+from volgen.parallel.engine import EngineConfig
+from volgen.training.ema import EMAConfig
+from volgen.training.optimiser import OptimiserConfig
+from volgen.training.stopping import StoppingConfig
+
+# Run-time unions of the components found in each folder; to a type checker they are Any.
+Schedule: Any = union("volgen.schedules")
+Network: Any = union("volgen.models.networks")
+Preconditioner: Any = union("volgen.models.preconditioners")
+Sampler: Any = union("volgen.samplers")
+Privacy: Any = union("volgen.privacy")
+
+
+class Recipe(Config):
+    """One run, complete: what is read, learnt, and how samples are drawn by default."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its directory is ``<runs>/<name>``."""
+    runs: str = "runs"
+    """Folder of run directories; relative paths start at the working directory."""
+    seed: NonNegativeInt = 0
+    """Every random number of the run follows from it."""
+    data: StreamConfig
+    """Store, shape and batches."""
+    schedule: Schedule
+    """Noise levels."""
+    network: Network
+    """The network inside each expert."""
+    preconditioner: Preconditioner
+    """How the network's output becomes a clean volume."""
+    experts: ExpertsConfig = ExpertsConfig()
+    """The bank."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """Step sizes."""
+    ema: EMAConfig = EMAConfig()
+    """Averaging of weights."""
+    stopping: StoppingConfig = StoppingConfig()
+    """How long each expert trains."""
+    engine: EngineConfig = EngineConfig()
+    """DeepSpeed."""
+    privacy: Privacy = Field(default_factory=lambda: {"kind": "none"})
+    """Privacy of training."""
+    sampler: Sampler = Field(default_factory=lambda: {"kind": "dpmpp_2m"})
+    """Default solver of ``volgen sample``."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the run lives."""
+        return Path(self.runs) / self.name
+
+    @model_validator(mode="after")
+    def _across(self) -> Self:
+        points = len(self.schedule.grid())
+        if self.schedule.grid()[0] <= self.schedule.grid()[-1]:
+            raise ValueError("schedule: sigma_max must be above sigma_min")
+        if self.experts.count > points:
+            raise ValueError(f"experts.count is {self.experts.count}, but the schedule has {points} points: each expert needs at least one")
+        if self.experts.warm_start == "shared" and not self.experts.shared_steps:
+            raise ValueError("experts.warm_start is 'shared', but experts.shared_steps is 0: there is no shared network to start from")
+        multiple = self.network.multiple
+        if any(size % multiple for size in self.data.shape):
+            raise ValueError(f"data.shape is {list(self.data.shape)}, but this network needs multiples of {multiple} along each axis")
+        if self.stopping.min_steps > self.stopping.max_steps:
+            raise ValueError(f"stopping.min_steps ({self.stopping.min_steps}) is above stopping.max_steps ({self.stopping.max_steps})")
+        if self.engine.offload == "optimiser_and_weights" and self.engine.zero_stage != 3:
+            raise ValueError("engine.offload 'optimiser_and_weights' needs engine.zero_stage 3")
+        if self.engine.offload == "optimiser" and self.engine.zero_stage == 0:
+            raise ValueError("engine.offload 'optimiser' needs engine.zero_stage 1, 2 or 3")
+        if self.data.batch_size % self.engine.accumulation:
+            raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
+        return self
+
+
+def load(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
+    """Reads a recipe from YAML, with dotted overrides.
+
+    Raises:
+        UserError: says which key is wrong and what would be right.
+    """
+    return validate(Recipe, apply_overrides(read_yaml(path), overrides), str(path))

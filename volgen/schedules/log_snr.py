@@ -1,0 +1,27 @@
+"""A grid uniform in log sigma, which is uniform in log-SNR: what multistep DPM-Solver++ assumes (Lu et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat
+
+from volgen.core.config import Config as BaseConfig
+from volgen.core.noise import choose
+
+
+class Config(BaseConfig):
+    """Grid of ``points`` noise levels from ``sigma_max`` down to ``sigma_min``, geometrically spaced."""
+
+    kind: Literal["log_snr"] = "log_snr"
+    sigma_min: PositiveFloat = 0.02
+    """Lowest noise level (data in [-1, 1])."""
+    sigma_max: PositiveFloat = 80.0
+    """Highest noise level; must drown the data."""
+    points: int = Field(default=32, ge=2)
+    """Number of noise levels, T."""
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """Descending noise levels; ``steps`` chooses that many of them, both ends kept."""
+        return choose([float(value) for value in np.geomspace(self.sigma_max, self.sigma_min, self.points)], steps)
