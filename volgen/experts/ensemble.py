@@ -1,0 +1,163 @@
+"""``ensemble.json``: which expert owns which noise levels, and where its weights are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+from volgen.core.span import SigmaSpan
+
+NAME = "ensemble.json"
+
+
+@dataclass(frozen=True)
+class ExpertRecord:
+    """One expert.
+
+    Attributes:
+        index: place in the bank; 0 owns the lowest noise.
+        sigma_low: lowest noise level owned (inclusive).
+        sigma_high: upper border (exclusive).
+        weights: safetensors file, relative to the run directory, with forward slashes.
+        sha256: of that file, hexadecimal.
+        parameters: number of trainable parameters.
+        steps: optimiser steps it was trained for.
+        validation_loss: of the exported weights, or None where no validation took place.
+    """
+
+    index: int
+    sigma_low: float
+    sigma_high: float
+    weights: str
+    sha256: str
+    parameters: int
+    steps: int
+    validation_loss: float | None
+
+    def __post_init__(self) -> None:
+        self.span  # noqa: B018 (a record with an empty span cannot be made)
+        path = PurePosixPath(self.weights)
+        if not self.weights or path.is_absolute() or ".." in path.parts or "\\" in self.weights:
+            raise ValueError(f"expert {self.index} has weights {self.weights!r}, which is not a path inside the run directory")
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"expert {self.index} has sha256 {self.sha256!r}, which is not 64 hexadecimal digits")
+        if self.parameters < 1 or self.steps < 0:
+            raise ValueError(f"expert {self.index} has {self.parameters} parameters and {self.steps} steps")
+
+    @property
+    def span(self) -> SigmaSpan:
+        """The noise levels it owns."""
+        return SigmaSpan(self.sigma_low, self.sigma_high)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Experts that tile the noise axis: every sigma in [0, sigma_max] has exactly one owner.
+
+    Attributes:
+        experts: ascending in sigma; ``experts[i].index == i``.
+        sigma_min: lowest point of the grid.
+        sigma_max: highest point of the grid.
+        grid: the sampling grid the experts were trained for, descending.
+    """
+
+    experts: tuple[ExpertRecord, ...]
+    sigma_min: float
+    sigma_max: float
+    grid: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.experts or not self.grid:
+            raise ValueError("there are no experts or no grid points")
+        if [record.index for record in self.experts] != list(range(len(self.experts))):
+            raise ValueError(f"experts are numbered {[record.index for record in self.experts]}, expected 0, 1, 2, ... in order of sigma")
+        if self.experts[0].sigma_low != 0.0:
+            raise ValueError(f"no expert owns noise levels below {self.experts[0].sigma_low}")
+        for below, above in itertools.pairwise(self.experts):
+            if below.sigma_high != above.sigma_low:
+                what = "a gap" if below.sigma_high < above.sigma_low else "an overlap"
+                raise ValueError(f"experts {below.index} and {above.index} leave {what} between {below.sigma_high} and {above.sigma_low}")
+        if not all(math.isfinite(sigma) and sigma > 0.0 for sigma in self.grid) or any(a <= b for a, b in itertools.pairwise(self.grid)):
+            raise ValueError("the grid is not positive and strictly descending")
+        if (self.sigma_max, self.sigma_min) != (self.grid[0], self.grid[-1]):
+            raise ValueError(
+                f"sigma_max and sigma_min are {self.sigma_max} and {self.sigma_min}, but the grid ends at {self.grid[0]} and {self.grid[-1]}"
+            )
+        if not self.sigma_max < self.experts[-1].sigma_high:
+            raise ValueError(f"no expert owns sigma_max = {self.sigma_max}: the last one ends at {self.experts[-1].sigma_high}")
+
+    @property
+    def spans(self) -> list[SigmaSpan]:
+        """The spans, ascending, as :func:`volgen.core.span.owner` takes them."""
+        return [record.span for record in self.experts]
+
+
+def write(path: Path, ensemble: Ensemble) -> None:
+    """Writes ``ensemble.json`` atomically."""
+    write_json(path, {**asdict(ensemble), "grid": list(ensemble.grid)})
+
+
+def read(path: Path) -> Ensemble:
+    """Reads ``ensemble.json`` and checks that every weight file is there (their checksums are checked when they are loaded).
+
+    Keys that this version does not know are ignored: the file may gain some.
+
+    Raises:
+        UserError: the file has another form, spans leave gaps or overlap, or a weight file is missing or outside the run directory.
+    """
+    content = read_json(path, "the experts of a trained run")
+    try:
+        experts = tuple(_record(item) for item in content["experts"])
+        ensemble = Ensemble(
+            experts, _number(content["sigma_min"]), _number(content["sigma_max"]), tuple(_number(s) for s in content["grid"])
+        )
+    except KeyError as error:
+        raise UserError(str(path), f"the key {error} is missing", "the form that `volgen train` writes") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(str(path), str(error), "experts that tile the noise axis, as `volgen train` writes them") from None
+    folder = path.parent.resolve()
+    for record in experts:
+        weights = folder / record.weights
+        if not weights.is_file():
+            raise UserError(
+                str(path), f"expert {record.index} names {record.weights}, which does not exist", "a safetensors file in the run"
+            )
+        if not weights.resolve().is_relative_to(folder):
+            raise UserError(
+                str(path), f"expert {record.index} names {record.weights}, a link out of the run", "a file in the run directory"
+            )
+    return ensemble
+
+
+def _record(item: Mapping[str, Any]) -> ExpertRecord:
+    loss = item["validation_loss"]
+    if not isinstance(item["weights"], str) or not isinstance(item["sha256"], str):
+        raise TypeError("'weights' and 'sha256' of an expert must be text")
+    return ExpertRecord(
+        index=_count(item["index"]),
+        sigma_low=_number(item["sigma_low"]),
+        sigma_high=_number(item["sigma_high"]),
+        weights=item["weights"],
+        sha256=item["sha256"],
+        parameters=_count(item["parameters"]),
+        steps=_count(item["steps"]),
+        validation_loss=None if loss is None else _number(loss),
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
