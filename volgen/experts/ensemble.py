@@ -86,9 +86,7 @@ class Ensemble:
         if not all(math.isfinite(sigma) and sigma > 0.0 for sigma in self.grid) or any(a <= b for a, b in itertools.pairwise(self.grid)):
             raise ValueError("the grid is not positive and strictly descending")
         if (self.sigma_max, self.sigma_min) != (self.grid[0], self.grid[-1]):
-            raise ValueError(
-                f"sigma_max and sigma_min are {self.sigma_max} and {self.sigma_min}, but the grid ends at {self.grid[0]} and {self.grid[-1]}"
-            )
+            raise ValueError(f"the grid runs from {self.grid[0]} to {self.grid[-1]}, not from {self.sigma_max} to {self.sigma_min}")
         if not self.sigma_max < self.experts[-1].sigma_high:
             raise ValueError(f"no expert owns sigma_max = {self.sigma_max}: the last one ends at {self.experts[-1].sigma_high}")
 

@@ -1,0 +1,50 @@
+"""A folder of generated volumes as a BIDS derivative: names, sidecars and the description of the data set.
+
+Everything is in one flat folder (no ``sub-*/anat``), so that a folder of samples is a folder of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import volgen
+from volgen.core.files import write_json, write_text
+
+BIDS_VERSION = "1.10.0"
+README = """# Synthetic brain MRI
+
+Every image in this folder was drawn from a generative model by volgen. None shows a person. `manifest.json` says how they were
+made; the sidecar of each image has its seed, its noise levels and what is known about privacy.
+"""
+
+
+def image_name(index: int) -> str:
+    """File of sample ``index`` (from 0): ``sub-0001_T1w.nii.gz`` is sample 0."""
+    return f"sub-{index + 1:04d}_T1w.nii.gz"
+
+
+def sidecar_name(index: int) -> str:
+    """Sidecar of sample ``index``."""
+    return f"sub-{index + 1:04d}_T1w.json"
+
+
+def write_description(directory: Path, name: str) -> None:
+    """Writes ``dataset_description.json`` and a README."""
+    generator = {"Name": "volgen", "Version": volgen.__version__}
+    content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
+    write_json(directory / "dataset_description.json", content)
+    write_text(directory / "README.md", README)
+
+
+def privacy_statement(ledger: Mapping[str, Any]) -> str:
+    """One sentence from ``privacy_ledger.json``."""
+    if ledger.get("epsilon") is None:
+        why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
+        return f"No differential privacy: {why}. The volumes may resemble training subjects."
+    bound = f"({ledger['epsilon']:.3g}, {ledger['delta']:.1g})"
+    return (
+        f"The model is {bound}-differentially private per {ledger['unit']} ({ledger['neighbouring']}),"
+        f" accounted with {ledger['accountant']} over all experts and releases of the run."
+    )

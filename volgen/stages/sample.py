@@ -1,0 +1,246 @@
+"""``volgen sample``: a trained run in, NIfTI volumes with their provenance out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from volgen.core import manifest
+from volgen.core.config import Config, validate
+from volgen.core.errors import UserError, nearest
+from volgen.core.files import fingerprint, read_json, sha256, write_json
+from volgen.core.geometry import NAME as GEOMETRY
+from volgen.core.geometry import Geometry
+from volgen.core.noise import choose
+from volgen.core.progress import say
+from volgen.core.registry import config_class, kinds
+from volgen.core.volume import Volume
+from volgen.data import derivative, nifti
+from volgen.experts import ensemble as ensembles
+from volgen.experts.bank import ExpertBank
+from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.recipe import Recipe, load
+from volgen.samplers import _driver
+
+PRECONDITIONER = "preconditioner.safetensors"
+SAMPLERS = "volgen.samplers"
+BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
+
+
+def sample(
+    run: Path,
+    out: Path,
+    *,
+    count: int,
+    seed: int,
+    steps: int | None = None,
+    sampler: str | Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: Literal["float32", "int16"] = "float32",
+    start_index: int = 0,
+    memory_gib: float = 4.0,
+) -> Path:
+    """Draws volumes ``start_index`` ... ``start_index + count - 1`` of a seed and writes them as a BIDS derivative.
+
+    Volume i depends on the run, the settings, the seed and i alone. Volumes that ``out`` already holds from the same run, settings
+    and seed are kept, so a stopped command continues and a larger ``count`` adds volumes.
+
+    Args:
+        run: directory that ``volgen train`` made.
+        out: directory of samples.
+        count: number of volumes.
+        seed: seed of all noise.
+        steps: how many points of the ensemble's grid to visit; all of them if None.
+        sampler: kind of solver, or its configuration with ``kind``; the recipe's if None.
+        batch_size: volumes denoised together.
+        device: torch device; a GPU if there is one, if None.
+        dtype: voxels in the file; int16 has a slope.
+        start_index: index of the first volume.
+        memory_gib: host memory for volumes that are under way; more volumes than fit go through the experts in several waves.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: the run is damaged, an option is out of range, or ``out`` holds something else.
+    """
+    for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1)):
+        if value < least:
+            raise UserError(f"--{option}", str(value), f"at least {least}")
+    trained = _Run.read(run)
+    solver = _solver(trained.recipe, sampler)
+    grid = _grid(trained.ensemble, steps)
+    job = _Job(out, trained, solver, grid, seed, dtype)
+    job.claim()
+    indices = range(start_index, start_index + count)
+    missing = [index for index in indices if not job.holds(index)]
+    if len(missing) < count:
+        say(f"{out} already holds {count - len(missing)} of these {count} volumes")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wave = max(batch_size, int(memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())))
+    if missing:
+        with trained.bank(where, grid) as bank:
+            for start in range(0, len(missing), wave):
+                chosen = missing[start : start + wave]
+                volumes = _driver.sample(
+                    bank, solver.build(), grid, seed=seed, indices=chosen, shape=trained.geometry.shape, batch_size=batch_size, device=where
+                )  # fmt: skip
+                for index, volume in zip(chosen, volumes, strict=True):
+                    job.export(index, volume)
+    job.finish()
+    say(f"{count} volumes in {out}")
+    return out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What sampling reads of a run directory."""
+
+    directory: Path
+    recipe: Recipe
+    ensemble: ensembles.Ensemble
+    geometry: Geometry
+    privacy: str
+    fingerprint: str
+
+    @classmethod
+    def read(cls, directory: Path) -> _Run:
+        """Reads everything but the weights."""
+        if not directory.is_dir():
+            raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
+        recipe = load(directory / "config.yaml")
+        ensemble = ensembles.read(directory / ensembles.NAME)
+        geometry = Geometry.read(directory)
+        if geometry.shape != tuple(recipe.data.shape):
+            expected = f"{list(recipe.data.shape)}, as config.yaml says"
+            raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
+        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run")
+        if not (directory / PRECONDITIONER).is_file():
+            raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
+        # ensemble.json has the checksums of the weights, so this covers all that decides what a sample looks like.
+        files = {name: sha256(directory / name) for name in (ensembles.NAME, GEOMETRY, PRECONDITIONER)}
+        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner")}
+        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
+        return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+
+    def bank(self, device: torch.device, grid: Sequence[float]) -> ExpertBank:
+        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step."""
+        config = self.recipe.preconditioner
+        try:
+            preconditioner = config.restore(load_file(self.directory / PRECONDITIONER)).to(device)
+        except (SafetensorError, KeyError, OSError) as error:
+            found = f"cannot be restored ({' '.join(str(error).split())})"
+            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
+        half = self.recipe.engine.precision == "bf16"
+
+        def wrap(module: nn.Module) -> PreconditionedDenoiser:
+            def network(x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    output: Tensor = module(x_BCXYZ, noise_B)
+                return output
+
+            return PreconditionedDenoiser(network, preconditioner)
+
+        return ExpertBank(
+            self.ensemble, self.directory, lambda: self.recipe.network.build(inputs=config.inputs), wrap, device, capacity=2, grid=grid
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A directory of samples and what was asked for."""
+
+    out: Path
+    run: _Run
+    solver: Config
+    grid: Sequence[float]
+    seed: int
+    dtype: Literal["float32", "int16"]
+    provenance: manifest.Provenance = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = {"sampler": self.solver.model_dump(mode="json"), "sigma_grid": list(self.grid), "dtype": self.dtype}
+        provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
+        object.__setattr__(self, "provenance", provenance)
+
+    def claim(self) -> None:
+        """Makes the directory, or checks that it is of the same run, settings and seed."""
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(str(self.out), "is a file", "a new directory")
+        if self.out.is_dir() and any(self.out.iterdir()):
+            if not (self.out / manifest.NAME).is_file():
+                raise UserError(str(self.out), "holds other files", "an empty or new directory, or one of samples", "choose another --out")
+            before = read_json(self.out / manifest.NAME, "the manifest of a directory of samples")
+            mine: dict[str, Any] = {
+                "stage": "sample",
+                "config": self.provenance.config,
+                "inputs": self.provenance.inputs,
+                "seed": self.seed,
+            }
+            different = [key for key, value in mine.items() if before.get(key) != value]
+            if different:
+                found = f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')"
+                raise UserError(
+                    str(self.out), found, "the same run, --seed, --steps, --sampler and --dtype to continue", "choose another --out"
+                )
+        # The manifest comes first: a directory that was left half-way says whose it is.
+        self._write_manifest(complete=False)
+        derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+
+    def holds(self, index: int) -> bool:
+        """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
+        return (self.out / derivative.image_name(index)).is_file() and (self.out / derivative.sidecar_name(index)).is_file()
+
+    def export(self, index: int, volume_CXYZ: Tensor) -> None:
+        """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
+        unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
+        geometry = self.run.geometry
+        image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
+        nifti.write(self.out / derivative.image_name(index), image, dtype=self.dtype)
+        sidecar = {
+            "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
+            "Seed": self.seed,
+            "SampleIndex": index,
+            "Sampler": self.solver.model_dump(mode="json"),
+            "SigmaGrid": list(self.grid),
+            "RunName": self.run.recipe.name,
+            "RunFingerprint": self.run.fingerprint,
+            "PrivacyStatement": self.run.privacy,
+            "IntensityWindow": geometry.intensity.to_dict(),
+        }
+        write_json(self.out / derivative.sidecar_name(index), sidecar)
+
+    def finish(self) -> None:
+        """Writes the final manifest."""
+        self._write_manifest(complete=True)
+
+    def _write_manifest(self, complete: bool) -> None:
+        volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
+        self.provenance.write(self.out, complete=complete, volumes=volumes, run_name=self.run.recipe.name)
+
+
+def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:
+    """A configuration of a file in ``volgen/samplers``."""
+    if asked is None:
+        return recipe.sampler
+    content = {"kind": asked} if isinstance(asked, str) else dict(asked)
+    kind = content.setdefault("kind", recipe.sampler.kind)
+    if kind not in kinds(SAMPLERS):
+        raise UserError("--sampler", f"there is no sampler '{kind}'", "a known kind", nearest(str(kind), kinds(SAMPLERS)))
+    return validate(config_class(SAMPLERS, kind), content, "--sampler")
+
+
+def _grid(ensemble: ensembles.Ensemble, steps: int | None) -> list[float]:
+    try:
+        return choose(list(ensemble.grid), steps)
+    except ValueError as error:
+        expected = f"from 2 to {len(ensemble.grid)}: the experts were trained at these noise levels only"
+        raise UserError("--steps", str(error), expected) from None
