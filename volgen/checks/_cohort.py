@@ -47,8 +47,8 @@ def cohort_quality(
         * ``volume_ml``: mean size of the head mask; ``z`` is that in standard deviations of real people. Target: within 3.
         * ``ms_ssim``: mean over pairs of generated volumes, and over pairs of real ones; higher is less diverse. Target: within 0.08.
         * ``high_frequency``: energy above a quarter cycle per voxel over that of real volumes. Target: 0.7 to 1.4.
-        * ``nearest_training``: likeness to the training subject most like the volume (correlation inside the union of the heads; MS-SSIM to the
-          best of the 3 most correlated ones). Target: the mean is at most one sd above that of unseen real people.
+        * ``nearest_training``: likeness to the training subject most like the volume (correlation inside the union of the heads;
+          MS-SSIM to the best of the 3 most correlated ones). Target: the mean is at most one sd above that of unseen real people.
         * ``frechet``: distance to the validation people in 24 principal components of the training people; ``floor`` is that of equally
           many training people whom the components have not seen, ``ratio`` the generated one over it (means over 5 draws).
     """

@@ -1,0 +1,32 @@
+"""Metric 7: change along one axis over that along the other two, without a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.checks._slices import mean_difference, triple
+from volgen.core.check import CheckResult, Metric, Triple
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """mean |dz| / (0.5 (mean |dx| + mean |dy|)), each difference per mm: near 1 for a head, below it along a blurred axis."""
+
+    kind: Literal["anisotropy"] = "anisotropy"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("anisotropy", "change along the axis over that across it", "is smoother along this axis than across it",
+               "jumps more along this axis than across it", "log"),
+    )  # fmt: skip
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Ratio of mean absolute differences per mm; see :class:`volgen.core.check.Check`."""
+        slopes = [mean_difference(unit, mask, axis) / voxel_size[axis] for axis in range(3)]
+        return CheckResult({"anisotropy": triple(lambda axis: 2 * slopes[axis] / max(sum(slopes) - slopes[axis], 1e-12))})
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """As measured."""
+        return dict(values)

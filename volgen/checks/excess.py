@@ -1,0 +1,32 @@
+"""Metric 2: total variation along one axis in excess of the other two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.checks._slices import mean_difference, triple
+from volgen.core.check import CheckResult, Metric, Triple
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """TV ratio along an axis minus the mean TV ratio of the other two: tells jitter along one axis from noise, and blur from softness."""
+
+    kind: Literal["excess"] = "excess"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("tv_excess", "change in excess of the other axes", "is blurred along this axis more than along the other two",
+               "jumps more along this axis than along the other two (slices do not fit together)"),
+    )  # fmt: skip
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Mean absolute difference of neighbouring slices; see :class:`volgen.core.check.Check`."""
+        return CheckResult({"tv_excess": triple(lambda axis: mean_difference(unit, mask, axis))})
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """Ratio of each axis to the mean of real volumes, minus the mean of the other two ratios."""
+        ratios = [value / mean for value, mean in zip(values["tv_excess"], means["tv_excess"], strict=True)]
+        return {"tv_excess": triple(lambda axis: ratios[axis] - (sum(ratios) - ratios[axis]) / 2)}

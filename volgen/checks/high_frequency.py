@@ -1,0 +1,39 @@
+"""Metric 8: share of high-frequency energy along each axis, as a ratio to real volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from volgen.checks._slices import triple
+from volgen.checks._spectrum import high_frequency_energy
+from volgen.core.check import CheckResult, Metric, Triple
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """sum_{|k| > k0} |F|^2 / sum |F|^2 along an axis over its mean on real volumes: stops "consistent because blurred"."""
+
+    kind: Literal["high_frequency"] = "high_frequency"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("high_frequency_ratio", "fine detail, ratio to real", "has less fine detail along this axis than real volumes",
+               "has more fine detail along this axis than real volumes (noise or jitter)", "log"),
+    )  # fmt: skip
+
+    cutoff: float = Field(default=0.25, gt=0, lt=0.5)
+    """k0 in cycles per voxel."""
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Share of high-frequency energy; see :class:`volgen.core.check.Check`."""
+        if not mask.any():
+            return CheckResult({"high_frequency_ratio": (float("nan"),) * 3})
+        return CheckResult({"high_frequency_ratio": triple(lambda axis: high_frequency_energy(unit, mask, axis, self.cutoff))})
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """Ratio to the mean of real volumes."""
+        name = "high_frequency_ratio"
+        return {name: triple(lambda axis: values[name][axis] / means[name][axis])}

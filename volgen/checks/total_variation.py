@@ -1,0 +1,31 @@
+"""Metric 1: total variation between neighbouring slices, as a ratio to real volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.checks._slices import mean_difference, triple
+from volgen.core.check import CheckResult, Metric, Triple
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """mean |V(z+1) - V(z)| inside the head over its mean on real volumes: above 1 is jitter, below 1 over-smooth."""
+
+    kind: Literal["total_variation"] = "total_variation"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("tv_ratio", "slice-to-slice change, ratio to real", "changes less from slice to slice than real volumes do (blurred)",
+               "changes more from slice to slice than real volumes do (jitter or noise)", "log"),
+    )  # fmt: skip
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Mean absolute difference of neighbouring slices; see :class:`volgen.core.check.Check`."""
+        return CheckResult({"tv_ratio": triple(lambda axis: mean_difference(unit, mask, axis))})
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """Ratio to the mean of real volumes."""
+        return {"tv_ratio": triple(lambda axis: values["tv_ratio"][axis] / means["tv_ratio"][axis])}

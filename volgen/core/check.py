@@ -1,0 +1,69 @@
+"""What a check of one volume is, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+AXES: tuple[str, str, str] = ("R", "A", "S")
+"""Names of the array axes of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
+
+Triple = tuple[float, float, float]
+Curves = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number per axis that is compared with real volumes.
+
+    Attributes:
+        name: key in ``report.json``.
+        label: a few words for people.
+        low: what it means to lie below real volumes; empty if that is no fault.
+        high: what it means to lie above them; empty if that is no fault.
+        scale: ``log`` for positive quantities whose spread is a matter of ratios.
+    """
+
+    name: str
+    label: str
+    low: str = ""
+    high: str = ""
+    scale: Literal["linear", "log"] = "linear"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check measured on one volume, in order of the axes R, A, S. NaN: could not be measured.
+
+    Attributes:
+        values: number per axis, by metric.
+        curves: number per slice, by name; entry z of an axis with n slices compares slices z and z + 1 (n - 1 entries). A curve named like
+            a metric says where that metric comes from: its entries outside the metric's band are the slices at fault.
+    """
+
+    values: Mapping[str, Triple]
+    curves: Mapping[str, Curves] = field(default_factory=dict)
+
+
+class Check(Protocol):
+    """What every file in ``volgen/checks`` offers as ``Config``: parameters, metrics and how they are measured.
+
+    Attributes:
+        kind: name of the check.
+        metrics: what it measures.
+    """
+
+    kind: str
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Measures a volume [X, Y, Z] in [0, 1] inside its head mask; ``voxel_size`` in mm."""
+        ...
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """Metrics as they are reported, given the means of ``values`` over real volumes: ratios become ratios here."""
+        ...
