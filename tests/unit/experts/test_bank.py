@@ -1,0 +1,172 @@
+"""The expert bank: every noise level goes to its owner, few experts are resident, and each is loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import sha256
+from volgen.core.registry import config_class, kinds
+from volgen.core.span import tile
+from volgen.experts.bank import ExpertBank
+from volgen.experts.ensemble import Ensemble, ExpertRecord
+from volgen.samplers import _driver
+
+GRID = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+
+
+class Tag(nn.Module):
+    """Returns a number that says which expert it is."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((1,), -1.0))
+        Tag.built += 1
+
+    def forward(self, y: Tensor) -> Tensor:
+        assert not self.training
+        return torch.zeros_like(y) + self.value
+
+
+def wrap(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda y, sigma: module(y)
+
+
+def make(directory: Path, count: int = len(GRID)) -> Ensemble:
+    records = []
+    for index, span in enumerate(tile(GRID, count)):
+        path = directory / f"{index}.safetensors"
+        save_file({"value": torch.full((1,), float(index))}, path)
+        records.append(ExpertRecord(index, span.low, span.high, path.name, sha256(path), 1, 1, None))
+    return Ensemble(tuple(records), GRID[-1], GRID[0], GRID)
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Iterator[Ensemble]:
+    Tag.built = 0
+    return make(tmp_path)  # type: ignore[return-value]
+
+
+def open_bank(ensemble: Ensemble, directory: Path, **options: object) -> ExpertBank:
+    return ExpertBank(ensemble, directory, Tag, wrap, **options)  # type: ignore[arg-type]
+
+
+def volumes(*sigmas: float) -> tuple[Tensor, Tensor]:
+    return torch.zeros(len(sigmas), 1, 2, 2, 2), torch.tensor(sigmas)
+
+
+def test_each_noise_level_goes_to_its_owner(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        for index, sigma in enumerate(reversed(GRID)):
+            assert bank(*volumes(sigma)).unique().tolist() == [index]
+        assert bank(*volumes(1e-4)).unique().tolist() == [0]
+
+
+def test_batch_of_several_owners_is_routed_by_row(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        found = bank(*volumes(0.5, 8.0, 0.25, 0.5))
+    assert found.shape == (4, 1, 2, 2, 2)
+    assert found[:, 0, 0, 0, 0].tolist() == [1, 5, 0, 1]
+
+
+def test_sigma_max_survives_float32_and_more_is_refused(tmp_path: Path) -> None:
+    grid = (26.7, 1.0)  # float32 rounds it upwards
+    assert float(torch.tensor(grid[0])) > grid[0]
+    path = tmp_path / "0.safetensors"
+    save_file({"value": torch.zeros(1)}, path)
+    span = tile(grid, 1)[0]
+    ensemble = Ensemble((ExpertRecord(0, span.low, span.high, path.name, sha256(path), 1, 1, None),), 1.0, grid[0], grid)
+    with open_bank(ensemble, tmp_path) as bank:
+        assert bank(*volumes(grid[0])).unique().tolist() == [0]
+        with pytest.raises(ValueError, match="no expert owns sigma"):
+            bank(*volumes(27.0))
+
+
+@pytest.mark.parametrize("kind", kinds("volgen.samplers"))
+def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_path: Path, kind: str) -> None:
+    most = 0
+    with open_bank(ensemble, tmp_path, capacity=2) as bank:
+
+        def watched(y: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal most
+            x0 = bank(y, sigma)
+            most = max(most, len(bank.resident))
+            return x0
+
+        sampler = config_class("volgen.samplers", kind)().build()  # type: ignore[attr-defined]
+        _driver.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2), batch_size=2)
+        assert bank.loads == [5, 4, 3, 2, 1, 0]
+    assert most == 2
+    assert Tag.built == 2, "storage is used again, not allocated for every expert"
+
+
+def test_capacity_one_holds_one(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path, capacity=1) as bank:
+        for sigma in (8.0, 8.0, 0.25, 8.0):
+            bank(*volumes(sigma))
+            assert len(bank.resident) == 1
+        assert bank.loads == [5, 0, 5]
+
+
+def test_the_least_recently_used_expert_leaves(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        for sigma in (8.0, 4.0, 8.0, 2.0):
+            bank(*volumes(sigma))
+        assert bank.resident == [5, 3]
+
+
+def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def recorded(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("volgen.experts.bank.sha256", recorded)
+    with open_bank(ensemble, tmp_path, grid=[8.0, 2.0, 0.25]) as bank:
+        bank(*volumes(8.0))
+        bank._reader.submit(int).result()  # the thread has done what it was given
+        assert read == ["5.safetensors", "3.safetensors"]
+        bank(*volumes(2.0))
+        bank(*volumes(0.25))
+        assert read == ["5.safetensors", "3.safetensors", "0.safetensors"], "each file is checked once"
+
+
+def test_changed_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:
+    path = tmp_path / "3.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with open_bank(ensemble, tmp_path) as bank:
+        assert bank(*volumes(8.0)).unique().tolist() == [5]
+        with pytest.raises(UserError, match=r"3\.safetensors: has SHA-256"):
+            bank(*volumes(2.0))
+
+
+def test_missing_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:
+    (tmp_path / "0.safetensors").unlink()
+    with open_bank(ensemble, tmp_path) as bank, pytest.raises(UserError, match=r"0\.safetensors: cannot be read"):
+        bank(*volumes(0.25))
+
+
+@pytest.mark.parametrize("tensors", [{"other": torch.zeros(1)}, {"value": torch.zeros(3)}])
+def test_weights_of_another_network_are_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = tmp_path / "0.safetensors"
+    save_file(tensors, path)
+    span = tile(GRID, 1)[0]
+    ensemble = Ensemble((ExpertRecord(0, span.low, span.high, path.name, sha256(path), 1, 1, None),), GRID[-1], GRID[0], GRID)
+    with open_bank(ensemble, tmp_path) as bank, pytest.raises(UserError, match="does not hold the weights of this network"):
+        bank(*volumes(1.0))
+
+
+def test_no_gradient_is_kept(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        assert not bank(*volumes(1.0)).requires_grad

@@ -1,0 +1,207 @@
+"""`volgen sample` on a small run made here: what it writes, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from volgen.core.errors import UserError
+from volgen.core.files import sha256, write_json
+from volgen.core.geometry import Geometry
+from volgen.core.intensity import IntensityMap
+from volgen.core.span import tile
+from volgen.experts.ensemble import Ensemble, ExpertRecord, write
+from volgen.recipe import load
+from volgen.stages.sample import sample
+
+SHAPE = (8, 12, 8)
+VOXEL_SIZE = (2.0, 2.0, 3.0)
+WINDOW = IntensityMap(10.0, 510.0)
+POINTS = 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory as training leaves it: three experts with random weights."""
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    directory.mkdir()
+    content = {
+        "name": "tiny",
+        "data": {"store": "nowhere.zarr", "shape": list(SHAPE)},
+        "schedule": {"kind": "karras", "points": POINTS, "sigma_max": 20.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4},
+        "preconditioner": {"kind": "edm"},
+        "experts": {"count": 3},
+        "sampler": {"kind": "heun"},
+    }
+    (directory / "config.yaml").write_text(yaml.safe_dump(content))
+    recipe = load(directory / "config.yaml")
+    grid = recipe.schedule.grid()
+    torch.manual_seed(0)
+    records = []
+    for index, span in enumerate(tile(grid, 3)):
+        module = recipe.network.build(inputs=1)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        path = directory / "experts" / str(index) / "weights.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file(module.state_dict(), path)
+        name = path.relative_to(directory).as_posix()
+        records.append(ExpertRecord(index, span.low, span.high, name, sha256(path), 1, 1, 0.5))
+    write(directory / "ensemble.json", Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
+    save_file({}, directory / "preconditioner.safetensors")
+    Geometry(SHAPE, VOXEL_SIZE, WINDOW).write(directory)
+    write_json(directory / "privacy_ledger.json", recipe.privacy.ledger())
+    return directory
+
+
+def voxels(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return nib.load(path).get_fdata()  # type: ignore[no-any-return, attr-defined]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.glob("sub-*")}
+
+
+def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_path: Path) -> None:
+    out = sample(run, tmp_path / "out", count=2, seed=4)
+    names = {"sub-0001_T1w.nii.gz", "sub-0001_T1w.json", "sub-0002_T1w.nii.gz", "sub-0002_T1w.json"}
+    assert {path.name for path in out.iterdir()} == names | {"dataset_description.json", "manifest.json", "README.md"}
+    image = nib.load(out / "sub-0001_T1w.nii.gz")
+    assert image.shape == SHAPE  # type: ignore[attr-defined]
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")  # type: ignore[attr-defined]
+    np.testing.assert_allclose(image.header.get_zooms(), VOXEL_SIZE)  # type: ignore[attr-defined]
+    centre = image.affine @ [*((np.array(SHAPE) - 1) / 2), 1]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(centre[:3], 0, atol=1e-5)
+    data = voxels(out / "sub-0001_T1w.nii.gz")
+    assert WINDOW.low <= data.min() < data.max() <= WINDOW.high
+    assert data.std() > 1.0
+
+
+def test_sidecar_says_how_it_was_made(run: Path, tmp_path: Path) -> None:
+    out = sample(run, tmp_path / "out", count=1, seed=4, steps=4, sampler={"kind": "ddim", "eta": 0.5})
+    sidecar = json.loads((out / "sub-0001_T1w.json").read_text())
+    grid = load(run / "config.yaml").schedule.grid(4)
+    assert sidecar["Seed"] == 4
+    assert sidecar["SampleIndex"] == 0
+    assert sidecar["Sampler"] == {"kind": "ddim", "eta": 0.5}
+    assert sidecar["SigmaGrid"] == grid
+    assert len(sidecar["RunFingerprint"]) == 64
+    assert "without differential privacy" in sidecar["PrivacyStatement"]
+    assert str(run) not in json.dumps(sidecar)
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "volgen"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["stage"], manifest["seed"], manifest["complete"]) == ("sample", 4, True)
+    assert manifest["volumes"] == ["sub-0001_T1w.nii.gz"]
+
+
+def test_volume_depends_on_seed_and_index_alone(run: Path, tmp_path: Path) -> None:
+    three = sample(run, tmp_path / "three", count=3, seed=1, batch_size=2)
+    last = sample(run, tmp_path / "last", count=1, seed=1, start_index=2)
+    np.testing.assert_allclose(voxels(last / "sub-0003_T1w.nii.gz"), voxels(three / "sub-0003_T1w.nii.gz"), atol=1e-2)
+    assert np.abs(voxels(three / "sub-0001_T1w.nii.gz") - voxels(three / "sub-0002_T1w.nii.gz")).max() > 1.0
+    other = sample(run, tmp_path / "other", count=1, seed=2)
+    assert np.abs(voxels(three / "sub-0001_T1w.nii.gz") - voxels(other / "sub-0001_T1w.nii.gz")).max() > 1.0
+
+
+def test_waves_do_not_change_the_volumes(run: Path, tmp_path: Path) -> None:
+    one = sample(run, tmp_path / "one", count=3, seed=1)
+    waves = sample(run, tmp_path / "waves", count=3, seed=1, memory_gib=1e-9)
+    assert contents(one) == contents(waves)
+
+
+def test_stopped_command_continues_and_count_can_grow(run: Path, tmp_path: Path) -> None:
+    out = sample(run, tmp_path / "out", count=2, seed=1)
+    before = contents(out)
+    stamp = (out / "sub-0001_T1w.nii.gz").stat().st_mtime_ns
+    (out / "sub-0002_T1w.json").unlink()  # as if stopped between an image and its sidecar
+    sample(run, out, count=3, seed=1)
+    after = contents(out)
+    assert {name: after[name] for name in before} == before
+    assert "sub-0003_T1w.nii.gz" in after
+    assert (out / "sub-0001_T1w.nii.gz").stat().st_mtime_ns == stamp
+    assert len(json.loads((out / "manifest.json").read_text())["volumes"]) == 3
+
+
+def test_default_sampler_is_the_recipes(run: Path, tmp_path: Path) -> None:
+    default = sample(run, tmp_path / "default", count=1, seed=1)
+    named = sample(run, tmp_path / "named", count=1, seed=1, sampler="heun")
+    euler = sample(run, tmp_path / "euler", count=1, seed=1, sampler="euler")
+    assert contents(default) == contents(named)
+    assert contents(default) != contents(euler)
+
+
+def test_int16_holds_the_same_values_to_its_step(run: Path, tmp_path: Path) -> None:
+    exact = voxels(sample(run, tmp_path / "float", count=1, seed=1) / "sub-0001_T1w.nii.gz")
+    packed = sample(run, tmp_path / "int", count=1, seed=1, dtype="int16") / "sub-0001_T1w.nii.gz"
+    assert nib.load(packed).get_data_dtype() == np.int16  # type: ignore[attr-defined]
+    np.testing.assert_allclose(voxels(packed), exact, atol=(WINDOW.high - WINDOW.low) / 65535)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"seed": 2}, "'seed'"), ({"steps": 3}, "'config'"), ({"sampler": "euler"}, "'config'"), ({"dtype": "int16"}, "'config'")],
+)
+def test_directory_of_other_samples_is_not_mixed(run: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    out = sample(run, tmp_path / "out", count=1, seed=1, steps=2)
+    before = contents(out)
+    with pytest.raises(UserError, match=message):
+        sample(run, out, **{"count": 2, "seed": 1, "steps": 2, **change})
+    assert contents(out) == before
+
+
+def test_directory_with_other_files_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(UserError, match="holds other files"):
+        sample(run, tmp_path, count=1, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": POINTS + 1}, rf"--steps: {POINTS + 1} steps cannot be chosen from a grid of {POINTS} points"),
+        ({"steps": 1}, "--steps"),
+        ({"sampler": "huen"}, "Did you mean 'heun'"),
+        ({"sampler": {"kind": "ddim", "etta": 0.1}}, "Did you mean 'eta'"),
+        ({"count": 0}, "--count: 0; expected at least 1"),
+        ({"seed": -1}, "--seed"),
+        ({"batch_size": 0}, "--batch-size"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_written(
+    run: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sample(run, tmp_path / "out", **{"count": 1, "seed": 1, **options})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "ensemble.json", "geometry.json", "privacy_ledger.json", "preconditioner.safetensors"])
+def test_missing_part_of_the_run_is_named(run: Path, tmp_path: Path, name: str) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in run.iterdir():
+        if path.name != name:
+            (broken / path.name).symlink_to(path) if path.is_file() else None
+    for path in run.glob("experts/*/*"):
+        copy = broken / path.relative_to(run)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=name):
+        sample(broken, tmp_path / "out", count=1, seed=1)
+
+
+def test_run_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: there is no such directory"):
+        sample(tmp_path / "nowhere", tmp_path / "out", count=1, seed=1)
