@@ -23,7 +23,7 @@ class UserError(ValueError):
             message += f"; expected {expected}"
         if do:
             message += f". {do[0].upper()}{do[1:]}"
-        super().__init__(message if message.endswith(".") else message + ".")
+        super().__init__(message if message.endswith((".", "?")) else message + ".")
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
