@@ -1,23 +1,30 @@
-"""Batches of training volumes: sharded over ranks, and a function of (seed, step) alone, so that resuming needs no state."""
+"""Batches of training volumes: sharded over ranks, and a function of (seed, step) alone, so that resuming needs no state.
+
+Legend: B batch, C channel, X Y Z voxels in RAS+.
+"""
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.errors import UserError
+from volgen.core.rng import permutation
+from volgen.data.augment import AugmentConfig
+from volgen.data.cache import CodeCache
+from volgen.data.record import Split, SubjectRecord
+from volgen.data.store import Store, to_unit
 
+__all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig"]
 
-class AugmentConfig(Config):
-    """Random transforms of a training volume (TorchIO). All zero: none."""
-
-    rotation_degrees: NonNegativeFloat = 0.0
-    """Largest rotation about each axis."""
-    translation_mm: NonNegativeFloat = 0.0
-    """Largest shift along each axis."""
-    scale: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """Largest relative change of size along each axis."""
-    flip_left_right: bool = False
-    """Mirror half of the volumes. Brains are not symmetric: this trades the true asymmetry for more data."""
+AHEAD = 2
+"""Batches that are decoded ahead of the one asked for."""
 
 
 class StreamConfig(Config):
@@ -35,3 +42,114 @@ class StreamConfig(Config):
     """Decoded volumes kept in memory by each rank."""
     augment: AugmentConfig = AugmentConfig()
     """Random transforms of training volumes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's part of one global batch.
+
+    Attributes:
+        x_BCXYZ: float32 in [-1, 1], C = 1; in pinned memory where CUDA is available.
+        positions: places in the global batch, 0 ... batch_size - 1: the keys for noise, so that it does not depend on the number of ranks.
+        ids: scans, for messages about this batch.
+    """
+
+    x_BCXYZ: Tensor
+    positions: list[int]
+    ids: list[str]
+
+
+class Stream:
+    """Volumes of one split for one rank.
+
+    Position p of step s is volume ``g = s * batch_size + p`` of an endless sequence that goes through the split once per epoch, each epoch
+    in an order of its own (a function of seed and epoch). Rank r owns a contiguous block of positions, so every number of ranks and
+    of workers sees the same global batches.
+
+    Args:
+        store: an open store.
+        split: which of its scans.
+        config: batch, cache and augmentation.
+        seed: of the order and of the augmentation.
+        rank: of this process among those that share a batch.
+        world: number of those.
+
+    Raises:
+        UserError: the split is empty, the store has another shape, or the batch cannot be shared evenly.
+    """
+
+    def __init__(self, store: Store, split: Split, config: StreamConfig, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.records = store.split(split)
+        if not self.records:
+            raise UserError(str(store.path), f"has nobody in its {split} split", "at least one scan", "ingest more people or other shares")
+        odd = next((record for record in self.records if record.shape != config.shape), None)
+        if odd is not None:
+            found = f"is {list(config.shape)}, but {odd.id} of {store.path} is {list(odd.shape)}"
+            raise UserError("data.shape", found, "the store's shape")
+        if config.batch_size % world:
+            raise UserError("data.batch_size", f"{config.batch_size} cannot be shared by {world} ranks", f"a multiple of {world}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}")
+        self.config, self.seed = config, seed
+        local = config.batch_size // world
+        self._positions = list(range(rank * local, (rank + 1) * local))
+        self._augment = config.augment.build()
+        self._cache = CodeCache(store, int(config.cache_gib * 2**30))
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="stream")
+        self._ahead: dict[int, list[Future[Tensor]]] = {}
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Scans in the split: one epoch."""
+        return len(self.records)
+
+    def batch(self, step: int) -> Batch:
+        """This rank's part of the global batch of ``step``; the next ones are decoded meanwhile.
+
+        Raises:
+            UserError: a shard is damaged; names the scan.
+        """
+        wanted = range(step, step + 1 + AHEAD)
+        for stale in [key for key in self._ahead if key not in wanted]:
+            for future in self._ahead.pop(stale):
+                future.cancel()
+        for key in wanted:
+            if key not in self._ahead:
+                self._ahead[key] = [self._threads.submit(self._volume, self._record(key, p), key, p) for p in self._positions]
+        x_BCXYZ = torch.stack([future.result() for future in self._ahead.pop(step)])[:, None]
+        if torch.cuda.is_available():
+            x_BCXYZ = x_BCXYZ.pin_memory()
+        return Batch(x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions])
+
+    def volumes(self) -> Iterator[Tensor]:
+        """One pass over the whole split in the store's order: float32 [X, Y, Z] in [-1, 1], not augmented, the same on every rank."""
+        waiting: list[Future[Tensor]] = []
+        for record in self.records:
+            waiting.append(self._threads.submit(self._plain, record))
+            if len(waiting) > self.config.workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+    def validation_volumes(self, count: int) -> Tensor:
+        """A fixed choice of at most ``count`` scans of this split, not augmented: x_BCXYZ in [-1, 1], the same for every seed and rank."""
+        chosen = [self.records[index] for index in sorted(permutation(len(self.records), 0, "validation")[:count])]
+        return torch.stack([future.result() for future in [self._threads.submit(self._plain, record) for record in chosen]])[:, None]
+
+    def close(self) -> None:
+        """Ends the threads; batches asked for ahead are dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._ahead.clear()
+
+    def _record(self, step: int, position: int) -> SubjectRecord:
+        epoch, place = divmod(step * self.config.batch_size + position, len(self.records))
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(len(self.records), self.seed, "order", epoch))
+        return self.records[self._order[1][place]]
+
+    def _plain(self, record: SubjectRecord) -> Tensor:
+        return torch.from_numpy(to_unit(self._cache.codes(record), record)).mul_(2.0).sub_(1.0)
+
+    def _volume(self, record: SubjectRecord, step: int, position: int) -> Tensor:
+        # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
+        return self._augment(self._plain(record), record.affine, self.seed, step, position)

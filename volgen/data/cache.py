@@ -1,0 +1,45 @@
+"""Decoded scans, kept while they fit."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from numpy.typing import NDArray
+
+from volgen.data.record import SubjectRecord
+from volgen.data.store import Store
+
+
+class CodeCache:
+    """Least-recently-used scans as codes: a half or a quarter of the memory of float32. Safe to share between threads."""
+
+    def __init__(self, store: Store, limit_bytes: int) -> None:
+        self._store = store
+        self._limit = limit_bytes
+        self._held: OrderedDict[str, NDArray[Any]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory in use."""
+        return self._bytes
+
+    def codes(self, record: SubjectRecord) -> NDArray[Any]:
+        """Codes [X, Y, Z]; shared, so read-only."""
+        with self._lock:
+            if record.id in self._held:
+                self._held.move_to_end(record.id)
+                return self._held[record.id]
+        codes = self._store.read_codes(record)  # outside the lock: other threads decode meanwhile
+        codes.flags.writeable = False
+        with self._lock:
+            if record.id not in self._held and codes.nbytes <= self._limit:
+                self._held[record.id] = codes
+                self._bytes += codes.nbytes
+                while self._bytes > self._limit:
+                    _, dropped = self._held.popitem(last=False)
+                    self._bytes -= dropped.nbytes
+        return codes

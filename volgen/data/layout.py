@@ -1,0 +1,100 @@
+"""How one scan lies on disk: a Zarr v3 group that is an OME-Zarr 0.5 image and a NIfTI-Zarr at once.
+
+Array ``0`` holds the codes, axes z, y, x, in a single shard; ``nifti`` a fresh NIfTI-1 header. The figures behind the codec and the
+chunk are in docs/store.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+
+from volgen.core.protocols import Shape3
+from volgen.data import nifti
+from volgen.data.record import SubjectRecord
+
+CHUNK = 64
+ATTRIBUTE = "volgen"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How chunks are compressed; every chunk ends in a CRC-32C whatever the codec."""
+
+    codec: Literal["none", "blosc-lz4", "blosc-zstd", "zstd"] = "blosc-lz4"
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
+    chunk: int = CHUNK
+
+
+def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
+    """Inner chunk of at most ``chunk`` voxels an axis, cut evenly: 96 gives 48 + 48, not 64 + a chunk of which half is padding."""
+    x, y, z = (math.ceil(n / math.ceil(n / chunk)) for n in shape)
+    return x, y, z
+
+
+def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any]) -> None:
+    """Writes one scan.
+
+    Args:
+        folder: a path that does not exist yet.
+        record: stored in the group's attributes as well, so that the manifest can be rebuilt from the groups.
+        codes_ZYX: the codes.
+        more: further attributes under ``volgen``.
+    """
+    attributes = {"ome": _ome(record), ATTRIBUTE: {"record": record.to_dict(), **more}}
+    group = zarr.create_group(store=str(folder), zarr_format=3, attributes=attributes)
+    write_array(group, codes_ZYX, Packing())
+    head = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
+    stored = group.create_array("nifti", shape=(len(head),), chunks=(len(head),), dtype="uint8", compressors=None, filters=None)
+    stored[:] = np.frombuffer(head, dtype=np.uint8)
+
+
+def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Packing) -> None:
+    """Array ``0``: one shard over the whole volume, every inner chunk stored, so that absent data is damage and never zeros."""
+    z, y, x = codes_ZYX.shape
+    inner = chunk_shape((z, y, x), packing.chunk)
+    shard = tuple(math.ceil(n / c) * c for n, c in zip(codes_ZYX.shape, inner, strict=True))
+    codecs: list[Any] = [BytesCodec(endian="little"), *_compressor(packing, codes_ZYX.dtype.itemsize), Crc32cCodec()]
+    array = group.create_array(
+        "0",
+        shape=codes_ZYX.shape,
+        dtype=codes_ZYX.dtype,
+        chunks=shard,
+        serializer=ShardingCodec(chunk_shape=inner, codecs=codecs),
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        dimension_names=("z", "y", "x"),
+        config={"write_empty_chunks": True},
+    )
+    array[...] = codes_ZYX
+
+
+def _compressor(packing: Packing, itemsize: int) -> list[Any]:
+    if packing.codec == "none":
+        return []
+    if packing.codec == "zstd":
+        return [ZstdCodec(level=3)]
+    name = packing.codec.removeprefix("blosc-")
+    return [BloscCodec(cname=name, clevel=5, shuffle=packing.shuffle, typesize=itemsize)]  # type: ignore[arg-type]
+
+
+def _ome(record: SubjectRecord) -> dict[str, Any]:
+    """OME-NGFF 0.5 multiscales with one level. NGFF 0.5 has no rotation: an oblique image is placed along its own axes."""
+    sizes = np.asarray(record.voxel_size)
+    along = (record.affine[:3, :3] / sizes).T @ record.affine[:3, 3]
+    transformations = [
+        {"type": "scale", "scale": [float(s) for s in sizes[::-1]]},
+        {"type": "translation", "translation": [float(t) for t in along[::-1]]},
+    ]
+    axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+    datasets = [{"path": "0", "coordinateTransformations": transformations}]
+    return {"version": "0.5", "multiscales": [{"name": record.id, "axes": axes, "datasets": datasets}]}

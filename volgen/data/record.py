@@ -1,0 +1,120 @@
+"""What a store knows of one scan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.core.files import fingerprint
+from volgen.core.intensity import IntensityMap
+from volgen.core.protocols import Shape3
+from volgen.data.quantise import CodeType
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """One scan of a store.
+
+    Attributes:
+        id: name of the scan and of its group in the store.
+        patient: whose scan it is.
+        split: all scans of a patient share it.
+        shape: voxels along the RAS+ axes.
+        affine: 4 x 4, voxel -> mm, float64.
+        intensity: robust window, scanner units -> [0, 1].
+        slope: of the codes; ``value = slope * code + inter`` in scanner units.
+        inter: of the codes.
+        dtype: of the codes.
+        source_orientation: axis codes of the file that was ingested, so that export can restore its order.
+        source_shape: voxels along the file's own axes.
+        checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.
+    """
+
+    id: str
+    patient: str
+    split: Split
+    shape: Shape3
+    affine: NDArray[np.float64]
+    intensity: IntensityMap
+    slope: float
+    inter: float
+    dtype: CodeType
+    source_orientation: str
+    source_shape: Shape3
+    checksum: str
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in mm along the RAS+ axes."""
+        x, y, z = (float(size) for size in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return {
+            "id": self.id,
+            "patient": self.patient,
+            "split": self.split,
+            "shape": list(self.shape),
+            "voxel_size": list(self.voxel_size),
+            "affine": self.affine.tolist(),
+            "intensity": self.intensity.to_dict(),
+            "codes": {"dtype": self.dtype, "slope": self.slope, "inter": self.inter},
+            "source": {"orientation": self.source_orientation, "shape": list(self.source_shape)},
+            "checksum": self.checksum,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SubjectRecord:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the mapping has another form.
+        """
+        affine = np.array(content["affine"], dtype=np.float64)
+        if affine.shape != (4, 4) or content["split"] not in SPLITS:
+            raise ValueError("affine or split has another form")
+        return cls(
+            id=str(content["id"]),
+            patient=str(content["patient"]),
+            split=content["split"],
+            shape=_three(content["shape"]),
+            affine=affine,
+            intensity=IntensityMap(**content["intensity"]),
+            slope=float(content["codes"]["slope"]),
+            inter=float(content["codes"]["inter"]),
+            dtype=content["codes"]["dtype"],
+            source_orientation=str(content["source"]["orientation"]),
+            source_shape=_three(content["source"]["shape"]),
+            checksum=str(content["checksum"]),
+        )
+
+
+def split_of(patient: str, validation: float, test: float) -> Split:
+    """The split of a patient: a hash (BLAKE2b) of the id alone, so adding people moves nobody and all scans of one stay together."""
+    digest = hashlib.blake2b(patient.encode(), digest_size=8, person=b"volgen split").digest()
+    position = int.from_bytes(digest, "little") / 2**64
+    return "test" if position < test else "validation" if position < test + validation else "train"
+
+
+def checksum(codes_ZYX: NDArray[Any]) -> str:
+    """SHA-256 of codes in C order, little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(codes_ZYX, dtype=codes_ZYX.dtype.newbyteorder("<")).data).hexdigest()
+
+
+def cohort_fingerprint(records: Sequence[SubjectRecord]) -> str:
+    """One number for everything that training sees."""
+    return fingerprint([record.to_dict() for record in records])
+
+
+def _three(values: Any) -> Shape3:
+    x, y, z = (int(value) for value in values)
+    return x, y, z

@@ -1,0 +1,165 @@
+"""Reading a store: Zarr v3 through tensorstore, which decodes without the interpreter lock and checks every chunk.
+
+Legend: X Y Z voxels in RAS+; on disk the axes are z, y, x.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json
+from volgen.core.manifest import NAME
+from volgen.core.protocols import Shape3
+from volgen.core.volume import Volume
+from volgen.data.discover import safe
+from volgen.data.quantise import decode
+from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
+
+VERSION = 1
+AGAIN = "delete the subject's folder and run the same ingest again: it replaces what is missing"
+
+
+class Store:
+    """A finished cohort. Safe to share between threads; not to be carried over a fork (open it again instead).
+
+    Attributes:
+        path: the Zarr group.
+        records: every scan, in the order of the manifest.
+        fingerprint: of all records: voxels, geometry, windows and splits.
+    """
+
+    def __init__(self, path: Path, records: Sequence[SubjectRecord]) -> None:
+        self.path = path
+        self.records = tuple(records)
+        self.fingerprint = cohort_fingerprint(records)
+        self._arrays: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens a store that ``volgen ingest`` finished.
+
+        Raises:
+            UserError: not a store, an unfinished one, or one whose manifest does not fit its fingerprint.
+        """
+        expected = "a store made by `volgen ingest`"
+        if not path.is_dir():
+            raise UserError(str(path), "there is no such folder", expected)
+        if not (path / NAME).exists():
+            unfinished = (path / "zarr.json").exists()
+            found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
+            raise UserError(str(path), found, expected, "run the same ingest again, it will resume" if unfinished else "")
+        content = read_json(path / NAME, expected)
+        if content.get("stage") != "ingest" or content.get("store_version") != VERSION:
+            raise UserError(str(path / NAME), f"is of stage '{content.get('stage')}', version {content.get('store_version')}", expected)
+        try:
+            records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(str(path / NAME), f"its subjects have another form ({error!r})", expected) from None
+        if any(safe(record.id) != record.id for record in records) or cohort_fingerprint(records) != content.get("fingerprint"):
+            raise UserError(str(path / NAME), "was changed: its subjects do not fit its fingerprint", expected, "ingest again")
+        return cls(path, records)
+
+    @property
+    def shape(self) -> Shape3 | None:
+        """The shape that all scans share, or None if they differ."""
+        shapes = {record.shape for record in self.records}
+        return shapes.pop() if len(shapes) == 1 else None
+
+    def split(self, name: Split) -> list[SubjectRecord]:
+        """Scans of one split, in the order of the manifest.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if name not in SPLITS:
+            raise UserError("split", f"'{name}' is none", "one of " + ", ".join(SPLITS))
+        return [record for record in self.records if record.split == name]
+
+    def read_codes(self, record: SubjectRecord, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Codes [X, Y, Z], C-contiguous; into ``out`` if given (right shape and dtype), which is then returned.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        buffer = np.empty(record.shape, dtype=record.dtype) if out is None else out
+        if buffer.shape != record.shape or buffer.dtype != np.dtype(record.dtype):
+            raise ValueError(f"buffer is {buffer.dtype}{list(buffer.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
+        return self._fill(record, buffer, self._array(record).T)
+
+    def read(self, record: SubjectRecord) -> Volume:
+        """The scan in scanner units, float32."""
+        return Volume(decode(self.read_codes(record), record.slope, record.inter), record.affine)
+
+    def read_unit(self, record: SubjectRecord) -> NDArray[np.float32]:
+        """The scan in [0, 1], float32 [X, Y, Z], through its robust window."""
+        return to_unit(self.read_codes(record), record)
+
+    def read_slices(self, record: SubjectRecord, axis: int, start: int, stop: int) -> NDArray[np.float32]:
+        """Slices ``start`` ... ``stop - 1`` along a RAS+ axis, float32 in [0, 1]; the other axes stay whole. Only their chunks are read.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        if not (0 <= axis < 3 and 0 <= start < stop <= record.shape[axis]):
+            raise ValueError(f"slices {start}:{stop} of axis {axis} are outside {list(record.shape)}")
+        window = [slice(start, stop) if a == axis else slice(None) for a in range(3)]
+        buffer = np.empty([stop - start if a == axis else n for a, n in enumerate(record.shape)], dtype=record.dtype)
+        return to_unit(self._fill(record, buffer, self._array(record).T[tuple(window)].translate_to[0]), record)
+
+    def verify(self, record: SubjectRecord) -> None:
+        """Compares the stored codes with the manifest's checksum.
+
+        Raises:
+            UserError: they differ, or cannot be read.
+        """
+        if checksum(self.read_codes(record).T) != record.checksum:
+            raise UserError(self._where(record), "its voxels are not those that were ingested", "the manifest's checksum", AGAIN)
+
+    def _array(self, record: SubjectRecord) -> Any:
+        with self._lock:
+            if record.id not in self._arrays:
+                self._arrays[record.id] = self._open(record)
+            return self._arrays[record.id]
+
+    def _open(self, record: SubjectRecord) -> Any:
+        kvstore = {"driver": "file", "path": str((self.path / record.id / "0").resolve()) + "/"}
+        try:
+            array = ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
+        except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
+            raise self._damaged(record, error) from None
+        if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
+            raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
+        return array
+
+    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source: Any) -> NDArray[Any]:
+        try:
+            ts.array(buffer).write(source).result()
+        except Exception as error:
+            raise self._damaged(record, error) from None
+        return buffer
+
+    def _where(self, record: SubjectRecord) -> str:
+        return f"subject {record.id} of {self.path}"
+
+    def _damaged(self, record: SubjectRecord, error: Exception) -> UserError:
+        shard = self.path / record.id / "0" / "c" / "0" / "0" / "0"
+        reason = "is missing" if not shard.exists() else "is damaged (" + " ".join(str(error).split())[:200] + ")"
+        return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
+
+
+def to_unit(codes: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
+    """Codes -> [0, 1] through the record's window, in one pass (dequantising and windowing are both linear)."""
+    width = record.intensity.high - record.intensity.low
+    unit = np.multiply(codes, np.float32(record.slope / width), dtype=np.float32)
+    unit += np.float32((record.inter - record.intensity.low) / width)
+    clipped: NDArray[np.float32] = np.clip(unit, 0.0, 1.0, out=unit)
+    return clipped

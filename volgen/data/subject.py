@@ -1,0 +1,146 @@
+"""One scan on its way into a store: read, check, conform, quantise, write, rename. Runs in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from volgen.core.errors import UserError
+from volgen.core.files import sha256
+from volgen.core.intensity import IntensityMap
+from volgen.core.volume import Volume
+from volgen.data.discover import Found
+from volgen.data.layout import ATTRIBUTE, write_group
+from volgen.data.nifti import read_scan
+from volgen.data.preprocess import IngestConfig, check, conform, kept
+from volgen.data.quantise import encode
+from volgen.data.record import SubjectRecord, checksum, split_of
+
+TEMPORARY = ".partial-"
+"""Start of the names of groups that are being written."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan: a record, or the reason why there is none.
+
+    Attributes:
+        found: the scan.
+        record: None if the scan was left out.
+        reason: why it was left out, else "".
+        file: SHA-256 of the source file, "" if it cannot be opened.
+        voxels: SHA-256 of the scan's voxels in RAS+, before resampling: equal for copies under another name, format or axis order.
+        kept: share of the foreground that the new grid holds.
+        resumed: whether the group was there already.
+    """
+
+    found: Found
+    record: SubjectRecord | None = None
+    reason: str = ""
+    file: str = ""
+    voxels: str = ""
+    kept: float = 1.0
+    resumed: bool = False
+
+
+def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
+    """Ingests one scan, or finds that this was done before.
+
+    The group is written under a temporary name and renamed, so that a group with its final name is always whole.
+
+    Raises:
+        UserError: the store has this scan's id from a file with other content.
+    """
+    try:
+        file = sha256(found.path)
+    except OSError as error:
+        return Outcome(found, reason=f"cannot be opened ({error.strerror or error})")
+    before = finished(store / found.id)
+    if before is not None:
+        if before["file"] != file:
+            what = f"its group was made from another file than {found.relative}"
+            raise UserError(f"subject {found.id} of {store}", what, "the same file", "ingest into a new store")
+        record = SubjectRecord.from_dict(before["record"])
+        return Outcome(found, record, file=file, voxels=before["voxels"], kept=before["kept"], resumed=True)
+    try:
+        return _fresh(found, store, config, file)
+    except UserError as error:
+        return Outcome(found, reason=error.found, file=file)
+
+
+def finished(group: Path) -> dict[str, Any] | None:
+    """What a finished group says of itself, or None if there is no such group."""
+    try:
+        content: dict[str, Any] = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"][ATTRIBUTE]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(str(group), "is not a group of this store", "a group that `volgen ingest` wrote", "delete it") from None
+    return content
+
+
+def prepare_worker() -> None:
+    """Set-up of a worker process: one thread each, ctrl-C left to the parent, and no survival of the parent."""
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcome:
+    scan = read_scan(found.path)
+    check(scan.volume, found.relative)
+    voxels = _voxel_hash(scan.volume)
+    volume = conform(scan.volume, config)
+    check(volume, found.relative)
+    try:
+        intensity = IntensityMap.robust(volume.voxels)
+    except ValueError as error:
+        raise UserError(found.relative, f"has no usable intensity window ({error})") from None
+    codes = encode(volume.voxels, config.dtype, scan.quantum)
+    codes_ZYX = np.ascontiguousarray(codes.codes.T)
+    record = SubjectRecord(
+        id=found.id,
+        patient=found.patient,
+        split=split_of(found.patient, config.validation, config.test),
+        shape=volume.shape,
+        affine=volume.affine,
+        intensity=intensity,
+        slope=codes.slope,
+        inter=codes.inter,
+        dtype=config.dtype,
+        source_orientation=scan.orientation,
+        source_shape=scan.shape,
+        checksum=checksum(codes_ZYX),
+    )
+    share = round(kept(scan.volume, volume), 6)
+    temporary = store / f"{TEMPORARY}{found.id}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share})
+    temporary.replace(store / found.id)
+    return Outcome(found, record, file=file, voxels=voxels, kept=share)
+
+
+def _voxel_hash(volume: Volume) -> str:
+    digest = hashlib.sha256(repr(volume.shape).encode())
+    digest.update(np.ascontiguousarray(volume.voxels).data)
+    return digest.hexdigest()

@@ -1,0 +1,228 @@
+"""Ingest: image files, a folder or a BIDS tree -> a Zarr store that training streams from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from volgen.core.errors import UserError
+from volgen.core.files import fingerprint
+from volgen.core.manifest import NAME, Provenance
+from volgen.core.progress import Ticker, progress, say
+from volgen.data.discover import Found, discover
+from volgen.data.layout import ATTRIBUTE
+from volgen.data.preprocess import IngestConfig
+from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
+from volgen.data.store import VERSION
+from volgen.data.subject import TEMPORARY, Outcome, ingest_one, prepare_worker
+
+FOREGROUND_KEPT = 0.99
+"""Below this share of a head inside the new grid, the user is told."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A source that is not in the store, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What an ingest did.
+
+    Attributes:
+        records: scans in the store.
+        left_out: sources that are not, with the reason.
+        resumed: scans that an earlier run had already written.
+        splits: number of scans per split.
+        warnings: what the user should know before training.
+    """
+
+    records: tuple[SubjectRecord, ...]
+    left_out: tuple[LeftOut, ...]
+    resumed: int
+    splits: dict[str, int]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1, strict: bool = False) -> IngestSummary:
+    """Turns every usable scan of ``source`` into a group of ``store`` and writes the manifest last.
+
+    Sources that cannot be used are left out and listed with the reason. A run that was killed is resumed by calling again; finished
+    groups are kept when their source file and the settings are the same.
+
+    Args:
+        source: an image file, a folder of them, or a BIDS tree.
+        store: folder of the Zarr store, new or from an earlier run of the same ingest.
+        config: grid, levels and splits.
+        workers: processes; 1 stays in this one.
+        strict: stop at the first source that cannot be used.
+
+    Raises:
+        UserError: nothing usable, a store made with other settings or from other files, or (``strict``) an unusable source.
+    """
+    provenance = Provenance("ingest", config.model_dump(mode="json"), {})
+    scans = discover(source, config.suffix)
+    with _exclusive(store):
+        _open_or_create(store, config)
+        outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
+        good = [outcome for outcome in outcomes if outcome.record is not None]
+        left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
+        if not good:
+            found = f"none of {len(scans)} scans can be used; the first, {left_out[0].source}, {left_out[0].reason}"
+            raise UserError(str(source), found, "MRI volumes")
+        records = tuple(outcome.record for outcome in good if outcome.record is not None)
+        _refuse_strangers(store, records, source)
+        splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
+        warnings = tuple(_warnings(good, splits))
+        provenance.inputs = {"files": len(scans), "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes])}
+        provenance.write(
+            store,
+            store_version=VERSION,
+            fingerprint=cohort_fingerprint(records),
+            splits=splits,
+            warnings=list(warnings),
+            left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
+            subjects=[record.to_dict() for record in records],
+        )
+    summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
+    _tell(summary, store)
+    return summary
+
+
+def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[Outcome]:
+    """Outcomes in the order of ``scans``, whatever order they finish in."""
+    outcomes: dict[str, Outcome] = {}
+    with progress("ingest", len(scans)) as ticker:
+        for outcome in _in_process(scans, store, config) if workers == 1 else _in_pool(scans, store, config, workers):
+            _note(outcome, ticker, strict)
+            outcomes[outcome.found.id] = outcome
+    return [outcomes[found.id] for found in scans]
+
+
+def _in_process(scans: Sequence[Found], store: Path, config: IngestConfig) -> Iterator[Outcome]:
+    for found in scans:
+        yield ingest_one(found, store, config)
+
+
+def _in_pool(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int) -> Iterator[Outcome]:
+    # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["volgen.data.subject"])
+    pool = ProcessPoolExecutor(min(workers, len(scans)), mp_context=context, initializer=prepare_worker)
+    try:
+        for future in as_completed([pool.submit(ingest_one, found, store, config) for found in scans]):
+            yield future.result()
+    except BrokenProcessPool:
+        do = "use fewer --workers if memory ran out, and run again: it will resume"
+        raise UserError("ingest", "a worker process was killed", "workers that finish", do) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _note(outcome: Outcome, ticker: Ticker, strict: bool) -> None:
+    if outcome.record is None:
+        if strict:
+            raise UserError(outcome.found.relative, outcome.reason, "a usable scan (--strict)", "mend or remove it, or leave out --strict")
+        say(f"left out: {outcome.found.relative} {outcome.reason}")
+    ticker.advance(note=outcome.found.id)
+
+
+def _without_copies(store: Path, outcomes: Sequence[Outcome], strict: bool) -> list[Outcome]:
+    """Keeps the first of equal scans: a copy under another name would put one person on both sides of the split."""
+    first: dict[str, Found] = {}
+    result: list[Outcome] = []
+    for outcome in outcomes:
+        original = first.setdefault(outcome.voxels, outcome.found) if outcome.record else outcome.found
+        if original is not outcome.found:
+            reason = f"is a duplicate: it has the same voxels as {original.relative}"
+            if strict:
+                raise UserError(outcome.found.relative, reason, "different scans (--strict)", "remove one of them, or leave out --strict")
+            say(f"left out: {outcome.found.relative} {reason}")
+            shutil.rmtree(store / outcome.found.id)
+            outcome = Outcome(outcome.found, reason=reason, file=outcome.file)
+        result.append(outcome)
+    return result
+
+
+@contextmanager
+def _exclusive(store: Path) -> Iterator[None]:
+    """One ingest per store; the operating system lets go of the lock even if the process is killed."""
+    if store.exists() and not store.is_dir():
+        raise UserError(str(store), "is a file", "a folder for the store")
+    store.mkdir(parents=True, exist_ok=True)
+    handle = os.open(store / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(str(store), "another ingest is writing to it", "one ingest at a time", "wait for it to end") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_or_create(store: Path, config: IngestConfig) -> None:
+    settings = {**config.model_dump(mode="json"), "store_version": VERSION}
+    entries = [path for path in store.iterdir() if not path.name.startswith(".")]
+    if not (store / "zarr.json").exists():
+        if entries:
+            raise UserError(str(store), f"is not empty and not a store (it holds {entries[0].name})", "a new folder or a store")
+        zarr.create_group(store=str(store), zarr_format=3, attributes={ATTRIBUTE: {"settings": settings}})
+        return
+    try:
+        attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        before: dict[str, Any] = attributes[ATTRIBUTE]["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = "is a Zarr group, but not a store"
+        raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None
+    keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+    changed = [f"{key} was {before.get(key)}, now {settings.get(key)}" for key in keys]
+    if changed:
+        raise UserError(str(store), "was made with other settings: " + "; ".join(changed), "the same settings", "ingest into a new store")
+    for partial in store.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(partial)
+
+
+def _refuse_strangers(store: Path, records: Sequence[SubjectRecord], source: Path) -> None:
+    """A store is a function of its source and settings; groups from elsewhere would silently drop out of the manifest."""
+    known = {record.id for record in records}
+    strangers = sorted(p.name for p in store.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in known)
+    if strangers:
+        found = f"holds {', '.join(strangers[:5])}{' and more' if len(strangers) > 5 else ''}, which {source} does not"
+        raise UserError(str(store), found, "a store of this source", "ingest into a new store")
+
+
+def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
+    for name in ("train", "validation"):
+        if splits[name] == 0:
+            yield (
+                f"the {name} split is empty: people are assigned by a hash of their id, and none of {len(good)} scans fell there; "
+                "add people, or change --validation and --test and ingest into a new store"
+            )
+    for outcome in good:
+        if outcome.kept < FOREGROUND_KEPT:
+            advice = "choose a larger --shape or --voxel-size"
+            yield f"{outcome.found.id}: only {outcome.kept:.1%} of the foreground is inside the grid; {advice}"
+
+
+def _tell(summary: IngestSummary, store: Path) -> None:
+    for warning in summary.warnings:
+        say(f"warning: {warning}")
+    counts = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
+    again = f", {summary.resumed} of them from before" if summary.resumed else ""
+    say(f"{store}: {len(summary.records)} scans ({counts}){again}; {len(summary.left_out)} left out, see {NAME}")
