@@ -1,12 +1,23 @@
-"""The one door to DeepSpeed."""
+"""The one door to DeepSpeed. It is imported when the first engine or process group is made, never before: it takes seconds."""
 
 from __future__ import annotations
 
-from typing import Literal
+import atexit
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pydantic import PositiveInt
+from torch import Tensor, nn
 
 from volgen.core.config import Config
+
+if TYPE_CHECKING:
+    from volgen.parallel.launch import Launch
+
+TAG = "engine"
 
 
 class EngineConfig(Config):
@@ -24,3 +35,171 @@ class EngineConfig(Config):
     """What ZeRO keeps in host memory (weights: stage 3 only)."""
     checkpoint_every: PositiveInt = 200
     """Optimiser steps between checkpoints for resuming; one more is written on SIGINT and SIGTERM."""
+
+
+def deepspeed() -> Any:
+    """The DeepSpeed module, quiet: its warnings and errors stay, its chatter at INFO goes."""
+    # Checkpoints are read as tensors, numbers and the two classes below; never as arbitrary pickles.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    import deepspeed as module
+    import deepspeed.ops as ops
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # Otherwise the first start on a CPU compiles a shared-memory all-reduce for 85 s; gloo does without.
+        vars(ops).setdefault("__compatible_ops__", {})
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum])
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return module
+
+
+def join(launch: Launch) -> torch.device:
+    """Makes the process group, unless it exists, and returns this rank's device. Use :func:`volgen.parallel.launch.start`."""
+    module = deepspeed()
+    accelerator = module.accelerator.get_accelerator()
+    accelerator.set_device(launch.local_rank)
+    if not torch.distributed.is_initialized():
+        backend = accelerator.communication_backend_name()
+        if launch.world_size == 1:
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+        atexit.register(_leave)
+    return torch.device(accelerator.current_device_name())
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class Engine:
+    """A network that DeepSpeed trains with AdamW: forward, backward, step.
+
+    The optimiser's own masters are fp32 whatever the precision: bf16 is autocast, so the network's code need not know of it.
+
+    Args:
+        module: the network; equal weights on every rank.
+        config: sharding, precision, accumulation, offload.
+        micro_batch: volumes in one forward pass of one rank.
+        betas: AdamW's decay rates.
+        weight_decay: AdamW's decoupled decay.
+        gradient_clip: largest gradient norm, 0 for no limit.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, micro_batch: int, *,
+        betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0, gradient_clip: float = 0.0,
+    ) -> None:  # fmt: skip
+        self._stage = config.zero_stage
+        self._clip = gradient_clip
+        self.accumulation = config.accumulation
+        settings = _settings(config, micro_batch, betas, weight_decay, gradient_clip)
+        self._engine, *_ = deepspeed().initialize(
+            model=module, model_parameters=[p for p in module.parameters() if p.requires_grad], config=settings, dist_init_required=False
+        )
+        self._module = module
+        self._skipped = 0
+
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+        """The network's output in fp32."""
+        output: Tensor = self._engine(input_BCXYZ, noise_B)
+        return output.float()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds one micro-batch's gradient of a mean loss; the average over micro-batches and ranks is taken here."""
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro-batch
+
+    def step(self, learning_rate: float) -> float:
+        """Updates the weights after the last micro-batch.
+
+        Returns:
+            The gradient's norm over all parameters, before clipping. If it is not finite, the weights are as they were.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._stage == 0:
+            # Without ZeRO, DeepSpeed neither reports the norm nor skips a step whose gradient is not finite.
+            norm = float(nn.utils.get_total_norm([p.grad for p in self._module.parameters() if p.grad is not None]))
+            finite = norm < float("inf")
+            if finite and 0.0 < self._clip < norm:
+                nn.utils.clip_grads_with_norm_(self._module.parameters(), self._clip, torch.tensor(norm))
+            if not finite:
+                for parameter in self._module.parameters():
+                    parameter.grad = None  # AdamW leaves a parameter without gradient alone
+            self._engine.step()
+            return norm
+        self._engine.step()
+        if self._engine.skipped_steps > self._skipped:
+            self._skipped = self._engine.skipped_steps
+            return float("inf")
+        return float(self._engine.get_global_grad_norm())
+
+    def masters(self) -> list[Tensor]:
+        """The fp32 weights that this rank's optimiser owns: everything at stage 0, flat shards at 1 to 3.
+
+        :meth:`full_state` sees what is written to them.
+        """
+        optimiser = self._engine.optimizer
+        if self._stage == 0:
+            owned = [p for p in self._module.parameters() if p.requires_grad]
+        elif self._stage == 3:
+            owned = optimiser.fp32_partitioned_groups_flat
+        else:
+            owned = optimiser.single_partition_of_fp32_groups
+        return [tensor.data for tensor in owned]
+
+    def full_state(self) -> dict[str, Tensor]:
+        """Every parameter (gathered from :meth:`masters`, fp32) and buffer by name, on the CPU of every rank. A collective call."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {}
+        for name, parameter in self._module.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if self._stage and parameter.requires_grad else parameter
+            assert full is not None, f"DeepSpeed holds no fp32 weights for {name}"
+            state[name] = full.detach().to("cpu", torch.float32, copy=True).reshape(_shape(parameter))
+        state.update({name: buffer.detach().to("cpu", copy=True) for name, buffer in self._module.named_buffers()})
+        return state
+
+    def save(self, directory: Path) -> None:
+        """Writes weights and optimiser state of all ranks into ``directory``. A collective call, and not an atomic one."""
+        self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Restores what :meth:`save` wrote with as many ranks and the same configuration. A collective call."""
+        path, _ = self._engine.load_checkpoint(str(directory), tag=TAG)
+        assert path is not None, f"DeepSpeed found no checkpoint in {directory}"
+        self._skipped = self._engine.skipped_steps
+
+    def destroy(self) -> None:
+        """Frees hooks, buffers and optimiser state, so that hundreds of engines can follow one another in a process."""
+        self._engine.destroy()
+        self._engine.optimizer = None
+        del self._engine, self._module
+
+
+def _settings(config: EngineConfig, micro_batch: int, betas: tuple[float, float], weight_decay: float, clip: float) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload == "optimiser_and_weights":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": config.accumulation,
+        # torch's AdamW needs no compiler on the user's machine, and is as fast on a GPU (foreach).
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.0, "betas": list(betas), "weight_decay": weight_decay, "torch_adam": True}},
+        "gradient_clipping": clip if config.zero_stage else 0.0,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": None,
+    }
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Full shape; ZeRO-3 replaces a parameter's storage by an empty one and keeps its shape aside."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape

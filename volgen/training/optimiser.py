@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from volgen.core.config import Config
@@ -22,3 +24,17 @@ class OptimiserConfig(Config):
     """Fraction of the peak rate left at the last step (cosine in between); 1 keeps it constant."""
     gradient_clip: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 means no limit."""
+
+
+def learning_rate(config: OptimiserConfig, step: int, max_steps: int) -> float:
+    """Rate of one step: a linear warm-up that reaches the peak at step ``warmup_steps``, times a half cosine down to ``decay_to``.
+
+    Args:
+        config: peak and shape.
+        step: counted from 1.
+        max_steps: the step at which the cosine ends; training may stop earlier.
+    """
+    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    through = (step - config.warmup_steps) / max(max_steps - config.warmup_steps, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(through, 0.0), 1.0)))
+    return config.learning_rate * warm * (config.decay_to + (1.0 - config.decay_to) * cosine)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from volgen.core.config import Config
@@ -23,4 +26,51 @@ class StoppingConfig(Config):
     validation_draws: PositiveInt = 2
     """Fixed (noise level, noise) draws for each validation volume."""
     validation_volumes: int = Field(default=16, ge=1)
-    """At most this many validation volumes, the first by id."""
+    """At most this many validation volumes, a fixed choice."""
+
+
+class Stopping:
+    """Watches the validation losses of one expert.
+
+    A gain is a loss below ``(1 - min_gain)`` times the best loss at the last gain; many falls that are each too small thus add up to one.
+    """
+
+    def __init__(self, config: StoppingConfig, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self._config = config
+        self.best = math.inf
+        self.best_step = 0
+        self._reference = math.inf
+        self._without_gain = 0
+
+    def due(self, step: int) -> bool:
+        """Whether to validate after ``step``: every so often, and at the end."""
+        return step % self._config.validate_every == 0 or step >= self.max_steps
+
+    def update(self, step: int, loss: float) -> bool:
+        """Takes in a validation loss; returns whether it is the lowest so far."""
+        improved = loss < self.best
+        if improved:
+            self.best, self.best_step = loss, step
+        if loss < (1.0 - self._config.min_gain) * self._reference:
+            self._reference, self._without_gain = loss, 0
+        else:
+            self._without_gain += 1
+        return improved
+
+    def done(self, step: int) -> bool:
+        """Whether training ends after ``step``."""
+        return step >= self.max_steps or (step >= self._config.min_steps and self._without_gain >= self._config.patience)
+
+    def state(self) -> dict[str, float | int | None]:
+        """Numbers for a checkpoint; JSON has no infinity, so None stands for it."""
+        losses = {"best": self.best, "reference": self._reference}
+        finite = {name: value if math.isfinite(value) else None for name, value in losses.items()}
+        return {**finite, "best_step": self.best_step, "without_gain": self._without_gain}
+
+    def restore(self, state: Mapping[str, float | int | None]) -> None:
+        """Inverse of :meth:`state`."""
+        best, reference = state["best"], state["reference"]
+        self.best = math.inf if best is None else float(best)
+        self._reference = math.inf if reference is None else float(reference)
+        self.best_step, self._without_gain = int(state["best_step"] or 0), int(state["without_gain"] or 0)

@@ -1,0 +1,53 @@
+"""What ``volgen train --dry-run`` prints: the size of a run, from networks that have shapes but no memory."""
+
+from __future__ import annotations
+
+import torch
+
+from volgen.experts.plan import plan
+from volgen.recipe import Recipe
+
+FP32, BF16 = 4, 2
+SHOWN = 12
+
+
+def report(recipe: Recipe) -> str:
+    """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
+    with torch.device("meta"):
+        network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+    parameters = sum(p.numel() for p in network.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in network.buffers())
+    phases = plan(recipe.experts, recipe.schedule.grid())
+    exported = parameters * FP32 + buffers
+    # A checkpoint holds weights, two moments and the average; while one is written, the one before it still exists.
+    resumable = 4 * parameters * FP32 + buffers
+    total = parameters * recipe.experts.count
+    x, y, z = recipe.data.shape
+    lines = [
+        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}",
+        f"network              {recipe.network.kind} with {recipe.preconditioner.inputs} input channels ({recipe.preconditioner.kind})",
+        f"parameters           {parameters:,} in each expert, {total:,} in all",
+        f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
+        f"{_size(total * FP32)} or {_size(total * BF16)} in all",
+        f"Adam and EMA         {_size(3 * parameters * FP32)} in fp32 for the one expert that is being trained",
+        f"disk for the run     {_size(exported * len(phases) + 2 * resumable)}: {len(phases)} weight files and at most two checkpoints",
+        f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
+        f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps of {recipe.data.batch_size} volumes",
+    ]
+    experts = sorted((phase for phase in phases if phase.index is not None), key=lambda phase: phase.span.low)
+    rows = [f"  expert {p.index:>4}   sigma [{p.span.low:.5g}, {p.span.high:.5g})   {len(p.points)} grid points" for p in experts]
+    if len(rows) > SHOWN:
+        rows = [*rows[: SHOWN // 2], f"  ... {len(rows) - SHOWN} more ...", *rows[-SHOWN // 2 :]]
+    return "\n".join([*lines, "spans:", *rows])
+
+
+def _start(recipe: Recipe) -> str:
+    return {"neighbour": "the one trained before it", "shared": "the shared network", "none": "random weights"}[recipe.experts.warm_start]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM become a flag that the training loop looks at, so that all ranks stop at the same step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and has written a checkpoint.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects: 128 plus the signal."""
+        return 128 + self.signal
+
+
+class Interrupt:
+    """A context in which SIGINT and SIGTERM only set :attr:`received`; a second one has its usual effect.
+
+    Args:
+        watch_parent: also stop when the process that started this one has gone: the deepspeed launcher may die and leave ranks
+            behind (DeepSpeed#4098). Not for a single process, which people detach from their shell on purpose.
+    """
+
+    def __init__(self, watch_parent: bool = False) -> None:
+        self._received = 0
+        self._parent = os.getppid() if watch_parent else None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def received(self) -> int:
+        """Number of the signal, 0 for none."""
+        if self._parent is not None and os.getppid() != self._parent:
+            return int(signal.SIGTERM)
+        return self._received
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._set)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        signal.signal(number, self._before[number])

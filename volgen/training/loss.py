@@ -1,0 +1,35 @@
+"""The denoising loss (Karras et al. 2022, equation 2), one number per volume."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from volgen.core.protocols import Denoiser
+
+
+class Weight(Protocol):
+    """Loss weight [B] of noise levels [B]; part of a preconditioner."""
+
+    def __call__(self, sigma_B: Tensor) -> Tensor:
+        """Returns positive weights."""
+        ...
+
+
+def denoising_loss(denoise: Denoiser, weight: Weight, x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+    """weight(sigma) * mean over voxels of (D(x0 + sigma z; sigma) - x0)^2.
+
+    Args:
+        denoise: the denoiser being trained.
+        weight: its loss weight.
+        x_BCXYZ: clean volumes in [-1, 1].
+        noise_BCXYZ: standard normal z.
+        sigma_B: noise levels, positive.
+
+    Returns:
+        Loss [B]: not averaged over volumes, so that a bad subject can be named and gradients can be clipped per patient.
+    """
+    y_BCXYZ = x_BCXYZ + sigma_B[:, None, None, None, None] * noise_BCXYZ
+    error_BCXYZ = denoise(y_BCXYZ, sigma_B) - x_BCXYZ
+    return weight(sigma_B) * error_BCXYZ.square().mean(dim=(1, 2, 3, 4))

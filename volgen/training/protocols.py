@@ -1,0 +1,87 @@
+"""What the training loop needs of the layers beside it; the stage brings the real things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """This rank's part of one optimiser step.
+
+    Attributes:
+        x_BCXYZ: clean volumes in [-1, 1].
+        positions: their places in the global batch.
+        ids: their subjects.
+    """
+
+    @property
+    def x_BCXYZ(self) -> Tensor:
+        """Clean volumes."""
+        ...
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Places in the global batch."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Subjects."""
+        ...
+
+
+class Engine(Protocol):
+    """A network with its optimiser, perhaps sharded over ranks."""
+
+    accumulation: int
+
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+        """The network's output."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro-batch's gradient."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Updates the weights; returns the gradient's norm, which is not finite if the update was skipped."""
+        ...
+
+    def masters(self) -> list[Tensor]:
+        """The fp32 weights that this rank owns."""
+        ...
+
+    def full_state(self) -> dict[str, Tensor]:
+        """All fp32 weights and buffers, on the CPU of every rank."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Writes a checkpoint."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Restores a checkpoint."""
+        ...
+
+
+class Ranks(Protocol):
+    """The processes that train together."""
+
+    rank: int
+    world_size: int
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over ranks."""
+        ...
+
+    def gather(self, text: str) -> list[str]:
+        """Every rank's text."""
+        ...
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        ...

@@ -1,0 +1,112 @@
+"""The directory of a run: what is finished in it, and whether a configuration may continue it."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from volgen.core.config import read_yaml
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+
+CONFIG = "config.yaml"
+PHASE = "phase.json"
+FREE = ("runs", "data.workers", "data.cache_gib", "engine.checkpoint_every")
+"""Keys that may change when a run is continued: they do not touch its numbers."""
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """A finished phase: ``experts/<name>/phase.json``.
+
+    Attributes:
+        steps: steps that were trained.
+        best_step: step whose averaged weights were exported.
+        validation_loss: of those.
+        parameters: trainable parameters.
+        sha256: of the exported weights.
+    """
+
+    steps: int
+    best_step: int
+    validation_loss: float
+    parameters: int
+    sha256: str
+
+    def write(self, folder: Path) -> None:
+        """Marks the phase in ``folder`` as finished."""
+        write_json(folder / PHASE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> PhaseRecord | None:
+        """The record of a finished phase, None for any other.
+
+        Raises:
+            UserError: the file has another form.
+        """
+        if not (folder / PHASE).exists():
+            return None
+        content: dict[str, Any] = read_json(folder / PHASE, "the record of a finished expert")
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise UserError(str(folder / PHASE), f"has another form ({error})", "the form that `volgen train` writes") from None
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds a run directory for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UserError: another process is training there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(str(directory), "another process is training here", "one at a time", "wait, or change `name`") from None
+        yield
+
+
+def check_same(directory: Path, config: Mapping[str, Any]) -> None:
+    """Refuses to continue a run with a configuration that would change its numbers.
+
+    Args:
+        directory: the run; without ``config.yaml`` there is nothing to compare with.
+        config: the resolved configuration, JSON-able.
+
+    Raises:
+        UserError: names every key that differs.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        return
+    before, now = _flat(read_yaml(path)), _flat(config)
+    differing = [key for key in sorted({*before, *now}) if not _same(before.get(key), now.get(key)) and key not in FREE]
+    if differing:
+        found = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differing)
+        found = f"was trained with another configuration: {found}"
+        raise UserError(str(directory), found, "the same one, to continue it", "give the new run another `name`")
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, apart from the digits that YAML 1.1 may lose (it writes 1e-05 and reads it as text)."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    try:
+        return math.isclose(float(one), float(other), rel_tol=1e-12)
+    except (TypeError, ValueError):
+        return bool(one == other)
