@@ -16,6 +16,10 @@ from volgen.core.intensity import IntensityMap
 from volgen.core.protocols import Shape3
 
 NAME = "geometry.json"
+FOREGROUND = 0.1
+"""Of the intensity range: above air, below tissue."""
+LARGEST_BRAIN_LITRES = 2.2
+"""Brains have 1 to 2 litres of foreground, heads with skull, face and neck more than 3."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Geometry:
         shape: voxels along the RAS+ axes.
         voxel_size: edges of a voxel in mm.
         intensity: the window of a typical training volume; a generated volume is exported in its units.
+        skull_stripped: whether the volumes show brains rather than heads.
     """
 
     shape: Shape3
     voxel_size: tuple[float, float, float]
     intensity: IntensityMap
+    skull_stripped: bool
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
@@ -45,13 +51,20 @@ class Geometry:
         return affine
 
     @classmethod
-    def of_cohort(cls, shape: Shape3, affines: Iterable[NDArray[np.float64]], windows: Iterable[IntensityMap]) -> Geometry:
+    def of_cohort(
+        cls,
+        shape: Shape3,
+        affines: Iterable[NDArray[np.float64]],
+        windows: Iterable[IntensityMap],
+        examples: Iterable[NDArray[np.float32]],
+    ) -> Geometry:
         """The frame of training volumes: their voxel size and the median of their intensity windows.
 
         Args:
             shape: voxels of every volume.
             affines: one 4 x 4 affine per volume, RAS+ up to rotation.
             windows: one intensity map per volume.
+            examples: a few volumes [X, Y, Z] in [0, 1], to tell brains from heads by their size.
 
         Raises:
             ValueError: there are no volumes, or their voxel sizes differ.
@@ -65,7 +78,8 @@ class Geometry:
         # Affines carry rounding of about 1e-7 mm; a header should say 2.0.
         x, y, z = (round(float(size), 6) for size in np.median(sizes, axis=0))
         low, high = (float(limit) for limit in np.median(limits, axis=0))
-        return cls(shape, (x, y, z), IntensityMap(low, high))
+        litres = float(np.median([np.count_nonzero(unit > FOREGROUND) * x * y * z / 1e6 for unit in examples]))
+        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=litres < LARGEST_BRAIN_LITRES)
 
     def write(self, directory: Path) -> None:
         """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""
@@ -73,6 +87,7 @@ class Geometry:
             "shape": self.shape,
             "voxel_size": self.voxel_size,
             "intensity": self.intensity.to_dict(),
+            "skull_stripped": self.skull_stripped,
             "affine": self.affine.tolist(),
         }
         write_json(directory / NAME, content)
@@ -88,7 +103,7 @@ class Geometry:
         try:
             x, y, z = (int(edge) for edge in content["shape"])
             i, j, k = (float(size) for size in content["voxel_size"])
-            window = content["intensity"]
-            return cls((x, y, z), (i, j, k), IntensityMap(float(window["low"]), float(window["high"])))
+            window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
+            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(str(directory / NAME), f"has another form ({error})", "the form that `volgen train` writes") from None

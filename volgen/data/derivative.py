@@ -11,6 +11,7 @@ from typing import Any
 
 import volgen
 from volgen.core.files import write_json, write_text
+from volgen.core.manifest import NAME
 
 BIDS_VERSION = "1.10.0"
 README = """# Synthetic brain MRI
@@ -31,11 +32,12 @@ def sidecar_name(index: int) -> str:
 
 
 def write_description(directory: Path, name: str) -> None:
-    """Writes ``dataset_description.json`` and a README."""
+    """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest, which BIDS has no name for."""
     generator = {"Name": "volgen", "Version": volgen.__version__}
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
     write_json(directory / "dataset_description.json", content)
     write_text(directory / "README.md", README)
+    write_text(directory / ".bidsignore", f"{NAME}\n")
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:

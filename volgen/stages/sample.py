@@ -26,6 +26,7 @@ from volgen.data import derivative, nifti
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
 from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
 from volgen.samplers import _driver
 
@@ -139,15 +140,9 @@ class _Run:
         except (SafetensorError, KeyError, OSError) as error:
             found = f"cannot be restored ({' '.join(str(error).split())})"
             raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
-        half = self.recipe.engine.precision == "bf16"
 
         def wrap(module: nn.Module) -> PreconditionedDenoiser:
-            def network(x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    output: Tensor = module(x_BCXYZ, noise_B)
-                return output
-
-            return PreconditionedDenoiser(network, preconditioner)
+            return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
 
         return ExpertBank(
             self.ensemble, self.directory, lambda: self.recipe.network.build(inputs=config.inputs), wrap, device, capacity=2, grid=grid
@@ -207,6 +202,7 @@ class _Job:
         nifti.write(self.out / derivative.image_name(index), image, dtype=self.dtype)
         sidecar = {
             "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
+            "SkullStripped": geometry.skull_stripped,
             "Seed": self.seed,
             "SampleIndex": index,
             "Sampler": self.solver.model_dump(mode="json"),

@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         records.append(ExpertRecord(index, span.low, span.high, name, sha256(path), 1, 1, 0.5))
     write(directory / "ensemble.json", Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     save_file({}, directory / "preconditioner.safetensors")
-    Geometry(SHAPE, VOXEL_SIZE, WINDOW).write(directory)
+    Geometry(SHAPE, VOXEL_SIZE, WINDOW, skull_stripped=True).write(directory)
     write_json(directory / "privacy_ledger.json", recipe.privacy.ledger())
     return directory
 
@@ -74,7 +74,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=2, seed=4)
     names = {"sub-0001_T1w.nii.gz", "sub-0001_T1w.json", "sub-0002_T1w.nii.gz", "sub-0002_T1w.json"}
-    assert {path.name for path in out.iterdir()} == names | {"dataset_description.json", "manifest.json", "README.md"}
+    assert {path.name for path in out.iterdir()} == names | {"dataset_description.json", "manifest.json", "README.md", ".bidsignore"}
     image = nib.load(out / "sub-0001_T1w.nii.gz")
     assert image.shape == SHAPE  # type: ignore[attr-defined]
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")  # type: ignore[attr-defined]
@@ -90,6 +90,7 @@ def test_sidecar_says_how_it_was_made(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=1, seed=4, steps=4, sampler={"kind": "ddim", "eta": 0.5})
     sidecar = json.loads((out / "sub-0001_T1w.json").read_text())
     grid = load(run / "config.yaml").schedule.grid(4)
+    assert sidecar["SkullStripped"] is True
     assert sidecar["Seed"] == 4
     assert sidecar["SampleIndex"] == 0
     assert sidecar["Sampler"] == {"kind": "ddim", "eta": 0.5}
