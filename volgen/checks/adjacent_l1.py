@@ -23,8 +23,9 @@ class Config(BaseConfig):
                "has neighbouring slices that differ more than in real volumes", "log"),
         Metric("adjacent_l1_sd", "adjacent-slice L1, sd", "", "changes unevenly from slice to slice", "log"),
         Metric("adjacent_l1_min", "adjacent-slice L1, minimum", "has two neighbouring slices that are nearly the same (a repeated slice)",
-               "has no two neighbouring slices as alike as in real volumes", "log"),
-        Metric("adjacent_l1_spike", "sharpest jump between slices", "", "has slices here that do not fit their neighbours", "log"),
+               "has no two neighbouring slices as alike as in real volumes", "log", "adjacent_l1"),
+        Metric("adjacent_l1_spike", "sharpest jump between slices", "", "has slices here that do not fit their neighbours", "log",
+               "adjacent_l1_spike"),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

@@ -28,8 +28,10 @@ class Config(BaseConfig):
         Metric("adjacent_ssim_mean", "adjacent-slice SSIM, mean", "has neighbouring slices that are less alike than in real volumes",
                "has neighbouring slices that are more alike than in real volumes (blurred)"),
         Metric("adjacent_ssim_sd", "adjacent-slice SSIM, sd", "", "has a likeness of neighbours that varies along the axis", "log"),
-        Metric("adjacent_ssim_min", "adjacent-slice SSIM, minimum", "has two neighbouring slices that do not resemble each other"),
-        Metric("adjacent_ssim_spike", "sharpest drop of SSIM", "", "has slices here that do not resemble their neighbours", "log"),
+        Metric("adjacent_ssim_min", "adjacent-slice SSIM, minimum", "has two neighbouring slices that do not resemble each other",
+               curve="adjacent_ssim"),
+        Metric("adjacent_ssim_spike", "sharpest drop of SSIM", "", "has slices here that do not resemble their neighbours", "log",
+               "adjacent_ssim_spike"),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

@@ -19,7 +19,7 @@ class Config(BaseConfig):
     kind: Literal["anisotropy"] = "anisotropy"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("anisotropy", "change along the axis over that across it", "is smoother along this axis than across it",
-               "jumps more along this axis than across it", "log"),
+               "jumps more along this axis than across it", "log", contrast=True),
     )  # fmt: skip
 
     def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:

@@ -19,7 +19,7 @@ class Config(BaseConfig):
     kind: Literal["excess"] = "excess"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("tv_excess", "change in excess of the other axes", "is blurred along this axis more than along the other two",
-               "jumps more along this axis than along the other two (slices do not fit together)"),
+               "jumps more along this axis than along the other two (slices do not fit together)", contrast=True),
     )  # fmt: skip
 
     def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:

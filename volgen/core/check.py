@@ -26,6 +26,9 @@ class Metric:
         low: what it means to lie below real volumes; empty if that is no fault.
         high: what it means to lie above them; empty if that is no fault.
         scale: ``log`` for positive quantities whose spread is a matter of ratios.
+        curve: the curve that this number is an extreme of: its entries outside the metric's band are the slices at fault.
+        contrast: the axes are compared with one another, so that a fault along one moves the others too, the other way: only the axis
+            furthest outside its band is reported.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Metric:
     low: str = ""
     high: str = ""
     scale: Literal["linear", "log"] = "linear"
+    curve: str = ""
+    contrast: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,7 @@ class CheckResult:
 
     Attributes:
         values: number per axis, by metric.
-        curves: number per slice, by name; entry z of an axis with n slices compares slices z and z + 1 (n - 1 entries). A curve named like
-            a metric says where that metric comes from: its entries outside the metric's band are the slices at fault.
+        curves: number per slice pair, by name; entry z of an axis with n slices compares slices z and z + 1 (n - 1 entries).
     """
 
     values: Mapping[str, Triple]

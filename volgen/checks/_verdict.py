@@ -1,0 +1,118 @@
+"""Pass or fail, and why, in words and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.checks._measure import Measurement
+from volgen.checks._reference import SMALLEST, Reference
+from volgen.core.check import AXES, Metric
+
+PLANES = {"R": "sagittal", "A": "coronal", "S": "axial"}
+DIRECTIONS = {"R": "left to right", "A": "back to front", "S": "bottom to top"}
+MOST_PLACES = 3
+
+
+@dataclass(frozen=True)
+class _Departure:
+    """A metric outside its band along one axis; ``distance`` is in widths of the band."""
+
+    check: str
+    metric: Metric
+    axis: int
+    value: float | None
+    distance: float
+
+
+def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, Any]:
+    """The entry of one volume in ``report.json``.
+
+    A volume passes if every metric lies inside its band along every axis and every voxel is a number. ``score`` is the share of
+    metrics and axes inside their bands. A metric that could not be measured counts as outside (the check of the head's extent says why).
+    """
+    values = {}
+    for check in reference.checks:
+        values.update(check.relate(measured.results[check.kind].values, reference.means))
+    departures, outside = [], 0
+    for kind, metric in reference.metrics:
+        found = [d for axis in range(3) if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None]
+        outside += len(found)
+        departures += [max(found, key=lambda d: d.distance)] if metric.contrast and found else found
+    findings = list(_not_finite(measured))
+    for departure in sorted(departures, key=lambda d: -d.distance):
+        findings += _findings(departure, measured, reference)
+    total = 3 * len(reference.metrics)
+    failed = {finding["check"] for finding in findings}
+    return {
+        "name": name,
+        "verdict": "fail" if findings else "pass",
+        "score": round((total - outside) / total, 4) if measured.not_finite is None else 0.0,
+        "checks": {check.kind: "fail" if check.kind in failed else "pass" for check in reference.checks},
+        "metrics": {m.name: {axis: number(values[m.name][i]) for i, axis in enumerate(AXES)} for _, m in reference.metrics},
+        "findings": findings,
+    }
+
+
+def number(value: float) -> float | None:
+    """Six significant digits for JSON; None for what is not a number."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _departure(kind: str, metric: Metric, axis: int, value: float, reference: Reference) -> _Departure | None:
+    low, high = reference.bands[metric.name][axis]
+    if not math.isfinite(value):
+        return _Departure(kind, metric, axis, None, math.inf)
+    place = value
+    if metric.scale == "log":
+        place, low, high = (math.log(max(x, SMALLEST)) for x in (value, low, high))
+    beyond = max(low - place if metric.low else -math.inf, place - high if metric.high else -math.inf)
+    return _Departure(kind, metric, axis, value, beyond / max(high - low, SMALLEST)) if beyond > 0 else None
+
+
+def _findings(departure: _Departure, measured: Measurement, reference: Reference) -> Iterator[dict[str, Any]]:
+    metric, axis = departure.metric, AXES[departure.axis]
+    if departure.value is None:
+        return  # nothing was there to measure; the extent of the head is the finding
+    low, high = reference.bands[metric.name][departure.axis]
+    below = bool(metric.low) and departure.value < low
+    places: Sequence[tuple[int, int] | None] = _places(departure, measured, low if below else high, below)
+    for place in places or [None]:
+        where = f"Along {axis} ({DIRECTIONS[axis]})" if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}"
+        words = metric.low if below else metric.high
+        numbers = f"{metric.label[0].upper()}{metric.label[1:]}: {departure.value:.3g}; real volumes: {low:.3g} to {high:.3g}."
+        yield {
+            "check": departure.check, "metric": metric.name, "axis": axis, "slices": None if place is None else list(place),
+            "value": number(departure.value), "band": [number(low), number(high)], "text": f"{where}: {words}. {numbers}",
+        }  # fmt: skip
+
+
+def _slices(first: int, last: int) -> str:
+    return f"slice {first}" if first == last else f"slices {first}-{last}"
+
+
+def _places(departure: _Departure, measured: Measurement, limit: float, below: bool) -> list[tuple[int, int]]:
+    """Slices at fault, worst place first. Two neighbouring pairs at fault share one slice, and that one is it."""
+    if not departure.metric.curve:
+        return []
+    curve: NDArray[np.float64] = measured.results[departure.check].curves[departure.metric.curve][departure.axis]
+    with np.errstate(invalid="ignore"):
+        at_fault = np.flatnonzero((curve < limit) if below else (curve > limit))
+    runs = np.split(at_fault, np.flatnonzero(np.diff(at_fault) > 1) + 1) if at_fault.size else []
+    runs.sort(key=lambda run: float(curve[run].min() if below else -curve[run].max()))
+    return [(int(run[0]) + (run.size > 1), int(run[-1]) + (run.size == 1)) for run in runs[:MOST_PLACES]]
+
+
+def _not_finite(measured: Measurement) -> Iterator[dict[str, Any]]:
+    if measured.not_finite is None:
+        return
+    first, last = measured.not_finite
+    yield {
+        "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [first, last], "value": number(measured.not_finite_share),
+        "band": [0.0, 0.0], "text": f"Axial slices {first} to {last} hold voxels that are NaN or infinite; they were taken as background.",
+    }  # fmt: skip
