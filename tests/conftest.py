@@ -10,7 +10,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples in every run, and no time limit for one: the machine may be busy.
+hypothesis.settings.register_profile("volgen", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("volgen")
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +42,26 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from volgen.cohort import copy_to
 
     return copy_to(tmp_path_factory.mktemp("cohort") / "cohort")
+
+
+@pytest.fixture(scope="session")
+def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 16 synthetic heads (an ellipsoid each) of 16^3 voxels of 8 mm, some of them for validation."""
+    import nibabel as nib
+    import numpy as np
+
+    from volgen.data.preprocess import IngestConfig
+    from volgen.stages.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("blobs")
+    generator = np.random.default_rng(0)
+    axes = np.meshgrid(*[np.arange(16) - 7.5] * 3, indexing="ij")
+    (folder / "scans").mkdir()
+    for person in range(16):
+        radii, centre = generator.uniform(2, 4, 3), generator.uniform(-1, 1, 3)
+        distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
+        voxels = 500.0 * np.exp(-distance) + generator.uniform(0, 5, (16, 16, 16))
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([8.0, 8.0, 8.0, 1.0])), folder / "scans" / f"sub-{person:02d}_T1w.nii.gz")
+    config = IngestConfig(shape=(16, 16, 16), voxel_size=8.0, validation=0.35, test=0.05)
+    ingest(folder / "scans", folder / "store", config)
+    return folder / "store"

@@ -1,0 +1,114 @@
+"""Configuration: strict keys, dotted overrides, errors that name the nearest valid key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, PositiveInt
+
+from volgen.core.config import Config, apply_overrides, dump_yaml, read_yaml, validate
+from volgen.core.errors import UserError, nearest
+
+
+class Plain(Config):
+    kind: Literal["plain"] = "plain"
+    width: PositiveInt = 4
+
+
+class Fancy(Config):
+    kind: Literal["fancy"] = "fancy"
+    depth: PositiveInt = 2
+
+
+class Inner(Config):
+    rate: float = 1e-3
+
+
+class Top(Config):
+    name: str
+    inner: Inner = Inner()
+    part: Annotated[Plain | Fancy, Field(discriminator="kind")] = Plain()
+
+
+def test_defaults_and_values() -> None:
+    top = validate(Top, {"name": "a", "part": {"kind": "fancy"}}, "x.yaml")
+    assert top.part == Fancy(depth=2)
+    with pytest.raises(Exception, match="frozen"):
+        top.name = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": "a", "iner": {}}, "x.yaml: unknown key 'iner'.*Did you mean 'inner'"),
+        ({"name": "a", "inner": {"rat": 1}}, "unknown key 'inner.rat'.*Did you mean 'rate'"),
+        ({"name": "a", "part": {"kind": "plain", "widht": 1}}, "Did you mean 'width'"),
+        ({"name": "a", "part": {"kind": "fancy", "zoo": 1}}, "Choose one of depth, kind"),
+        ({"name": "a", "part": {"kind": "fancyy"}}, "part.kind is 'fancyy'.*Did you mean 'fancy'"),
+        ({"name": "a", "part": {"width": 0}}, "part"),
+        ({"name": "a", "part": {"kind": "plain", "width": 0}}, r"part\.plain\.width: .*greater than 0 \(found 0\)"),
+        ({"name": "a", "inner": {"rate": float("nan")}}, r"inner\.rate"),
+        ({}, "name: Field required"),
+        ({"a": 1, "b": 2}, "more after this one"),
+    ],
+)
+def test_errors_say_where_and_what_would_be_right(content: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(Top, content, "x.yaml")
+
+
+def test_overrides_are_dotted_yaml() -> None:
+    content = {"name": "a", "inner": {"rate": 1.0}}
+    changed = apply_overrides(content, [("inner.rate", "1e-4"), ("name", "b"), ("part.kind", "fancy"), ("part.depth", "3")])
+    assert changed == {"name": "b", "inner": {"rate": 1e-4}, "part": {"kind": "fancy", "depth": 3}}
+    assert content == {"name": "a", "inner": {"rate": 1.0}}, "the original is left alone"
+
+
+def test_override_of_kind_drops_the_keys_of_the_old_kind_in_either_order() -> None:
+    content = {"name": "a", "part": {"kind": "plain", "width": 8}}
+    pairs = [("part.depth", "5"), ("part.kind", "fancy")]
+    for overrides in (pairs, pairs[::-1]):
+        assert validate(Top, apply_overrides(content, overrides), "x").part == Fancy(depth=5)
+    assert apply_overrides(content, [("part.kind", "plain")])["part"] == {"kind": "plain", "width": 8}
+
+
+def test_override_through_a_value_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--name\.first: 'name' is a str"):
+        apply_overrides({"name": "a"}, [("name.first", "b")])
+
+
+def test_dump_has_every_default_and_reads_back(tmp_path: Path) -> None:
+    top = Top(name="a", part=Fancy(depth=7))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(top))
+    assert "rate: 0.001" in path.read_text()
+    assert validate(Top, read_yaml(path), "x") == top
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "cannot be read as YAML"), ("- 1\n- 2", "holds a list"), ("!!python/object/apply:os.system ['true']", "cannot be read")],
+)
+def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_nearest_lists_what_exists_when_nothing_is_near() -> None:
+    assert nearest("zzz", ["heun", "euler"]) == "choose one of euler, heun"
+    assert nearest("hune", ["heun", "euler"]) == "did you mean 'heun'?"
+
+
+def test_user_error_is_one_sentence_after_the_other() -> None:
+    error = UserError("a.yaml", "is empty", "a mapping", "see configs/")
+    assert str(error) == "a.yaml: is empty; expected a mapping. See configs/."
+    assert str(UserError("x", "y")) == "x: y."
