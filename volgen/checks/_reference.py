@@ -84,6 +84,17 @@ class Reference:
         curves = {name: [_percentile_curve(whole, name, axis) for axis in range(3)] for name in names}
         return cls(len(whole), voxel_size, shape, list(checks), means, bands, percentiles, curves)
 
+    def thresholds(self) -> dict[str, Any]:
+        """Label and band of every metric for ``report.json``; None for an end that is no fault."""
+        return {
+            metric.name: {
+                "check": kind, "label": metric.label,
+                "bands": {axis: [low if metric.low else None, high if metric.high else None]
+                          for axis, (low, high) in zip(AXES, self.bands[metric.name], strict=True)},
+            }
+            for kind, metric in self.metrics
+        }  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """Content of ``bands.json``."""
         metrics = {

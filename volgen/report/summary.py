@@ -1,0 +1,50 @@
+"""A report in plain words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COHORT_WORDS = {
+    "background": "the background is not clean",
+    "volume z": "heads are too large or too small on average",
+    "MS-SSIM difference": "volumes are more alike, or less alike, than real people are",
+    "high-frequency ratio": "fine detail is lost or noise was added",
+    "nearest training: correlation": "volumes are closer to training people than unseen people are",
+    "nearest training: MS-SSIM": "volumes are closer to training people than unseen people are",
+}
+
+
+def summarise(
+    volumes: Sequence[Mapping[str, Any]], unread: Sequence[Mapping[str, str]], labels: Mapping[str, str], cohort: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """``summary`` of ``report.json``: counts, a headline and a few sentences.
+
+    Args:
+        volumes: entries of the report.
+        unread: files that could not be read.
+        labels: words for each metric.
+        cohort: measures of the cohort, if there are any.
+    """
+    passed = sum(volume["verdict"] == "pass" for volume in volumes)
+    failed = len(volumes) - passed
+    text = []
+    if not failed:
+        text.append("From slice to slice, along all three axes, they cannot be told from real volumes by these checks.")
+    else:
+        common = Counter((f["metric"], f["axis"]) for v in volumes for f in {(f["metric"], f["axis"]): f for f in v["findings"]}.values())
+        named = sorted(common.items(), key=lambda item: (-item[1], item[0]))[:3]
+        words = "; ".join(f"{labels.get(metric, metric)} along {axis} ({count} of {len(volumes)})" for (metric, axis), count in named)
+        text.append(f"Most frequently outside the band of real volumes: {words}.")
+    if unread:
+        text.append(f"{len(unread)} file{'s' if len(unread) > 1 else ''} could not be read.")
+    missed = [target["name"] for target in (cohort or {}).get("targets", []) if target["pass"] is False]
+    if missed:
+        text.append("As a cohort: " + "; ".join(dict.fromkeys(COHORT_WORDS[name] for name in missed)) + ".")
+    elif cohort and not cohort.get("skipped"):
+        text.append("As a cohort they meet every target that could be measured.")
+    return {
+        "headline": f"{passed} of {len(volumes)} volume{'s' if len(volumes) != 1 else ''} pass{'es' if len(volumes) == 1 else ''}",
+        "text": text, "volumes": len(volumes), "passed": passed, "failed": failed, "unread": len(unread),
+    }  # fmt: skip
