@@ -1,0 +1,38 @@
+"""Each schedule against its formula."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from volgen.schedules import karras, log_snr, vp_linear
+
+
+def test_karras_is_equation_5_of_the_paper() -> None:
+    grid = karras.Config(sigma_min=0.002, sigma_max=80.0, points=18, rho=7.0).grid()
+    expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
+    np.testing.assert_allclose(grid, expected, rtol=1e-12)
+
+
+def test_log_snr_has_a_constant_ratio() -> None:
+    grid = np.array(log_snr.Config(sigma_min=0.01, sigma_max=50.0, points=9).grid())
+    np.testing.assert_allclose(grid[1:] / grid[:-1], (0.01 / 50) ** (1 / 8), rtol=1e-12)
+
+
+def test_vp_linear_is_the_ddpm_schedule() -> None:
+    grid = vp_linear.Config(points=1000).grid()
+    alpha_bar = 1.0
+    for beta in np.linspace(1e-4, 0.02, 1000):
+        alpha_bar *= 1 - beta
+    # Known value: sqrt(alpha_bar) of the last of 1000 steps is 0.00635.
+    assert math.sqrt(alpha_bar) == pytest.approx(0.00635, abs=1e-5)
+    assert grid[0] == pytest.approx(math.sqrt((1 - alpha_bar) / alpha_bar), rel=1e-9)
+    assert grid[-1] == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-9)
+
+
+@pytest.mark.parametrize("points", [100, 200, 500])
+def test_vp_linear_reaches_about_the_same_noise_with_any_number_of_points(points: int) -> None:
+    full, short = (math.log(vp_linear.Config(points=n).grid()[0]) for n in (1000, points))
+    assert short == pytest.approx(full, abs=0.5)
