@@ -1,0 +1,134 @@
+"""Every file in volgen/models/preconditioners keeps the promises of ``Preconditioner`` and ``PreconditionerConfig``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from volgen.core.registry import config_class, kinds
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+
+PACKAGE = "volgen.models.preconditioners"
+KINDS = kinds(PACKAGE)
+SHAPE = (16, 8, 8)
+SIGMAS = torch.tensor([0.02, 0.3, 2.0, 80.0])
+
+
+def config(kind: str) -> Any:
+    return config_class(PACKAGE, kind)()
+
+
+def cohort() -> Iterator[Tensor]:
+    """20 volumes that share a shape and differ in size and detail, in [-1, 1]."""
+    random = torch.Generator().manual_seed(0)
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in SHAPE), indexing="ij")
+    radius = sum(axis**2 for axis in axes)
+    for _ in range(20):
+        size = 0.8 + 0.3 * torch.rand((), generator=random)
+        texture = 0.15 * torch.randn(SHAPE, generator=random)
+        yield torch.where(radius < size, 0.4 + texture, torch.tensor(-1.0)).clamp(-1, 1)
+
+
+def fitted(kind: str) -> Preconditioner:
+    return config(kind).fit(cohort, seed=0)  # type: ignore[no-any-return]
+
+
+def noisy(seed: int = 3) -> tuple[Tensor, Tensor]:
+    """Clean volumes and the same with one noise level of SIGMAS each."""
+    clean = torch.stack(list(cohort())[: len(SIGMAS)])[:, None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return clean, clean + SIGMAS.view(-1, 1, 1, 1, 1) * noise
+
+
+def silent(x: Tensor, noise: Tensor) -> Tensor:
+    return torch.zeros_like(x[:, :1])
+
+
+def test_the_promised_preconditioners_exist() -> None:
+    assert set(KINDS) >= {"gaussian", "edm", "x0", "v", "epsilon", "flow"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_network_sees_the_declared_inputs_at_unit_scale(kind: str) -> None:
+    _, y = noisy()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def network(x: Tensor, noise: Tensor) -> Tensor:
+        seen.append((x, noise))
+        return torch.zeros_like(x[:, :1])
+
+    x0 = fitted(kind).denoise(network, y, SIGMAS)
+    assert x0.shape == y.shape
+    assert torch.isfinite(x0).all()
+    ((x, noise),) = seen
+    assert x.shape == (len(SIGMAS), config(kind).inputs, *SHAPE)
+    scale = x[:, 0].flatten(1).square().mean(dim=1).sqrt()
+    assert ((scale > 0.2) & (scale < 3)).all(), scale
+    torch.testing.assert_close(noise, SIGMAS.log() / 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_is_positive_and_one_number_per_volume(kind: str) -> None:
+    weight = fitted(kind).weight(SIGMAS)
+    assert weight.shape == SIGMAS.shape
+    assert torch.isfinite(weight).all()
+    assert (weight > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_survives_safetensors(kind: str) -> None:
+    _, y = noisy()
+    first = fitted(kind)
+    again = config(kind).restore(load(save(first.state())))
+    assert torch.equal(first.denoise(silent, y, SIGMAS), again.denoise(silent, y, SIGMAS))
+    assert torch.equal(first.weight(SIGMAS), again.weight(SIGMAS))
+    assert {name: tensor.shape for name, tensor in again.state().items()} == {name: t.shape for name, t in first.state().items()}
+    moved = again.to(torch.device("cpu"))
+    assert torch.equal(moved.denoise(silent, y, SIGMAS), first.denoise(silent, y, SIGMAS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_volumes_of_a_batch_do_not_see_each_other(kind: str) -> None:
+    _, y = noisy()
+    preconditioner = fitted(kind)
+    together = preconditioner.denoise(silent, y, SIGMAS)
+    for row in range(len(SIGMAS)):
+        alone = preconditioner.denoise(silent, y[row : row + 1], SIGMAS[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learning_lowers_the_error_at_every_noise_level(kind: str) -> None:
+    # D is affine in the network's output, so the squared error is quadratic: one step of steepest descent with exact line search
+    # must lower it, unless the network is cut off somewhere.
+    clean, y = noisy()
+    preconditioner = fitted(kind)
+    output = torch.zeros_like(y, requires_grad=True)
+    start = preconditioner.denoise(lambda x, n: output, y, SIGMAS)
+    before = (start - clean).square().flatten(1).mean(dim=1)
+    (gradient,) = torch.autograd.grad(before.sum(), output)
+    assert torch.isfinite(gradient).all()
+    direction = preconditioner.denoise(lambda x, n: gradient, y, SIGMAS) - start.detach()
+    length = (direction * (clean - start.detach())).flatten(1).sum(dim=1) / direction.square().flatten(1).sum(dim=1)
+    after = (start.detach() + length.view(-1, 1, 1, 1, 1) * direction - clean).square().flatten(1).mean(dim=1)
+    assert (after < 0.9 * before.detach()).all(), (before, after)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_computes_in_float32_whatever_the_network_returns(kind: str) -> None:
+    _, y = noisy()
+    x0 = PreconditionedDenoiser(lambda x, n: silent(x, n).bfloat16(), fitted(kind))(y, SIGMAS)
+    assert x0.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fit_is_a_function_of_the_data_and_the_seed(kind: str) -> None:
+    first, second = fitted(kind).state(), fitted(kind).state()
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
