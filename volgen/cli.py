@@ -229,16 +229,18 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("samples", metavar="SAMPLES", type=Path, help="folder of NIfTI files, or a store")
-    parser.add_argument("--reference", metavar="STORE", type=Path, required=True, help="store of real scans to compare with")
+    text = "store of real scans to compare with, or bands.json of an earlier report"
+    parser.add_argument("--reference", metavar="STORE_OR_BANDS", type=Path, required=True, help=text)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the CSV files")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume fails a check")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume fails a check or cannot be read")
+    parser.add_argument("--split", default="all", help="people of the store that set the bands: all, train, validation or test (default: all)")
 
 
 def _report(options: argparse.Namespace, _: Overrides) -> int:
     from volgen.stages.report import report
 
-    report(options.samples, options.reference, options.out, strict=options.strict)
-    return DONE
+    outcome = report(options.samples, options.reference, options.out, strict=options.strict, split=options.split)
+    return CHECK_FAILED if outcome.strict_failure else DONE
 
 
 def _cohort_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,7 +40,7 @@ def cohort_quality(
         voxel_size: mm.
 
     Returns:
-        JSON-able measures, each for generated and for real volumes, and ``"targets"``: a list of ``{"name", "value", "band": [low, high],
+        JSON-able measures, each for generated and for real volumes, and ``"targets"``: a list of ``{"name", "label", "value", "band": [low, high],
         "pass"}`` with None for an open end. A measure that needs more volumes than there are is None.
 
         * ``background``: mean value outside the union of all training heads, dilated by 4 mm. Target: below 0.01.
@@ -92,20 +92,23 @@ def cohort_quality(
 def _targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
     low, high = HIGH_FREQUENCY_BAND
     nearest, reference = measured["nearest_training"]["generated"], measured["nearest_training"]["real"]
-    rows = [
-        ("background", measured["background"]["generated"], None, BACKGROUND_LIMIT),
-        ("volume z", measured["volume_ml"]["z"], -VOLUME_SDS, VOLUME_SDS),
-        ("MS-SSIM difference", measured["ms_ssim"]["difference"], -MS_SSIM_DIFFERENCE, MS_SSIM_DIFFERENCE),
-        ("high-frequency ratio", measured["high_frequency"]["ratio"], low, high),
-        ("nearest training: correlation", nearest["correlation"], None, reference["correlation"] + reference["correlation_sd"]),
-        ("nearest training: MS-SSIM", nearest["ms_ssim"], None, reference["ms_ssim"] + reference["ms_ssim_sd"]),
-    ]
+    rows: list[tuple[str, str, float | None, float | None, float | None]] = [
+        ("background", "Background level, share of the range", measured["background"]["generated"], None, BACKGROUND_LIMIT),
+        ("volume z", "Size of the head, sd from the real mean", measured["volume_ml"]["z"], -VOLUME_SDS, VOLUME_SDS),
+        ("MS-SSIM difference", "Likeness of volumes to each other (MS-SSIM), minus real", measured["ms_ssim"]["difference"],
+         -MS_SSIM_DIFFERENCE, MS_SSIM_DIFFERENCE),
+        ("high-frequency ratio", "Fine detail, ratio to real", measured["high_frequency"]["ratio"], low, high),
+        ("nearest training: correlation", "Likeness to the nearest training person (correlation)", nearest["correlation"],
+         None, reference["correlation"] + reference["correlation_sd"]),
+        ("nearest training: MS-SSIM", "Likeness to the nearest training person (MS-SSIM)", nearest["ms_ssim"],
+         None, reference["ms_ssim"] + reference["ms_ssim_sd"]),
+    ]  # fmt: skip
     return [
         {
-            "name": name, "value": value, "band": [start, end],
+            "name": name, "label": label, "value": value, "band": [start, end],
             "pass": None if value is None else (start is None or value >= start) and (end is None or value <= end),
         }
-        for name, value, start, end in rows
+        for name, label, value, start, end in rows
     ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     return {
         "name": name,
         "verdict": "fail" if findings else "pass",
-        "score": round((total - outside) / total, 4) if measured.not_finite is None else 0.0,
+        "score": round((total - outside) / total, 4),
         "checks": {check.kind: "fail" if check.kind in failed else "pass" for check in reference.checks},
         "metrics": {m.name: {axis: number(values[m.name][i]) for i, axis in enumerate(AXES)} for _, m in reference.metrics},
         "findings": findings,
@@ -88,7 +88,7 @@ def _findings(departure: _Departure, measured: Measurement, reference: Reference
         numbers = f"{metric.label[0].upper()}{metric.label[1:]}: {departure.value:.3g}; real volumes: {low:.3g} to {high:.3g}."
         yield {
             "check": departure.check, "metric": metric.name, "axis": axis, "slices": None if place is None else list(place),
-            "value": number(departure.value), "band": [number(low), number(high)], "text": f"{where}: {words}. {numbers}",
+            "value": number(departure.value), "band": [number(low), number(high)], "text": f"{where}: the volume {words}. {numbers}",
         }  # fmt: skip
 
 
@@ -114,5 +114,5 @@ def _not_finite(measured: Measurement) -> Iterator[dict[str, Any]]:
     first, last = measured.not_finite
     yield {
         "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [first, last], "value": number(measured.not_finite_share),
-        "band": [0.0, 0.0], "text": f"Axial slices {first} to {last} hold voxels that are NaN or infinite; they were taken as background.",
+        "band": [0.0, 0.0], "text": f"Axial {_slices(first, last)}: some voxels are NaN or infinite; they were taken as background.",
     }  # fmt: skip

@@ -49,9 +49,9 @@ class Outcome:
     strict: bool
 
     @property
-    def exit_code(self) -> int:
-        """1 under ``--strict`` if a volume failed or a file could not be read, else 0."""
-        return int(self.strict and self.failed + self.unread > 0)
+    def strict_failure(self) -> bool:
+        """Whether ``--strict`` was asked for and a volume failed or a file could not be read."""
+        return self.strict and self.failed + self.unread > 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
         samples: a NIfTI or MGH file, a folder of them, or a store.
         reference: a store of real scans, or the ``bands.json`` that an earlier report made from one.
         out: directory for ``report.html``, ``report.json``, ``volumes.csv``, ``slices.csv``, ``bands.json``, ``figures/`` and the manifest.
-        strict: whether :attr:`Outcome.exit_code` tells of failures.
+        strict: whether :attr:`Outcome.strict_failure` tells of failures.
         split: which people of a reference store the bands come from: ``all``, ``train``, ``validation`` or ``test``.
 
     Raises:
