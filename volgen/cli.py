@@ -95,9 +95,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Overrides]:
     prefix = COMMANDS[options.command].overrides
     strange = rest if prefix is None else [word for word in rest if word.startswith("--") and not word.startswith(f"--{prefix}")]
     if strange:
-        kind = "option" if strange[0].startswith("-") else "argument"
-        hint = nearest(strange[0].partition("=")[0], known) if kind == "option" else f"see volgen {options.command} --help"
-        raise UserError(f"volgen {options.command}", f"unknown {kind} '{strange[0]}'", do=hint)
+        word = strange[0].partition("=")[0]
+        kind = "option" if word.startswith("-") else "argument"
+        hint = nearest(word, known) if kind == "option" else f"see volgen {options.command} --help"
+        raise UserError(f"volgen {options.command}", f"unknown {kind} '{word}'", do=hint)
     return options, _pairs(rest, f"volgen {options.command}")
 
 

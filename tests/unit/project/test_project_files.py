@@ -1,0 +1,95 @@
+"""Documents, configurations and settings say what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from volgen import cli, recipe
+from volgen.core.registry import kinds
+
+ROOT = Path(__file__).resolve().parents[3]
+REGISTRIES = (
+    "volgen.checks",
+    "volgen.models.networks",
+    "volgen.models.preconditioners",
+    "volgen.privacy",
+    "volgen.samplers",
+    "volgen.schedules",
+)
+CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _tracked() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no list of tracked files")
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    # Spelt so that this file does not match itself.
+    machine = re.compile(r"(?<![\w.])/(?:wo[r]k|ro[o]t|op[t]|ho[m]e/\w+|Use[r]s/\w+)/")
+    found = []
+    for path in _tracked():
+        if path.suffix in {".gz", ".png", ".svg"} or path.name == "LICENSE":
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if machine.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_valid(path: Path) -> None:
+    assert recipe.load(path).name
+
+
+def test_there_is_a_configuration_for_the_quickstart() -> None:
+    assert ROOT / "configs" / "quickstart.yaml" in CONFIGS
+
+
+def test_documents_mention_every_method() -> None:
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    for package in REGISTRIES:
+        missing = [kind for kind in kinds(package) if f"`{kind}`" not in text]
+        assert not missing, f"{package}: no document mentions {missing}"
+
+
+def test_documented_commands_and_files_exist() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for command in re.findall(
+            r"^ *\$? *(?:python -m )?volgen ([a-z]\S*)", "\n".join(re.findall(r"```.*?```", text, re.DOTALL)), re.MULTILINE
+        ):
+            assert command in cli.COMMANDS, f"{document.name} shows `volgen {command}`"
+        for script in re.findall(r"bash ((?:\.ci|launch)/[\w./-]+)", text):
+            assert (ROOT / script).is_file(), f"{document.name} shows {script}"
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    assert "bash launch/quickstart.sh" in first_screen
+    assert "bash launch/test.sh" in first_screen
+
+
+def test_import_rules_know_every_shared_file() -> None:
+    """`lint-imports` lets methods of one kind share files that start with an underscore: each is listed."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    independent = [contract for contract in contracts if contract["type"] == "independence"]
+    packages = [module.removesuffix(".*") for contract in independent for module in contract["modules"]]
+    assert set(packages) == {*REGISTRIES, "volgen.stages"}
+    shared = [
+        f"{package}.* -> {package}.{path.stem}"
+        for package in packages
+        for path in sorted((ROOT / package.replace(".", "/")).glob("_*.py"))
+        if path.name != "__init__.py"
+    ]
+    assert [line for contract in independent for line in contract["ignore_imports"]] == shared

@@ -1,0 +1,233 @@
+"""The command line without its stages: parsing, messages, exit codes and speed."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+
+from volgen import cli
+from volgen.core.errors import UserError
+
+RECIPE = {
+    "name": "tiny",
+    "data": {"store": "cohort.zarr", "shape": [16, 16, 16], "batch_size": 2},
+    "schedule": {"kind": "log_snr", "points": 4},
+    "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4},
+    "preconditioner": {"kind": "edm"},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def _replace(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "cohort", cli._Command("", cli._cohort_arguments, run))  # type: ignore[arg-type]
+
+
+def test_help_is_fast_and_names_every_command() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "volgen", "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - start)
+    assert all(f"    {name} " in done.stdout for name in ("cohort", "ingest", "train", "sample", "report"))
+    assert min(seconds) < 0.3
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = """
+import contextlib, sys, volgen.cli
+with contextlib.suppress(SystemExit):
+    volgen.cli.main(["--help"])
+print(*sys.modules, file=sys.stderr)
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    assert "volgen.cli" in loaded
+    assert not {"torch", "numpy", "pydantic", "nibabel", "rich", "yaml"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_of_each_command_documents_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    parser = argparse.ArgumentParser()
+    cli.COMMANDS[command].arguments(parser)
+    shown = capsys.readouterr().out
+    for action in parser._actions:
+        assert action.help, f"{action.dest} has no help text"
+        assert all(option in shown for option in action.option_strings)
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    import volgen
+
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"volgen {volgen.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["sample", "run"], "the following arguments are required: --out"),
+        (["sample", "run", "--out", "x", "--cuont", "3"], "unknown option '--cuont'. Did you mean '--count'?"),
+        (["sample", "run", "--out", "x", "--cuont=3"], "unknown option '--cuont'. Did you mean '--count'?"),
+        (["sample", "run", "--out", "x", "--count", "many"], "invalid int value: 'many'"),
+        (["sample", "run", "--out", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["cohort", "a", "b"], "unknown argument 'b'"),
+        (["ingest", "a", "b", "--shpe", "3"], "unknown option '--shpe'. Did you mean '--shape'?"),
+        (["ingest", "a", "b", "--voxel-size", "-2"], "voxel_size"),
+        (["ingest", "a", "b", "--shape", "1", "2"], "shape"),
+        (["train"], "the following arguments are required: --config"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["train", "--config", "nowhere.yaml", "stray"], "unexpected argument 'stray'"),
+        (["train", "--config", "nowhere.yaml", "--dryrun"], "'--dryrun' has no value"),
+        (["report", "a", "--out", "x"], "the following arguments are required: --reference"),
+    ],
+)
+def test_bad_usage_is_one_message_and_exit_code_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seed", "7"], {"seed": 7}),
+        (["--seed=7", "--name", "other"], {"seed": 7, "name": "other"}),
+        (["--optimiser.learning_rate", "1e-4"], {"optimiser": {"learning_rate": 1e-4}}),
+        (["--data.shape", "[32, 16, 16]"], {"data": {"shape": [32, 16, 16]}}),
+        (["--preconditioner.kind=v", "--experts.count=2"], {"preconditioner": {"kind": "v"}, "experts": {"count": 2}}),
+        (["--local_rank=1", "--seed", "7"], {"seed": 7}),
+        (["--local-rank", "1", "--seed", "7"], {"seed": 7}),
+    ],
+)
+def test_overrides_reach_the_configuration(
+    config: Path, words: list[str], expected: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--config", str(config), *words, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert {name: printed[key][name] for name in value} == value
+        else:
+            assert printed[key] == value
+    assert printed["data"]["batch_size"] == 2
+
+
+def test_printed_configuration_is_complete_and_reads_back_the_same(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--config", str(config), "--print_config"]) == 0
+    first = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(first)
+    assert cli.main(["train", "--config", str(again), "--print_config"]) == 0
+    assert capsys.readouterr().out == first
+    assert yaml.safe_load(first)["engine"]["zero_stage"] == 0
+
+
+def test_an_unknown_key_names_the_nearest(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", str(config), "--experts.cuont", "2"]) == 2
+    assert "unknown key 'experts.cuont'" in (err := capsys.readouterr().err)
+    assert "'count'" in err
+
+
+def test_a_launcher_may_put_the_rank_before_the_command(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--local_rank=0"], ["--local-rank", "0"]):
+        assert cli.main([*words, "train", "--config", str(config), "--print_config"]) == 0
+    assert "name: tiny" in capsys.readouterr().out
+
+
+def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--debug", "train", "--config", "nowhere.yaml"], ["train", "--config", "nowhere.yaml", "--debug"]):
+        assert cli.main(words) == 2
+        assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message", "traceback"),
+    [
+        (UserError("here", "nothing", "something"), 2, "error: here: nothing; expected something.", False),
+        (OSError(28, "No space left on device", "volume.nii.gz"), 2, "error: volume.nii.gz: No space left on device.", False),
+        (KeyboardInterrupt(), 130, "interrupted", False),
+        (ZeroDivisionError("division by zero"), 70, "please report", True),
+    ],
+)
+def test_what_a_stage_raises_decides_the_exit_code(
+    raised: BaseException, code: int, message: str, traceback: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: argparse.Namespace, overrides: cli.Overrides) -> int:
+        raise raised
+
+    _replace(monkeypatch, run)
+    assert cli.main(["cohort", "x"]) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert ("Traceback" in err) == traceback
+
+
+def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    def run(options: argparse.Namespace, overrides: cli.Overrides) -> int:
+        warnings.warn_explicit("of a library", FutureWarning, "x.py", 1, module="monai.networks")
+        warnings.warn_explicit("of volgen", UserWarning, "y.py", 1, module="volgen.data.store")
+        return 0
+
+    _replace(monkeypatch, run)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as caught:
+        assert cli.main(["cohort", "x"]) == 0
+    assert [str(item.message) for item in caught] == ["of volgen"]
+
+
+def test_options_of_sample_have_the_defaults_of_the_stage() -> None:
+    from volgen.stages.sample import sample
+
+    parser = argparse.ArgumentParser()
+    cli.COMMANDS["sample"].arguments(parser)
+    options = vars(parser.parse_args(["run", "--out", "x"]))
+    parameters = inspect.signature(sample).parameters
+    assert set(options) == set(parameters), "an option of the stage that cannot be given, or the reverse"
+    for name, parameter in parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert options[name] == parameter.default, name
+
+
+def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    import volgen.stages.sample as stage
+
+    asked: list[object] = []
+    monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append(options["sampler"]))
+    for words in ([], ["--sampler", "heun"], ["--sampler.eta", "0.5", "--sampler", "ddim"], ["--sampler.eta=1"]):
+        assert cli.main(["sample", "run", "--out", "x", *words]) == 0
+    assert asked == [None, {"kind": "heun"}, {"kind": "ddim", "eta": 0.5}, {"eta": 1}]
+
+
+def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import volgen.stages.ingest as stage
+
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(stage, "ingest", lambda source, store, config, *, workers, strict: seen.append((source, config, workers, strict)))
+    words = ["ingest", str(tmp_path), "store", "--workers", "3", "--strict", "--voxel-size", "2.5", "--shape"]
+    for shape in (["48", "56", "48"], ["32"], ["native"]):
+        assert cli.main([*words, *shape]) == 0
+    assert [(config.shape, config.voxel_size) for _, config, _, _ in seen] == [((48, 56, 48), 2.5), ((32, 32, 32), 2.5), (None, 2.5)]  # type: ignore[attr-defined]
+    assert {(source, workers, strict) for source, _, workers, strict in seen} == {(tmp_path, 3, True)}
