@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,17 +40,21 @@ class EngineConfig(Config):
 
 def deepspeed() -> Any:
     """The DeepSpeed module, quiet: its warnings and errors stay, its chatter at INFO goes."""
-    # Checkpoints are read as tensors, numbers and the two classes below; never as arbitrary pickles.
+    # Checkpoints are read as tensors, numbers and the classes below; never as arbitrary pickles.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     import deepspeed as module
     import deepspeed.ops as ops
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # Otherwise the first start on a CPU compiles a shared-memory all-reduce for 85 s; gloo does without.
         vars(ops).setdefault("__compatible_ops__", {})
-    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum])
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+    # DeepSpeed and torch have these out with each other; a user can do nothing about them.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated", DeprecationWarning)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return module
 

@@ -1,0 +1,238 @@
+"""The whole training stage, in this process, on 16^3 volumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from volgen.core.config import validate
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, sha256
+from volgen.data.store import Store
+from volgen.data.stream import Stream
+from volgen.experts import ensemble
+from volgen.parallel.engine import Engine
+from volgen.recipe import Recipe
+from volgen.stages.train import train
+from volgen.training import loop
+
+
+def recipe(store: Path, runs: Path, **sections: dict[str, Any]) -> Recipe:
+    content: dict[str, Any] = {
+        "name": "run", "runs": str(runs), "seed": 5,
+        "data": {"store": str(store), "shape": [16, 16, 16], "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 6, "sigma_max": 20.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8, 8], "norm_groups": 4},
+        "preconditioner": {"kind": "edm"},
+        "experts": {"count": 2},
+        "optimiser": {"warmup_steps": 2},
+        "stopping": {"max_steps": 4, "validate_every": 2, "validation_volumes": 2, "validation_draws": 2},
+    }  # fmt: skip
+    for name, section in sections.items():
+        content[name] = {**content.get(name, {}), **section} if "kind" not in section else section
+    return validate(Recipe, content, "test")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_directory_is_complete_and_consistent(blob_store: Path, tmp_path: Path) -> None:
+    run = train(recipe(blob_store, tmp_path, experts={"count": 3, "shared_steps": 3}, preconditioner={"kind": "gaussian", "rank": 2, "levels": 1}))
+    bank = ensemble.read(run / "ensemble.json")
+    assert [expert.index for expert in bank.experts] == [0, 1, 2]
+    for expert in bank.experts:
+        state = load_file(run / expert.weights)
+        assert sha256(run / expert.weights) == expert.sha256
+        assert all(tensor.dtype == torch.float32 for tensor in state.values())
+        assert expert.parameters == sum(t.numel() for t in state.values())
+        assert expert.steps == 4
+    lines = metrics(run)
+    assert [(line["phase"], line["step"]) for line in lines] == [("shared", s) for s in (1, 2, 3)] + [
+        (phase, step) for phase in ("2", "1", "0") for step in (1, 2, 3, 4)
+    ]
+    best = min(line["validation_loss"] for line in lines if line["phase"] == "0" and "validation_loss" in line)
+    assert bank.experts[0].validation_loss is not None
+    assert bank.experts[0].validation_loss <= best, "the exported weights are the best, the start included"
+    assert read_json(run / "privacy_ledger.json", "ledger")["epsilon"] is None
+    manifest = read_json(run / "manifest.json", "manifest")
+    assert (manifest["stage"], manifest["state"], manifest["seed"]) == ("train", "finished", 5)
+    assert manifest["inputs"]["fingerprint"] == Store.open(blob_store).fingerprint
+    assert read_json(run / "geometry.json", "geometry")["voxel_size"] == [8.0, 8.0, 8.0]
+    assert load_file(run / "preconditioner.safetensors").keys() >= {"mean", "components"}
+    assert list((run / "tensorboard").glob("events.*"))
+    assert not list(run.rglob("checkpoint-*")), "the checkpoints of finished experts are gone"
+
+
+def test_a_finished_run_says_so_and_another_configuration_is_refused(
+    blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {"count": 1}
+    run = train(recipe(blob_store, tmp_path, experts=small, stopping={"max_steps": 1}))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    capfd.readouterr()
+    again = recipe(blob_store, tmp_path, experts=small, stopping={"max_steps": 1}, data={"workers": 1}, engine={"checkpoint_every": 7})
+    assert train(again) == run
+    assert "finished" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    with pytest.raises(UserError, match=r"optimiser\.learning_rate was 0\.001 and is now 0\.01"):
+        train(recipe(blob_store, tmp_path, experts=small, stopping={"max_steps": 1}, optimiser={"learning_rate": 1e-2}))
+
+
+@pytest.mark.parametrize(("order", "starts"), [("high_to_low", {"1": None, "0": "1"}), ("low_to_high", {"0": None, "1": "0"})])
+def test_an_expert_starts_from_its_neighbours_exported_weights(
+    order: str, starts: dict[str, str | None], blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[dict[str, torch.Tensor]] = []
+    original = Engine.__init__
+
+    def spy(self: Engine, module: torch.nn.Module, *args: Any, **more: Any) -> None:
+        began.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+        original(self, module, *args, **more)
+
+    monkeypatch.setattr(Engine, "__init__", spy)
+    run = train(recipe(blob_store, tmp_path, experts={"count": 2, "order": order}))
+    for start, source in zip(began, starts.values(), strict=True):
+        if source is None:
+            assert start["first.weight"].std() > 0.01, "random weights"
+        else:
+            exported = load_file(run / "experts" / source / "weights.safetensors")
+            assert all(torch.equal(start[name], exported[name]) for name in exported)
+
+
+def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 3}, "stopping": {"max_steps": 8, "validate_every": 2}}
+    whole = train(recipe(blob_store, tmp_path / "whole", **settings))
+    original, calls = Engine.step, 0
+
+    def crash(self: Engine, rate: float) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            raise RuntimeError("power cut")
+        return original(self, rate)
+
+    monkeypatch.setattr(Engine, "step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe(blob_store, tmp_path / "cut", **settings))
+    assert not (tmp_path / "cut" / "run" / "ensemble.json").exists()
+    assert [path.name for path in (tmp_path / "cut" / "run").rglob("checkpoint-*")] == ["checkpoint-00000003"]
+    monkeypatch.setattr(Engine, "step", original)
+    resumed = train(recipe(blob_store, tmp_path / "cut", **settings))
+    assert metrics(resumed) == metrics(whole)
+    assert [e.sha256 for e in ensemble.read(resumed / "ensemble.json").experts] == [
+        e.sha256 for e in ensemble.read(whole / "ensemble.json").experts
+    ]
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 1}, "experts": {"count": 1}}
+
+    def crash(self: loop.Trainer, task: loop.Task, *rest: Any) -> Any:
+        if any(task.folder.glob("checkpoint-*")):
+            raise RuntimeError("power cut")
+        return gradient(self, task, *rest)
+
+    gradient = loop.Trainer._gradient
+    monkeypatch.setattr(loop.Trainer, "_gradient", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe(blob_store, tmp_path, **settings))
+    (state,) = tmp_path.rglob("state.json")
+    state.write_text(state.read_text().replace('"world_size": 1', '"world_size": 2'))
+    with pytest.raises(UserError, match="was written by 2 ranks"):
+        train(recipe(blob_store, tmp_path, **settings))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_expert_and_subjects(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, poisoned = Stream.batch, []
+
+    def poison(self: Stream, step: int) -> Any:
+        batch = original(self, step)
+        if step == 2:
+            batch.x_BCXYZ[1, 0, 3, 3, 3] = float("nan")
+            poisoned.extend(batch.ids)
+        return batch
+
+    monkeypatch.setattr(Stream, "batch", poison)
+    with pytest.raises(UserError) as caught:
+        train(recipe(blob_store, tmp_path))
+    message = str(caught.value)
+    assert "expert 1 of 2" in message
+    assert "step 3" in message
+    assert poisoned[1] in message
+    assert poisoned[0] not in message, "only the volume whose loss is not finite is named"
+
+
+def test_gradients_that_stay_infinite_stop_training(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = Engine.backward
+    monkeypatch.setattr(Engine, "backward", lambda self, loss: backward(self, loss * float("inf")))
+    with pytest.raises(UserError, match=r"step 3.*the gradient was not finite 3 times in a row"):
+        train(recipe(blob_store, tmp_path))
+    assert not list(tmp_path.rglob("ensemble.json"))
+
+
+def test_patience_ends_an_expert_early_and_exports_its_best_weights(blob_store: Path, tmp_path: Path) -> None:
+    stopping = {"max_steps": 40, "validate_every": 2, "patience": 2, "min_steps": 1, "min_gain": 0.9}
+    run = train(recipe(blob_store, tmp_path, experts={"count": 1}, stopping=stopping))
+    lines = metrics(run)
+    assert lines[-1]["step"] == 6, "the first validation is a gain by definition, two more are not"
+    scores = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    record = read_json(run / "experts" / "0" / "phase.json", "record")
+    assert record["best_step"] == min(scores, key=lambda step: scores[step])
+    assert record["validation_loss"] == min(scores.values())
+
+
+def test_another_cohort_cannot_continue_a_run(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.Trainer, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe(blob_store, tmp_path))
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64))
+    with pytest.raises(UserError, match="is not the cohort this run began with"):
+        train(recipe(blob_store, tmp_path))
+
+
+def test_two_processes_cannot_train_in_one_directory(blob_store: Path, tmp_path: Path) -> None:
+    from volgen.training.run import locked
+
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is training here"):
+        train(recipe(blob_store, tmp_path))
+
+
+def test_deepspeed_is_quiet(blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(recipe(blob_store, tmp_path, experts={"count": 1}, stopping={"max_steps": 1}))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "INFO" not in captured.err
+    assert len(captured.err.splitlines()) <= 6, captured.err
+    assert logging.getLogger("DeepSpeed").level == logging.WARNING
+
+
+def test_dry_run_prints_sizes_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shibata = recipe(
+        tmp_path / "no-store", tmp_path, data={"shape": [256, 256, 256]}, schedule={"kind": "vp_linear", "points": 200},
+        experts={"count": 200}, network={"kind": "wavelet_unet3d", "channels": [64, 128, 256], "norm_groups": 8},
+    )  # fmt: skip
+    assert train(shibata, dry_run=True) == tmp_path / "run"
+    text = capsys.readouterr().out
+    parameters = sum(p.numel() for p in shibata.network.build(inputs=1).parameters())
+    assert f"{parameters:,} in each expert, {200 * parameters:,} in all" in text
+    assert "expert  199" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_network_are_not_taken_for_a_checkpoint(blob_store: Path, tmp_path: Path) -> None:
+    run = train(recipe(blob_store, tmp_path, experts={"count": 1}, stopping={"max_steps": 1}))
+    (run / "ensemble.json").unlink()
+    (run / "experts" / "0" / "phase.json").unlink()
+    save_file({"nonsense": torch.zeros(1)}, run / "experts" / "0" / "weights.safetensors")
+    again = train(recipe(blob_store, tmp_path, experts={"count": 1}, stopping={"max_steps": 1}))
+    assert "nonsense" not in load_file(again / "experts" / "0" / "weights.safetensors"), "trained from the start, not from the leftover"
