@@ -234,7 +234,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="STORE_OR_BANDS", type=Path, required=True, help=text)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the CSV files")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume fails a check or cannot be read")
-    parser.add_argument("--split", default="all", help="people of the store that set the bands: all, train, validation or test (default: all)")
+    parser.add_argument("--split", default="all", help="people that set the bands: all, train, validation or test (default: all)")
 
 
 def _report(options: argparse.Namespace, _: Overrides) -> int:

@@ -40,8 +40,8 @@ def cohort_quality(
         voxel_size: mm.
 
     Returns:
-        JSON-able measures, each for generated and for real volumes, and ``"targets"``: a list of ``{"name", "label", "value", "band": [low, high],
-        "pass"}`` with None for an open end. A measure that needs more volumes than there are is None.
+        JSON-able measures, each for generated and for real volumes, and ``"targets"``: a list of ``{"name", "label", "value",
+        "band": [low, high], "pass"}`` with None for an open end. A measure that needs more volumes than there are is None.
 
         * ``background``: mean value outside the union of all training heads, dilated by 4 mm. Target: below 0.01.
         * ``volume_ml``: mean size of the head mask; ``z`` is that in standard deviations of real people. Target: within 3.
