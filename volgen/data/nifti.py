@@ -166,7 +166,8 @@ def _read(path: Path) -> Scan:
     with igzip.open(path, "rb") if packed else path.open("rb") as stream:
         first = stream.read(_HEADER)
         kind = _image_class(path, first)
-        image_header = kind.header_class.from_fileobj(io.BytesIO(first.ljust(_HEADER, b"\0")))
+        # Unchecked: nibabel's checks turn a voxel size of 0 into 1 without a word.
+        image_header = kind.header_class.from_fileobj(io.BytesIO(first.ljust(_HEADER, b"\0")), check=False)
         shape = _spatial_shape(path, image_header.get_data_shape())
         needed = math.prod(image_header.get_data_shape()) * image_header.get_data_dtype().itemsize
         if needed > (size * _DEFLATE_LIMIT if packed else size):
@@ -174,8 +175,11 @@ def _read(path: Path) -> Scan:
             found = f"is truncated or damaged: its header claims {dims} voxels, {needed} bytes, in a file of {size} bytes"
             raise UserError(str(path), found, "a whole file")
         content = first + stream.read()
+    wanted = int(image_header.get_data_offset()) + needed
+    if len(content) < wanted:
+        raise UserError(str(path), f"is truncated: {len(content)} bytes of {wanted}", "a whole file", "copy it again")
     image = kind.from_bytes(content)
-    return _scan(path, image, shape)
+    return _scan(path, image, shape, image_header)
 
 
 def _image_class(path: Path, first: bytes) -> Any:
@@ -204,8 +208,8 @@ def _spatial_shape(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
     return dims[0], dims[1], dims[2]
 
 
-def _scan(path: Path, image: Any, shape: tuple[int, int, int]) -> Scan:
-    affine = _affine(path, image)
+def _scan(path: Path, image: Any, shape: tuple[int, int, int], raw: Any) -> Scan:
+    affine = _affine(path, image, raw)
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise UserError(str(path), f"holds {'complex numbers' if dtype.kind == 'c' else 'colours, not intensities'}", "real intensities")
@@ -218,13 +222,16 @@ def _scan(path: Path, image: Any, shape: tuple[int, int, int]) -> Scan:
     return Scan(volume.reoriented("RAS"), volume.orientation, shape, quantum)
 
 
-def _affine(path: Path, image: Any) -> NDArray[np.float64]:
+def _affine(path: Path, image: Any, raw: Any) -> NDArray[np.float64]:
     """Voxel -> mm, checked: no axis of zero length, none parallel or sheared, and an orientation that the file really states."""
     affine = np.array(image.affine, dtype=np.float64)
     if isinstance(image, nib.Nifti1Image):
-        if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
+        sform, qform = int(raw["sform_code"]), int(raw["qform_code"])
+        if not (sform or qform):
             found = "states no orientation (sform_code and qform_code are 0), so left and right cannot be told apart"
             raise UserError(str(path), found, "an sform or a qform", "set one, for example with fslorient or nibabel")
+        if not sform and min(abs(raw["pixdim"][1:4])) == 0:
+            affine[:3, :3] = 0.0
         affine[:3] *= _MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
     if not np.isfinite(affine).all():
         raise UserError(str(path), "has an affine that is not finite", "a finite affine")

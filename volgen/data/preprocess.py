@@ -37,16 +37,18 @@ class IngestConfig(Config):
     test: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of people in the test split; the rest is for training."""
 
-    @field_validator("shape", "voxel_size", mode="before")
-    @classmethod
-    def _native(cls, value: Any) -> Any:
-        return None if value == "native" else value
-
     @field_validator("shape", mode="before")
     @classmethod
     def _cube(cls, value: Any) -> Any:
+        if value == "native":
+            return None
         values = value.replace(",", " ").split() if isinstance(value, str) else [value] if isinstance(value, int) else value
         return list(values) * 3 if isinstance(values, (list, tuple)) and len(values) == 1 else values
+
+    @field_validator("voxel_size", mode="before")
+    @classmethod
+    def _native(cls, value: Any) -> Any:
+        return None if value == "native" else value
 
     @model_validator(mode="after")
     def _shares(self) -> IngestConfig:

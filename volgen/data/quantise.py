@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CodeType = Literal["uint8", "uint16"]
+_SAMPLE = 101
+_ROUNDING = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ def encode(voxels: NDArray[np.float32], dtype: CodeType, quantum: tuple[float, f
         voxels: finite, not constant.
         dtype: 256 or 65536 levels.
         quantum: ``(slope, inter)`` of the integers that the source stored. If the voxels still are such integers, and few enough, they
-            become the codes, and decoding returns every voxel exactly.
+            become the codes: whole numbers come back exactly, scaled ones up to float32's rounding.
     """
     levels = int(np.iinfo(dtype).max)
     values = np.asarray(voxels, dtype=np.float64)
@@ -52,14 +54,22 @@ def decode(codes: NDArray[Any], slope: float, inter: float) -> NDArray[np.float3
 
 
 def _exact(values: NDArray[np.float64], slope: float, inter: float, low: float, high: float, levels: int) -> Codes | None:
-    """The codes on a given step if they return every voxel exactly, else None."""
+    """The codes on a given step if all voxels are whole multiples of it, else None."""
     if slope == 0 or abs(high - low) / abs(slope) > levels + 0.5:
         return None
     step = float(np.float32(abs(slope)))
     base = float(np.float32(round((low - inter) / abs(slope)) * abs(slope) + inter))
     if (slope, inter) == (1.0, 0.0) and low >= 0 and high <= levels:
         base = 0.0  # keep the source's own numbers where they fit
+    if not _on_step(values.ravel()[::_SAMPLE], step, base):  # a resampled image fails here, long before all its voxels are tried
+        return None
     codes = np.rint((values - base) / step)
-    if codes.min() < 0 or codes.max() > levels or not np.array_equal((codes * step + base).astype(np.float32), values.astype(np.float32)):
+    if codes.min() < 0 or codes.max() > levels or not _on_step(values, step, base):
         return None
     return Codes(codes, step, base)
+
+
+def _on_step(values: NDArray[np.float64], step: float, base: float) -> bool:
+    """Whether decoding returns the values, up to float32's rounding of them and of the step."""
+    decoded = np.rint((values - base) / step) * step + base
+    return bool(np.abs(decoded - values).max() <= min(_ROUNDING * np.abs(values).max(), 0.01 * step))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from volgen.core.errors import UserError
@@ -94,7 +93,7 @@ def finished(group: Path) -> dict[str, Any] | None:
 def prepare_worker() -> None:
     """Set-up of a worker process: one thread each, ctrl-C left to the parent, and no survival of the parent."""
     torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read by ITK at its first filter
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -75,6 +75,8 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
     Raises:
         UserError: nothing usable, a store made with other settings or from other files, or (``strict``) an unusable source.
     """
+    if workers < 1:
+        raise UserError("workers", f"is {workers}", "at least 1")
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
     scans = discover(source, config.suffix)
     with _exclusive(store):
