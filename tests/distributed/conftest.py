@@ -12,31 +12,57 @@ from typing import Any
 import pytest
 import yaml
 
+Sections = dict[str, Any]
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def content(store: Path, runs: Path, name: str, **sections: Sections) -> Sections:
+    """A small configuration; ``sections`` are merged into it."""
+    whole: Sections = {
+        "name": name, "runs": str(runs), "seed": 5,
+        "data": {"store": str(store), "shape": [16, 16, 16], "batch_size": 4, "workers": 1},
+        "schedule": {"kind": "log_snr", "points": 6, "sigma_max": 20.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8, 8], "norm_groups": 4},
+        "preconditioner": {"kind": "gaussian", "rank": 2, "levels": 1},
+        "experts": {"count": 2},
+        "optimiser": {"warmup_steps": 2},
+        "stopping": {"max_steps": 3, "validate_every": 2, "validation_volumes": 2, "validation_draws": 2},
+    }  # fmt: skip
+    for section, values in sections.items():
+        whole[section] = {**whole.get(section, {}), **values}
+    return whole
+
+
+@pytest.fixture(scope="module")
+def alone(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``alone(**sections)``: the run directory of an undisturbed run of one rank, in this process; made once for each configuration."""
+    from volgen.core.config import validate
+    from volgen.recipe import Recipe
+    from volgen.stages.train import train
+
+    made: dict[str, Path] = {}
+
+    def run(**sections: Sections) -> Path:
+        key = repr(sections)
+        if key not in made:
+            runs = tmp_path_factory.mktemp("alone")
+            made[key] = train(validate(Recipe, content(blob_store, runs, "run", **sections), "test"))
+        return made[key]
+
+    return run
 
 
 @pytest.fixture
 def start(blob_store: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """``start(name, ranks, **sections)``: begins a training run under ``tmp_path / "runs" / name`` and returns its process."""
 
-    def begin(name: str, ranks: int = 1, **sections: dict[str, Any]) -> subprocess.Popen[str]:
-        content: dict[str, Any] = {
-            "name": name, "runs": str(tmp_path / "runs"), "seed": 5,
-            "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 4, "workers": 1},
-            "schedule": {"kind": "log_snr", "points": 6, "sigma_max": 20.0},
-            "network": {"kind": "wavelet_unet3d", "channels": [8, 8], "norm_groups": 4},
-            "preconditioner": {"kind": "gaussian", "rank": 2, "levels": 1},
-            "experts": {"count": 2},
-            "optimiser": {"warmup_steps": 2},
-            "stopping": {"max_steps": 3, "validate_every": 2, "validation_volumes": 2, "validation_draws": 2},
-        }  # fmt: skip
-        for section, values in sections.items():
-            content[section] = {**content.get(section, {}), **values}
+    def begin(name: str, ranks: int = 1, **sections: Sections) -> subprocess.Popen[str]:
         config = tmp_path / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(content))
+        config.write_text(yaml.safe_dump(content(blob_store, tmp_path / "runs", name, **sections)))
         launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [sys.executable, *launcher, "-m", "volgen", "train", "--config", str(config)]
         environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-        return subprocess.Popen(command, env={**environment, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment["OMP_NUM_THREADS"] = "1"
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     return begin

@@ -1,0 +1,102 @@
+"""Killed, interrupted, terminated: the run goes on and becomes what it would have become."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from volgen.core.files import sha256
+
+pytestmark = pytest.mark.distributed
+
+Alone, Start = Callable[..., Path], Callable[..., subprocess.Popen[str]]
+SECTIONS: dict[str, dict[str, Any]] = {
+    "experts": {"count": 1},
+    "stopping": {"max_steps": 60, "validate_every": 20},
+    "engine": {"checkpoint_every": 7},
+}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def first_checkpoint(process: subprocess.Popen[str], run: Path) -> str:
+    """Waits until the run has a checkpoint, so that what follows hits it in the middle of training."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        for state in run.glob("experts/0/checkpoint-*/state.json"):
+            return state.parent.name
+        time.sleep(0.01)
+    process.kill()
+    pytest.fail(f"no checkpoint: {process.communicate()[1]}")
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Waits for the end and returns what it said."""
+    _, errors = process.communicate(timeout=120)
+    return errors
+
+
+def equal(run: Path, undisturbed: Path) -> None:
+    assert metrics(run) == metrics(undisturbed)
+    weights = "experts/0/weights.safetensors"
+    assert sha256(run / weights) == sha256(undisturbed / weights)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(alone: Alone, start: Start, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "killed"
+    process = start("killed", **SECTIONS)
+    first_checkpoint(process, run)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert not (run / "ensemble.json").exists()
+    process = start("killed", **SECTIONS)
+    errors = finish(process)
+    assert process.returncode == 0, errors
+    equal(run, alone(**SECTIONS))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_leaves_a_checkpoint_of_that_step(number: signal.Signals, alone: Alone, start: Start, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "stopped"
+    process = start("stopped", **SECTIONS)
+    first = first_checkpoint(process, run)
+    process.send_signal(number)
+    errors = finish(process)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}; a checkpoint is written. The same command continues this run." in errors
+    (checkpoint,) = run.glob("experts/0/checkpoint-*")
+    assert checkpoint.name > first, "a newer one than the periodic checkpoint"
+    assert metrics(run)[-1]["step"] == int(checkpoint.name.removeprefix("checkpoint-")), "nothing that was trained is lost"
+    process = start("stopped", **SECTIONS)
+    errors = finish(process)
+    assert process.returncode == 0, errors
+    equal(run, alone(**SECTIONS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_stop_together_and_go_on(stage: int, start: Start, tmp_path: Path) -> None:
+    sections = {**SECTIONS, "engine": {"checkpoint_every": 7, "zero_stage": stage}}
+    process = start("whole", 2, **sections)
+    errors = finish(process)
+    assert process.returncode == 0, errors
+    run = tmp_path / "runs" / "stopped"
+    process = start("stopped", 2, **sections)
+    first_checkpoint(process, run)
+    process.send_signal(signal.SIGTERM)
+    errors = finish(process)
+    assert "a checkpoint is written" in errors
+    assert not (run / "ensemble.json").exists()
+    process = start("stopped", 2, **sections)
+    errors = finish(process)
+    assert process.returncode == 0, errors
+    equal(run, tmp_path / "runs" / "whole")
