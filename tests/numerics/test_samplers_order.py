@@ -76,6 +76,13 @@ def karras(steps: int) -> list[float]:
     return [float(s) for s in np.linspace(SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7), steps + 1) ** 7]
 
 
+def uneven(steps: int) -> list[float]:
+    """Step sizes in log sigma that go 1, 2, 1, 2: a multistep solver must know the size of the step before."""
+    widths = np.tile([1.0, 2.0], steps // 2 + 1)[:steps]
+    position = np.concatenate([[0.0], np.cumsum(widths)]) / widths.sum()
+    return [float(s) for s in SIGMA_MAX * (SIGMA_MIN / SIGMA_MAX) ** position]
+
+
 def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
     """Order of convergence: minus the slope of log error over log steps."""
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
@@ -94,7 +101,7 @@ def silence() -> Tensor:
     return torch.zeros_like(START)
 
 
-@pytest.mark.parametrize("grid", [geometric, karras])
+@pytest.mark.parametrize("grid", [geometric, karras, uneven])
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 def test_measured_order_is_declared_order_on_an_anisotropic_gaussian(kind: str, grid: Callable[[int], list[float]]) -> None:
     sampler = build(kind)

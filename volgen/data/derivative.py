@@ -44,7 +44,7 @@ def privacy_statement(ledger: Mapping[str, Any]) -> str:
     """One sentence from ``privacy_ledger.json``."""
     if ledger.get("epsilon") is None:
         why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
-        return f"No differential privacy: {why}. The volumes may resemble training subjects."
+        return f"No privacy guarantee: {why}. The volumes may resemble training subjects."
     bound = f"({ledger['epsilon']:.3g}, {ledger['delta']:.1g})"
     return (
         f"The model is {bound}-differentially private per {ledger['unit']} ({ledger['neighbouring']}),"

@@ -79,7 +79,7 @@ def sample(
     trained = _Run.read(run)
     solver = _solver(trained.recipe, sampler)
     grid = _grid(trained.ensemble, steps)
-    job = _Job(out, trained, solver, grid, seed, dtype)
+    job = _Job(out, trained, solver, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
     job.claim()
     indices = range(start_index, start_index + count)
     missing = [index for index in indices if not job.holds(index)]
@@ -159,6 +159,7 @@ class _Job:
     grid: Sequence[float]
     seed: int
     dtype: Literal["float32", "int16"]
+    requested: Mapping[str, int]  # what may differ between two commands that fill one directory
     provenance: manifest.Provenance = field(init=False)
 
     def __post_init__(self) -> None:
@@ -220,7 +221,7 @@ class _Job:
 
     def _write_manifest(self, complete: bool) -> None:
         volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
-        self.provenance.write(self.out, complete=complete, volumes=volumes, run_name=self.run.recipe.name)
+        self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
 
 
 def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,17 @@ def test_first_step_of_dpmpp_2m_is_euler_and_the_second_uses_the_past() -> None:
     second = Step(0.4, 0.1, lambda: NOISE)
     with_past = solver.step(denoise, x, second, memory)[0]
     assert (with_past - solver.step(denoise, x, second, None)[0]).abs().max() > 1e-3
+
+
+def test_dpmpp_2m_takes_the_slope_of_the_denoiser_in_log_snr_from_two_unequal_steps() -> None:
+    def linear(y: Tensor, sigma: Tensor) -> Tensor:  # D = 0.3 - 0.2 lambda with lambda = -log sigma, wherever y is
+        return (0.3 + 0.2 * sigma.log()).view(-1, 1, 1, 1, 1).expand_as(y)
+
+    solver = dpmpp_2m.Config().build()
+    x, memory = solver.step(linear, X, Step(2.0, 0.7, lambda: NOISE), None)
+    found, _ = solver.step(linear, x, Step(0.7, 0.6, lambda: NOISE), memory)
+    middle = 0.3 + 0.2 * (math.log(0.7) + math.log(0.6)) / 2  # D half-way in lambda: the paper's second-order term
+    torch.testing.assert_close(found, 0.6 / 0.7 * x + (1 - 0.6 / 0.7) * middle)
 
 
 def test_eta_outside_its_range_is_refused() -> None:
