@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+ROUNDING = 1e-6  # of the largest eigenvalue: below it a float32 Gram matrix holds nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Features:
         mean = volumes.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = volumes - mean
         values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        keep = [i for i in np.argsort(values)[::-1][:components] if values[i] > 1e-9 * max(float(values[-1]), 1e-30)]
+        keep = [i for i in np.argsort(values)[::-1][:components] if values[i] > ROUNDING * max(float(values[-1]), 1e-30)]
         basis = (vectors[:, keep] / np.sqrt(values[keep])).T @ centred
         return cls(mean, basis.astype(np.float32))
 

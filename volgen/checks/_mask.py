@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-OTSU_SHARE = 0.5
+RIM = 0.25
 
 
 def head_mask(unit: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Foreground of a volume: threshold, largest connected component, holes filled.
 
-    The threshold is half of Otsu's (1979): on T1-weighted heads Otsu's own one falls between fluid and tissue and loses the rim of
-    the brain (Dice with the stripped brain 0.91; half of it: 0.96, while background noise of 10 % of the range stays out).
+    Otsu's (1979) threshold splits the volume into background and head; the one used lies a quarter of the way from the mean of the one
+    to the mean of the other. On T1-weighted heads Otsu's own falls between fluid and tissue and loses the rim of the brain.
 
     Args:
         unit: [X, Y, Z] in [0, 1]; skull-stripped or whole head.
@@ -24,7 +24,9 @@ def head_mask(unit: NDArray[np.float32]) -> NDArray[np.bool_]:
     """
     if unit.min() == unit.max():
         return np.zeros(unit.shape, dtype=np.bool_)
-    labels, count = ndimage.label(unit > OTSU_SHARE * threshold_otsu(unit))
+    bright = unit > threshold_otsu(unit)
+    background, head = (float(unit[part].mean(dtype=np.float64)) if part.any() else 0.0 for part in (~bright, bright))
+    labels, count = ndimage.label(unit > background + RIM * (head - background))
     if not count:
         return np.zeros(unit.shape, dtype=np.bool_)
     sizes = np.bincount(labels.ravel())

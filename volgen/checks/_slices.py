@@ -56,6 +56,8 @@ def spikes(curve: Curve) -> Curve:
     of the curve everything would stand out. The largest spike of a volume, compared with the largest of each real volume, needs no
     correction for the number of slices.
     """
+    if not curve.size:
+        return curve
     padded = np.pad(curve, SPIKE_REACH, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * SPIKE_REACH + 1)
     neighbours = np.delete(windows, SPIKE_REACH, axis=1)
