@@ -77,7 +77,7 @@ def karras(steps: int) -> list[float]:
 
 
 def uneven(steps: int) -> list[float]:
-    """Step sizes in log sigma that go 1, 2, 1, 2: a multistep solver must know the size of the step before."""
+    """Step sizes in log sigma that go 1, 2, 1, 2."""
     widths = np.tile([1.0, 2.0], steps // 2 + 1)[:steps]
     position = np.concatenate([[0.0], np.cumsum(widths)]) / widths.sum()
     return [float(s) for s in SIGMA_MAX * (SIGMA_MIN / SIGMA_MAX) ** position]
