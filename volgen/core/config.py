@@ -81,7 +81,8 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
         more = f" ({len(details) - 1} more after this one)" if len(details) > 1 else ""
         if first["type"] == "extra_forbidden":
             siblings = _keys_at(cls, first["loc"][:-1])
-            raise UserError(where, f"unknown key '{'.'.join(path)}'{more}", "a key of the configuration", nearest(path[-1], siblings)) from None
+            found = f"unknown key '{'.'.join(path)}'{more}"
+            raise UserError(where, found, "a key of the configuration", nearest(path[-1], siblings)) from None
         if first["type"] == "union_tag_invalid":
             context = first.get("ctx", {})
             options = [word.strip("' ") for word in str(context.get("expected_tags", "")).split(",")]
@@ -94,7 +95,8 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
 
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML, every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _copy(value: Any) -> Any:

@@ -44,7 +44,8 @@ class IntensityMap:
     def to_unit(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
         """Scanner units -> [0, 1], clipped to the window."""
         scaled = (np.asarray(voxels, dtype=np.float32) - np.float32(self.low)) / np.float32(self.high - self.low)
-        return np.clip(scaled, 0.0, 1.0).astype(np.float32, copy=False)
+        unit: NDArray[np.float32] = np.clip(scaled, 0.0, 1.0).astype(np.float32, copy=False)
+        return unit
 
     def from_unit(self, unit: NDArray[Any]) -> NDArray[np.float32]:
         """[0, 1] -> scanner units."""

@@ -27,7 +27,8 @@ def tile(grid: Sequence[float], count: int) -> list[SigmaSpan]:
     """Cuts the sigma axis [0, largest grid point] into ``count`` spans that own equally many points of a sampling grid.
 
     Expert 0 owns the lowest noise. Cuts lie half-way (in log sigma) between grid points, so rounding cannot move a point over a
-    border; the last span ends at the next number above the largest point, so that it holds it. With ``count == len(grid)`` every expert owns one point: one network per timestep (Shibata et al. 2024).
+    border; the last span ends at the next number above the largest point, so that it holds it. With ``count == len(grid)`` every
+    expert owns one point: one network per timestep (Shibata et al. 2024).
 
     Args:
         grid: the sampling grid, positive noise levels in any order.

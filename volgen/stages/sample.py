@@ -8,29 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from volgen.core import manifest
 from volgen.core.config import Config, validate
 from volgen.core.errors import UserError, nearest
-from volgen.core.files import fingerprint, read_json, sha256, write_json
-from volgen.core.geometry import NAME as GEOMETRY
-from volgen.core.geometry import Geometry
+from volgen.core.files import read_json, write_json
 from volgen.core.noise import choose
 from volgen.core.progress import say
 from volgen.core.registry import config_class, kinds
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
-from volgen.experts import ensemble as ensembles
-from volgen.experts.bank import ExpertBank
-from volgen.models.denoiser import PreconditionedDenoiser
-from volgen.parallel.precision import InPrecision
-from volgen.recipe import Recipe, load
+from volgen.experts.ensemble import Ensemble
+from volgen.recipe import Recipe
 from volgen.samplers import _driver
+from volgen.stages._trained_run import TrainedRun
 
-PRECONDITIONER = "preconditioner.safetensors"
 SAMPLERS = "volgen.samplers"
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
 
@@ -76,7 +69,7 @@ def sample(
     for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1)):
         if value < least:
             raise UserError(f"--{option}", str(value), f"at least {least}")
-    trained = _Run.read(run)
+    trained = TrainedRun.read(run)
     solver = _solver(trained.recipe, sampler)
     grid = _grid(trained.ensemble, steps)
     job = _Job(out, trained, solver, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
@@ -102,59 +95,11 @@ def sample(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What sampling reads of a run directory."""
-
-    directory: Path
-    recipe: Recipe
-    ensemble: ensembles.Ensemble
-    geometry: Geometry
-    privacy: str
-    fingerprint: str
-
-    @classmethod
-    def read(cls, directory: Path) -> _Run:
-        """Reads everything but the weights."""
-        if not directory.is_dir():
-            raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
-        recipe = load(directory / "config.yaml")
-        ensemble = ensembles.read(directory / ensembles.NAME)
-        geometry = Geometry.read(directory)
-        if geometry.shape != tuple(recipe.data.shape):
-            expected = f"{list(recipe.data.shape)}, as config.yaml says"
-            raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
-        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run")
-        if not (directory / PRECONDITIONER).is_file():
-            raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
-        # ensemble.json has the checksums of the weights, so this covers all that decides what a sample looks like.
-        files = {name: sha256(directory / name) for name in (ensembles.NAME, GEOMETRY, PRECONDITIONER)}
-        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner")}
-        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
-        return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
-
-    def bank(self, device: torch.device, grid: Sequence[float]) -> ExpertBank:
-        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step."""
-        config = self.recipe.preconditioner
-        try:
-            preconditioner = config.restore(load_file(self.directory / PRECONDITIONER)).to(device)
-        except (SafetensorError, KeyError, OSError) as error:
-            found = f"cannot be restored ({' '.join(str(error).split())})"
-            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
-
-        def wrap(module: nn.Module) -> PreconditionedDenoiser:
-            return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
-
-        return ExpertBank(
-            self.ensemble, self.directory, lambda: self.recipe.network.build(inputs=config.inputs), wrap, device, capacity=2, grid=grid
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class _Job:
     """A directory of samples and what was asked for."""
 
     out: Path
-    run: _Run
+    run: TrainedRun
     solver: Config
     grid: Sequence[float]
     seed: int
@@ -235,7 +180,7 @@ def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:
     return validate(config_class(SAMPLERS, kind), content, "--sampler")
 
 
-def _grid(ensemble: ensembles.Ensemble, steps: int | None) -> list[float]:
+def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:
     try:
         return choose(list(ensemble.grid), steps)
     except ValueError as error:

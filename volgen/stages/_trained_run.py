@@ -1,0 +1,94 @@
+"""What a finished run directory offers to later stages: its recipe, its geometry and its denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import fingerprint, read_json, sha256
+from volgen.core.geometry import NAME as GEOMETRY
+from volgen.core.geometry import Geometry
+from volgen.data import derivative
+from volgen.experts import ensemble as ensembles
+from volgen.experts.bank import ExpertBank
+from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.parallel.precision import InPrecision
+from volgen.recipe import Recipe, load
+
+PRECONDITIONER = "preconditioner.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory that ``volgen train`` finished.
+
+    Attributes:
+        directory: where it is.
+        recipe: its resolved configuration.
+        ensemble: who owns which noise level.
+        geometry: frame and intensity units of the volumes.
+        privacy: one sentence.
+        fingerprint: SHA-256 over all that decides what a sample looks like: network, preconditioner, weights, geometry.
+    """
+
+    directory: Path
+    recipe: Recipe
+    ensemble: ensembles.Ensemble
+    geometry: Geometry
+    privacy: str
+    fingerprint: str
+
+    @classmethod
+    def read(cls, directory: Path) -> TrainedRun:
+        """Reads everything but the weights.
+
+        Raises:
+            UserError: a file is missing or damaged, or the files do not belong together.
+        """
+        if not directory.is_dir():
+            raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
+        recipe = load(directory / "config.yaml")
+        ensemble = ensembles.read(directory / ensembles.NAME)
+        geometry = Geometry.read(directory)
+        if geometry.shape != tuple(recipe.data.shape):
+            expected = f"{list(recipe.data.shape)}, as config.yaml says"
+            raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
+        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run")
+        if not (directory / PRECONDITIONER).is_file():
+            raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
+        # The weights are in it through their checksums in ensemble.json.
+        files = {name: sha256(directory / name) for name in (ensembles.NAME, GEOMETRY, PRECONDITIONER)}
+        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner")}
+        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
+        return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+
+    def bank(self, device: torch.device, grid: Sequence[float]) -> ExpertBank:
+        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step.
+
+        Args:
+            device: where it computes.
+            grid: noise levels that will be asked for.
+
+        Raises:
+            UserError: the preconditioner cannot be restored.
+        """
+        config = self.recipe.preconditioner
+        try:
+            preconditioner = config.restore(load_file(self.directory / PRECONDITIONER)).to(device)
+        except (SafetensorError, KeyError, OSError) as error:
+            found = f"cannot be restored ({' '.join(str(error).split())})"
+            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
+
+        def wrap(module: nn.Module) -> PreconditionedDenoiser:
+            return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
+
+        return ExpertBank(
+            self.ensemble, self.directory, lambda: self.recipe.network.build(inputs=config.inputs), wrap, device, capacity=2, grid=grid
+        )  # fmt: skip
