@@ -30,6 +30,7 @@ class Reference:
 
     Attributes:
         subjects: number of volumes behind it.
+        left_out: number of volumes in which something could not be measured.
         voxel_size: mm.
         shape: voxels.
         checks: the checks with the parameters that the bands hold for.
@@ -40,6 +41,7 @@ class Reference:
     """
 
     subjects: int
+    left_out: int
     voxel_size: Triple
     shape: tuple[int, int, int]
     checks: list[Check]
@@ -82,7 +84,7 @@ class Reference:
                 percentiles[metric.name] = np.percentile(values, PERCENTILES, axis=0).T.tolist()
         names = [name for result in whole[0].results.values() for name in result.curves]
         curves = {name: [_percentile_curve(whole, name, axis) for axis in range(3)] for name in names}
-        return cls(len(whole), voxel_size, shape, list(checks), means, bands, percentiles, curves)
+        return cls(len(whole), len(measured) - len(whole), voxel_size, shape, list(checks), means, bands, percentiles, curves)
 
     def thresholds(self) -> dict[str, Any]:
         """Label and band of every metric for ``report.json``; None for an end that is no fault."""
@@ -104,7 +106,8 @@ class Reference:
             for _, metric in self.metrics
         }  # fmt: skip
         return {
-            "format": FORMAT, "subjects": self.subjects, "voxel_size": list(self.voxel_size), "shape": list(self.shape),
+            "format": FORMAT, "subjects": self.subjects, "left_out": self.left_out,
+            "voxel_size": list(self.voxel_size), "shape": list(self.shape),
             "intensity": "robust window of each volume", "false_alarm": FALSE_ALARM, "percentiles": list(PERCENTILES),
             "checks": [check.model_dump(mode="json") for check in self.checks],  # type: ignore[attr-defined]
             "metrics": metrics,
@@ -126,7 +129,7 @@ class Reference:
             names = [metric.name for check in checks for metric in check.metrics]
             of = {name: [content["metrics"][name][axis] for axis in AXES] for name in names}
             return cls(
-                int(content["subjects"]), _triple(content["voxel_size"]), _shape(content["shape"]), checks,
+                int(content["subjects"]), int(content["left_out"]), _triple(content["voxel_size"]), _shape(content["shape"]), checks,
                 {name: _triple([row["raw_mean"] for row in rows]) for name, rows in of.items()},
                 {name: [[float(row["low"]), float(row["high"])] for row in rows] for name, rows in of.items()},
                 {name: [[float(p) for p in row["percentiles"]] for row in rows] for name, rows in of.items()},

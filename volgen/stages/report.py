@@ -227,12 +227,21 @@ def _same_voxels(name: str, size: Sequence[float], expected: Sequence[float]) ->
 
 
 def _about(bands: Reference, path: Path, identity: str, split: str | None) -> dict[str, Any]:
-    few = f"The reference is small ({bands.subjects} volumes): its bands are wide, and faults may hide in them. {FEW} or more are better."
+    warnings = []
     if bands.subjects < FEW:
-        say(f"warning: {few}")
+        warnings.append(
+            f"The reference is small ({bands.subjects} volumes): its bands are wide, and faults may hide in them. {FEW} or more are better."
+        )
+    if bands.left_out:
+        everyone = bands.subjects + bands.left_out
+        warnings.append(
+            f"{bands.left_out} of {everyone} reference volumes could not be measured (no head was found, or too little of one)."
+        )
+    for warning in warnings:
+        say(f"warning: {warning}")
     return {
         "kind": "bands" if split is None else "store", "name": path.name, "fingerprint": identity,
-        "subjects": bands.subjects, "split": split, "shape": list(bands.shape),
+        "subjects": bands.subjects, "left_out": bands.left_out, "split": split, "shape": list(bands.shape),
         "voxel_size": [number(size) for size in bands.voxel_size],
-        "false_alarm": FALSE_ALARM, "warnings": [few] if bands.subjects < FEW else [],
+        "false_alarm": FALSE_ALARM, "warnings": warnings,
     }  # fmt: skip

@@ -71,10 +71,8 @@ def test_features_are_the_principal_components() -> None:
 
 def test_real_people_meet_every_target(people: list[NDArray[np.float32]]) -> None:
     measured = cohort_quality(people[:8], people[8:16], people[16:], 4.0)
-    assert {target["name"]: target["pass"] for target in measured["targets"]} == dict.fromkeys(
-        ["background", "volume z", "MS-SSIM difference", "high-frequency ratio", "nearest training: correlation", "nearest training: MS-SSIM"],
-        True,
-    )
+    assert len(measured["targets"]) == 6
+    assert [target["name"] for target in measured["targets"] if not target["pass"]] == []
     assert measured["high_frequency"]["ratio"] == pytest.approx(1.0, abs=0.1)
     assert 0.3 < measured["frechet"]["ratio"] < 3
     json.dumps(measured, allow_nan=False)

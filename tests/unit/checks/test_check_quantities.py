@@ -7,7 +7,18 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from volgen.checks import _mask, _slices, adjacent_l1, adjacent_ssim, anisotropy, excess, extent, high_frequency, slice_bias, total_variation
+from volgen.checks import (
+    _mask,
+    _slices,
+    adjacent_l1,
+    adjacent_ssim,
+    anisotropy,
+    excess,
+    extent,
+    high_frequency,
+    slice_bias,
+    total_variation,
+)
 from volgen.checks._measure import default_checks, measure, to_unit
 from volgen.checks._spectrum import high_frequency_energy
 from volgen.core.check import AXES
@@ -166,7 +177,7 @@ def test_metric_names_are_unique_over_the_folder_and_every_check_keeps_its_word(
     volume = to_unit(head())
     for check in checks:
         result = check.measure(volume, _mask.head_mask(volume), (2.0, 2.0, 2.0))
-        related = check.relate(result.values, {name: (1.0, 1.0, 1.0) for name in result.values})
+        related = check.relate(result.values, dict.fromkeys(result.values, (1.0, 1.0, 1.0)))
         assert set(related) == {metric.name for metric in check.metrics}
         assert all(np.isfinite(values).all() for values in related.values()), check.kind
         for metric in check.metrics:

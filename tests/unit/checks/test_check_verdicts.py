@@ -1,0 +1,197 @@
+"""Bands and verdicts on real brains: an unseen person passes, a planted fault fails with the right axis and slices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volgen.checks._measure import Measurement, default_checks, measure
+from volgen.checks._reference import FALSE_ALARM, Reference
+from volgen.checks._verdict import judge
+from volgen.core.check import AXES, CheckResult, Metric
+from volgen.core.errors import UserError
+from volgen.data import nifti
+
+Brain = NDArray[np.float32]
+SIZE = (4.8, 4.8, 4.8)
+
+
+def coarse(voxels: Brain, factor: int = 2) -> Brain:
+    x, y, z = (n // factor for n in voxels.shape)
+    return voxels[: x * factor, : y * factor, : z * factor].reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
+
+
+@pytest.fixture(scope="module")
+def brains(cohort: Path) -> list[Brain]:
+    """The 61 people of the sample cohort at 4.8 mm."""
+    return [coarse(nifti.read(path).voxels) for path in sorted(cohort.rglob("*_T1w.nii.gz"))]
+
+
+@pytest.fixture(scope="module")
+def measured(brains: list[Brain]) -> list[Measurement]:
+    checks = default_checks()
+    return [measure(brain, SIZE, checks) for brain in brains]
+
+
+@pytest.fixture(scope="module")
+def reference(brains: list[Brain], measured: list[Measurement]) -> Reference:
+    return Reference.fit(measured[::2], default_checks(), SIZE, brains[0].shape)
+
+
+def test_unseen_people_pass(measured: list[Measurement], reference: Reference) -> None:
+    verdicts = [judge("sub", one, reference)["verdict"] for one in measured[1::2]]
+    # 30 people at an aimed-at false-alarm rate of 5 %: more than 5 alarms would have a probability of 0.3 %.
+    assert verdicts.count("fail") <= 5
+
+
+@pytest.mark.slow
+def test_false_alarm_rate_over_many_halves_of_225_people(test_data: Path) -> None:
+    paths = sorted((test_data / "brains-2mm").glob("sub-*/anat/*_T1w.nii.gz"))
+    checks = default_checks()
+    everyone = [measure(coarse(nifti.read(path).voxels), (4.0, 4.0, 4.0), checks) for path in paths]
+    rates = []
+    for draw in range(10):
+        order = np.random.default_rng(draw).permutation(len(everyone))
+        half = Reference.fit([everyone[i] for i in order[::2]], checks, (4.0, 4.0, 4.0), (48, 56, 48))
+        rates.append(np.mean([judge("sub", everyone[i], half)["verdict"] == "fail" for i in order[1::2]]))
+    print(f"false alarms: {np.mean(rates):.3f} (from {min(rates):.3f} to {max(rates):.3f})")
+    assert np.mean(rates) <= 1.5 * FALSE_ALARM
+
+
+def bad_slice(slices: Brain) -> None:
+    slices[len(slices) // 2] *= 0.6
+
+
+def swapped_slices(slices: Brain) -> None:
+    middle = len(slices) // 2
+    slices[[middle - 2, middle + 2]] = slices[[middle + 2, middle - 2]]
+
+
+def repeated_slice(slices: Brain) -> None:
+    middle = len(slices) // 2
+    slices[middle] = slices[middle - 1]
+
+
+def shifted_slice(slices: Brain) -> None:
+    middle = len(slices) // 2
+    slices[middle] = np.roll(slices[middle], 3, axis=0)
+
+
+def banding(slices: Brain) -> None:
+    slices[::2] *= 1.12
+    slices[1::2] *= 0.88
+
+
+def blur(slices: Brain) -> None:
+    slices[:] = ndimage.gaussian_filter1d(slices, 1.2, axis=0)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("fault", [bad_slice, swapped_slices, repeated_slice, shifted_slice, banding, blur])
+def test_a_planted_fault_fails_along_its_axis(
+    fault: Callable[[Brain], None], axis: int, brains: list[Brain], measured: list[Measurement], reference: Reference
+) -> None:
+    passing = [i for i in range(1, 61, 2) if judge("sub", measured[i], reference)["verdict"] == "pass"][:4]
+    for person in passing:
+        broken = brains[person].copy()
+        fault(np.moveaxis(broken, axis, 0))
+        entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
+        assert entry["verdict"] == "fail"
+        assert entry["score"] < 1
+        assert entry["findings"][0]["axis"] == AXES[axis]
+        middle = broken.shape[axis] // 2
+        if fault in (bad_slice, swapped_slices, repeated_slice, shifted_slice):
+            places = [f["slices"] for f in entry["findings"] if f["axis"] == AXES[axis] and f["slices"]]
+            assert places
+            assert all(middle - 3 <= first <= last <= middle + 3 for first, last in places)
+        if fault is bad_slice:
+            assert all(first <= middle <= last for first, last in places)
+
+
+@pytest.mark.parametrize(("sigma", "blurred"), [(0.12, False), (0.8, True)])
+def test_noise_and_blur_of_the_whole_volume_fail_along_every_axis(
+    sigma: float, blurred: bool, brains: list[Brain], reference: Reference
+) -> None:
+    brain = brains[1]
+    noise = np.random.default_rng(0).normal(0, sigma * np.percentile(brain, 99), brain.shape)
+    broken = ndimage.gaussian_filter(brain, sigma) if blurred else np.asarray(brain + noise, dtype=np.float32)
+    entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
+    named = {f["axis"] for f in entry["findings"] if f["metric"] == "adjacent_ssim_mean" and (f["value"] > f["band"][1]) == blurred}
+    assert named == set(AXES)
+
+
+def test_a_constant_volume_fails_for_want_of_a_head(brains: list[Brain], reference: Reference) -> None:
+    entry = judge("sub", measure(np.full(brains[0].shape, 3.0), SIZE, reference.checks), reference)
+    assert entry["verdict"] == "fail"
+    assert entry["score"] == 0
+    assert {(f["check"], f["axis"], f["value"]) for f in entry["findings"]} == {("extent", axis, 0.0) for axis in AXES}
+    assert entry["metrics"]["tv_ratio"] == {"R": None, "A": None, "S": None}
+    json.dumps(entry, allow_nan=False)
+
+
+def test_nan_voxels_fail_with_their_slices(brains: list[Brain], reference: Reference) -> None:
+    broken = brains[1].copy()
+    broken[20, 20, 18:21] = np.nan
+    entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
+    assert entry["findings"][0] | {"text": ""} == {
+        "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [18, 20], "value": pytest.approx(3 / broken.size, rel=1e-4),
+        "band": [0.0, 0.0], "text": "",
+    }  # fmt: skip
+
+
+def test_bands_survive_json(measured: list[Measurement], reference: Reference) -> None:
+    again = Reference.from_json(json.loads(json.dumps(reference.to_json(), allow_nan=False)), "bands.json")
+    assert again == reference
+    assert [judge("x", one, again) for one in measured[:3]] == [judge("x", one, reference) for one in measured[:3]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(format=99), "has format 99"),
+        (lambda c: c.pop("metrics"), "has another form"),
+        (lambda c: c["metrics"]["tv_ratio"].pop("S"), "has another form"),
+        (lambda c: c["checks"].append({"kind": "no_such_check"}), "has another form"),
+        (lambda c: c["checks"][0].update(smallest_sharing=1), "Did you mean 'smallest_share'"),
+    ],
+)
+def test_bands_of_another_form_are_refused(change: Callable[[dict], object], message: str, reference: Reference) -> None:
+    content = json.loads(json.dumps(reference.to_json()))
+    change(content)
+    with pytest.raises(UserError, match=message):
+        Reference.from_json(content, "bands.json")
+
+
+def test_too_small_a_reference_is_refused(measured: list[Measurement], brains: list[Brain]) -> None:
+    blank = measure(np.zeros(brains[0].shape), SIZE, default_checks())
+    with pytest.raises(UserError, match="2 of 4 volumes can be measured"):
+        Reference.fit([*measured[:2], blank, blank], default_checks(), SIZE, brains[0].shape)
+
+
+class _Numbers:
+    """A check whose measurements are drawn from a known distribution."""
+
+    kind = "numbers"
+    metrics = (Metric("a", "a", "low", "high"), Metric("b", "b", "", "high", "log"))
+
+    def relate(self, values: dict, means: dict) -> dict:
+        return dict(values)
+
+
+@pytest.mark.parametrize("people", [4, 16, 64])
+def test_the_false_alarm_rate_of_normal_numbers_is_the_one_aimed_at(people: int) -> None:
+    rng = np.random.default_rng(people)
+    alarms = []
+    for _ in range(150):
+        draws = [(tuple(rng.normal(5, 1, 3)), tuple(np.exp(rng.normal(0, 0.3, 3)))) for _ in range(people + 10)]
+        all_of = [Measurement({"numbers": CheckResult({"a": a, "b": b})}, (None,) * 3, None, 0.0, (), (), ()) for a, b in draws]
+        fitted = Reference.fit(all_of[:people], [_Numbers()], SIZE, (1, 1, 1))  # type: ignore[list-item]
+        alarms += [judge("x", one, fitted)["verdict"] == "fail" for one in all_of[people:]]
+    # The band is the wider of two intervals, so it may be on the safe side, but not by far.
+    assert 0.01 <= np.mean(alarms) <= FALSE_ALARM * 1.25

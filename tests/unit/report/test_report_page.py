@@ -1,0 +1,170 @@
+"""The page, its charts and the tables: built from files, self-contained, and safe against hostile names."""
+
+from __future__ import annotations
+
+import csv
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from volgen.core.errors import UserError
+from volgen.core.files import write_json
+from volgen.report import figures, tables
+from volgen.report.charts import Chart
+from volgen.report.page import write_page
+from volgen.report.summary import summarise
+
+HOSTILE = "sub-<b>&1"
+
+
+def entry(name: str, *, failed: bool) -> dict[str, Any]:
+    finding = {"check": "adjacent_l1", "metric": "adjacent_l1_spike", "axis": "S", "slices": [2, 3], "value": 3.0, "band": [1.0, 2.0],
+               "text": "Axial slices 2-3: the volume jumps."}  # fmt: skip
+    return {
+        "name": name, "verdict": "fail" if failed else "pass", "score": 0.5 if failed else 1.0,
+        "metrics": {"tv_ratio": {"S": 1.0, "A": None if failed else 1.0, "R": 1.0}}, "findings": [finding] if failed else [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    volumes = [entry("sub-2", failed=False), entry(HOSTILE, failed=True)]
+    band = [[0.1] * 41, [0.2] * 41, [0.3] * 39 + [None, None]]
+    write_json(tmp_path / "bands.json", {"curves": {"adjacent_l1": dict.fromkeys("RAS", band)}})
+    write_json(tmp_path / "report.json", {
+        "reference": {"kind": "store", "name": "real.zarr", "subjects": 9, "split": "all",
+                      "shape": [6, 6, 6], "voxel_size": [2.0, 2.0, 2.0],
+                      "false_alarm": 0.05, "warnings": []},
+        "summary": summarise(volumes, [], {"adjacent_l1_spike": "sharpest jump"}, None),
+        "volumes": volumes, "unread": [{"name": "<i>x.nii", "reason": "is truncated"}],
+        "metrics": {"tv_ratio": {"check": "total_variation", "label": "change", "bands": {a: [0.5, None] for a in "RAS"}}},
+    })  # fmt: skip
+    rows = [{"name": v["name"], "axis": a, "slice": z, "head_mm2": float(z > 0), "adjacent_l1": 0.2 if z < 5 else float("nan")}
+            for v in volumes for a in "RAS" for z in range(6)]  # fmt: skip
+    tables.write_slices(tmp_path, rows)
+    for volume in volumes:
+        plane = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)
+        figures.write_slices(tmp_path / figures.FOLDER / f"{volume['name']}.png", [plane] * 3, (2.0, 2.0, 2.0))
+    return tmp_path
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+
+def test_the_page_needs_nothing_but_itself(directory: Path) -> None:
+    text = write_page(directory).read_text()
+    parser = _Links()
+    parser.feed(text)
+    assert parser.links
+    assert all(link.startswith(("data:image/png;base64,", "#v")) for link in parser.links)
+    assert not {"script", "link", "iframe"} & set(parser.tags)
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_names_are_escaped_and_failures_come_first(directory: Path) -> None:
+    text = write_page(directory).read_text()
+    assert "<b>&1" not in text
+    assert "<i>x.nii" not in text
+    assert "sub-&lt;b&gt;&amp;1" in text
+    assert text.index("sub-&lt;b&gt;&amp;1</a>") < text.index("sub-2</a>")
+
+
+def test_the_page_says_what_the_files_say(directory: Path) -> None:
+    text = write_page(directory).read_text()
+    for words in (
+        "1 of 2 volumes pass",
+        "sharpest jump along S (1 of 2)",
+        "Axial slices 2-3: the volume jumps.",
+        "is truncated",
+        "real.zarr",
+    ):
+        assert words in text
+    assert text.count("<svg") == 6  # one curve, three axes, two volumes
+    assert text.count('class="fault"') == 1
+
+
+def test_a_missing_file_is_named(directory: Path) -> None:
+    (directory / "bands.json").unlink()
+    with pytest.raises(UserError, match=r"bands\.json"):
+        write_page(directory)
+
+
+def test_a_chart_is_valid_svg_that_stays_in_its_frame() -> None:
+    values = [None, 1.0, 5.0, None, 2.0, 3.0, None]
+    svg = Chart("a < b & c", values, 1, 6, [[0.0] * 41, [1.0] * 41, [9.0] * 41], [(2, 3), (6, 6)]).svg()
+    root = ET.fromstring(svg)
+    assert root.find("title").text == "a < b & c"  # type: ignore[union-attr]
+    curves = [e for e in root.iter("polyline") if e.get("class") == "curve"]
+    assert len(curves) == 2  # a gap splits the curve
+    for element in root.iter():
+        for pair in element.get("points", "").split():
+            x, y = map(float, pair.split(","))
+            assert 0 <= x <= 320
+            assert 0 <= y <= 120
+    # 5 stands between slices 2 and 3, at (2.5 - 1) / 5 of the width.
+    assert curves[0].get("points", "").split()[1].startswith(f"{44 + 0.3 * 270}")
+
+
+def test_a_chart_without_a_head_says_so() -> None:
+    assert "no head" in Chart("t", [None, None], 0, 0).svg()
+
+
+def test_tables_have_one_row_each_and_leave_unknown_cells_empty(tmp_path: Path) -> None:
+    tables.write_volumes(tmp_path, [entry("sub-1", failed=True), entry("sub-2", failed=False)])
+    with (tmp_path / "volumes.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0] == {
+        "name": "sub-1",
+        "verdict": "fail",
+        "score": "0.5",
+        "findings": "1",
+        "tv_ratio_S": "1",
+        "tv_ratio_A": "",
+        "tv_ratio_R": "1",
+    }
+    assert len(rows) == 2
+    tables.write_slices(tmp_path, iter([{"name": "a", "x": float("nan")}, {"name": "b", "x": 1 / 3}]))
+    assert (tmp_path / "slices.csv").read_text().splitlines() == ["name,x", "a,", "b,0.333333"]
+
+
+def test_the_picture_is_in_one_scale_of_millimetres_and_the_same_every_time(tmp_path: Path) -> None:
+    planes = [np.full(shape, 0.5, dtype=np.float32) for shape in ((5, 20), (5, 10), (20, 10))]  # sagittal, coronal, axial of 10 x 20 x 5
+    figures.write_slices(tmp_path / "a.png", planes, (2.0, 2.0, 4.0))
+    figures.write_slices(tmp_path / "b.png", planes, (2.0, 2.0, 4.0))
+    picture = imread(tmp_path / "a.png")
+    assert picture.shape[:2] == (20, 10 + 1 + 10 + 1 + 20)
+    assert (picture[:, 25, 0] > 0.4).sum() == 10  # 5 slices of 4 mm on a grid of 2 mm
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("volumes", "headline"),
+    [
+        ([entry("a", failed=False)], "1 of 1 volume passes"),
+        ([entry("a", failed=True)], "0 of 1 volume passes"),
+        ([entry("a", failed=False), entry("b", failed=False)], "2 of 2 volumes pass"),
+    ],
+)
+def test_headlines(volumes: list[dict[str, Any]], headline: str) -> None:
+    assert summarise(volumes, [], {}, None)["headline"] == headline
+
+
+def test_the_summary_tells_of_the_cohort() -> None:
+    missed = {"targets": [{"name": "background", "pass": False}, {"name": "volume z", "pass": True}]}
+    assert "As a cohort: the background is not clean." in summarise([entry("a", failed=False)], [], {}, missed)["text"]
+    met = {"targets": [{"name": "volume z", "pass": True}]}
+    assert "As a cohort they meet every target that could be measured." in summarise([entry("a", failed=False)], [], {}, met)["text"]
