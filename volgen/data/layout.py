@@ -30,7 +30,7 @@ class Packing:
     """How chunks are compressed; every chunk ends in a CRC-32C whatever the codec."""
 
     codec: Literal["none", "blosc-lz4", "blosc-zstd", "zstd"] = "blosc-lz4"
-    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "noshuffle"
     chunk: int = CHUNK
 
 

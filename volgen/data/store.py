@@ -131,9 +131,8 @@ class Store:
             return self._arrays[record.id]
 
     def _open(self, record: SubjectRecord) -> Any:
-        kvstore = {"driver": "file", "path": str((self.path / record.id / "0").resolve()) + "/"}
         try:
-            array = ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
+            array = open_array(self.path / record.id)
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
             raise self._damaged(record, error) from None
         if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
@@ -154,6 +153,12 @@ class Store:
         shard = self.path / record.id / "0" / "c" / "0" / "0" / "0"
         reason = "is missing" if not shard.exists() else "is damaged (" + " ".join(str(error).split())[:200] + ")"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
+
+
+def open_array(group: Path) -> Any:
+    """The codes of a group as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
+    kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
+    return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
 
 
 def to_unit(codes: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:

@@ -125,7 +125,6 @@ def test_unusable_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     for kind, (path, word) in bad_files(tmp_path).items():
         with pytest.raises(UserError) as caught:
             nifti.read(path)
-            pytest.fail(f"{kind} was read")
         assert word in caught.value.found, f"{kind}: {caught.value}"
         assert str(path) in str(caught.value)
 

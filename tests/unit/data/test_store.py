@@ -185,7 +185,7 @@ def test_damaged_array_metadata_names_the_subject(store: Path) -> None:
 def test_exchanged_voxels_are_found_by_verify(store: Path) -> None:
     shutil.copy(store / "sub-1" / "0" / "c" / "0" / "0" / "0", store / "sub-0" / "0" / "c" / "0" / "0" / "0")
     opened = Store.open(store)
-    with pytest.raises(UserError, match="subject sub-0.*not those that were ingested"):
+    with pytest.raises(UserError, match=r"subject sub-0.*not those that were ingested"):
         opened.verify(opened.records[0])
 
 

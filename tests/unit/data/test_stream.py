@@ -60,8 +60,8 @@ def test_ranks_together_see_the_batch_of_one(store: Store, augment: AugmentConfi
         parts = [batches(store, [0, 1, 7], rank, world, augment=augment, workers=1 + rank % 2) for rank in range(world)]
         for number, one in enumerate(whole):
             assert torch.equal(torch.cat([part[number].x_BCXYZ for part in parts]), one.x_BCXYZ)
-            assert sum([part[number].ids for part in parts], []) == one.ids
-            assert sum([part[number].positions for part in parts], []) == one.positions
+            assert [name for part in parts for name in part[number].ids] == one.ids
+            assert [place for part in parts for place in part[number].positions] == one.positions
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), MOVING])
@@ -147,7 +147,7 @@ def test_the_cache_keeps_within_its_limit_and_its_order(store: Store) -> None:
 
 
 def test_misfits_are_refused(store: Store) -> None:
-    with pytest.raises(UserError, match="data.shape"):
+    with pytest.raises(UserError, match=r"data\.shape"):
         Stream(store, "train", config(shape=(8, 8, 8)), 0)
     with pytest.raises(UserError, match="multiple of 3"):
         Stream(store, "train", config(), 0, 0, 3)

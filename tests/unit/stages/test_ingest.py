@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -211,8 +212,8 @@ def test_other_settings_files_or_sources_are_refused(tmp_path: Path) -> None:
     ingest(tmp_path / "in", tmp_path / "store", CONFIG)
     with pytest.raises(UserError, match=r"other settings: voxel_size was 2\.0, now 3\.0"):
         ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"voxel_size": 3.0}))
+    shutil.rmtree(tmp_path / "in" / "sub-02")
     with pytest.raises(UserError, match="holds sub-02, which"):
-        shutil.rmtree(tmp_path / "in" / "sub-02")
         ingest(tmp_path / "in", tmp_path / "store", CONFIG)
     scan(tmp_path / "in/sub-01/anat/sub-01_T1w.nii.gz", seed=77)
     with pytest.raises(UserError, match=r"subject sub-01 .*another file"):
@@ -289,3 +290,27 @@ def test_names_in_headers_do_not_get_in(tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "store" / "sub-1"), mode="r")
     for name, array in group.arrays():
         assert secret not in np.ascontiguousarray(array[...]).tobytes(), name
+
+
+@pytest.mark.slow
+def test_a_killed_pool_leaves_no_workers_and_resumes(tmp_path: Path) -> None:
+    """SIGKILL to the parent alone, at an arbitrary moment, as the kernel does when memory runs out."""
+    people(tmp_path / "in", 40)
+    arguments = [sys.executable, "-m", "volgen", "ingest", "in", "store", "--shape", "[16,18,16]", "--voxel-size", "2", "--workers", "2"]
+    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "store").glob("sub-*"))) < 5:
+            assert time.monotonic() < deadline and running.poll() is None, "the ingest must still be running when it is killed"
+            time.sleep(0.002)
+        running.kill()
+    settled = groups_after(tmp_path / "store", 3.0)
+    assert settled == groups_after(tmp_path / "store", 2.0), "orphaned workers go on writing"
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG, workers=2).resumed == len(settled) < 40
+    ingest(tmp_path / "in", tmp_path / "undisturbed", CONFIG)
+    assert content(tmp_path / "store") == content(tmp_path / "undisturbed")
+
+
+def groups_after(store: Path, seconds: float) -> list[str]:
+    """Finished groups after a while."""
+    time.sleep(seconds)
+    return sorted(p.name for p in store.glob("sub-*"))
