@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from volgen import cli
+from volgen import cli, commands
 from volgen.core.errors import UserError
 
 RECIPE = {
@@ -33,7 +34,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def _replace(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "cohort", cli._Command("", cli._cohort_arguments, run))  # type: ignore[arg-type]
+    monkeypatch.setitem(cli.COMMANDS, "cohort", commands.Command("", commands._cohort_arguments, run))  # type: ignore[arg-type]
 
 
 def test_help_is_fast_and_names_every_command() -> None:
@@ -83,13 +84,19 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     [
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
-        (["sample", "run"], "the following arguments are required: --out"),
-        (["sample", "run", "--out", "x", "--cuont", "3"], "unknown option '--cuont'. Did you mean '--count'?"),
-        (["sample", "run", "--out", "x", "--cuont=3"], "unknown option '--cuont'. Did you mean '--count'?"),
+        (["sample", "run"], "the following arguments are required: --out, --count, --seed"),
+        (
+            ["sample", "run", "--out", "x", "--seed", "0", "--count", "1", "--cuont", "3"],
+            "unknown argument '--cuont'. Did you mean '--count'?",
+        ),
+        (
+            ["sample", "run", "--out", "x", "--seed", "0", "--count", "1", "--cuont=3"],
+            "unknown argument '--cuont'. Did you mean '--count'?",
+        ),
         (["sample", "run", "--out", "x", "--count", "many"], "invalid int value: 'many'"),
         (["sample", "run", "--out", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["cohort", "a", "b"], "unknown argument 'b'"),
-        (["ingest", "a", "b", "--shpe", "3"], "unknown option '--shpe'. Did you mean '--shape'?"),
+        (["ingest", "a", "b", "--shpe", "3"], "unknown argument '--shpe'. Did you mean '--shape'?"),
         (["ingest", "a", "b", "--voxel-size", "-2"], "voxel_size"),
         (["ingest", "a", "b", "--shape", "1", "2"], "shape"),
         (["train"], "the following arguments are required: --config"),
@@ -175,7 +182,7 @@ def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str
 def test_what_a_stage_raises_decides_the_exit_code(
     raised: BaseException, code: int, message: str, traceback: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(options: argparse.Namespace, overrides: cli.Overrides) -> int:
+    def run(options: argparse.Namespace, overrides: commands.Overrides) -> int:
         raise raised
 
     _replace(monkeypatch, run)
@@ -186,7 +193,7 @@ def test_what_a_stage_raises_decides_the_exit_code(
 
 
 def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
-    def run(options: argparse.Namespace, overrides: cli.Overrides) -> int:
+    def run(options: argparse.Namespace, overrides: commands.Overrides) -> int:
         warnings.warn_explicit("of a library", FutureWarning, "x.py", 1, module="monai.networks")
         warnings.warn_explicit("of volgen", UserWarning, "y.py", 1, module="volgen.data.store")
         return 0
@@ -198,13 +205,20 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
     assert [str(item.message) for item in caught] == ["of volgen"]
 
 
-def test_options_of_sample_have_the_defaults_of_the_stage() -> None:
-    from volgen.stages.sample import sample
-
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sample", ["run", "--out", "x", "--count", "1", "--seed", "0"]),
+        ("export", ["s", "--out", "x"]),
+        ("report", ["s", "--reference", "r", "--out", "x"]),
+    ],
+)
+def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) -> None:
+    stage = getattr(importlib.import_module(f"volgen.stages.{command}"), command)
     parser = argparse.ArgumentParser()
-    cli.COMMANDS["sample"].arguments(parser)
-    options = vars(parser.parse_args(["run", "--out", "x"]))
-    parameters = inspect.signature(sample).parameters
+    commands.COMMANDS[command].arguments(parser)
+    options = vars(parser.parse_args(words))
+    parameters = inspect.signature(stage).parameters
     assert set(options) == set(parameters), "an option of the stage that cannot be given, or the reverse"
     for name, parameter in parameters.items():
         if parameter.default is not inspect.Parameter.empty:
@@ -217,7 +231,7 @@ def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) 
     asked: list[object] = []
     monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append(options["sampler"]))
     for words in ([], ["--sampler", "heun"], ["--sampler.eta", "0.5", "--sampler", "ddim"], ["--sampler.eta=1"]):
-        assert cli.main(["sample", "run", "--out", "x", *words]) == 0
+        assert cli.main(["sample", "run", "--out", "x", "--count", "1", "--seed", "0", *words]) == 0
     assert asked == [None, {"kind": "heun"}, {"kind": "ddim", "eta": 0.5}, {"eta": 1}]
 
 

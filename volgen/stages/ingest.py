@@ -166,6 +166,11 @@ def _exclusive(store: Path) -> Iterator[None]:
     """One ingest per store; the operating system lets go of the lock even if the process is killed."""
     if store.exists() and not store.is_dir():
         raise UserError(str(store), "is a file", "a folder for the store")
+    if store.exists() and not (store / "zarr.json").exists():
+        # Before the lock file: nothing is written into a folder that is somebody else's.
+        entries = [path for path in store.iterdir() if not path.name.startswith(".")]
+        if entries:
+            raise UserError(str(store), f"is not empty and not a store (it holds {entries[0].name})", "a new folder or a store")
     store.mkdir(parents=True, exist_ok=True)
     handle = os.open(store / ".lock", os.O_RDWR | os.O_CREAT)
     try:
@@ -180,10 +185,7 @@ def _exclusive(store: Path) -> Iterator[None]:
 
 def _open_or_create(store: Path, config: IngestConfig) -> None:
     settings = {**config.model_dump(mode="json"), "store_version": VERSION}
-    entries = [path for path in store.iterdir() if not path.name.startswith(".")]
     if not (store / "zarr.json").exists():
-        if entries:
-            raise UserError(str(store), f"is not empty and not a store (it holds {entries[0].name})", "a new folder or a store")
         zarr.create_group(store=str(store), zarr_format=3, attributes={ATTRIBUTE: {"settings": settings}})
         return
     try:

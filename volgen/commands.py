@@ -1,0 +1,184 @@
+"""What each sub-command is: its options, and the stage that it hands them to.
+
+A stage is imported when its command runs, so that ``volgen --help`` does not wait for torch. Defaults of ``ingest`` are read from its
+configuration class; those of the other commands are the stage's own (a test compares them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volgen.core.config import Config
+
+DONE, CHECK_FAILED = 0, 1
+Overrides = Sequence[tuple[str, str]]
+DTYPES = ("float32", "int16")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Attributes:
+        help: what ``volgen --help`` says of it.
+        arguments: adds its options to a parser.
+        run: runs it with the parsed options and the dotted overrides; returns the exit code.
+        overrides: what dotted configuration keys that it takes as options start with; None: it takes none.
+    """
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Overrides], int]
+    overrides: str | None = None
+
+
+def _cohort_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="folder to make")
+
+
+def _cohort(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.cohort import copy_to
+
+    print(copy_to(options.directory))
+    return DONE
+
+
+def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
+    from volgen.data.preprocess import IngestConfig
+
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="a NIfTI or MGH image, a folder of them, or a BIDS tree")
+    parser.add_argument("store", metavar="STORE", type=Path, help="Zarr store to make or to continue")
+    _add_config(parser, IngestConfig)
+    cores = os.cpu_count() or 1
+    parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: %(default)s, one for each core)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first scan that cannot be used instead of leaving it out")
+
+
+def _ingest(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.data.preprocess import IngestConfig
+    from volgen.stages.ingest import ingest
+
+    config = _config(IngestConfig, options, "volgen ingest")
+    ingest(options.source, options.store, config, workers=options.workers, strict=options.strict)
+    return DONE
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", type=Path, help="Zarr store that volgen ingest made")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder for the NIfTI files")
+    parser.add_argument("--ids", metavar="ID", nargs="+", help="scans to export (default: all)")
+    axes = "axis order: as in the ingested file, or RAS+ (default: %(default)s)"
+    parser.add_argument("--orientation", choices=("source", "RAS"), default="source", help=axes)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="voxels in the files; int16 has a slope (default: %(default)s)")
+
+
+def _export(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.export import export
+
+    export(options.store, options.out, options.ids, options.orientation, options.dtype)
+    return DONE
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "volgen train --config CONFIG.yaml [--section.key VALUE ...] [--print_config] [--dry-run]"
+    parser.epilog = "Every key of the configuration can be given, for example: --experts.count 8 --network.kind=unet3d --seed 1"
+    parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, required=True, help="the experiment; see configs/")
+    parser.add_argument("--print_config", "--print-config", action="store_true", help="print it with every default, and stop")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print the sizes of all networks without data, and stop")
+
+
+def _train(options: argparse.Namespace, overrides: Overrides) -> int:
+    from volgen import recipe
+    from volgen.core.config import dump_yaml
+
+    resolved = recipe.load(options.config, overrides)
+    if options.print_config:
+        print(dump_yaml(resolved), end="")
+        return DONE
+    from volgen.stages.train import train
+
+    train(resolved, dry_run=options.dry_run)
+    return DONE
+
+
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    solvers = "ddpm, ddim, euler, heun or dpmpp_2m, with settings as --sampler.KEY VALUE (default: the run's)"
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the NIfTI files, new or to be continued")
+    parser.add_argument("--count", metavar="N", type=int, required=True, help="number of volumes")
+    parser.add_argument("--seed", metavar="S", type=int, required=True, help="volume i depends on this seed and i alone")
+    parser.add_argument("--steps", metavar="N", type=int, help="points of the run's noise grid to visit (default: all)")
+    parser.add_argument("--sampler", metavar="KIND", help=solvers)
+    parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="volumes denoised together (default: %(default)s)")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="voxels in the files; int16 has a slope (default: %(default)s)")
+    parser.add_argument("--start-index", metavar="I", type=int, default=0, help="index of the first volume (default: %(default)s)")
+    parser.add_argument("--memory-gib", metavar="GiB", type=float, default=4.0, help="memory for volumes under way (default: %(default)s)")
+
+
+def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
+    from volgen.core.config import apply_overrides
+    from volgen.stages.sample import sample
+
+    kind = [] if options.sampler is None else [("sampler.kind", options.sampler)]
+    sampler = apply_overrides({}, [*kind, *overrides]).get("sampler")
+    sample(
+        options.run, options.out, count=options.count, seed=options.seed, steps=options.steps, sampler=sampler,
+        batch_size=options.batch_size, device=options.device, dtype=options.dtype, start_index=options.start_index,
+        memory_gib=options.memory_gib,
+    )  # fmt: skip
+    return DONE
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    splits = ("all", "train", "validation", "test")
+    parser.add_argument("samples", metavar="SAMPLES", type=Path, help="an image, a folder of images, or a store")
+    reference = "store of real scans, or the bands.json of an earlier report"
+    parser.add_argument("--reference", metavar="STORE_OR_BANDS", type=Path, required=True, help=reference)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the tables")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume fails a check or cannot be read")
+    parser.add_argument("--split", choices=splits, default="all", help="people of the store to compare with (default: %(default)s)")
+
+
+def _report(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.report import report
+
+    outcome = report(options.samples, options.reference, options.out, strict=options.strict, split=options.split)
+    return CHECK_FAILED if outcome.strict_failure else DONE
+
+
+def _add_config(parser: argparse.ArgumentParser, cls: type[Config]) -> None:
+    """One option for every field of a flat configuration class, with its documentation and default."""
+    for name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        several: dict[str, Any] = {"nargs": "+", "metavar": "N"} if isinstance(default, tuple) else {"metavar": "VALUE"}
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        meaning = " ".join((field.description or "").replace("``", "").split())
+        text = f"{meaning} (default: {shown})".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=argparse.SUPPRESS, help=text, **several)
+
+
+def _config(cls: type[Config], options: argparse.Namespace, where: str) -> Any:
+    """The configuration class from the options that were given."""
+    from volgen.core.config import apply_overrides, validate
+
+    given = {name: value for name, value in vars(options).items() if name in cls.model_fields}
+    texts = {name: f"[{', '.join(value)}]" if len(value) > 1 else value[0] for name, value in given.items() if isinstance(value, list)}
+    return validate(cls, apply_overrides({}, [(name, str(value)) for name, value in {**given, **texts}.items()]), where)
+
+
+COMMANDS = {
+    "cohort": Command("copy the sample cohort (61 real brains, CC0) out of the package as a BIDS tree", _cohort_arguments, _cohort),
+    "ingest": Command("NIfTI, MGH or BIDS -> Zarr store", _ingest_arguments, _ingest),
+    "export": Command("Zarr store -> NIfTI", _export_arguments, _export),
+    "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=""),
+    "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides="sampler."),
+    "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
+}
+"""The commands, in the order of a first use."""
