@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,18 +77,3 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
     assert "bash launch/quickstart.sh" in first_screen
     assert "bash launch/test.sh" in first_screen
-
-
-def test_import_rules_know_every_shared_file() -> None:
-    """`lint-imports` lets methods of one kind share files that start with an underscore: each is listed."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    independent = [contract for contract in contracts if contract["type"] == "independence"]
-    packages = [module.removesuffix(".*") for contract in independent for module in contract["modules"]]
-    assert set(packages) == {*REGISTRIES, "volgen.stages"}
-    shared = [
-        f"{package}.* -> {package}.{path.stem}"
-        for package in packages
-        for path in sorted((ROOT / package.replace(".", "/")).glob("_*.py"))
-        if path.name != "__init__.py"
-    ]
-    assert [line for contract in independent for line in contract["ignore_imports"]] == shared
