@@ -61,7 +61,8 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         radii, centre = generator.uniform(2, 4, 3), generator.uniform(-1, 1, 3)
         distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
         voxels = 500.0 * np.exp(-distance) + generator.uniform(0, 5, (16, 16, 16))
-        nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([8.0, 8.0, 8.0, 1.0])), folder / "scans" / f"sub-{person:02d}_T1w.nii.gz")
+        image = nib.Nifti1Image(voxels.astype(np.float32), np.diag([8.0, 8.0, 8.0, 1.0]))
+        nib.save(image, folder / "scans" / f"sub-{person:02d}_T1w.nii.gz")
     config = IngestConfig(shape=(16, 16, 16), voxel_size=8.0, validation=0.35, test=0.05)
     ingest(folder / "scans", folder / "store", config)
     return folder / "store"

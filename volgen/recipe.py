@@ -71,6 +71,8 @@ class Recipe(Config):
             raise ValueError(f"experts.count is {self.experts.count}, but the schedule has {points} points: each expert needs at least one")
         if self.experts.warm_start == "shared" and not self.experts.shared_steps:
             raise ValueError("experts.warm_start is 'shared', but experts.shared_steps is 0: there is no shared network to start from")
+        if self.experts.shared_steps and self.experts.warm_start == "none":
+            raise ValueError("experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it")
         multiple = self.network.multiple
         if any(size % multiple for size in self.data.shape):
             raise ValueError(f"data.shape is {list(self.data.shape)}, but this network needs multiples of {multiple} along each axis")

@@ -33,6 +33,18 @@ def content(store: Path, runs: Path, name: str, **sections: Sections) -> Section
     return whole
 
 
+@pytest.fixture
+def resume(tmp_path: Path) -> Callable[[str], None]:
+    """``resume(name)``: continues a run that ``start`` began, in this process, with one rank."""
+    from volgen import recipe
+    from volgen.stages.train import train
+
+    def go_on(name: str) -> None:
+        train(recipe.load(tmp_path / f"{name}.yaml"))
+
+    return go_on
+
+
 @pytest.fixture(scope="module")
 def alone(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``alone(**sections)``: the run directory of an undisturbed run of one rank, in this process; made once for each configuration."""

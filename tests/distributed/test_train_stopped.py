@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 Alone, Start = Callable[..., Path], Callable[..., subprocess.Popen[str]]
 SECTIONS: dict[str, dict[str, Any]] = {
     "experts": {"count": 1},
-    "stopping": {"max_steps": 60, "validate_every": 20},
+    "stopping": {"max_steps": 120, "validate_every": 40},
     "engine": {"checkpoint_every": 7},
 }
 
@@ -28,20 +28,22 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def first_checkpoint(process: subprocess.Popen[str], run: Path) -> str:
-    """Waits until the run has a checkpoint, so that what follows hits it in the middle of training."""
-    end = time.monotonic() + 120
+def new_checkpoint(process: subprocess.Popen[str], run: Path) -> str:
+    """Waits until the run has written a checkpoint since, so that what follows hits it in the middle of training."""
+    before = {path.name for path in run.glob("experts/0/checkpoint-*")}
+    end = time.monotonic() + 240
     while time.monotonic() < end and process.poll() is None:
         for state in run.glob("experts/0/checkpoint-*/state.json"):
-            return state.parent.name
-        time.sleep(0.01)
+            if state.parent.name not in before:
+                return state.parent.name
+        time.sleep(0.005)
     process.kill()
     pytest.fail(f"no checkpoint: {process.communicate()[1]}")
 
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for the end and returns what it said."""
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=240)
     return errors
 
 
@@ -51,34 +53,46 @@ def equal(run: Path, undisturbed: Path) -> None:
     assert sha256(run / weights) == sha256(undisturbed / weights)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(alone: Alone, start: Start, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "killed"
-    process = start("killed", **SECTIONS)
-    first_checkpoint(process, run)
+def stop(number: signal.Signals, start: Start, run: Path) -> None:
+    """Begins or continues ``run`` and interrupts it after a checkpoint."""
+    process = start(run.name, **SECTIONS)
+    periodic = new_checkpoint(process, run)
+    process.send_signal(number)
+    errors = finish(process)
+    assert process.returncode == 128 + number, errors
+    assert f"stopped by {number.name}; a checkpoint is written. The same command continues this run." in errors
+    (checkpoint,) = run.glob("experts/0/checkpoint-*")
+    assert checkpoint.name > periodic, "a newer one than the periodic checkpoint"
+    assert metrics(run)[-1]["step"] == int(checkpoint.name.removeprefix("checkpoint-")), "nothing that was trained is lost"
+
+
+def kill(start: Start, run: Path) -> None:
+    """Begins or continues ``run`` and kills it after a checkpoint."""
+    process = start(run.name, **SECTIONS)
+    new_checkpoint(process, run)
     process.send_signal(signal.SIGKILL)
     finish(process)
+    assert process.returncode == -signal.SIGKILL
     assert not (run / "ensemble.json").exists()
-    process = start("killed", **SECTIONS)
-    errors = finish(process)
-    assert process.returncode == 0, errors
+
+
+def test_a_run_that_was_interrupted_and_then_killed_ends_as_if_nothing_had_been(
+    alone: Alone, start: Start, resume: Callable[[str], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "stopped"
+    stop(signal.SIGINT, start, run)
+    kill(start, run)
+    resume("stopped")
     equal(run, alone(**SECTIONS))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_leaves_a_checkpoint_of_that_step(number: signal.Signals, alone: Alone, start: Start, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_that_was_terminated_ends_as_if_nothing_had_been(
+    alone: Alone, start: Start, resume: Callable[[str], None], tmp_path: Path
+) -> None:
     run = tmp_path / "runs" / "stopped"
-    process = start("stopped", **SECTIONS)
-    first = first_checkpoint(process, run)
-    process.send_signal(number)
-    errors = finish(process)
-    assert process.returncode == 128 + number
-    assert f"stopped by {number.name}; a checkpoint is written. The same command continues this run." in errors
-    (checkpoint,) = run.glob("experts/0/checkpoint-*")
-    assert checkpoint.name > first, "a newer one than the periodic checkpoint"
-    assert metrics(run)[-1]["step"] == int(checkpoint.name.removeprefix("checkpoint-")), "nothing that was trained is lost"
-    process = start("stopped", **SECTIONS)
-    errors = finish(process)
-    assert process.returncode == 0, errors
+    stop(signal.SIGTERM, start, run)
+    resume("stopped")
     equal(run, alone(**SECTIONS))
 
 
@@ -91,7 +105,7 @@ def test_two_ranks_stop_together_and_go_on(stage: int, start: Start, tmp_path: P
     assert process.returncode == 0, errors
     run = tmp_path / "runs" / "stopped"
     process = start("stopped", 2, **sections)
-    first_checkpoint(process, run)
+    new_checkpoint(process, run)
     process.send_signal(signal.SIGTERM)
     errors = finish(process)
     assert "a checkpoint is written" in errors

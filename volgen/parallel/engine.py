@@ -67,7 +67,8 @@ def join(launch: Launch) -> torch.device:
     if not torch.distributed.is_initialized():
         backend = accelerator.communication_backend_name()
         if launch.world_size == 1:
-            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(_leave)
     return torch.device(accelerator.current_device_name())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,11 +74,15 @@ def start(launch: Launch) -> torch.device:
 
     Without a GPU, DeepSpeed is told to use the CPU, and gloo carries the collectives. The group of a single process lives in
     memory: no port is opened.
+
+    Raises:
+        UserError: there are more processes than GPUs on this node.
     """
-    publish(launch)
-    cuda = torch.cuda.is_available()
-    if not cuda:
+    if torch.cuda.is_available():
+        launch = replace(launch, local_rank=_gpu(launch.local_rank, torch.cuda.device_count()))
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    publish(launch)
     if launch.world_size > 1:
         os.environ.update(MASTER_ADDR=launch.address, MASTER_PORT=str(launch.port))
     from volgen.parallel.engine import join
@@ -89,6 +93,15 @@ def start(launch: Launch) -> torch.device:
 def publish(launch: Launch, environ: MutableMapping[str, str] = os.environ) -> None:
     """Sets RANK, WORLD_SIZE and LOCAL_RANK, by which the progress display and DeepSpeed know who they are."""
     environ.update(RANK=str(launch.rank), WORLD_SIZE=str(launch.world_size), LOCAL_RANK=str(launch.local_rank))
+
+
+def _gpu(local_rank: int, visible: int) -> int:
+    """The GPU of a rank. Slurm may show each task only its own (``--gpus-per-task=1``), which then is number 0 for all of them."""
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise UserError("local rank", f"{local_rank} has no GPU: this node shows {visible}", "one process for each GPU")
+    return local_rank
 
 
 def _number(environ: Mapping[str, str], name: str, how: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from volgen.training import checkpoint, run
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.metrics import MetricsFile, NoMetrics
+from volgen.training.protocols import Ranks
 from volgen.training.run import PhaseRecord
 from volgen.training.stopping import Stopping
 from volgen.training.validation import Validator
@@ -84,9 +85,8 @@ def train(recipe: Recipe, *, dry_run: bool = False) -> Path:
         return recipe.directory
     group = Group(launch, launches.start(launch))
     say(f"Training in {recipe.directory} with {launch} on {group.device.type}.")
-    if not launch.chief:
-        return _train(recipe, store, group)
-    with run.locked(recipe.directory):
+    with ExitStack() as held:
+        _on_chief(group, lambda: held.enter_context(run.locked(recipe.directory)))
         return _train(recipe, store, group)
 
 
@@ -94,9 +94,7 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
     paths = Paths(recipe.directory)
     inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
     provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
-    if group.rank == 0:
-        _begin(recipe, store, paths, provenance)
-    group.barrier()
+    _on_chief(group, lambda: _begin(recipe, store, paths, provenance))
     preconditioner = _preconditioner(recipe, store, paths, group)
     phases = plan(recipe.experts, recipe.schedule.grid())
     records = {phase.name: record for phase in phases if (record := PhaseRecord.read(paths.phase(phase.name)))}
@@ -117,9 +115,7 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
-    if group.rank == 0:
-        _finish(recipe, phases, records, paths, provenance)
-    group.barrier()
+    _on_chief(group, lambda: _finish(recipe, phases, records, paths, provenance))
     return paths.root
 
 
@@ -148,10 +144,9 @@ def _phase(recipe: Recipe, phase: Phase, paths: Paths, preconditioner: Precondit
         gc.collect()  # an engine is a web of hooks that point at each other
     group.barrier()
     record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
+    _on_chief(group, lambda: record.write(folder))
     if group.rank == 0:
-        record.write(folder)
         checkpoint.remove(folder)
-    group.barrier()
     say(f"{title}: {outcome.steps} steps, validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}.")
     return record
 
@@ -188,6 +183,21 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
     say(f"{paths.root} is finished: {len(experts)} experts.")
 
 
+def _on_chief(group: Ranks, work: Callable[[], object]) -> None:
+    """Rank 0 does some work while the others wait; if it fails, they end quietly instead of waiting for ever."""
+    failure: BaseException | None = None
+    if group.rank == 0:
+        try:
+            work()
+        except BaseException as error:
+            failure = error
+    failed = group.sum([float(failure is not None)])[0]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise SystemExit(2)
+
+
 def _check_batch(recipe: Recipe, world_size: int) -> None:
     shares = world_size * recipe.engine.accumulation
     if recipe.data.batch_size % shares:
@@ -198,13 +208,17 @@ def _check_batch(recipe: Recipe, world_size: int) -> None:
 def _preconditioner(recipe: Recipe, store: Store, paths: Paths, group: Group) -> Preconditioner:
     """Fitted once, on rank 0, to training volumes as they are; from then on read from the run."""
     path = paths.root / PRECONDITIONER
-    if group.rank == 0 and not path.exists():
+
+    def fit() -> None:
+        if path.exists():
+            return
         with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
             say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
             fitted = recipe.preconditioner.fit(stream.volumes, recipe.seed)
         with atomic_path(path) as temporary:
             save_file(fitted.state(), temporary)
-    group.barrier()
+
+    _on_chief(group, fit)
     restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
     return restored
 

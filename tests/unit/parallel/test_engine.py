@@ -204,7 +204,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (file,) = tmp_path.rglob("*model_states.pt")
     content = torch.load(file, weights_only=False)
     torch.save({**content, "extra": Bomb()}, file)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         engine.load(tmp_path)
     engine.destroy()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from volgen.core.errors import UserError
+from volgen.parallel import launch
 from volgen.parallel.launch import Launch, discover, first_node
 
 TORCHRUN = {
@@ -39,7 +40,15 @@ def test_contradictions_are_named(environ: dict[str, str], message: str) -> None
 
 
 @pytest.mark.parametrize(("nodes", "first"), [
-    ("node1", "node1"), ("a,b", "a"), ("node[03-05,9],other", "node03"), ("n[1,3]", "n1"), ("login,node[1-2]", "login"), ("r[1-2].lan", "r1.lan"),
+    ("node1", "node1"), ("a,b", "a"),
+    ("node[03-05,9],other", "node03"), ("n[1,3]", "n1"), ("login,node[1-2]", "login"), ("r[1-2].lan", "r1.lan"),
 ])  # fmt: skip
 def test_the_first_node_of_a_slurm_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
+
+
+def test_a_rank_takes_its_gpu_or_the_only_one_it_sees() -> None:
+    assert [launch._gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert [launch._gpu(rank, 1) for rank in range(4)] == [0, 0, 0, 0], "srun --gpus-per-task=1"
+    with pytest.raises(UserError, match="local rank: 2 has no GPU: this node shows 2"):
+        launch._gpu(2, 2)

@@ -44,7 +44,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_directory_is_complete_and_consistent(blob_store: Path, tmp_path: Path) -> None:
-    run = train(recipe(blob_store, tmp_path, experts={"count": 3, "shared_steps": 3}, preconditioner={"kind": "gaussian", "rank": 2, "levels": 1}))
+    gaussian = {"kind": "gaussian", "rank": 2, "levels": 1}
+    run = train(recipe(blob_store, tmp_path, experts={"count": 3, "shared_steps": 3}, preconditioner=gaussian))
     bank = ensemble.read(run / "ensemble.json")
     assert [expert.index for expert in bank.experts] == [0, 1, 2]
     for expert in bank.experts:
@@ -236,3 +237,49 @@ def test_weights_of_another_network_are_not_taken_for_a_checkpoint(blob_store: P
     save_file({"nonsense": torch.zeros(1)}, run / "experts" / "0" / "weights.safetensors")
     again = train(recipe(blob_store, tmp_path, experts={"count": 1}, stopping={"max_steps": 1}))
     assert "nonsense" not in load_file(again / "experts" / "0" / "weights.safetensors"), "trained from the start, not from the leftover"
+
+
+def test_activation_checkpointing_reaches_the_network_and_changes_no_number(blob_store: Path, tmp_path: Path) -> None:
+    plain = train(recipe(blob_store, tmp_path / "plain", experts={"count": 1}))
+    settings = recipe(blob_store, tmp_path / "recomputed", experts={"count": 1}, engine={"activation_checkpointing": True})
+    called: list[bool] = []
+    kind = type(settings.network)
+    original = kind.build
+
+    def spy(self: Any, inputs: int, checkpointing: bool = False) -> torch.nn.Module:
+        called.append(checkpointing)
+        return original(self, inputs, checkpointing)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "build", spy)
+        recomputed = train(settings)
+    assert called
+    assert all(called)
+    assert [line["loss"] for line in metrics(recomputed)] == pytest.approx([line["loss"] for line in metrics(plain)], rel=1e-6)
+
+
+def test_accumulation_halves_what_the_network_sees_at_once_and_changes_no_number(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(recipe(blob_store, tmp_path / "plain", experts={"count": 1}))
+    sizes: set[int] = set()
+    original = Engine.__call__
+
+    def spy(self: Engine, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        sizes.add(len(x))
+        return original(self, x, noise)
+
+    monkeypatch.setattr(Engine, "__call__", spy)
+    halved = train(recipe(blob_store, tmp_path / "halved", experts={"count": 1}, engine={"accumulation": 2}))
+    assert sizes == {1}
+    for one, two in zip(metrics(plain), metrics(halved), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_by_the_ranks_is_refused_at_once(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"data\.batch_size: 2 cannot be shared by 2 ranks x 2 micro-batches; expected a multiple of 4"):
+        train(recipe(blob_store, tmp_path, engine={"accumulation": 2}))

@@ -20,7 +20,8 @@ def test_the_loss_is_the_weighted_mean_square_of_each_volume() -> None:
 
     found = denoising_loss(half, lambda level: 1 / level, x, z, sigma)
     for index, level in enumerate(sigma.tolist()):
-        errors = [(0.5 * (clean + level * n) - clean) ** 2 for clean, n in zip(x[index].flatten().tolist(), z[index].flatten().tolist(), strict=True)]
+        voxels = zip(x[index].flatten().tolist(), z[index].flatten().tolist(), strict=True)
+        errors = [(0.5 * (clean + level * n) - clean) ** 2 for clean, n in voxels]
         assert float(found[index]) == pytest.approx(sum(errors) / len(errors) / level, rel=1e-5)
 
 

@@ -16,7 +16,7 @@ def test_every_key_that_differs_is_named(tmp_path: Path) -> None:
     check_same(tmp_path, {**before, "data": {"workers": 7, "shape": [16, 16, 16]}})
     with pytest.raises(UserError, match=r"data\.shape was \[16, 16, 16\] and is now \[16, 16, 24\]; seed was 1 and is now 2"):
         check_same(tmp_path, {**before, "seed": 2, "data": {"workers": 2, "shape": [16, 16, 24]}})
-    with pytest.raises(UserError, match="optimiser.learning_rate"):
+    with pytest.raises(UserError, match=r"optimiser\.learning_rate"):
         check_same(tmp_path, {**before, "optimiser": {"learning_rate": 2e-05, "betas": [0.9, 0.99]}})
 
 
