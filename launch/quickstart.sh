@@ -12,9 +12,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 [[ $# -le 1 && ${1:-} != -* ]] || fail "usage: bash launch/quickstart.sh [OUT]"
 out=$(realpath --canonicalize-missing "${1:-$VOLGEN_ROOT/quickstart}")
+config=$VOLGEN_ROOT/configs/quickstart.yaml
 short=()
 if [[ ${QUICKSTART_SHORT:-0} != 0 ]]; then
     short=(--stopping.max_steps 4 --stopping.min_steps 1 --stopping.validate_every 2 --stopping.validation_volumes 2)
+    ! grep -q '^ *shared_steps:' "$config" || short+=(--experts.shared_steps 4)
 fi
 
 setup_volgen ""
@@ -24,7 +26,7 @@ volgen cohort "$out/scans"
 step "ingest: 4 mm, 48 x 56 x 48"
 volgen ingest "$out/scans" "$out/cohort.zarr" --shape 48 56 48 --voxel-size 4
 step "train, under DeepSpeed"
-volgen train --config "$VOLGEN_ROOT/configs/quickstart.yaml" --name run --runs "$out" --data.store "$out/cohort.zarr" "${short[@]}"
+volgen train --config "$config" --name run --runs "$out" --data.store "$out/cohort.zarr" "${short[@]}"
 step "sample 8 brains"
 volgen sample "$out/run" --out "$out/samples" --count 8 --seed 0
 step "report: the samples against the real scans"
