@@ -18,6 +18,7 @@ from volgen.core.files import atomic_path, read_json, sha256, write_json, write_
 from volgen.core.geometry import Geometry
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
+from volgen.core.protocols import Denoiser
 from volgen.core.rng import generator
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
@@ -34,6 +35,7 @@ from volgen.stages import _train_size
 from volgen.training import checkpoint, run
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
+from volgen.training.loss import Objective, Weight
 from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.protocols import Ranks
 from volgen.training.run import PhaseRecord
@@ -103,15 +105,16 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
         closing(_metrics(paths, phases, records, group)) as metrics,
         Interrupt(watch_parent=group.world_size > 1) as interrupt,
     ):
+        learn = _objective(stream, preconditioner)
         validator = _validator(recipe, store, preconditioner, group)
         trainer = Trainer(
-            recipe.optimiser, recipe.ema, preconditioner.weight, _on_device(stream, group.device), recipe.data.batch_size, validator,
+            recipe.optimiser, recipe.ema, _on_device(stream, group.device), recipe.data.batch_size, validator,
             recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt,
         )  # fmt: skip
         try:
             for phase in phases:
                 if phase.name not in records:
-                    records[phase.name] = _phase(recipe, phase, paths, preconditioner, trainer, sum(r.steps for r in records.values()))
+                    records[phase.name] = _phase(recipe, phase, paths, learn, trainer, sum(r.steps for r in records.values()))
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
@@ -119,7 +122,9 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
     return paths.root
 
 
-def _phase(recipe: Recipe, phase: Phase, paths: Paths, preconditioner: Preconditioner, trainer: Trainer, steps_before: int) -> PhaseRecord:
+def _phase(
+    recipe: Recipe, phase: Phase, paths: Paths, learn: Callable[[Engine], Objective], trainer: Trainer, steps_before: int
+) -> PhaseRecord:
     """Trains one network and marks it as finished."""
     folder, group = paths.phase(phase.name), trainer.ranks
     network = _network(recipe, phase.name)
@@ -138,7 +143,7 @@ def _phase(recipe: Recipe, phase: Phase, paths: Paths, preconditioner: Precondit
     )
     stopping = Stopping(recipe.stopping, phase.max_steps or recipe.stopping.max_steps)
     try:
-        outcome = trainer.run(task, engine, PreconditionedDenoiser(engine, preconditioner), stopping)
+        outcome = trainer.run(task, engine, learn(engine), stopping)
     finally:
         engine.destroy()
         gc.collect()  # an engine is a web of hooks that point at each other
@@ -214,13 +219,30 @@ def _preconditioner(recipe: Recipe, store: Store, paths: Paths, group: Group) ->
             return
         with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
             say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
-            fitted = recipe.preconditioner.fit(stream.volumes, recipe.seed)
+            try:
+                fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
+            except ValueError as error:
+                raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
         with atomic_path(path) as temporary:
             save_file(fitted.state(), temporary)
 
     _on_chief(group, fit)
     restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
     return restored
+
+
+def _objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:
+    """Each training volume is denoised with statistics that do not know its person, as a new person's will be."""
+    numbers = {record.id: number for number, record in enumerate(stream.records)}
+
+    def learn(engine: Engine) -> Objective:
+        def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
+            held_out = preconditioner.held_out([numbers[name] for name in ids])
+            return PreconditionedDenoiser(engine, held_out), held_out.weight
+
+        return objective
+
+    return learn
 
 
 def _network(recipe: Recipe, name: str) -> nn.Module:

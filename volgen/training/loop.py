@@ -16,12 +16,11 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
-from volgen.core.protocols import Denoiser
 from volgen.training import checkpoint
 from volgen.training.draws import noise, quantiles
 from volgen.training.ema import EMA, EMAConfig
 from volgen.training.interrupt import Interrupt, Interrupted
-from volgen.training.loss import Weight, denoising_loss
+from volgen.training.loss import Objective, denoising_loss
 from volgen.training.metrics import Metrics
 from volgen.training.optimiser import OptimiserConfig, learning_rate
 from volgen.training.protocols import Batch, Engine, Ranks
@@ -76,7 +75,6 @@ class Trainer:
     Attributes:
         optimiser: learning rate.
         ema: averaging.
-        weight: loss weight.
         batch: number of a batch -> this rank's part of it.
         batch_size: volumes of a global batch.
         validator: scores weights.
@@ -89,7 +87,6 @@ class Trainer:
 
     optimiser: OptimiserConfig
     ema: EMAConfig
-    weight: Weight
     batch: Callable[[int], Batch]
     batch_size: int
     validator: Validator
@@ -99,7 +96,7 @@ class Trainer:
     metrics: Metrics
     interrupt: Interrupt
 
-    def run(self, task: Task, engine: Engine, denoise: Denoiser, stopping: Stopping) -> Outcome:
+    def run(self, task: Task, engine: Engine, objective: Objective, stopping: Stopping) -> Outcome:
         """Trains until validation stops paying, from the phase's checkpoint if it has one. A collective call.
 
         The averaged weights with the lowest validation loss are in ``folder / WEIGHTS`` when it returns.
@@ -120,7 +117,7 @@ class Trainer:
             step = start
             while not stopping.done(step):
                 step += 1
-                loss, stop = self._gradient(task, engine, denoise, step)
+                loss, stop = self._gradient(task, engine, objective, step)
                 rate = learning_rate(self.optimiser, step, stopping.max_steps)
                 norm = engine.step(rate)
                 values = {"loss": loss, "learning_rate": rate}
@@ -144,7 +141,7 @@ class Trainer:
         self.metrics.flush()
         return Outcome(step, stopping.best_step, stopping.best)
 
-    def _gradient(self, task: Task, engine: Engine, denoise: Denoiser, step: int) -> tuple[float, bool]:
+    def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int) -> tuple[float, bool]:
         """Forward and backward of one global batch; returns its mean loss and whether any rank was told to stop."""
         batch = self.batch(task.first_batch + step - 1)
         levels = quantiles(self.batch_size, self.seed, task.name, step)
@@ -154,7 +151,8 @@ class Trainer:
             x = batch.x_BCXYZ[rows]
             z = noise(x, positions, self.seed, task.name, step)
             sigma = torch.tensor([task.sigma(levels[position]) for position in positions], device=x.device)
-            loss_B = denoising_loss(denoise, self.weight, x, z, sigma)
+            denoise, weight = objective(batch.ids[rows])
+            loss_B = denoising_loss(denoise, weight, x, z, sigma)
             engine.backward(loss_B.mean())
             losses.append(loss_B.detach())
         loss_B = torch.cat(losses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -14,6 +15,14 @@ class Weight(Protocol):
 
     def __call__(self, sigma_B: Tensor) -> Tensor:
         """Returns positive weights."""
+        ...
+
+
+class Objective(Protocol):
+    """What a batch is denoised with and how its loss is weighted; this may depend on who is in it (cross-fitting)."""
+
+    def __call__(self, ids: Sequence[str]) -> tuple[Denoiser, Weight]:
+        """The denoiser being trained and the loss weight, for training volumes ``ids`` in this order."""
         ...
 
 
