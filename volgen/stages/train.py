@@ -5,44 +5,34 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, read_json, sha256, write_json, write_text
+from volgen.core.files import read_json, sha256, write_json, write_text
 from volgen.core.geometry import Geometry
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
-from volgen.core.protocols import Denoiser
-from volgen.core.rng import generator
 from volgen.data.store import Store
-from volgen.data.stream import Batch, Stream
+from volgen.data.stream import Stream
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.experts.plan import Phase, plan
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
-from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
-from volgen.stages import _train_size
+from volgen.stages import _train_parts, _train_size
 from volgen.training import checkpoint, run
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
-from volgen.training.loss import Objective, Weight
+from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
-from volgen.training.protocols import Ranks
 from volgen.training.run import PhaseRecord
 from volgen.training.stopping import Stopping
-from volgen.training.validation import Validator
-
-PRECONDITIONER = "preconditioner.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ def train(recipe: Recipe, *, dry_run: bool = False) -> Path:
     group = Group(launch, launches.start(launch))
     say(f"Training in {recipe.directory} with {launch} on {group.device.type}.")
     with ExitStack() as held:
-        _on_chief(group, lambda: held.enter_context(run.locked(recipe.directory)))
+        _train_parts.on_chief(group, lambda: held.enter_context(run.locked(recipe.directory)))
         return _train(recipe, store, group)
 
 
@@ -96,8 +86,8 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
     paths = Paths(recipe.directory)
     inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
     provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
-    _on_chief(group, lambda: _begin(recipe, store, paths, provenance))
-    preconditioner = _preconditioner(recipe, store, paths, group)
+    _train_parts.on_chief(group, lambda: _begin(recipe, store, paths, provenance))
+    preconditioner = _train_parts.fit_preconditioner(recipe, store, paths.root, group)
     phases = plan(recipe.experts, recipe.schedule.grid())
     records = {phase.name: record for phase in phases if (record := PhaseRecord.read(paths.phase(phase.name)))}
     with (
@@ -105,10 +95,10 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
         closing(_metrics(paths, phases, records, group)) as metrics,
         Interrupt(watch_parent=group.world_size > 1) as interrupt,
     ):
-        learn = _objective(stream, preconditioner)
-        validator = _validator(recipe, store, preconditioner, group)
+        learn = _train_parts.make_objective(stream, preconditioner)
+        validator = _train_parts.make_validator(recipe, store, preconditioner, group)
         trainer = Trainer(
-            recipe.optimiser, recipe.ema, _on_device(stream, group.device), recipe.data.batch_size, validator,
+            recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size, validator,
             recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt,
         )  # fmt: skip
         try:
@@ -118,7 +108,7 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
-    _on_chief(group, lambda: _finish(recipe, phases, records, paths, provenance))
+    _train_parts.on_chief(group, lambda: _finish(recipe, phases, records, paths, provenance))
     return paths.root
 
 
@@ -127,7 +117,7 @@ def _phase(
 ) -> PhaseRecord:
     """Trains one network and marks it as finished."""
     folder, group = paths.phase(phase.name), trainer.ranks
-    network = _network(recipe, phase.name)
+    network = _train_parts.build_network(recipe, phase.name)
     if phase.start is not None:
         network.load_state_dict(load_file(paths.weights(phase.start)))
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -149,7 +139,7 @@ def _phase(
         gc.collect()  # an engine is a web of hooks that point at each other
     group.barrier()
     record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
-    _on_chief(group, lambda: record.write(folder))
+    _train_parts.on_chief(group, lambda: record.write(folder))
     if group.rank == 0:
         checkpoint.remove(folder)
     say(f"{title}: {outcome.steps} steps, validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}.")
@@ -188,20 +178,6 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
     say(f"{paths.root} is finished: {len(experts)} experts.")
 
 
-def _on_chief(group: Ranks, work: Callable[[], object]) -> None:
-    """Rank 0 does some work while the others wait; if it fails, they end quietly instead of waiting for ever."""
-    failure: BaseException | None = None
-    if group.rank == 0:
-        try:
-            work()
-        except BaseException as error:
-            failure = error
-    failed = group.sum([float(failure is not None)])[0]
-    if failure is not None:
-        raise failure
-    if failed:
-        raise SystemExit(2)
-
 
 def _check_batch(recipe: Recipe, world_size: int) -> None:
     shares = world_size * recipe.engine.accumulation
@@ -210,63 +186,9 @@ def _check_batch(recipe: Recipe, world_size: int) -> None:
         raise UserError("data.batch_size", found, f"a multiple of {shares}")
 
 
-def _preconditioner(recipe: Recipe, store: Store, paths: Paths, group: Group) -> Preconditioner:
-    """Fitted once, on rank 0, to training volumes as they are; from then on read from the run."""
-    path = paths.root / PRECONDITIONER
-
-    def fit() -> None:
-        if path.exists():
-            return
-        with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
-            say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
-            try:
-                fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
-            except ValueError as error:
-                raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
-        with atomic_path(path) as temporary:
-            save_file(fitted.state(), temporary)
-
-    _on_chief(group, fit)
-    restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
-    return restored
 
 
-def _objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:
-    """Each training volume is denoised with statistics that do not know its person, as a new person's will be."""
-    numbers = {record.id: number for number, record in enumerate(stream.records)}
 
-    def learn(engine: Engine) -> Objective:
-        def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
-            held_out = preconditioner.held_out([numbers[name] for name in ids])
-            return PreconditionedDenoiser(engine, held_out), held_out.weight
-
-        return objective
-
-    return learn
-
-
-def _network(recipe: Recipe, name: str) -> nn.Module:
-    """The network of one phase on the CPU; its random weights are a function of the seed and the phase."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, "weights", name).initial_seed())
-        network: nn.Module = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
-    return network
-
-
-def _validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
-    with closing(Stream(store, "validation", recipe.data, recipe.seed)) as stream:
-        volumes = stream.validation_volumes(recipe.stopping.validation_volumes)
-    network = _network(recipe, "validation").to(group.device)
-    denoise = PreconditionedDenoiser(InPrecision(network, recipe.engine), preconditioner)
-    return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
-
-
-def _on_device(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
-    def batch(step: int) -> Batch:
-        found = stream.batch(step)
-        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True))
-
-    return batch
 
 
 def _metrics(paths: Paths, phases: Sequence[Phase], records: dict[str, PhaseRecord], group: Group) -> MetricsFile | NoMetrics:

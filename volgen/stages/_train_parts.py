@@ -1,0 +1,106 @@
+"""What ``volgen train`` is put together from: data, preconditioner, network and validation of one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import atomic_path
+from volgen.core.progress import say
+from volgen.core.protocols import Denoiser
+from volgen.core.rng import generator
+from volgen.data.store import Store
+from volgen.data.stream import Batch, Stream
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.precision import InPrecision
+from volgen.recipe import Recipe
+from volgen.training.loss import Objective, Weight
+from volgen.training.protocols import Ranks
+from volgen.training.validation import Validator
+
+PRECONDITIONER = "preconditioner.safetensors"
+
+
+def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -> Preconditioner:
+    """Fitted once, on rank 0, to training volumes as they are; from then on read from the run."""
+    path = root / PRECONDITIONER
+
+    def fit() -> None:
+        if path.exists():
+            return
+        with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
+            say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
+            try:
+                fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
+            except ValueError as error:
+                raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
+        with atomic_path(path) as temporary:
+            save_file(fitted.state(), temporary)
+
+    on_chief(group, fit)
+    restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
+    return restored
+
+
+def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:
+    """Each training volume is denoised with statistics that do not know its person, as a new person's will be."""
+    numbers = {record.id: number for number, record in enumerate(stream.records)}
+
+    def learn(engine: Engine) -> Objective:
+        def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
+            held_out = preconditioner.held_out([numbers[name] for name in ids])
+            return PreconditionedDenoiser(engine, held_out), held_out.weight
+
+        return objective
+
+    return learn
+
+
+def build_network(recipe: Recipe, name: str) -> nn.Module:
+    """The network of one phase on the CPU; its random weights are a function of the seed and the phase."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(recipe.seed, "weights", name).initial_seed())
+        network: nn.Module = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+    return network
+
+
+def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
+    """Scores weights on a fixed choice of validation volumes."""
+    with closing(Stream(store, "validation", recipe.data, recipe.seed)) as stream:
+        volumes = stream.validation_volumes(recipe.stopping.validation_volumes)
+    network = build_network(recipe, "validation").to(group.device)
+    denoise = PreconditionedDenoiser(InPrecision(network, recipe.engine), preconditioner)
+    return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
+
+
+def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
+    """Number of a batch -> this rank's part of it, on its device."""
+    def batch(step: int) -> Batch:
+        found = stream.batch(step)
+        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True))
+
+    return batch
+
+
+def on_chief(group: Ranks, work: Callable[[], object]) -> None:
+    """Rank 0 does some work while the others wait; if it fails, they end quietly instead of waiting for ever."""
+    failure: BaseException | None = None
+    if group.rank == 0:
+        try:
+            work()
+        except BaseException as error:
+            failure = error
+    failed = group.sum([float(failure is not None)])[0]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise SystemExit(2)
