@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 
 def sigma_of_alpha_bar(alpha_bar: float) -> float:
     """DDPM (Ho et al. 2020) cumulative product abar_t in (0, 1) -> sigma = sqrt((1 - abar) / abar)."""
@@ -18,7 +20,7 @@ def alpha_bar_of_sigma(sigma: float) -> float:
     return 1.0 / (1.0 + sigma * sigma)
 
 
-def flow_time_of_sigma(sigma: float) -> float:
+def flow_time_of_sigma(sigma: Tensor) -> Tensor:
     """Rectified-flow time t in [0, 1): x_t = (1 - t) x0 + t z, so sigma = t / (1 - t)."""
     return sigma / (1.0 + sigma)
 

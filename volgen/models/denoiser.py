@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -21,6 +21,14 @@ class Preconditioner(Protocol):
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """Loss weight [B], so that an untrained network has a loss near 1 at every noise level."""
+        ...
+
+    def held_out(self, volumes: Sequence[int]) -> Preconditioner:
+        """What a batch of training volumes is denoised with: fitted as if each of them were somebody new.
+
+        Args:
+            volumes: for each element of the batch, its number in the pass that :meth:`PreconditionerConfig.fit` made.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -42,8 +50,19 @@ class PreconditionerConfig(Protocol):
         """Input channels that the network sees (a volume has 1)."""
         ...
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], seed: int) -> Preconditioner:
-        """Fits to training volumes. ``volumes()`` starts one pass over float32 tensors [X, Y, Z] in [-1, 1]."""
+    @property
+    def multiple(self) -> int:
+        """Each edge of a volume must be a multiple of this."""
+        ...
+
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
+        """Fits to training volumes.
+
+        Args:
+            volumes: starts one pass over float32 tensors [X, Y, Z] in [-1, 1].
+            people: who each volume of a pass is of.
+            seed: of anything random in the fit.
+        """
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:

@@ -1,0 +1,75 @@
+"""Orthonormal 3D Haar wavelets: no loss, and white noise stays white with the same sigma."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+_SQRT_HALF = math.sqrt(0.5)
+
+
+def analyse(x_BCXYZ: Tensor) -> Tensor:
+    """One level: [B, C, X, Y, Z] with even edges -> [B, 8C, X/2, Y/2, Z/2].
+
+    Output channel ``band * C + c``: band 0 is low-pass; bits 2, 1, 0 of a band say high-pass along X, Y, Z.
+    """
+    for axis in (4, 3, 2):
+        even, odd = x_BCXYZ.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x_BCXYZ = torch.cat([even + odd, even - odd], dim=1) * _SQRT_HALF
+    return x_BCXYZ
+
+
+def synthesise(c_BCXYZ: Tensor) -> Tensor:
+    """Inverse (and adjoint) of :func:`analyse`: [B, 8C, X, Y, Z] -> [B, C, 2X, 2Y, 2Z]."""
+    for axis in (2, 3, 4):
+        low, high = c_BCXYZ.chunk(2, dim=1)
+        c_BCXYZ = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1) * _SQRT_HALF
+    return c_BCXYZ
+
+
+def pyramid(x_BCXYZ: Tensor, levels: int) -> Tensor:
+    """``levels`` levels in the layout of Mallat (1989): same shape, the low-pass of the last level in the low-index corner."""
+    result = x_BCXYZ.clone()
+    for level in range(levels):
+        places = _octants(x_BCXYZ.shape[2:], level)
+        low = tuple(slice(0, size >> level) for size in x_BCXYZ.shape[2:])
+        for place, band in zip(places, analyse(result[..., *low]).chunk(8, dim=1), strict=True):
+            result[..., *place] = band
+    return result
+
+
+def unpyramid(c_BCXYZ: Tensor, levels: int) -> Tensor:
+    """Inverse (and adjoint) of :func:`pyramid`."""
+    result = c_BCXYZ.clone()
+    for level in reversed(range(levels)):
+        places = _octants(c_BCXYZ.shape[2:], level)
+        low = tuple(slice(0, size >> level) for size in c_BCXYZ.shape[2:])
+        result[..., *low] = synthesise(torch.cat([result[..., *place] for place in places], dim=1))
+    return result
+
+
+def voxel_variance(variance_BCXYZ: Tensor, levels: int) -> Tensor:
+    """Variance of each voxel when the coefficients of a :func:`pyramid` are independent with the given variances.
+
+    A Haar coefficient of level l spreads its energy evenly over its cube of 8^l voxels.
+    """
+    shape = variance_BCXYZ.shape[2:]
+    result = variance_BCXYZ[..., *(slice(0, size >> levels) for size in shape)]
+    for level in reversed(range(levels)):
+        details = [variance_BCXYZ[..., *place] for place in _octants(shape, level)[1:]]
+        total = (result + torch.stack(details).sum(dim=0)) / 8
+        result = interpolate(total, scale_factor=2.0, mode="nearest")
+    return result
+
+
+def _octants(shape: Sequence[int], level: int) -> list[tuple[slice, ...]]:
+    """Places of the eight bands of one level, in the order of :func:`analyse`."""
+    half = [size >> (level + 1) for size in shape]
+    return [
+        tuple(slice(size, 2 * size) if band >> bit & 1 else slice(0, size) for size, bit in zip(half, (2, 1, 0), strict=True))
+        for band in range(8)
+    ]

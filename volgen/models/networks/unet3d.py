@@ -1,0 +1,70 @@
+"""The 3D U-Net of MONAI (``DiffusionModelUNet``): the field's common baseline, at full resolution."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from volgen.core.config import Config as BaseConfig
+
+EMBEDDING_SCALE = 100.0
+"""MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
+
+
+class Config(BaseConfig):
+    """Ho et al. 2020's U-Net in three dimensions, with optional self-attention."""
+
+    kind: Literal["unet3d"] = "unet3d"
+    channels: tuple[PositiveInt, ...] = (32, 64, 64)
+    """Width of each resolution, finest first; each is halved once more than the one before."""
+    attention: tuple[bool, ...] = (False, False, False)
+    """Self-attention at each resolution; quadratic in voxels, so only for coarse ones."""
+    residual_blocks: PositiveInt = 1
+    """Residual blocks at each resolution."""
+    head_channels: NonNegativeInt = 32
+    """Channels of an attention head."""
+    norm_groups: PositiveInt = 16
+    """Groups of the group normalisation; must divide every width."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.attention) != len(self.channels):
+            raise ValueError(f"attention has {len(self.attention)} entries for {len(self.channels)} resolutions")
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
+        if any(self.attention) and not self.head_channels:
+            raise ValueError("head_channels must be positive where there is attention")
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """Each edge must halve at every resolution but the first."""
+        return 2 ** (len(self.channels) - 1)
+
+    def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
+        """The network with ``inputs`` input channels and one output channel."""
+        return _UNet(self, inputs, checkpointing)
+
+
+class _UNet(nn.Module):
+    def __init__(self, config: Config, inputs: int, checkpointing: bool) -> None:
+        super().__init__()
+        # Imported here: it takes seconds, and every command reads this file's Config.
+        from monai.networks.nets import DiffusionModelUNet
+
+        self.checkpointing = checkpointing
+        self.net = DiffusionModelUNet(
+            spatial_dims=3, in_channels=inputs, out_channels=1, num_res_blocks=config.residual_blocks, channels=config.channels,
+            attention_levels=config.attention, norm_num_groups=config.norm_groups, num_head_channels=config.head_channels,
+        )  # fmt: skip
+
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
+        timesteps = noise_B * EMBEDDING_SCALE
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.net, x_BCXYZ, timesteps, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.net(x_BCXYZ, timesteps)  # type: ignore[no-any-return]

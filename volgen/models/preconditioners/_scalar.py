@@ -1,0 +1,82 @@
+"""What scalar preconditioners share: D(y, s) = c_skip(s) y + c_out(s) F(c_in(s) y, c_noise(s)) (Karras et al. 2022, equation 7)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from volgen.core.config import Config
+from volgen.models.denoiser import Network, Preconditioner
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The three scalings [B] at given noise levels."""
+
+    skip: Tensor
+    out: Tensor
+    inp: Tensor
+
+
+class ScalarConfig(Config):
+    """Base of the preconditioners that are functions of sigma alone; they have nothing to fit."""
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network."""
+        return 1
+
+    @property
+    def multiple(self) -> int:
+        """Any edge will do."""
+        return 1
+
+    @abstractmethod
+    def coefficients(self, sigma_B: Tensor) -> Coefficients:
+        """c_skip, c_out and c_in."""
+
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
+        """Nothing depends on the data."""
+        return ScalarPreconditioner(self)
+
+    def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
+        """Nothing was stored."""
+        return ScalarPreconditioner(self)
+
+
+class ScalarPreconditioner:
+    """A preconditioner whose skip path is a multiple of the input."""
+
+    def __init__(self, config: ScalarConfig) -> None:
+        self.config = config
+
+    def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """c_skip y + c_out F(c_in y)."""
+        c = self.config.coefficients(sigma_B)
+        output = network(_over(c.inp) * y_BCXYZ, sigma_B.log() / 4)
+        return _over(c.skip) * y_BCXYZ + _over(c.out) * output.float()
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """1 / c_out^2: the network's own output has the same weight at every noise level."""
+        return self.config.coefficients(sigma_B).out ** -2
+
+    def held_out(self, volumes: Sequence[int]) -> Preconditioner:
+        """Nothing was fitted, so nobody can be left out."""
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing to store."""
+        return {}
+
+    def to(self, device: torch.device) -> Self:
+        """No tensors to move."""
+        return self
+
+
+def _over(value_B: Tensor) -> Tensor:
+    return value_B[:, None, None, None, None]

@@ -1,0 +1,219 @@
+"""Structured Gaussian preconditioning: the skip path is the denoiser of a Gaussian fitted to the cohort.
+
+EDM's skip path (Karras et al. 2022) is the exact denoiser of N(0, sigma_data^2 I). Heads that share a frame are far from that. Here
+the Gaussian has the cohort's mean m, a low-rank covariance U diag(l) U^T and, outside of that subspace, a variance v for each
+coefficient of an orthonormal Haar pyramid, in which white noise stays white:
+
+    D(y, s) = m + U l/(l + s^2) U^T d + v/(v + s^2) (d - U U^T d) + q(s) F(inputs, s),      d = y - m
+    e(s)    = s^2 v/(v + s^2) + sum_j U_j^2 s^2 l_j/(l_j + s^2)
+
+e(s) is the posterior variance of each coefficient and q(s)^2 that of each voxel, averaged over 3^3 neighbours. So the network's output has
+unit scale everywhere and at every noise level, and where every head has air q is 0: the mean is returned whatever the network
+says. (Scaling each coefficient by its own sqrt(e) instead looks more exact, but the estimates of v are grainy, a convolution
+cannot undo that grain, and training is measurably slower: see docs/models.md.)
+
+The fit knows the people it was made from. If a network were trained behind it on the same people, it would learn to correct an
+estimate that is far better than what any new sample gets. So everything is cross-fitted: v and l are measured on people outside of
+the fold that m and U come from, and in training each volume is seen through the m and U of the folds without it (`held_out`).
+
+Legend: B batch, C channel, r low-rank components, k folds, X Y Z coefficients of a volume, x y z the low-pass corner of the components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, NonNegativeInt, model_validator
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+
+from volgen.core.config import Config as BaseConfig
+from volgen.core.rng import permutation
+from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.haar import pyramid, unpyramid, voxel_variance
+
+
+class Config(BaseConfig):
+    """The default: an order of magnitude less training than a scalar skip path on cohorts that share a frame."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    levels: NonNegativeInt = 1
+    """Levels of the Haar pyramid in which the residual variance is diagonal; 0 means voxels. Edges must divide by 2^levels."""
+    rank: NonNegativeInt = 24
+    """Components of the low-rank covariance; at most half the number of training volumes are used."""
+    rank_level: NonNegativeInt = 1
+    """The components live in the low-pass corner after this many levels, at most ``levels`` (0: the whole volume)."""
+    folds: int = Field(default=6, ge=2)
+    """Folds of the cross-fit; each keeps a mean and components of its own while training."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.rank_level > self.levels:
+            raise ValueError(f"rank_level {self.rank_level} is above levels {self.levels}: there is no such low-pass corner")
+        return self
+
+    @property
+    def inputs(self) -> int:
+        """The scaled noisy volume and the Gaussian estimate."""
+        return 2
+
+    @property
+    def multiple(self) -> int:
+        """Each edge of a volume must be a multiple of this."""
+        return int(2**self.levels)
+
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
+        """Estimates mean, components and cross-fitted variances in two passes.
+
+        Raises:
+            ValueError: there are fewer people than folds.
+        """
+        return GaussianPreconditioner(self, _fit(self, volumes, people, seed))
+
+    def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
+        """From :meth:`GaussianPreconditioner.state`."""
+        return GaussianPreconditioner(self, Statistics(**{field.name: state[field.name] for field in fields(Statistics)}))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The fitted Gaussian, in pyramid coefficients; all float32 but ``fold``.
+
+    Attributes:
+        mean: m, [1, X, Y, Z].
+        components: U, orthonormal, [1, r, x, y, z].
+        residual: v, [X, Y, Z].
+        variances: l, [r].
+        fold: int64 [n], the fold that holds each training volume.
+        fold_means: m without each fold, [k, X, Y, Z].
+        fold_components: U without each fold, [k, r, x, y, z].
+    """
+
+    mean: Tensor
+    components: Tensor
+    residual: Tensor
+    variances: Tensor
+    fold: Tensor
+    fold_means: Tensor
+    fold_components: Tensor
+
+
+class GaussianPreconditioner:
+    """The denoiser described at the top of this file."""
+
+    def __init__(self, config: Config, statistics: Statistics) -> None:
+        self.config = config
+        self.statistics = statistics
+        self._corner = (..., *(slice(0, size) for size in statistics.components.shape[2:]))
+
+    def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Posterior mean of the Gaussian plus the network's correction, in units of the posterior's standard deviation."""
+        estimate = self.gaussian(y_BCXYZ, sigma_B)
+        centred = y_BCXYZ - self._synthesise(self.statistics.mean[:, None])
+        scale = (self.statistics.residual.mean() + sigma_B**2).rsqrt()
+        output = network(torch.cat([centred * _over(scale), estimate], dim=1), sigma_B.log() / 4)
+        return estimate + self._scale(sigma_B) * output.float()
+
+    def gaussian(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """The skip path alone: E[x0 | y] of the fitted Gaussian."""
+        s = self.statistics
+        offset = pyramid(y_BCXYZ, self.config.levels) - s.mean[:, None]
+        loadings = torch.einsum("brxyz,bcxyz->bcr", s.components.expand(len(y_BCXYZ), *s.components.shape[1:]), offset[self._corner])
+        gain = s.residual / (s.residual + _over(sigma_B) ** 2)
+        shrunk = loadings * (s.variances / (s.variances + sigma_B[:, None, None] ** 2))
+        estimate = s.mean[:, None] + gain * offset
+        # The subspace gets its own gain in place of the residual's: U shrunk - gain U U^T d.
+        inside, outside = self._combine(shrunk, s.components), self._combine(loadings, s.components)
+        estimate[self._corner] += inside - gain[self._corner] * outside
+        return self._synthesise(estimate)
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""
+        return 1.0 / self._variance(sigma_B).mean(dim=(1, 2, 3, 4))
+
+    def held_out(self, volumes: Sequence[int]) -> Preconditioner:
+        """The Gaussian as fitted without the fold of each training volume, one per element of a batch."""
+        s = self.statistics
+        folds = s.fold[list(volumes)]
+        return GaussianPreconditioner(self.config, replace(s, mean=s.fold_means[folds], components=s.fold_components[folds]))
+
+    def state(self) -> dict[str, Tensor]:
+        """The statistics by name."""
+        return {field.name: getattr(self.statistics, field.name).contiguous() for field in fields(Statistics)}
+
+    def to(self, device: torch.device) -> Self:
+        """Moves the statistics."""
+        return type(self)(self.config, Statistics(**{name: tensor.to(device) for name, tensor in self.state().items()}))
+
+    def _scale(self, sigma_B: Tensor) -> Tensor:
+        """q(s), [B, 1, X, Y, Z]."""
+        return avg_pool3d(voxel_variance(self._variance(sigma_B), self.config.levels), 3, 1, 1, count_include_pad=False).sqrt()
+
+    def _combine(self, loadings_BCr: Tensor, components: Tensor) -> Tensor:
+        return torch.einsum("brxyz,bcr->bcxyz", components.expand(len(loadings_BCr), *components.shape[1:]), loadings_BCr)
+
+    def _synthesise(self, coefficients_BCXYZ: Tensor) -> Tensor:
+        return unpyramid(coefficients_BCXYZ, self.config.levels)
+
+    def _variance(self, sigma_B: Tensor) -> Tensor:
+        """e(s), [B, 1, X, Y, Z]."""
+        s = self.statistics
+        noise = _over(sigma_B) ** 2
+        variance = noise * s.residual / (s.residual + noise)
+        spread_Br = sigma_B[:, None] ** 2 * s.variances / (s.variances + sigma_B[:, None] ** 2)
+        variance[self._corner] += self._combine(spread_Br[:, None], s.components**2)
+        return variance
+
+
+def _over(value_B: Tensor) -> Tensor:
+    return value_B[:, None, None, None, None]
+
+
+def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Statistics:
+    """First pass: sums and low-pass corners of each fold. Second pass: variances of held-out volumes."""
+    unique = sorted(set(people))
+    if len(unique) < config.folds:
+        raise ValueError(f"the structured Gaussian needs at least {config.folds} people in the training split, found {len(unique)}")
+    place = dict(zip(unique, permutation(len(unique), seed, "folds"), strict=True))
+    # All scans of a person share a fold: another visit of the same brain is no held-out brain.
+    fold = torch.tensor([place[person] % config.folds for person in people])
+    rank = min(config.rank, len(people) // 2)
+
+    def coefficients() -> Iterable[tuple[int, Tensor]]:
+        return ((i, pyramid(volume[None, None].float(), config.levels)[0, 0]) for i, volume in enumerate(volumes()))
+
+    sums: Tensor | None = None
+    corners = []
+    for index, c in coefficients():
+        sums = torch.zeros(config.folds, *c.shape) if sums is None else sums
+        sums[fold[index]] += c
+        corners.append(c[tuple(slice(0, size >> config.rank_level) for size in c.shape)].clone())
+    assert sums is not None and len(corners) == len(people)
+    data = torch.stack(corners)
+    counts = torch.bincount(fold, minlength=config.folds)
+    fold_means = (sums.sum(dim=0) - sums) / (len(people) - counts)[:, None, None, None]
+    fold_components = torch.stack([_principal(data[fold != k], rank) for k in range(config.folds)])
+
+    residual, variances = torch.zeros_like(sums[0]), torch.zeros(rank)
+    for index, c in coefficients():
+        basis = fold_components[fold[index]]
+        offset = c - fold_means[fold[index]]
+        corner = tuple(slice(0, size) for size in basis.shape[1:])
+        loadings = torch.einsum("rxyz,xyz->r", basis, offset[corner])
+        offset[corner] -= torch.einsum("rxyz,r->xyz", basis, loadings)
+        variances += loadings**2 / len(people)
+        residual += offset**2 / len(people)
+    mean = sums.sum(dim=0)[None] / len(people)
+    return Statistics(mean, _principal(data, rank)[None], residual, variances, fold, fold_means, fold_components)
+
+
+def _principal(data: Tensor, rank: int) -> Tensor:
+    """Leading principal directions of [n, x, y, z], orthonormal, [r, x, y, z]; through the n x n Gram matrix."""
+    centred = (data - data.mean(dim=0)).flatten(1)
+    _, vectors = torch.linalg.eigh((centred @ centred.T).double())
+    directions = vectors.flip(1)[:, :rank].T.float() @ centred
+    orthonormal, _ = torch.linalg.qr(directions.T)
+    return orthonormal.T.unflatten(1, data.shape[1:]).contiguous()
