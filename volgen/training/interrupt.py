@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+SECONDS_BEFORE_A_SECOND = 2.0
 
 
 class Interrupted(Exception):
@@ -26,7 +29,10 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """A context in which SIGINT and SIGTERM only set :attr:`received`; a second one has its usual effect.
+    """A context in which SIGINT and SIGTERM only set :attr:`received`.
+
+    A second SIGINT ends the process at once, but only some seconds after the first: a terminal sends Ctrl-C to torchrun and to its
+    ranks, and torchrun passes it on, so each rank gets it twice. A repeated SIGTERM is a launcher's, and never cuts a checkpoint short.
 
     Args:
         watch_parent: also stop when the process that started this one has gone: the deepspeed launcher may die and leave ranks
@@ -35,6 +41,7 @@ class Interrupt:
 
     def __init__(self, watch_parent: bool = False) -> None:
         self._received = 0
+        self._when = 0.0
         self._parent = os.getppid() if watch_parent else None
         self._before: dict[int, Any] = {}
 
@@ -55,5 +62,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        signal.signal(number, self._before[number])
+        now = time.monotonic()
+        if self._received and number == signal.SIGINT and now - self._when > SECONDS_BEFORE_A_SECOND:
+            raise KeyboardInterrupt
+        if not self._received:
+            self._received, self._when = number, now

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -19,10 +20,27 @@ def test_the_first_signal_is_a_flag(number: signal.Signals) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_the_second_ctrl_c_is_not_held_back() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupt():  # noqa: PT012 (both signals belong to the test)
+def test_a_ctrl_c_that_a_launcher_passes_on_is_the_same_one_and_a_later_one_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
+        now += 0.5
         os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+        now += 5.0
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_repeated_sigterm_does_not_cut_a_checkpoint_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Interrupt() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            now += 10.0
+        assert interrupt.received == signal.SIGTERM
 
 
 def test_a_launcher_that_died_counts_as_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
