@@ -72,16 +72,24 @@ class Recipe(Config):
         if self.experts.warm_start == "shared" and not self.experts.shared_steps:
             raise ValueError("experts.warm_start is 'shared', but experts.shared_steps is 0: there is no shared network to start from")
         if self.experts.shared_steps and self.experts.warm_start == "none":
-            raise ValueError("experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it")
-        multiple = self.network.multiple
-        if any(size % multiple for size in self.data.shape):
-            raise ValueError(f"data.shape is {list(self.data.shape)}, but this network needs multiples of {multiple} along each axis")
+            raise ValueError(
+                "experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it"
+            )
+        for section, part in (("network", self.network), ("preconditioner", self.preconditioner)):
+            if any(size % part.multiple for size in self.data.shape):
+                raise ValueError(
+                    f"data.shape is {list(self.data.shape)}, but this {section} needs multiples of {part.multiple} along each axis"
+                )
         if self.stopping.min_steps > self.stopping.max_steps:
             raise ValueError(f"stopping.min_steps ({self.stopping.min_steps}) is above stopping.max_steps ({self.stopping.max_steps})")
         if self.engine.offload == "optimiser_and_weights" and self.engine.zero_stage != 3:
             raise ValueError("engine.offload 'optimiser_and_weights' needs engine.zero_stage 3")
         if self.engine.offload == "optimiser" and self.engine.zero_stage == 0:
             raise ValueError("engine.offload 'optimiser' needs engine.zero_stage 1, 2 or 3")
+        if self.optimiser.matrix_learning_rate and self.optimiser.gradient_clip:
+            raise ValueError(
+                "optimiser.gradient_clip must be 0 with optimiser.matrix_learning_rate: Muon's updates have a norm of their own"
+            )
         if self.data.batch_size % self.engine.accumulation:
             raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
         return self

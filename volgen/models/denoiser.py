@@ -23,6 +23,10 @@ class Preconditioner(Protocol):
         """Loss weight [B], so that an untrained network has a loss near 1 at every noise level."""
         ...
 
+    def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """What sampling begins with: standard normal noise -> a sample of what data look like under noise of ``sigma``."""
+        ...
+
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """What a batch of training volumes is denoised with: fitted as if each of them were somebody new.
 

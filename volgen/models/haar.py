@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+Index = tuple[Any, ...]
 _SQRT_HALF = math.sqrt(0.5)
 
 
@@ -35,10 +37,9 @@ def pyramid(x_BCXYZ: Tensor, levels: int) -> Tensor:
     """``levels`` levels in the layout of Mallat (1989): same shape, the low-pass of the last level in the low-index corner."""
     result = x_BCXYZ.clone()
     for level in range(levels):
-        places = _octants(x_BCXYZ.shape[2:], level)
-        low = tuple(slice(0, size >> level) for size in x_BCXYZ.shape[2:])
-        for place, band in zip(places, analyse(result[..., *low]).chunk(8, dim=1), strict=True):
-            result[..., *place] = band
+        octants = _octants(x_BCXYZ.shape[2:], level)
+        for place, band in zip(octants, analyse(result[low_pass(x_BCXYZ.shape[2:], level)]).chunk(8, dim=1), strict=True):
+            result[place] = band
     return result
 
 
@@ -46,9 +47,8 @@ def unpyramid(c_BCXYZ: Tensor, levels: int) -> Tensor:
     """Inverse (and adjoint) of :func:`pyramid`."""
     result = c_BCXYZ.clone()
     for level in reversed(range(levels)):
-        places = _octants(c_BCXYZ.shape[2:], level)
-        low = tuple(slice(0, size >> level) for size in c_BCXYZ.shape[2:])
-        result[..., *low] = synthesise(torch.cat([result[..., *place] for place in places], dim=1))
+        octants = _octants(c_BCXYZ.shape[2:], level)
+        result[low_pass(c_BCXYZ.shape[2:], level)] = synthesise(torch.cat([result[place] for place in octants], dim=1))
     return result
 
 
@@ -58,18 +58,22 @@ def voxel_variance(variance_BCXYZ: Tensor, levels: int) -> Tensor:
     A Haar coefficient of level l spreads its energy evenly over its cube of 8^l voxels.
     """
     shape = variance_BCXYZ.shape[2:]
-    result = variance_BCXYZ[..., *(slice(0, size >> levels) for size in shape)]
+    result = variance_BCXYZ[low_pass(shape, levels)]
     for level in reversed(range(levels)):
-        details = [variance_BCXYZ[..., *place] for place in _octants(shape, level)[1:]]
-        total = (result + torch.stack(details).sum(dim=0)) / 8
-        result = interpolate(total, scale_factor=2.0, mode="nearest")
+        details = [variance_BCXYZ[place] for place in _octants(shape, level)[1:]]
+        result = interpolate((result + torch.stack(details).sum(dim=0)) / 8, scale_factor=2.0, mode="nearest")
     return result
 
 
-def _octants(shape: Sequence[int], level: int) -> list[tuple[slice, ...]]:
+def low_pass(shape: Sequence[int], level: int) -> Index:
+    """Place of the low-pass corner of [..., X, Y, Z] after ``level`` levels of a pyramid."""
+    return (..., *(slice(0, size >> level) for size in shape))
+
+
+def _octants(shape: Sequence[int], level: int) -> list[Index]:
     """Places of the eight bands of one level, in the order of :func:`analyse`."""
     half = [size >> (level + 1) for size in shape]
     return [
-        tuple(slice(size, 2 * size) if band >> bit & 1 else slice(0, size) for size, bit in zip(half, (2, 1, 0), strict=True))
+        (..., *(slice(size, 2 * size) if band >> bit & 1 else slice(0, size) for size, bit in zip(half, (2, 1, 0), strict=True)))
         for band in range(8)
     ]

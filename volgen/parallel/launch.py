@@ -137,5 +137,3 @@ def first_node(nodes: str) -> str:
         return head.split(",")[0]
     numbers, _, after = tail.partition("]")
     return head + numbers.split(",")[0].split("-")[0] + after.split(",")[0]
-
-

@@ -25,10 +25,11 @@ def sample(
     shape: Shape3,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
+    start: Callable[[Tensor, float], Tensor] = lambda noise, sigma: noise * sigma,
 ) -> list[Tensor]:
     """Draws one volume per index.
 
-    Volume i is a function of ``seed`` and i alone: its start is ``normal(seed, "start", i) * grid[0]`` and its fresh noise in step n
+    Volume i is a function of ``seed`` and i alone: it starts from the noise ``normal(seed, "start", i)`` and its fresh noise in step n
     ``normal(seed, "step", n, i)``, whatever the other volumes, their order and the batch size are. (A network may round differently
     in another batch size; differences are those of float32.)
 
@@ -44,6 +45,7 @@ def sample(
         shape: voxels along X, Y, Z.
         batch_size: volumes that go through the denoiser together.
         device: where the denoiser computes.
+        start: makes a sample of the noisiest marginal from standard normal noise [B, C, X, Y, Z] and ``grid[0]``.
 
     Returns:
         x0_CXYZ (C = 1, float32, on the CPU, nominally in [-1, 1] but not clamped), in the order of ``indices``.
@@ -55,7 +57,8 @@ def sample(
     assert len(set(indices)) == len(indices), "an index may be drawn once"
     device = torch.device(device)
     batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-    states = [torch.stack([normal((1, *shape), seed, "start", i) for i in batch]) * grid[0] for batch in batches]
+    starts = (torch.stack([normal((1, *shape), seed, "start", i) for i in batch]) for batch in batches)
+    states = [start(noise.to(device), grid[0]).to("cpu") for noise in starts]
     memories: list[Any] = [None] * len(batches)
     with progress("sampling", len(grid) * len(indices)) as ticker, torch.no_grad():
         for number, (sigma, sigma_next) in enumerate(itertools.pairwise([*grid, 0.0])):

@@ -84,6 +84,7 @@ def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner,
 
 def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
     """Number of a batch -> this rank's part of it, on its device."""
+
     def batch(step: int) -> Batch:
         found = stream.batch(step)
         return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True))

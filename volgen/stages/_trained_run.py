@@ -18,7 +18,7 @@ from volgen.core.geometry import Geometry
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
-from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
 
@@ -69,26 +69,34 @@ class TrainedRun:
         identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
         return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
 
-    def bank(self, device: torch.device, grid: Sequence[float]) -> ExpertBank:
-        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step.
-
-        Args:
-            device: where it computes.
-            grid: noise levels that will be asked for.
+    def preconditioner(self, device: torch.device) -> Preconditioner:
+        """The run's preconditioner on a device.
 
         Raises:
-            UserError: the preconditioner cannot be restored.
+            UserError: it cannot be restored.
         """
         config = self.recipe.preconditioner
         try:
-            preconditioner = config.restore(load_file(self.directory / PRECONDITIONER)).to(device)
+            restored: Preconditioner = config.restore(load_file(self.directory / PRECONDITIONER))
         except (SafetensorError, KeyError, OSError) as error:
             found = f"cannot be restored ({' '.join(str(error).split())})"
             raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
+        return restored.to(device)
+
+    def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float]) -> ExpertBank:
+        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step.
+
+        Args:
+            preconditioner: from :meth:`preconditioner`.
+            device: where it computes.
+            grid: noise levels that will be asked for.
+        """
 
         def wrap(module: nn.Module) -> PreconditionedDenoiser:
             return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
 
-        return ExpertBank(
-            self.ensemble, self.directory, lambda: self.recipe.network.build(inputs=config.inputs), wrap, device, capacity=2, grid=grid
-        )  # fmt: skip
+        def build() -> nn.Module:
+            network: nn.Module = self.recipe.network.build(inputs=self.recipe.preconditioner.inputs)
+            return network
+
+        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=2, grid=grid)

@@ -81,11 +81,13 @@ def sample(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wave = max(batch_size, int(memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())))
     if missing:
-        with trained.bank(where, grid) as bank:
-            for start in range(0, len(missing), wave):
-                chosen = missing[start : start + wave]
+        preconditioner = trained.preconditioner(where)
+        with trained.bank(preconditioner, where, grid) as bank:
+            for first in range(0, len(missing), wave):
+                chosen = missing[first : first + wave]
                 volumes = _driver.sample(
-                    bank, solver.build(), grid, seed=seed, indices=chosen, shape=trained.geometry.shape, batch_size=batch_size, device=where
+                    bank, solver.build(), grid, seed=seed, indices=chosen, shape=trained.geometry.shape, batch_size=batch_size,
+                    device=where, start=preconditioner.start,
                 )  # fmt: skip
                 for index, volume in zip(chosen, volumes, strict=True):
                     job.export(index, volume)

@@ -125,6 +125,7 @@ def _phase(
     engine = Engine(
         network, recipe.engine, micro_batch,
         betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
+        matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate,
     )  # fmt: skip
     title = "shared network" if phase.index is None else f"expert {phase.index} of {recipe.experts.count}"
     title += f" (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
@@ -178,17 +179,11 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
     say(f"{paths.root} is finished: {len(experts)} experts.")
 
 
-
 def _check_batch(recipe: Recipe, world_size: int) -> None:
     shares = world_size * recipe.engine.accumulation
     if recipe.data.batch_size % shares:
         found = f"{recipe.data.batch_size} cannot be shared by {world_size} ranks x {recipe.engine.accumulation} micro-batches"
         raise UserError("data.batch_size", found, f"a multiple of {shares}")
-
-
-
-
-
 
 
 def _metrics(paths: Paths, phases: Sequence[Phase], records: dict[str, PhaseRecord], group: Group) -> MetricsFile | NoMetrics:

@@ -109,8 +109,9 @@ class Trainer:
         found = checkpoint.latest(task.folder)
         if found:
             start = checkpoint.load(found, engine, ema, stopping, self.ranks)
-        elif task.warm:
-            self._validate(task, engine, stopping, 0)
+        best: dict[str, Tensor] = {}
+        if task.warm and not found:
+            self._validate(task, engine, stopping, 0, best)
         skipped = 0
         with progress(task.title, stopping.max_steps) as ticker:
             ticker.advance(start)
@@ -130,15 +131,17 @@ class Trainer:
                 ema.update(engine.masters())
                 if stopping.due(step):
                     with ema.swapped(engine.masters()):
-                        values["validation_loss"] = self._validate(task, engine, stopping, step)
+                        values["validation_loss"] = self._validate(task, engine, stopping, step, best)
                 self.metrics.write(task.name, step, values)
                 ticker.advance(note=f"loss {loss:.4f}, validation {stopping.best:.4f}" if stopping.best < math.inf else f"loss {loss:.4f}")
                 if (stop or step % self.checkpoint_every == 0) and not stopping.done(step):
                     self.metrics.flush()
+                    self._export(task, best)
                     checkpoint.save(task.folder, step, engine, ema, stopping, self.ranks)
                     if stop:
                         raise Interrupted(self.interrupt.received or int(signal.SIGTERM))
         self.metrics.flush()
+        self._export(task, best)
         return Outcome(step, stopping.best_step, stopping.best)
 
     def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int) -> tuple[float, bool]:
@@ -163,16 +166,22 @@ class Trainer:
             self._fail(task, step, f"the loss is {total} for {', '.join(subjects)}")
         return total / self.batch_size, stop > 0
 
-    def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int) -> float:
-        """Scores the weights that the engine holds now, and exports them if they are the best so far."""
+    def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
+        """Scores the weights that the engine holds now, and keeps them in ``best`` if they are."""
         state = engine.full_state()
         loss = self.validator.score(state, task.sigma)
         if not math.isfinite(loss):
             self._fail(task, step, f"the validation loss is {loss}")
         if stopping.update(step, loss) and self.ranks.rank == 0:
-            with atomic_path(task.folder / WEIGHTS) as temporary:
-                save_file(state, temporary)
+            best.update(state)
         return loss
+
+    def _export(self, task: Task, best: dict[str, Tensor]) -> None:
+        """Writes the best weights, unless those on disk are; with each checkpoint, because a later validation may not beat them."""
+        if best:
+            with atomic_path(task.folder / WEIGHTS) as temporary:
+                save_file(best, temporary)
+            best.clear()
 
     def _fail(self, task: Task, step: int, found: str) -> NoReturn:
         """All ranks come here together; one of them tells the user."""

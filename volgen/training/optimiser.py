@@ -10,10 +10,15 @@ from volgen.core.config import Config
 
 
 class OptimiserConfig(Config):
-    """AdamW (Loshchilov & Hutter 2019) with a linear warm-up and an optional cosine decay over the expert's largest step count."""
+    """AdamW (Loshchilov & Hutter 2019), with Muon (Jordan et al. 2024) for the weight matrices if asked.
+
+    Both have a linear warm-up and an optional cosine decay over the expert's largest step count.
+    """
 
     learning_rate: PositiveFloat = 1e-3
-    """Peak step size."""
+    """Peak step size of AdamW."""
+    matrix_learning_rate: NonNegativeFloat = 0.0
+    """Peak step size of Muon, in units of an update's spectral norm, for every weight matrix that is not called "embed"; 0 leaves them to AdamW."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the moment estimates."""
     weight_decay: NonNegativeFloat = 0.0
@@ -27,7 +32,7 @@ class OptimiserConfig(Config):
 
 
 def learning_rate(config: OptimiserConfig, step: int, max_steps: int) -> float:
-    """Rate of one step: a linear warm-up that reaches the peak at step ``warmup_steps``, times a half cosine down to ``decay_to``.
+    """Rate of AdamW at one step (Muon's keeps its proportion to it): a linear warm-up that reaches the peak at step ``warmup_steps``, times a half cosine down to ``decay_to``.
 
     Args:
         config: peak and shape.

@@ -43,7 +43,7 @@ class Config(BaseConfig):
     @property
     def multiple(self) -> int:
         """Each edge must halve at every resolution but the first."""
-        return 2 ** (len(self.channels) - 1)
+        return int(2 ** (len(self.channels) - 1))
 
     def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
         """The network with ``inputs`` input channels and one output channel."""

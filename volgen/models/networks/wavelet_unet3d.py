@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
-from volgen.models.haar import analyse, synthesise
+from volgen.models.haar import analyse, low_pass, synthesise
 
 FREQUENCIES = 16
 
@@ -56,12 +56,13 @@ class _WaveletUNet(nn.Module):
         self.checkpointing = checkpointing
         bands, widths, groups = 8**config.haar_levels, config.channels, config.norm_groups
         embedding = 4 * widths[0]
-        self.embed = _NoiseEmbedding(embedding)
-        self.first = nn.Conv3d(bands * inputs, widths[0], 3, padding=1)
+        # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
+        self.embed_noise = _NoiseEmbedding(embedding)
+        self.embed_volume = _Conv(bands * inputs, widths[0])
         self.down, self.shrink, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
             if level:
-                self.shrink.append(nn.Conv3d(widths[level - 1], width, 3, stride=2, padding=1))
+                self.shrink.append(_Conv(widths[level - 1], width, stride=2))
             self.down.append(nn.ModuleList(_Block(width, width, embedding, groups) for _ in range(config.residual_blocks)))
         for level in reversed(range(len(widths))):
             below = widths[min(level + 1, len(widths) - 1)]
@@ -70,17 +71,16 @@ class _WaveletUNet(nn.Module):
             self.up.append(nn.ModuleList(blocks))
         self.middle = _Block(widths[-1], widths[-1], embedding, groups)
         self.last_norm = nn.GroupNorm(groups, widths[0])
-        self.last = nn.Conv3d(widths[0], bands, 3, padding=1)
         # An untrained network returns 0, so that the denoiser starts as its skip path.
-        _zero(self.last)
+        self.unembed_volume = _Conv(widths[0], bands, zero=True)
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
         h = x_BCXYZ
         for _ in range(self.haar_levels):
             h = analyse(h)
-        embedding = self.embed(noise_B).to(h.dtype)
-        h = self.first(h)
+        embedding = self.embed_noise(noise_B).to(h.dtype)
+        h = self.embed_volume(h)
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
@@ -92,11 +92,11 @@ class _WaveletUNet(nn.Module):
         for blocks in self.up:
             skip = skips.pop()
             if h.shape[2:] != skip.shape[2:]:
-                h = functional.interpolate(h, scale_factor=2.0, mode="nearest")[..., *(slice(0, size) for size in skip.shape[2:])]
+                h = functional.interpolate(h, scale_factor=2.0, mode="nearest")[low_pass(skip.shape[2:], 0)]
             h = torch.cat([h, skip], dim=1)
             for block in blocks:  # type: ignore[attr-defined]
                 h = self._run(block, h, embedding)
-        h = self.last(functional.silu(self.last_norm(h)))
+        h = self.unembed_volume(functional.silu(self.last_norm(h)))
         for _ in range(self.haar_levels):
             h = synthesise(h)
         return h
@@ -107,19 +107,32 @@ class _WaveletUNet(nn.Module):
         return block(h, embedding)  # type: ignore[no-any-return]
 
 
+class _Conv(nn.Module):
+    """A convolution with zero padding whose weight is a matrix [out, in * size^3]: what Muon, which orthogonalises updates, needs."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1, zero: bool = False) -> None:
+        super().__init__()
+        self.shape, self.stride = (outputs, inputs, size, size, size), stride
+        bound = 0.0 if zero else 1.0 / math.sqrt(inputs * size**3)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * size**3).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x_BCXYZ: Tensor) -> Tensor:
+        return functional.conv3d(x_BCXYZ, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
+
+
 class _Block(nn.Module):
     """norm - SiLU - conv - norm - FiLM - SiLU - conv, with a residual path."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(math.gcd(groups, inputs), inputs)
-        self.conv1 = nn.Conv3d(inputs, outputs, 3, padding=1)
+        self.conv1 = _Conv(inputs, outputs)
         self.film = nn.Linear(embedding, 2 * outputs)
         self.norm2 = nn.GroupNorm(groups, outputs)
-        self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         # Blocks start as their residual path; training is then faster from the first step.
-        _zero(self.conv2)
+        self.conv2 = _Conv(outputs, outputs, zero=True)
+        self.skip = _Conv(inputs, outputs, size=1) if inputs != outputs else nn.Identity()
 
     def forward(self, x_BCXYZ: Tensor, embedding_BE: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x_BCXYZ)))
@@ -139,10 +152,4 @@ class _NoiseEmbedding(nn.Module):
         # Periods from 4 (the whole axis of noise levels) down to 1/4.
         frequencies = 2 * math.pi * torch.logspace(-2, 2, FREQUENCIES, base=2.0, device=noise_B.device)
         angles = noise_B.float()[:, None] * frequencies
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1).to(self.layers[0].weight.dtype))  # type: ignore[no-any-return]
-
-
-def _zero(layer: nn.Conv3d) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore[no-any-return]

@@ -33,7 +33,7 @@ from torch.nn.functional import avg_pool3d
 from volgen.core.config import Config as BaseConfig
 from volgen.core.rng import permutation
 from volgen.models.denoiser import Network, Preconditioner
-from volgen.models.haar import pyramid, unpyramid, voxel_variance
+from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 
 
 class Config(BaseConfig):
@@ -107,7 +107,7 @@ class GaussianPreconditioner:
     def __init__(self, config: Config, statistics: Statistics) -> None:
         self.config = config
         self.statistics = statistics
-        self._corner = (..., *(slice(0, size) for size in statistics.components.shape[2:]))
+        self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """Posterior mean of the Gaussian plus the network's correction, in units of the posterior's standard deviation."""
@@ -121,14 +121,18 @@ class GaussianPreconditioner:
         """The skip path alone: E[x0 | y] of the fitted Gaussian."""
         s = self.statistics
         offset = pyramid(y_BCXYZ, self.config.levels) - s.mean[:, None]
-        loadings = torch.einsum("brxyz,bcxyz->bcr", s.components.expand(len(y_BCXYZ), *s.components.shape[1:]), offset[self._corner])
-        gain = s.residual / (s.residual + _over(sigma_B) ** 2)
-        shrunk = loadings * (s.variances / (s.variances + sigma_B[:, None, None] ** 2))
-        estimate = s.mean[:, None] + gain * offset
-        # The subspace gets its own gain in place of the residual's: U shrunk - gain U U^T d.
-        inside, outside = self._combine(shrunk, s.components), self._combine(loadings, s.components)
-        estimate[self._corner] += inside - gain[self._corner] * outside
-        return self._synthesise(estimate)
+        inside = s.variances / (s.variances + sigma_B[:, None] ** 2)
+        outside = s.residual / (s.residual + _over(sigma_B) ** 2)
+        return self._synthesise(s.mean[:, None] + self._filtered(offset, inside, outside))
+
+    def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """A sample of the Gaussian under noise, m + (covariance + s^2)^(1/2) z: exact at any sigma at which the fit describes the data.
+
+        So the grid may start at a noise level that does not drown the data, and no expert is spent above it.
+        """
+        s = self.statistics
+        inside, outside = (s.variances + sigma**2).sqrt()[None], (s.residual + sigma**2).sqrt()
+        return self._synthesise(s.mean[:, None] + self._filtered(pyramid(noise_BCXYZ, self.config.levels), inside, outside))
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""
@@ -151,6 +155,15 @@ class GaussianPreconditioner:
     def _scale(self, sigma_B: Tensor) -> Tensor:
         """q(s), [B, 1, X, Y, Z]."""
         return avg_pool3d(voxel_variance(self._variance(sigma_B), self.config.levels), 3, 1, 1, count_include_pad=False).sqrt()
+
+    def _filtered(self, c_BCXYZ: Tensor, inside_Br: Tensor, outside: Tensor) -> Tensor:
+        """U inside U^T c + outside (c - U U^T c), of coefficients c."""
+        components = self.statistics.components.expand(len(c_BCXYZ), *self.statistics.components.shape[1:])
+        loadings_BCr = torch.einsum("brxyz,bcxyz->bcr", components, c_BCXYZ[self._corner])
+        result = outside * c_BCXYZ
+        low = outside.expand_as(c_BCXYZ)[self._corner] * self._combine(loadings_BCr, components)
+        result[self._corner] += self._combine(loadings_BCr * inside_Br[:, None], components) - low
+        return result
 
     def _combine(self, loadings_BCr: Tensor, components: Tensor) -> Tensor:
         return torch.einsum("brxyz,bcr->bcxyz", components.expand(len(loadings_BCr), *components.shape[1:]), loadings_BCr)
@@ -190,7 +203,7 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
     for index, c in coefficients():
         sums = torch.zeros(config.folds, *c.shape) if sums is None else sums
         sums[fold[index]] += c
-        corners.append(c[tuple(slice(0, size >> config.rank_level) for size in c.shape)].clone())
+        corners.append(c[low_pass(c.shape, config.rank_level)].clone())
     assert sums is not None and len(corners) == len(people)
     data = torch.stack(corners)
     counts = torch.bincount(fold, minlength=config.folds)
@@ -201,7 +214,7 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
     for index, c in coefficients():
         basis = fold_components[fold[index]]
         offset = c - fold_means[fold[index]]
-        corner = tuple(slice(0, size) for size in basis.shape[1:])
+        corner = low_pass(c.shape, config.rank_level)
         loadings = torch.einsum("rxyz,xyz->r", basis, offset[corner])
         offset[corner] -= torch.einsum("rxyz,r->xyz", basis, loadings)
         variances += loadings**2 / len(people)
@@ -216,4 +229,5 @@ def _principal(data: Tensor, rank: int) -> Tensor:
     _, vectors = torch.linalg.eigh((centred @ centred.T).double())
     directions = vectors.flip(1)[:, :rank].T.float() @ centred
     orthonormal, _ = torch.linalg.qr(directions.T)
-    return orthonormal.T.unflatten(1, data.shape[1:]).contiguous()
+    components: Tensor = orthonormal.T.unflatten(1, data.shape[1:]).contiguous()
+    return components
