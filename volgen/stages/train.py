@@ -132,7 +132,8 @@ def _phase(
     task = Task(
         phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, steps_before, phase.start is not None
     )
-    stopping = Stopping(recipe.stopping, phase.max_steps or recipe.stopping.max_steps)
+    rule = recipe.stopping if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+    stopping = Stopping(rule, rule.max_steps)
     try:
         outcome = trainer.run(task, engine, learn(engine), stopping)
     finally:

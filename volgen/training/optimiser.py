@@ -18,7 +18,7 @@ class OptimiserConfig(Config):
     learning_rate: PositiveFloat = 1e-3
     """Peak step size of AdamW."""
     matrix_learning_rate: NonNegativeFloat = 0.0
-    """Peak step size of Muon, in units of an update's spectral norm, for every weight matrix that is not called "embed"; 0 leaves them to AdamW."""
+    """Peak step size of Muon (spectral norm of an update) for every weight matrix not called "embed"; 0 leaves them to AdamW."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the moment estimates."""
     weight_decay: NonNegativeFloat = 0.0
@@ -32,7 +32,9 @@ class OptimiserConfig(Config):
 
 
 def learning_rate(config: OptimiserConfig, step: int, max_steps: int) -> float:
-    """Rate of AdamW at one step (Muon's keeps its proportion to it): a linear warm-up that reaches the peak at step ``warmup_steps``, times a half cosine down to ``decay_to``.
+    """Rate of AdamW at one step; Muon's keeps its proportion to it.
+
+    A linear warm-up that reaches the peak at step ``warmup_steps``, times a half cosine down to ``decay_to``.
 
     Args:
         config: peak and shape.

@@ -28,6 +28,11 @@ class StoppingConfig(Config):
     validation_volumes: int = Field(default=16, ge=1)
     """At most this many validation volumes, a fixed choice."""
 
+    def fixed(self, steps: int) -> StoppingConfig:
+        """The rule of a network that others start from: ``steps`` steps whatever the validation loss, which is looked at some ten times."""
+        every = max(self.validate_every, steps // 10)
+        return self.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": every})
+
 
 class Stopping:
     """Watches the validation losses of one expert.
