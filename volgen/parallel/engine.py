@@ -84,7 +84,7 @@ def _leave() -> None:
 
 
 class Engine:
-    """A network that DeepSpeed trains with AdamW: forward, backward, step.
+    """A network that DeepSpeed trains with AdamW, or with Muon and AdamW: forward, backward, step.
 
     The optimiser's own masters are fp32 whatever the precision: bf16 is autocast, so the network's code need not know of it.
 
@@ -146,10 +146,10 @@ class Engine:
             finite = norm < float("inf")
             if finite and 0.0 < self._clip < norm:
                 nn.utils.clip_grads_with_norm_(self._module.parameters(), self._clip, torch.tensor(norm))
-            if not finite:
-                for parameter in self._module.parameters():
-                    parameter.grad = None  # AdamW leaves a parameter without gradient alone
-            self._step()
+            if finite:
+                self._step()
+            else:
+                self._skip()
             return norm
         self._step()
         if self._engine.skipped_steps > self._skipped:
@@ -160,6 +160,13 @@ class Engine:
     def _step(self) -> None:
         with self._eager:
             self._engine.step()
+
+    def _skip(self) -> None:
+        # The optimiser must not run at all: without gradients, Muon still moves the weights by its momentum.
+        self._module.zero_grad()
+        self._engine.set_gradient_accumulation_boundary(False)
+        self._engine.step()  # only counts the micro-batch
+        self._engine.set_gradient_accumulation_boundary(None)
 
     def masters(self) -> list[Tensor]:
         """The fp32 weights that this rank's optimiser owns: everything at stage 0, flat shards at 1 to 3.
