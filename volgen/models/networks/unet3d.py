@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,8 +25,8 @@ class Config(BaseConfig):
     """Self-attention at each resolution; quadratic in voxels, so only for coarse ones."""
     residual_blocks: PositiveInt = 1
     """Residual blocks at each resolution."""
-    head_channels: NonNegativeInt = 32
-    """Channels of an attention head."""
+    head_channels: PositiveInt = 32
+    """Channels of an attention head; must divide every width with attention, and the last width, whose middle block always has it."""
     norm_groups: PositiveInt = 16
     """Groups of the group normalisation; must divide every width."""
 
@@ -36,8 +36,12 @@ class Config(BaseConfig):
             raise ValueError(f"attention has {len(self.attention)} entries for {len(self.channels)} resolutions")
         if any(width % self.norm_groups for width in self.channels):
             raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
-        if any(self.attention) and not self.head_channels:
-            raise ValueError("head_channels must be positive where there is attention")
+        # MONAI's middle block, at the coarsest resolution, always has attention.
+        attended = [width for width, attention in zip(self.channels, (*self.attention[:-1], True), strict=True) if attention]
+        if any(width % self.head_channels for width in attended):
+            raise ValueError(
+                f"head_channels {self.head_channels} does not divide every width with attention, {attended} (the last always has)"
+            )
         return self
 
     @property
