@@ -23,7 +23,7 @@ class ExpertsConfig(Config):
     warm_start: Literal["neighbour", "shared", "none"] = "neighbour"
     """Weights that an expert starts from: the expert trained before it, the shared network, or random ones."""
     shared_steps: NonNegativeInt = 0
-    """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I), a fixed count; the first expert starts from it."""
+    """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it."""
     on_grid: bool = True
     """Train at the schedule's points only (the noise levels that sampling visits), or anywhere inside each span (log-uniform)."""
 
