@@ -20,6 +20,7 @@ EVERY = [
     for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16") for accumulation in (1, 2)
 ]  # fmt: skip
 OFFLOADED = [{"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser_and_weights"}]
+MUON = {"warmup_steps": 2, "matrix_learning_rate": 0.02, "gradient_clip": 0.0}
 QUICK = [{"zero_stage": 3, "accumulation": 2, "activation_checkpointing": True}]
 
 
@@ -27,11 +28,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def compare(alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any]) -> None:
-    process = start("two", 2, engine=engine)
+def compare(alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any], **sections: dict[str, Any]) -> None:
+    process = start("two", 2, engine=engine, **sections)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    one, two = alone(engine={"precision": engine.get("precision", "fp32")}), tmp_path / "runs" / "two"
+    one, two = alone(engine={"precision": engine.get("precision", "fp32")}, **sections), tmp_path / "runs" / "two"
     tolerance = 2e-2 if engine.get("precision") == "bf16" else 2e-4
     assert [(line["phase"], line["step"]) for line in metrics(one)] == [(line["phase"], line["step"]) for line in metrics(two)]
     for single, double in zip(metrics(one), metrics(two), strict=True):
@@ -55,3 +56,8 @@ def test_two_ranks_are_one_rank(engine: dict[str, Any], alone: Alone, start: Sta
 @pytest.mark.parametrize("engine", [*EVERY, *OFFLOADED], ids=str)
 def test_two_ranks_are_one_rank_in_every_mode(engine: dict[str, Any], alone: Alone, start: Start, tmp_path: Path) -> None:
     compare(alone, start, tmp_path, engine)
+
+
+@pytest.mark.parametrize("stage", [pytest.param(stage, marks=[] if stage == 2 else pytest.mark.slow) for stage in (0, 1, 2, 3)])
+def test_two_ranks_are_one_rank_with_muon(stage: int, alone: Alone, start: Start, tmp_path: Path) -> None:
+    compare(alone, start, tmp_path, {"zero_stage": stage}, optimiser=MUON)

@@ -97,3 +97,26 @@ def test_no_gradient_is_kept() -> None:
     weight = torch.ones((), requires_grad=True)
     (volume,) = sample(lambda y, s: y * weight * 0.1, euler.Config().build(), GRID, seed=0, indices=[0], shape=SHAPE)
     assert not volume.requires_grad
+
+
+def test_start_may_be_another_distribution_and_still_depends_on_seed_and_index_alone() -> None:
+    asked: list[tuple[torch.Size, float]] = []
+    seen: list[Tensor] = []
+
+    def start(noise: Tensor, sigma: float) -> Tensor:
+        asked.append((noise.shape, sigma))
+        return 0.5 + 2.0 * noise
+
+    def spy(y: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(y.clone())
+        return denoise(y, sigma)
+
+    solver = euler.Config().build()
+    volumes = sample(spy, solver, GRID, seed=3, indices=[7, 1, 4], shape=SHAPE, batch_size=2, start=start)
+    assert asked == [((2, 1, *SHAPE), GRID[0]), ((1, 1, *SHAPE), GRID[0])]
+    expected = [0.5 + 2.0 * normal((1, *SHAPE), 3, "start", index) for index in (7, 1, 4)]
+    torch.testing.assert_close(torch.cat(seen[:2]), torch.stack(expected))
+    (alone,) = sample(denoise, solver, GRID, seed=3, indices=[1], shape=SHAPE, start=start)
+    torch.testing.assert_close(volumes[1], alone, rtol=0, atol=1e-5)
+    (plain,) = sample(denoise, solver, GRID, seed=3, indices=[1], shape=SHAPE)
+    assert (plain - alone).abs().max() > 0.01

@@ -132,6 +132,84 @@ def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path,
     ]
 
 
+MUON = {"warmup_steps": 2, "matrix_learning_rate": 0.05, "gradient_clip": 0.0}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_crashed_run_with_muon_goes_on_and_equals_an_uninterrupted_one(
+    stage: int, blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The crash comes after the best weights of step 2 were written with the checkpoint of step 3, and before anything better.
+    settings: dict[str, dict[str, Any]] = {
+        "engine": {"checkpoint_every": 3, "zero_stage": stage}, "stopping": {"max_steps": 7, "validate_every": 2},
+        "optimiser": MUON, "experts": {"count": 1},
+    }  # fmt: skip
+    whole = train(recipe(blob_store, tmp_path / "whole", **settings))
+    original, calls = Engine.step, 0
+
+    def crash(self: Engine, rate: float) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise RuntimeError("power cut")
+        return original(self, rate)
+
+    monkeypatch.setattr(Engine, "step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe(blob_store, tmp_path / "cut", **settings))
+    monkeypatch.setattr(Engine, "step", original)
+    resumed = train(recipe(blob_store, tmp_path / "cut", **settings))
+    assert metrics(resumed) == metrics(whole)
+    first, second = (ensemble.read(run / "ensemble.json").experts[0] for run in (resumed, whole))
+    assert first.sha256 == second.sha256
+
+
+def test_muon_with_clipped_gradients_or_another_network_is_refused(blob_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optimiser\.gradient_clip must be 0 with optimiser\.matrix_learning_rate"):
+        recipe(blob_store, tmp_path, optimiser={"matrix_learning_rate": 0.02})
+    recipe(blob_store, tmp_path, optimiser={"matrix_learning_rate": 0.0, "gradient_clip": 1.0})
+    network = {"kind": "unet3d", "channels": [8, 8], "attention": [False, False], "head_channels": 8, "norm_groups": 4}
+    with pytest.raises(UserError, match=r"optimiser\.matrix_learning_rate.*is not a matrix"):
+        train(recipe(blob_store, tmp_path, optimiser=MUON, network=network))
+
+
+@pytest.mark.parametrize("cut", [5, 8])
+def test_best_weights_survive_a_kill_whatever_was_validated_since(
+    cut: int, blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Validation is made up: step 2 is the best, so its weights exist nowhere but in memory and, from step 3 on, beside the checkpoint.
+    settings: dict[str, dict[str, Any]] = {
+        "engine": {"checkpoint_every": 3}, "stopping": {"max_steps": 10, "validate_every": 2, "patience": 99}, "experts": {"count": 1},
+    }  # fmt: skip
+
+    def run(runs: Path, kill_at: int | None) -> Path:
+        stepped = 0
+        step, update = Engine.step, loop.Stopping.update
+
+        def counted(self: Engine, rate: float) -> float:
+            nonlocal stepped
+            stepped += 1
+            if stepped == kill_at:
+                raise RuntimeError("power cut")
+            return step(self, rate)
+
+        def scripted(self: Any, at: int, loss: float) -> bool:
+            return update(self, at, {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.7, 10: 0.6}[at])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "step", counted)
+            patch.setattr(loop.Stopping, "update", scripted)
+            return train(recipe(blob_store, runs, **settings))
+
+    whole = run(tmp_path / "whole", None)
+    assert read_json(whole / "experts" / "0" / "phase.json", "record")["best_step"] == 2
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", cut)
+    resumed = run(tmp_path / "cut", None)
+    first, second = (ensemble.read(path / "ensemble.json").experts[0] for path in (resumed, whole))
+    assert (first.sha256, first.validation_loss) == (second.sha256, second.validation_loss)
+
+
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 1}, "experts": {"count": 1}}
 

@@ -1,0 +1,93 @@
+"""A finished run as later stages see it: its preconditioner, and the bank around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from volgen.core.config import validate
+from volgen.core.errors import UserError
+from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.models.preconditioners.gaussian import GaussianPreconditioner
+from volgen.recipe import Recipe
+from volgen.stages import sample as sample_stage
+from volgen.stages._trained_run import PRECONDITIONER, TrainedRun
+from volgen.stages.train import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def directory(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run behind the structured Gaussian, trained for a step."""
+    content: dict[str, Any] = {
+        "name": "run", "runs": str(tmp_path_factory.mktemp("runs")), "seed": 5,
+        "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 4, "sigma_max": 3.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4},
+        "preconditioner": {"kind": "gaussian", "rank": 2, "levels": 1, "folds": 3},
+        "experts": {"count": 2}, "sampler": {"kind": "euler"},
+        "stopping": {"max_steps": 1, "validation_volumes": 2, "validation_draws": 2},
+    }  # fmt: skip
+    return train(validate(Recipe, content, "test"))
+
+
+def test_the_preconditioner_of_a_run_is_the_one_it_was_trained_behind(directory: Path) -> None:
+    preconditioner = TrainedRun.read(directory).preconditioner(CPU)
+    assert isinstance(preconditioner, GaussianPreconditioner)
+    stored = load_file(directory / PRECONDITIONER)
+    assert preconditioner.state().keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in preconditioner.state().items())
+
+
+def test_the_bank_puts_the_experts_behind_the_preconditioner_that_it_is_given(directory: Path) -> None:
+    run = TrainedRun.read(directory)
+    preconditioner = run.preconditioner(CPU)
+    grid = list(run.ensemble.grid)
+    y = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    with run.bank(preconditioner, CPU, grid) as bank, torch.no_grad():
+        for sigma in grid:
+            record = next(expert for expert in run.ensemble.experts if expert.sigma_low <= sigma < expert.sigma_high)
+            network = run.recipe.network.build(inputs=2)
+            network.load_state_dict(load_file(directory / record.weights))
+            sigma_B = torch.full((2,), sigma)
+            expected = PreconditionedDenoiser(network.eval(), preconditioner)(y, sigma_B)
+            torch.testing.assert_close(bank(y, sigma_B), expected)
+
+
+def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Tensor] = []
+    original = sample_stage._driver.sample
+
+    def spy(*args: Any, start: Any, **more: Any) -> list[Tensor]:
+        def recorded(noise: Tensor, sigma: float) -> Tensor:
+            starts.append(start(noise, sigma))
+            torch.testing.assert_close(starts[-1], TrainedRun.read(directory).preconditioner(CPU).start(noise, sigma))
+            assert (starts[-1] - sigma * noise).abs().mean() > 0.1, "not noise alone"
+            return starts[-1]
+
+        return original(*args, start=recorded, **more)
+
+    monkeypatch.setattr(sample_stage._driver, "sample", spy)
+    sample_stage.sample(directory, tmp_path / "out", count=1, seed=0, device="cpu")
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("damage", ["not safetensors", "of another kind"])
+def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, directory: Path) -> None:
+    path = directory / PRECONDITIONER
+    whole = path.read_bytes()
+    try:
+        if damage == "not safetensors":
+            path.write_bytes(whole[:20])
+        else:
+            save_file({"something": torch.zeros(1)}, path)
+        with pytest.raises(UserError, match=r"preconditioner\.safetensors.*cannot be restored.*the state of a 'gaussian' preconditioner"):
+            TrainedRun.read(directory).preconditioner(CPU)
+    finally:
+        path.write_bytes(whole)
