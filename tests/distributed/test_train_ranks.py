@@ -37,7 +37,8 @@ def compare(alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any], 
     assert [(line["phase"], line["step"]) for line in metrics(one)] == [(line["phase"], line["step"]) for line in metrics(two)]
     for single, double in zip(metrics(one), metrics(two), strict=True):
         for key in ("loss", "gradient_norm", "validation_loss", "learning_rate"):
-            if key in single:
+            # Under ZeRO, DeepSpeed takes the norm after Muon has replaced the matrices' gradients.
+            if key in single and not (key == "gradient_norm" and "optimiser" in sections):
                 assert double[key] == pytest.approx(single[key], rel=tolerance), (single, double)
     for expert in ("0", "1"):
         single, double = (load_file(run / "experts" / expert / "weights.safetensors") for run in (one, two))

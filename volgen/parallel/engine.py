@@ -136,7 +136,8 @@ class Engine:
         """Updates the weights after the last micro-batch.
 
         Returns:
-            The gradient's norm over all parameters, before clipping. If it is not finite, the weights are as they were.
+            The gradient's norm over all parameters, before clipping; with Muon at stages 1 to 3, where DeepSpeed has replaced the
+            matrices' gradients by then, that of its updates. If it is not finite, the weights are as they were.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * (self._matrix_rate if group.get("use_muon") else 1.0)
