@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_is_reported_and_changes_nothing(stage: in
     after = engine.full_state()
     assert not norm < float("inf")
     assert all(torch.equal(after[name], before[name]) for name in before)
-    (_, norm), = train(engine, 2, 3)
+    ((_, norm),) = train(engine, 2, 3)
     assert 0 < norm < float("inf"), "the next step is as usual"
     engine.destroy()
 
