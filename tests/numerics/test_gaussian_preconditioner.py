@@ -35,8 +35,7 @@ def statistics(config: Config, residual: str) -> Statistics:
         place = low_pass(SHAPE, config.rank_level)
         v[place] = torch.where(support.view(corner) > 0, torch.tensor(0.3, dtype=torch.float64), v[place])
     mean = torch.randn(1, *SHAPE, generator=random, dtype=torch.float64)
-    empty = torch.zeros(0, dtype=torch.float64)
-    return Statistics(mean, components[None], v, torch.tensor([2.0, 0.9], dtype=torch.float64), torch.zeros(0).long(), empty, empty)
+    return Statistics(mean, components[None], v, torch.tensor([2.0, 0.9], dtype=torch.float64))
 
 
 def basis(levels: int) -> Tensor:

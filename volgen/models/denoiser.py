@@ -35,8 +35,13 @@ class Preconditioner(Protocol):
         """
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors that restore this object, for ``preconditioner.safetensors`` (empty if it has none)."""
+    def state(self, *, training: bool = False) -> dict[str, Tensor]:
+        """Tensors that restore this object, for ``preconditioner.safetensors`` (empty if it has none).
+
+        Args:
+            training: also what :meth:`held_out` needs. It can give away single people (the mean without one beside the mean of all), so
+                it must not stay in a finished run.
+        """
         ...
 
     def to(self, device: torch.device) -> Self:

@@ -44,11 +44,18 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
         with atomic_path(path) as temporary:
-            save_file(fitted.state(), temporary)
+            save_file(fitted.state(training=True), temporary)
 
     on_chief(group, fit)
     restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
     return restored
+
+
+def strip_preconditioner(recipe: Recipe, root: Path) -> None:
+    """Takes what only training needs out of the run's preconditioner: it could give away single people."""
+    kept = recipe.preconditioner.restore(load_file(root / PRECONDITIONER)).state()
+    with atomic_path(root / PRECONDITIONER) as temporary:
+        save_file(kept, temporary)
 
 
 def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:

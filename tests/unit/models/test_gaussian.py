@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from volgen.models.haar import low_pass, pyramid
-from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner
+from volgen.models.preconditioners.gaussian import Config, Folds, GaussianPreconditioner
 
 SHAPE = (8, 4, 4)
 PEOPLE = [f"person-{index // 2}" for index in range(24)]  # two visits of each
@@ -33,6 +33,11 @@ def fitted(volumes: list[Tensor], people: list[str] = PEOPLE, config: Config = C
     return result
 
 
+def folds_of(fit: GaussianPreconditioner) -> Folds:
+    assert fit.folds is not None
+    return fit.folds
+
+
 def coefficients(volumes: list[Tensor], levels: int) -> Tensor:
     return pyramid(torch.stack(volumes)[:, None], levels)[:, 0]
 
@@ -52,12 +57,13 @@ def test_mean_and_components_are_those_of_the_whole_cohort() -> None:
 def test_variances_are_those_of_people_whom_the_fold_has_not_seen() -> None:
     # Leave-one-fold-out written out by hand, with the folds that the fit chose.
     volumes = cohort()
-    s = fitted(volumes).statistics
+    fit = fitted(volumes)
+    s, folds = fit.statistics, folds_of(fit)
     c = coefficients(volumes, 1)
     corner = low_pass(SHAPE, 1)
     inside, outside = torch.zeros(3), torch.zeros(SHAPE)
     for index in range(len(volumes)):
-        others = c[s.fold != s.fold[index]]
+        others = c[folds.number != folds.number[index]]
         mean = others.mean(dim=0)
         _, _, directions = torch.linalg.svd((others - mean)[corner].flatten(1), full_matrices=False)
         offset = c[index] - mean
@@ -66,8 +72,7 @@ def test_variances_are_those_of_people_whom_the_fold_has_not_seen() -> None:
         rest[corner] -= (loadings @ directions[:3]).view(rest[corner].shape)
         inside += loadings**2 / len(volumes)
         outside += rest**2 / len(volumes)
-        fold = int(s.fold[index])
-        torch.testing.assert_close(s.fold_means[fold], mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(folds.means[folds.number[index]], mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(s.variances, inside, rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(s.residual, outside, rtol=2e-3, atol=1e-4)
 
@@ -85,7 +90,7 @@ def test_noise_is_not_taken_for_structure() -> None:
 
 
 def test_all_scans_of_a_person_share_a_fold_and_folds_are_balanced() -> None:
-    fold = fitted(cohort()).statistics.fold.tolist()
+    fold = folds_of(fitted(cohort())).number.tolist()
     assert all(fold[index] == fold[index + 1] for index in range(0, len(fold), 2))
     assert sorted(fold.count(k) for k in range(4)) == [6, 6, 6, 6]
 
@@ -99,7 +104,8 @@ def test_what_a_person_is_seen_through_does_not_know_that_person(person: str) ->
     for field in ("mean", "components"):
         seen = [getattr(fit.held_out(mine).statistics, field) for fit in (before, after)]  # type: ignore[attr-defined]
         torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-6)
-        theirs = int((before.statistics.fold != before.statistics.fold[mine[0]]).nonzero()[0])
+        number = folds_of(before).number
+        theirs = int((number != number[mine[0]]).nonzero()[0])
         known = [getattr(fit.held_out([theirs]).statistics, field) for fit in (before, after)]  # type: ignore[attr-defined]
         assert (known[0] - known[1]).abs().max() > 0.01, "the others do know"
 
@@ -107,12 +113,12 @@ def test_what_a_person_is_seen_through_does_not_know_that_person(person: str) ->
 def test_held_out_gives_each_element_of_a_batch_its_own_fold() -> None:
     volumes = cohort()
     whole = fitted(volumes)
-    s = whole.statistics
+    s, folds = whole.statistics, folds_of(whole)
     numbers = [5, 0, 5, 23]
     batch = whole.held_out(numbers)
     assert isinstance(batch, GaussianPreconditioner)
-    assert torch.equal(batch.statistics.mean, s.fold_means[s.fold[numbers]])
-    assert torch.equal(batch.statistics.components, s.fold_components[s.fold[numbers]])
+    assert torch.equal(batch.statistics.mean, folds.means[folds.number[numbers]])
+    assert torch.equal(batch.statistics.components, folds.components[folds.number[numbers]])
     assert torch.equal(batch.statistics.residual, s.residual)
     sigma = torch.tensor([0.1, 0.5, 1.0, 5.0])
     y = torch.stack([volumes[n] for n in numbers])[:, None]
@@ -161,7 +167,7 @@ def test_fit_depends_on_the_seed_by_its_folds_alone() -> None:
     volumes = cohort()
     first, again, other = fitted(volumes), fitted(volumes), fitted(volumes, seed=1)
     assert all(torch.equal(tensor, again.state()[name]) for name, tensor in first.state().items())
-    assert not torch.equal(first.statistics.fold, other.statistics.fold)
+    assert not torch.equal(folds_of(first).number, folds_of(other).number)
     torch.testing.assert_close(first.statistics.mean, other.statistics.mean)
 
 
@@ -176,7 +182,7 @@ def test_volumes_are_read_in_two_passes_one_at_a_time() -> None:
 
     preconditioner = CONFIG.fit(stream, PEOPLE, 0)
     assert alive == [len(PEOPLE)] * 2
-    assert all(tensor.dtype == torch.float32 for name, tensor in preconditioner.state().items() if name != "fold")
+    assert all(tensor.dtype == torch.float32 for tensor in preconditioner.state().values())
 
 
 def test_few_people_get_fewer_components_and_too_few_are_refused() -> None:
@@ -207,3 +213,25 @@ def test_gaussian_settings_that_do_not_fit_are_refused() -> None:
         Config(folds=1)
     assert [Config(levels=levels, rank_level=0).multiple for levels in (0, 1, 3)] == [1, 2, 8]
     assert Config().inputs == 2
+
+
+def test_what_a_finished_run_keeps_does_not_depend_on_the_folds() -> None:
+    # Mean and fold means together give away whoever is alone in a fold: (n m - (n - 1) m_without) is that person's scan.
+    volumes = cohort(4)
+    people = [f"person-{index}" for index in range(4)]
+    fit = fitted(volumes, people, Config(levels=1, rank=1, folds=4))
+    leaked = 4 * fit.statistics.mean[0] - 3 * folds_of(fit).means[folds_of(fit).number[2]]
+    torch.testing.assert_close(leaked, coefficients(volumes, 1)[2], rtol=1e-4, atol=1e-4)
+    assert set(fit.state()) == {"mean", "components", "residual", "variances"}
+    restored = fit.config.restore(fit.state())
+    assert isinstance(restored, GaussianPreconditioner) and restored.folds is None
+    training = fit.config.restore(fit.state(training=True)).held_out([2])
+    assert isinstance(training, GaussianPreconditioner)
+    torch.testing.assert_close(training.statistics.mean[0], folds_of(fit).means[folds_of(fit).number[2]])
+
+
+def test_one_person_with_most_of_the_scans() -> None:
+    volumes = cohort(14)
+    people = ["person-0"] * 9 + [f"person-{index}" for index in range(1, 6)]
+    fit = fitted(volumes, people, Config(levels=1, rank=24, folds=4))
+    assert fit.statistics.variances.shape == (2,), "half of the 5 scans that are left without the largest fold"

@@ -73,7 +73,7 @@ class ScalarPreconditioner:
         """Nothing was fitted, so nobody can be left out."""
         return self
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, *, training: bool = False) -> dict[str, Tensor]:
         """Nothing to store."""
         return {}
 

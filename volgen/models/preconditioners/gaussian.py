@@ -35,6 +35,8 @@ from volgen.core.rng import permutation
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 
+FOLD_PREFIX = "fold_"
+
 
 class Config(BaseConfig):
     """The default: an order of magnitude less training than a scalar skip path on cohorts that share a frame."""
@@ -71,42 +73,54 @@ class Config(BaseConfig):
         Raises:
             ValueError: there are fewer people than folds.
         """
-        return GaussianPreconditioner(self, _fit(self, volumes, people, seed))
+        return GaussianPreconditioner(self, *_fit(self, volumes, people, seed))
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
-        """From :meth:`GaussianPreconditioner.state`."""
-        return GaussianPreconditioner(self, Statistics(**{field.name: state[field.name] for field in fields(Statistics)}))
+        """From :meth:`GaussianPreconditioner.state`, with or without what training needs."""
+        statistics = Statistics(**{field.name: state[field.name] for field in fields(Statistics)})
+        folds = Folds(*(state[FOLD_PREFIX + field.name] for field in fields(Folds))) if FOLD_PREFIX + "number" in state else None
+        return GaussianPreconditioner(self, statistics, folds)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The fitted Gaussian, in pyramid coefficients; all float32 but ``fold``.
+    """The fitted Gaussian, in pyramid coefficients, float32.
 
     Attributes:
         mean: m, [1, X, Y, Z].
         components: U, orthonormal, [1, r, x, y, z].
         residual: v, [X, Y, Z].
         variances: l, [r].
-        fold: int64 [n], the fold that holds each training volume.
-        fold_means: m without each fold, [k, X, Y, Z].
-        fold_components: U without each fold, [k, r, x, y, z].
     """
 
     mean: Tensor
     components: Tensor
     residual: Tensor
     variances: Tensor
-    fold: Tensor
-    fold_means: Tensor
-    fold_components: Tensor
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What training needs to leave people out. Differences of these give away single people: a finished run must not hold them.
+
+    Attributes:
+        number: int64 [n], the fold that holds each training volume.
+        means: m without each fold, [k, X, Y, Z].
+        components: U without each fold, [k, r, x, y, z].
+    """
+
+    number: Tensor
+    means: Tensor
+    components: Tensor
 
 
 class GaussianPreconditioner:
     """The denoiser described at the top of this file."""
 
-    def __init__(self, config: Config, statistics: Statistics) -> None:
+    def __init__(self, config: Config, statistics: Statistics, folds: Folds | None = None) -> None:
         self.config = config
         self.statistics = statistics
+        self.folds = folds
         self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
@@ -140,17 +154,23 @@ class GaussianPreconditioner:
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """The Gaussian as fitted without the fold of each training volume, one per element of a batch."""
-        s = self.statistics
-        folds = s.fold[list(volumes)]
-        return GaussianPreconditioner(self.config, replace(s, mean=s.fold_means[folds], components=s.fold_components[folds]))
+        assert self.folds is not None, "this preconditioner was restored for sampling"
+        folds = self.folds.number[list(volumes)]
+        seen = replace(self.statistics, mean=self.folds.means[folds], components=self.folds.components[folds])
+        return GaussianPreconditioner(self.config, seen)
 
-    def state(self) -> dict[str, Tensor]:
-        """The statistics by name."""
-        return {field.name: getattr(self.statistics, field.name).contiguous() for field in fields(Statistics)}
+    def state(self, *, training: bool = False) -> dict[str, Tensor]:
+        """The statistics by name; with ``training`` also the folds."""
+        tensors = {field.name: getattr(self.statistics, field.name) for field in fields(Statistics)}
+        if training and self.folds is not None:
+            tensors |= {FOLD_PREFIX + field.name: getattr(self.folds, field.name) for field in fields(Folds)}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def to(self, device: torch.device) -> Self:
-        """Moves the statistics."""
-        return type(self)(self.config, Statistics(**{name: tensor.to(device) for name, tensor in self.state().items()}))
+        """Moves the statistics, and the folds if there are any."""
+        moved = self.config.restore({name: tensor.to(device) for name, tensor in self.state(training=True).items()})
+        assert isinstance(moved, type(self))
+        return moved
 
     def _scale(self, sigma_B: Tensor) -> Tensor:
         """q(s), [B, 1, X, Y, Z]."""
@@ -185,7 +205,7 @@ def _over(value_B: Tensor) -> Tensor:
     return value_B[:, None, None, None, None]
 
 
-def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Statistics:
+def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> tuple[Statistics, Folds]:
     """First pass: sums and low-pass corners of each fold. Second pass: variances of held-out volumes."""
     unique = sorted(set(people))
     if len(unique) < config.folds:
@@ -193,7 +213,9 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
     place = dict(zip(unique, permutation(len(unique), seed, "folds"), strict=True))
     # All scans of a person share a fold: another visit of the same brain is no held-out brain.
     fold = torch.tensor([place[person] % config.folds for person in people])
-    rank = min(config.rank, len(people) // 2)
+    counts = torch.bincount(fold, minlength=config.folds)
+    # n volumes have n - 1 principal directions; at most half of them are worth estimating.
+    rank = min(config.rank, (len(people) - int(counts.max())) // 2)
 
     def coefficients() -> Iterable[tuple[int, Tensor]]:
         return ((i, pyramid(volume[None, None].float(), config.levels)[0, 0]) for i, volume in enumerate(volumes()))
@@ -206,7 +228,6 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
         corners.append(c[low_pass(c.shape, config.rank_level)].clone())
     assert sums is not None and len(corners) == len(people)
     data = torch.stack(corners)
-    counts = torch.bincount(fold, minlength=config.folds)
     fold_means = (sums.sum(dim=0) - sums) / (len(people) - counts)[:, None, None, None]
     fold_components = torch.stack([_principal(data[fold != k], rank) for k in range(config.folds)])
 
@@ -220,7 +241,7 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
         variances += loadings**2 / len(people)
         residual += offset**2 / len(people)
     mean = sums.sum(dim=0)[None] / len(people)
-    return Statistics(mean, _principal(data, rank)[None], residual, variances, fold, fold_means, fold_components)
+    return Statistics(mean, _principal(data, rank)[None], residual, variances), Folds(fold, fold_means, fold_components)
 
 
 def _principal(data: Tensor, rank: int) -> Tensor:
