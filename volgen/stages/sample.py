@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,9 @@ def sample(
     for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1)):
         if value < least:
             raise UserError(f"--{option}", str(value), f"at least {least}")
+    if not (math.isfinite(memory_gib) and memory_gib >= 0):
+        raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
+    where = _device(device)
     trained = TrainedRun.read(run)
     solver = _solver(trained.recipe, sampler)
     grid = _grid(trained.ensemble, steps)
@@ -78,8 +82,8 @@ def sample(
     missing = [index for index in indices if not job.holds(index)]
     if len(missing) < count:
         say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wave = max(batch_size, int(memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())))
+    fitting = memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())
+    wave = max(batch_size, int(min(fitting, count)))
     if missing:
         preconditioner = trained.preconditioner(where)
         with trained.bank(preconditioner, where, grid) as bank:
@@ -169,6 +173,23 @@ class _Job:
     def _write_manifest(self, complete: bool) -> None:
         volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
         self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device asked for, after it held and gave back a number: a name alone does not say that there is such a device."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    # PyTorch has no one error for this: a build without CUDA asserts, a backend that is no part of it fails to import.
+    except (RuntimeError, AssertionError, ImportError, AttributeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        expected = "a device of this machine that PyTorch can compute on: cpu"
+        if torch.cuda.is_available():
+            expected += ", " + ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise UserError("--device", f"'{name}' cannot be used ({reason})", expected) from None
+    return device
 
 
 def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:

@@ -206,3 +206,21 @@ def test_missing_part_of_the_run_is_named(run: Path, tmp_path: Path, name: str) 
 def test_run_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: there is no such directory"):
         sample(tmp_path / "nowhere", tmp_path / "out", count=1, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("device", "foo"), ("device", "meta"), ("device", "cuda:999"), ("device", "mps:7")]
+    + [("memory_gib", value) for value in (float("nan"), float("inf"), -1.0)],
+)
+def test_a_device_or_memory_that_cannot_be_is_refused_before_anything_is_written(
+    option: str, value: Any, run: Path, tmp_path: Path
+) -> None:
+    settings = {"device": "cpu", option: value}
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')}: .*{value}"):
+        sample(run, tmp_path / "out", count=1, seed=0, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_amount_of_memory_is_too_much(run: Path, tmp_path: Path) -> None:
+    assert len(contents(sample(run, tmp_path / "out", count=1, seed=0, device="cpu", memory_gib=1e308))) == 2
