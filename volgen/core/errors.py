@@ -25,6 +25,10 @@ class UserError(ValueError):
             message += f". {do[0].upper()}{do[1:]}"
         super().__init__(message if message.endswith((".", "?")) else message + ".")
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
+        """The default would rebuild from the message alone, and fail: then a worker's error could not reach the parent."""
+        return type(self), (self.where, self.found, self.expected, self.do)
+
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """A hint "did you mean 'x'?" for a mistyped word, or the list of what exists."""

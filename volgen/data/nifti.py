@@ -31,6 +31,8 @@ SHEAR = 1e-4
 """Largest cosine between two axes that counts as rounding: 0.006 degrees, 0.013 mm at the edge of a head."""
 _DEFLATE_LIMIT = 1032
 """DEFLATE cannot shrink data by more (RFC 1951: 258 bytes in 2 bits)."""
+_LARGEST_VOXEL = 1000.0
+"""Voxel edge in mm beyond which a header is damaged or in the wrong unit."""
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _HEADER = 560
 
@@ -238,6 +240,9 @@ def _affine(path: Path, image: Any, raw: Any) -> NDArray[np.float64]:
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if sizes.min() < 1e-6:
         raise UserError(str(path), f"has a voxel size of zero: {[round(float(s), 6) for s in sizes]} mm", "positive voxel sizes")
+    if sizes.max() > _LARGEST_VOXEL:
+        found = f"has an impossible voxel size: {[float(f'{s:.6g}') for s in sizes]} mm"
+        raise UserError(str(path), found, f"at most {_LARGEST_VOXEL:g} mm", "check the header's unit of length")
     axes = affine[:3, :3] / sizes
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > SHEAR:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,10 @@ from volgen.data.quantise import CodeType
 
 SAME_SIZE = 1e-4
 """Voxel sizes closer than this (relative) are the same: headers hold float32. Such an image is not resampled; its own affine is kept."""
+MAX_VOXELS = 1 << 30
+"""Largest grid, 1024^3: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
+MAX_AXIS = 32767
+"""Largest axis that a NIfTI-1 header can state (int16)."""
 
 
 class IngestConfig(Config):
@@ -78,9 +84,27 @@ def conform(volume: Volume, config: IngestConfig) -> Volume:
     the old one with exact changes. Added voxels hold the image's minimum. Where nothing changes, voxels and affine come back as they were.
 
     Raises:
-        UserError: the image is smaller than one new voxel.
+        UserError: the image is smaller than one new voxel, has one value everywhere on the new voxels, or would become too large.
     """
-    return _place(_resample(volume, config.voxel_size), config)
+    resampled = _resample(volume, config.voxel_size)
+    if resampled is volume:
+        return _place(volume, config)
+    try:
+        check(resampled, "voxel_size")  # before placing: without a foreground there is no centre
+    except UserError as error:
+        raise UserError("voxel_size", f"{error.found}, at {config.voxel_size} mm", "an image", "choose a smaller voxel size") from None
+    return _place(resampled, config)
+
+
+def check_grid(shape: Sequence[int], where: str) -> None:
+    """Refuses a grid that no machine or header can hold.
+
+    Raises:
+        UserError: more than 1024^3 voxels, or an axis of more than 32767.
+    """
+    if math.prod(shape) > MAX_VOXELS or max(shape) > MAX_AXIS:
+        grid = " x ".join(f"{n:.4g}" if n > 10**6 else str(n) for n in shape)
+        raise UserError(where, f"would need a grid of {grid} voxels", f"at most {MAX_VOXELS} voxels and {MAX_AXIS} along an axis")
 
 
 def kept(before: Volume, after: Volume) -> float:
@@ -104,6 +128,7 @@ def _resample(volume: Volume, size: float | None) -> Volume:
     if min(shape) < 1:
         extent = [round(float(n * s), 2) for n, s in zip(volume.shape, sizes, strict=True)]
         raise UserError("voxel_size", f"{size} mm is larger than the image ({extent} mm)", "a smaller voxel size")
+    check_grid(shape, "voxel_size")
     affine = np.eye(4)
     affine[:3, :3] = volume.affine[:3, :3] / sizes * size
     middle = volume.affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2) + volume.affine[:3, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -29,6 +30,8 @@ from volgen.data.record import SubjectRecord, checksum, split_of
 
 TEMPORARY = ".partial-"
 """Start of the names of groups that are being written."""
+_STORE_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""The disk's fault, not the scan's: leaving out every scan from here on would make a store that looks finished."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
 
     The group is written under a temporary name and renamed, so that a group with its final name is always whole.
 
+    Whatever goes wrong with a scan is that scan's outcome: one odd file must not end the ingest of the others.
+
     Raises:
-        UserError: the store has this scan's id from a file with other content.
+        UserError: the store has this scan's id from a file with other content, or cannot be written to.
     """
     try:
         file = sha256(found.path)
@@ -76,7 +81,15 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
     try:
         return _fresh(found, store, config, file)
     except UserError as error:
-        return Outcome(found, reason=error.found, file=file)
+        reason = error.found
+    except Exception as error:  # the libraries raise anything on foreign data
+        if isinstance(error, OSError) and error.errno in _STORE_FAILS:
+            do = "mend that and run again: it will resume"
+            raise UserError(str(store), f"cannot be written to ({error.strerror})", "room and permission to write", do) from None
+        text = " ".join(str(error).split())[:200]
+        reason = f"cannot be ingested ({type(error).__name__}{': ' if text else ''}{text})"
+    shutil.rmtree(store / f"{TEMPORARY}{found.id}", ignore_errors=True)
+    return Outcome(found, reason=reason, file=file)
 
 
 def finished(group: Path) -> dict[str, Any] | None:

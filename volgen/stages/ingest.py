@@ -23,7 +23,7 @@ from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say
 from volgen.data.discover import Found, discover
 from volgen.data.layout import ATTRIBUTE
-from volgen.data.preprocess import IngestConfig
+from volgen.data.preprocess import IngestConfig, check_grid
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
 from volgen.data.store import VERSION
 from volgen.data.subject import TEMPORARY, Outcome, ingest_one, prepare_worker
@@ -77,6 +77,8 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
     """
     if workers < 1:
         raise UserError("workers", f"is {workers}", "at least 1")
+    if config.shape is not None:
+        check_grid(config.shape, "shape")
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
     scans = discover(source, config.suffix)
     with _exclusive(store):
