@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from safetensors import safe_open
 
 import volgen
 from volgen import cli
@@ -124,6 +125,11 @@ def test_the_run_is_complete_and_its_weights_are_those_of_the_ensemble(pipeline:
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in step for step in steps) >= 2
     assert list((run / "tensorboard").iterdir())
+
+
+def test_a_finished_run_holds_no_statistics_of_parts_of_the_cohort(pipeline: Path) -> None:
+    with safe_open(pipeline / "runs/tiny/preconditioner.safetensors", "pt") as file:
+        assert set(file.keys()) == {"mean", "components", "residual", "variances"}
 
 
 def test_samples_are_volumes_in_the_space_of_the_cohort(pipeline: Path) -> None:
