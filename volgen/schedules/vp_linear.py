@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.noise import choose, sigma_of_alpha_bar
 
+STEPS = 1000
+"""Timesteps of the schedule in the paper."""
+
 
 class Config(BaseConfig):
-    """Grid sigma_t = sqrt((1 - abar_t) / abar_t) with abar_t the product of 1 - beta_s and beta linear in s.
+    """Grid sigma_t = sqrt((1 - abar_t) / abar_t) with abar_t the product of 1 - beta_s over s <= t and beta linear in s, s = 1 ... 1000.
 
-    The end points are those of the 1000-step schedule, scaled by 1000 / ``points``, so that every T reaches the same final noise.
+    T = ``points`` noise levels at evenly spaced t from 1 to 1000; log abar is linear between whole t. So every T has the same lowest
+    and highest noise, and T = 1000 is the paper's table.
     """
 
     kind: Literal["vp_linear"] = "vp_linear"
     points: int = Field(default=1000, ge=2)
     """Number of timesteps, T."""
-    beta_start: PositiveFloat = 1e-4
+    beta_start: float = Field(default=1e-4, gt=0.0, le=0.02)
     """First beta of the 1000-step schedule."""
-    beta_end: PositiveFloat = 0.02
+    beta_end: float = Field(default=0.02, gt=0.0, le=0.04)
     """Last beta of the 1000-step schedule."""
 
     def grid(self, steps: int | None = None) -> list[float]:
         """Descending noise levels; ``steps`` chooses that many of them, both ends kept."""
-        scale = 1000.0 / self.points
-        betas = np.clip(np.linspace(self.beta_start, self.beta_end, self.points) * scale, 0.0, 0.999)
-        alpha_bar = np.cumprod(1.0 - betas)
-        return choose([sigma_of_alpha_bar(float(value)) for value in alpha_bar[::-1]], steps)
+        log_alpha_bar = np.cumsum(np.log1p(-np.linspace(self.beta_start, self.beta_end, STEPS)))
+        times = np.linspace(1.0, STEPS, self.points)
+        log_points = np.interp(times, np.arange(1, STEPS + 1), log_alpha_bar)
+        return choose([sigma_of_alpha_bar(math.exp(value)) for value in log_points[::-1]], steps)
