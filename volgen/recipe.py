@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from volgen.core.config import Config, apply_overrides, read_yaml, validate
 from volgen.core.registry import union
 from volgen.data.stream import StreamConfig
-from volgen.experts.plan import ExpertsConfig
+from volgen.experts.plan import ExpertsConfig, plan
 from volgen.parallel.engine import EngineConfig
 from volgen.training.ema import EMAConfig
 from volgen.training.optimiser import OptimiserConfig
@@ -23,6 +24,9 @@ Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
 Sampler: Any = union("volgen.samplers")
 Privacy: Any = union("volgen.privacy")
+
+LOWEST, HIGHEST = 1e-7, 1e7
+"""Noise levels whose squares, and the inverses of these, single precision can hold with room for more."""
 
 
 class Recipe(Config):
@@ -64,11 +68,20 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _across(self) -> Self:
-        points = len(self.schedule.grid())
-        if self.schedule.grid()[0] <= self.schedule.grid()[-1]:
+        try:
+            grid: list[float] = self.schedule.grid()
+        except ArithmeticError as error:
+            raise ValueError(f"schedule: its noise levels cannot be computed ({error})") from None
+        points = len(grid)
+        if grid[0] <= grid[-1]:
             raise ValueError("schedule: sigma_max must be above sigma_min")
+        if not all(LOWEST <= below < above <= HIGHEST for above, below in itertools.pairwise(grid)):
+            found = f"{points} noise levels, {grid[0]:g} to {grid[-1]:g}"
+            raise ValueError(f"schedule: its {found}, must fall from one to the next, between {HIGHEST:g} and {LOWEST:g}")
         if self.experts.count > points:
             raise ValueError(f"experts.count is {self.experts.count}, but the schedule has {points} points: each expert needs at least one")
+        if not all(phase.points for phase in plan(self.experts, grid)):
+            raise ValueError("schedule: its noise levels are too close to each other to have owners")
         if self.experts.warm_start == "shared" and not self.experts.shared_steps:
             raise ValueError("experts.warm_start is 'shared', but experts.shared_steps is 0: there is no shared network to start from")
         if self.experts.shared_steps and self.experts.warm_start == "none":

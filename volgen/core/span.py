@@ -38,7 +38,8 @@ def tile(grid: Sequence[float], count: int) -> list[SigmaSpan]:
     if not 1 <= count <= len(points):
         raise ValueError(f"{count} experts cannot share {len(points)} grid points")
     starts = [round(index * len(points) / count) for index in range(count)]
-    cuts = [math.sqrt(points[start - 1] * points[start]) for start in starts[1:]]
+    # Two roots: the product of two points may overflow.
+    cuts = [math.sqrt(points[start - 1]) * math.sqrt(points[start]) for start in starts[1:]]
     return [SigmaSpan(low, high) for low, high in zip([0.0, *cuts], [*cuts, math.nextafter(points[-1], math.inf)], strict=True)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.noise import choose
@@ -15,13 +15,13 @@ class Config(BaseConfig):
     """Grid of ``points`` noise levels from ``sigma_max`` down to ``sigma_min``."""
 
     kind: Literal["karras"] = "karras"
-    sigma_min: PositiveFloat = 0.02
+    sigma_min: float = Field(default=0.02, ge=1e-6)
     """Lowest noise level (data in [-1, 1])."""
-    sigma_max: PositiveFloat = 80.0
+    sigma_max: float = Field(default=80.0, gt=0.0, le=1e6)
     """Highest noise level; must drown the data, so well above its largest standard deviation."""
     points: int = Field(default=32, ge=2)
     """Number of noise levels, T."""
-    rho: PositiveFloat = 7.0
+    rho: float = Field(default=7.0, ge=0.1, le=1000.0)
     """Larger values put more points at low noise; 7 is the paper's choice."""
 
     def grid(self, steps: int | None = None) -> list[float]:

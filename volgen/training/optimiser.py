@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from volgen.core.config import Config
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimiserConfig(Config):
@@ -19,8 +22,8 @@ class OptimiserConfig(Config):
     """Peak step size of AdamW."""
     matrix_learning_rate: NonNegativeFloat = 0.0
     """Peak step size of Muon (spectral norm of an update) for every weight matrix not called "embed"; 0 leaves them to AdamW."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of the moment estimates."""
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    """Decay rates of the moment estimates, each in [0, 1)."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     warmup_steps: NonNegativeInt = 20

@@ -73,3 +73,8 @@ def test_nobody_owns_what_is_outside(sigma: float) -> None:
 def test_empty_or_negative_span_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="not a span"):
         SigmaSpan(low, high)
+
+
+def test_the_largest_floats_can_be_cut() -> None:
+    low, high = tile([1e300, 1e304], 2)
+    assert low.high == high.low == pytest.approx(1e302)

@@ -1,0 +1,50 @@
+"""Values that no run could compute with are refused as such, before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from volgen.core.config import apply_overrides, validate
+from volgen.core.errors import UserError
+from volgen.recipe import Recipe
+
+BASE: dict[str, Any] = {
+    "name": "run", "data": {"store": "store", "shape": [16, 16, 16]}, "schedule": {"kind": "karras", "points": 4},
+    "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4}, "preconditioner": {"kind": "edm"}, "experts": {"count": 4},
+}  # fmt: skip
+
+
+def recipe(**overrides: str) -> Recipe:
+    pairs = [(key.replace("__", "."), value) for key, value in overrides.items()]
+    return validate(Recipe, apply_overrides(BASE, pairs), "test")
+
+
+def test_the_base_and_the_outermost_noise_levels_are_fine() -> None:
+    assert recipe().experts.count == 4
+    for kind in ("karras", "log_snr"):
+        grid = recipe(schedule__kind=kind, schedule__sigma_max="1e6", schedule__sigma_min="1e-6", schedule__points="4").schedule.grid()
+        assert (grid[0], grid[-1]) == pytest.approx((1e6, 1e-6))
+
+
+@pytest.mark.parametrize("betas", ["[0.9, 1.0]", "[1.5, 0.9]", "[-0.1, 0.9]", "[0.9, .nan]"])
+def test_betas_outside_their_range_are_refused(betas: str) -> None:
+    with pytest.raises(UserError, match=r"optimiser\.betas\.[01]: "):
+        recipe(optimiser__betas=betas)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sigma_max", "1e300"), ("sigma_max", "1.1e6"), ("sigma_min", "1e-300"), ("rho", "1e-3"), ("rho", "1e300")],
+)
+def test_noise_levels_beyond_single_precision_are_refused(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"schedule\.karras\.{key}: "):
+        recipe(**{f"schedule__{key}": value})
+
+
+def test_noise_levels_that_do_not_fall_are_refused() -> None:
+    with pytest.raises(UserError, match="must fall from one to the next"):
+        recipe(schedule__sigma_min="1.0", schedule__sigma_max="1.000000000000001", schedule__points="40")
+    with pytest.raises(UserError, match="sigma_max must be above sigma_min"):
+        recipe(schedule__sigma_min="90")
