@@ -72,6 +72,7 @@ def train(recipe: Recipe, *, dry_run: bool = False) -> Path:
     _check_batch(recipe, launch.world_size)
     store = Store.open(Path(recipe.data.store))
     run.check_same(recipe.directory, recipe.model_dump(mode="json"))
+    _check_cohort(recipe.directory, store)
     if (recipe.directory / ensemble.NAME).exists():
         say(f"{recipe.directory} is finished; nothing to do.")
         return recipe.directory
@@ -104,7 +105,7 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
         try:
             for phase in phases:
                 if phase.name not in records:
-                    records[phase.name] = _phase(recipe, phase, paths, learn, trainer, sum(r.steps for r in records.values()))
+                    records[phase.name] = _phase(recipe, phase, paths, learn, trainer, records)
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
@@ -113,13 +114,16 @@ def _train(recipe: Recipe, store: Store, group: Group) -> Path:
 
 
 def _phase(
-    recipe: Recipe, phase: Phase, paths: Paths, learn: Callable[[Engine], Objective], trainer: Trainer, steps_before: int
+    recipe: Recipe, phase: Phase, paths: Paths, learn: Callable[[Engine], Objective], trainer: Trainer, records: dict[str, PhaseRecord]
 ) -> PhaseRecord:
-    """Trains one network and marks it as finished."""
+    """Trains one network and marks it as finished; ``records`` are of those before it."""
+    steps_before = sum(record.steps for record in records.values())
     folder, group = paths.phase(phase.name), trainer.ranks
     network = _train_parts.build_network(recipe, phase.name)
     if phase.start is not None:
-        network.load_state_dict(load_file(paths.weights(phase.start)))
+        before, weights = records[phase.start], paths.weights(phase.start)
+        _train_parts.on_chief(group, lambda: before.check(weights))
+        network.load_state_dict(load_file(weights))
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     micro_batch = recipe.data.batch_size // (group.world_size * recipe.engine.accumulation)
     engine = Engine(
@@ -150,11 +154,6 @@ def _phase(
 
 def _begin(recipe: Recipe, store: Store, paths: Paths, provenance: Provenance) -> None:
     """Everything that can be written before training."""
-    manifest = paths.root / "manifest.json"
-    if manifest.exists():
-        before = read_json(manifest, "the manifest of a run").get("inputs", {}).get("fingerprint")
-        if before != store.fingerprint:
-            raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
     write_text(paths.root / run.CONFIG, dump_yaml(recipe))
     write_json(paths.root / "privacy_ledger.json", recipe.privacy.ledger())
     records = store.split("train")
@@ -179,6 +178,15 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
     ordered = tuple(sorted(experts, key=lambda expert: expert.index))
     ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))
     say(f"{paths.root} is finished: {len(experts)} experts.")
+
+
+def _check_cohort(directory: Path, store: Store) -> None:
+    """A run, finished or not, belongs to one cohort, wherever its store lies."""
+    manifest = directory / "manifest.json"
+    if manifest.exists():
+        before = read_json(manifest, "the manifest of a run").get("inputs", {}).get("fingerprint")
+        if before != store.fingerprint:
+            raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
 
 
 def _check_batch(recipe: Recipe, world_size: int) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from volgen.core.config import read_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import read_json, sha256, write_json
 
 CONFIG = "config.yaml"
 PHASE = "phase.json"
-FREE = ("runs", "data.workers", "data.cache_gib", "engine.checkpoint_every")
-"""Keys that may change when a run is continued: they do not touch its numbers."""
+FREE = ("runs", "data.store", "data.workers", "data.cache_gib", "engine.checkpoint_every")
+"""Keys that may change when a run is continued: they do not touch its numbers (the identity of a store is its fingerprint)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,22 @@ class PhaseRecord:
     def write(self, folder: Path) -> None:
         """Marks the phase in ``folder`` as finished."""
         write_json(folder / PHASE, asdict(self))
+
+    def check(self, weights: Path) -> None:
+        """Compares exported weights with this record.
+
+        Raises:
+            UserError: they are missing, damaged or of another training.
+        """
+        try:
+            digest = sha256(weights)
+        except OSError as error:
+            digest, found = "", f"cannot be read ({error.strerror})"
+        else:
+            found = f"has SHA-256 {digest[:12]}..."
+        if digest != self.sha256:
+            do = f"restore it from a copy, or delete {weights.parent} to train this network again"
+            raise UserError(str(weights), found, f"SHA-256 {self.sha256[:12]}..., as {PHASE} beside it says", do)
 
     @classmethod
     def read(cls, folder: Path) -> PhaseRecord | None:

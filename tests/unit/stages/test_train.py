@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,41 @@ def test_another_cohort_cannot_continue_a_run(blob_store: Path, tmp_path: Path, 
     manifest.write_text(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64))
     with pytest.raises(UserError, match="is not the cohort this run began with"):
         train(recipe(blob_store, tmp_path))
+
+
+def test_a_finished_run_knows_its_cohort_wherever_that_lies(blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small: dict[str, dict[str, Any]] = {"experts": {"count": 1}, "stopping": {"max_steps": 1}}
+    train(recipe(blob_store, tmp_path, **small))
+    moved = shutil.copytree(blob_store, tmp_path / "moved")
+    capfd.readouterr()
+    train(recipe(moved, tmp_path, **small))
+    assert "finished" in capfd.readouterr().err
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(Store.open(moved).fingerprint, "0" * 64))
+    with pytest.raises(UserError, match="is not the cohort this run began with"):
+        train(recipe(moved, tmp_path, **small))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_damaged_weights_to_start_from_are_named(damage: str, blob_store: Path, tmp_path: Path) -> None:
+    settings = recipe(blob_store, tmp_path, stopping={"max_steps": 1})
+    run = train(settings)
+    folder = run / "experts" / "1"
+    weights = folder / "weights.safetensors"
+    (run / "ensemble.json").unlink()
+    (run / "experts" / "0" / "phase.json").unlink()
+    # The export of a finished run lacks what training needs.
+    (run / "preconditioner.safetensors").unlink()
+    whole = weights.read_bytes()
+    if damage == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(whole[:-100] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"experts/1/weights\.safetensors: .*expected SHA-256 .*delete .*experts/1 to train"):
+        train(settings)
+    shutil.rmtree(folder)
+    assert train(settings) == run
+    assert weights.read_bytes() == whole, "training again ends with the same weights"
 
 
 def test_two_processes_cannot_train_in_one_directory(blob_store: Path, tmp_path: Path) -> None:
