@@ -23,6 +23,7 @@ from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
 
 PRECONDITIONER = "preconditioner.safetensors"
+AGAIN = "restore the file from a copy, or train the run again"
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,35 @@ class TrainedRun:
         """The run's preconditioner on a device.
 
         Raises:
-            UserError: it cannot be restored.
+            UserError: it cannot be restored, is not finite or is of volumes of another shape.
         """
         config = self.recipe.preconditioner
         try:
             restored: Preconditioner = config.restore(load_file(self.directory / PRECONDITIONER))
         except (SafetensorError, KeyError, OSError) as error:
             found = f"cannot be restored ({' '.join(str(error).split())})"
-            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner") from None
+            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner", AGAIN) from None
+        self._check(restored)
         return restored.to(device)
+
+    def _check(self, preconditioner: Preconditioner) -> None:
+        """Refuses statistics that are not finite or not of this run's volumes."""
+        where = str(self.directory / PRECONDITIONER)
+        for name, tensor in preconditioner.state().items():
+            if not tensor.isfinite().all():
+                raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+        # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
+        meta = torch.device("meta")
+        volume, sigma = torch.empty(1, 1, *self.geometry.shape, device=meta), torch.ones(1, device=meta)
+        kind = (volume.shape, volume.dtype)
+        try:
+            moved = preconditioner.to(meta)
+            made = [moved.denoise(lambda inputs, _: inputs[:, :1], volume, sigma), moved.start(volume, 1.0)]
+            found = next((f"makes {tensor.dtype}{list(tensor.shape)}" for tensor in made if (tensor.shape, tensor.dtype) != kind), "")
+        except (RuntimeError, ValueError, IndexError) as error:
+            found = f"does not fit ({' '.join(str(error).split())[:200]})"
+        if found:
+            raise UserError(where, found, f"float32 statistics of volumes of shape {list(self.geometry.shape)}", AGAIN)
 
     def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float]) -> ExpertBank:
         """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step.

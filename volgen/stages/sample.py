@@ -77,6 +77,7 @@ def sample(
     solver = _solver(trained.recipe, sampler)
     grid = _grid(trained.ensemble, steps)
     job = _Job(out, trained, solver, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
+    preconditioner = trained.preconditioner(where)
     job.claim()
     indices = range(start_index, start_index + count)
     missing = [index for index in indices if not job.holds(index)]
@@ -85,7 +86,6 @@ def sample(
     fitting = memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())
     wave = max(batch_size, int(min(fitting, count)))
     if missing:
-        preconditioner = trained.preconditioner(where)
         with trained.bank(preconditioner, where, grid) as bank:
             for first in range(0, len(missing), wave):
                 chosen = missing[first : first + wave]

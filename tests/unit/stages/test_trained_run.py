@@ -91,3 +91,42 @@ def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, director
             TrainedRun.read(directory).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mean", lambda t: t.index_fill(1, torch.tensor([3]), float("nan")), "'mean' holds values that are not finite"),
+        ("variances", lambda t: t * float("inf"), "'variances' holds values that are not finite"),
+        ("mean", lambda t: t[:, :-2], "does not fit|makes"),
+        ("residual", lambda t: t[:, :-2], "does not fit"),
+        ("components", lambda t: t[..., :-1], "does not fit"),
+        ("variances", lambda t: torch.cat([t, t]), "does not fit"),
+        ("mean", lambda t: t.double(), "does not fit|makes"),
+        ("mean", lambda t: t[0, 0, 0], "does not fit|makes"),
+    ],
+)
+def test_a_preconditioner_with_damaged_content_is_refused_before_anything_is_written(
+    name: str, change: Any, message: str, directory: Path, tmp_path: Path
+) -> None:
+    path = directory / PRECONDITIONER
+    whole = path.read_bytes()
+    try:
+        state = load_file(path)
+        save_file({**state, name: change(state[name]).contiguous()}, path)
+        with pytest.raises(UserError, match=rf"preconditioner\.safetensors: ({message}).*expected.*Restore the file"):
+            sample_stage.sample(directory, tmp_path / "out", count=1, seed=0, device="cpu")
+        assert not (tmp_path / "out").exists()
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_preconditioner_of_larger_volumes_is_refused(directory: Path) -> None:
+    path = directory / PRECONDITIONER
+    whole = path.read_bytes()
+    try:
+        save_file({name: t.repeat(*[1] * (t.ndim - 3), 2, 2, 2) if t.ndim > 2 else t for name, t in load_file(path).items()}, path)
+        with pytest.raises(UserError, match=r"statistics of volumes of shape \[16, 16, 16\]"):
+            TrainedRun.read(directory).preconditioner(CPU)
+    finally:
+        path.write_bytes(whole)
