@@ -35,6 +35,12 @@ _LARGEST_VOXEL = 1000.0
 """Voxel edge in mm beyond which a header is damaged or in the wrong unit."""
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _HEADER = 560
+_FOOTER = 1 << 16
+"""Bytes kept after the voxels: MGH files have scan parameters there."""
+_LARGEST_EXCESS = 1 << 24
+"""Bytes after the voxels beyond which a packed file is no image but a bomb."""
+_LARGEST_FILE = 1 << 33
+"""Bytes of a header and its voxels: 1024^3 in float64."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,14 @@ class Scan:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is one that :func:`read` accepts."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    """Whether the name is one that :func:`read` accepts, in upper or lower case."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def stem(path: Path) -> str:
     """File name without the image suffix (``.nii.gz`` is one suffix)."""
-    return next((path.name.removesuffix(end) for end in (".nii.gz", *SUFFIXES) if path.name.endswith(end)), path.stem)
+    name = path.name
+    return next((name[: -len(end)] for end in (".nii.gz", *SUFFIXES) if name.lower().endswith(end)), path.stem)
 
 
 def read(path: Path) -> Volume:
@@ -164,31 +171,46 @@ def _read(path: Path) -> Scan:
     size = path.stat().st_size
     if size == 0:
         raise UserError(str(path), "is an empty file", "an image")
-    packed = path.name.endswith((".gz", ".mgz"))
+    packed = path.name.lower().endswith((".gz", ".mgz"))
     with igzip.open(path, "rb") if packed else path.open("rb") as stream:
         first = stream.read(_HEADER)
         kind = _image_class(path, first)
         # Unchecked: nibabel's checks turn a voxel size of 0 into 1 without a word.
         image_header = kind.header_class.from_fileobj(io.BytesIO(first.ljust(_HEADER, b"\0")), check=False)
-        shape = _spatial_shape(path, image_header.get_data_shape())
-        needed = math.prod(image_header.get_data_shape()) * image_header.get_data_dtype().itemsize
+        dims = tuple(int(n) for n in image_header.get_data_shape())  # MGH gives int32, which overflows and is no JSON
+        shape = _spatial_shape(path, dims)
+        needed = math.prod(dims) * image_header.get_data_dtype().itemsize
         if needed > (size * _DEFLATE_LIMIT if packed else size):
-            dims = " x ".join(str(n) for n in shape)
-            found = f"is truncated or damaged: its header claims {dims} voxels, {needed} bytes, in a file of {size} bytes"
+            grid = " x ".join(str(n) for n in shape)
+            found = f"is truncated or damaged: its header claims {grid} voxels, {needed} bytes, in a file of {size} bytes"
             raise UserError(str(path), found, "a whole file")
-        content = first + stream.read()
-    wanted = int(image_header.get_data_offset()) + needed
+        wanted = int(image_header.get_data_offset()) + needed
+        if not 0 < wanted <= _LARGEST_FILE:
+            raise UserError(str(path), f"claims {wanted} bytes", f"at most {_LARGEST_FILE} bytes")
+        content = first + stream.read(max(0, wanted + _FOOTER - len(first)))
+        if packed:
+            _drain(path, stream)
     if len(content) < wanted:
         raise UserError(str(path), f"is truncated: {len(content)} bytes of {wanted}", "a whole file", "copy it again")
     image = kind.from_bytes(content)
     return _scan(path, image, shape, image_header)
 
 
+def _drain(path: Path, stream: IO[bytes]) -> None:
+    """To the gzip trailer, whose checksum is compared there, without keeping what comes on the way: it may be a thousand times the file."""
+    excess = 0
+    while more := len(stream.read(1 << 20)):
+        excess += more
+        if excess > _LARGEST_EXCESS:
+            raise UserError(str(path), f"goes on for more than {_LARGEST_EXCESS} bytes after its voxels", "an image and nothing else")
+
+
 def _image_class(path: Path, first: bytes) -> Any:
     """The nibabel class, from the file's own first bytes: names lie."""
-    if len(first) < 348 and not path.name.endswith((".mgh", ".mgz")):
+    freesurfer = path.name.lower().endswith((".mgh", ".mgz"))
+    if len(first) < 348 and not freesurfer:
         raise EOFError
-    if path.name.endswith((".mgh", ".mgz")):
+    if freesurfer:
         if len(first) < 284:
             raise EOFError
         return nib.MGHImage

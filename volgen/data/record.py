@@ -82,13 +82,17 @@ class SubjectRecord:
         affine = np.array(content["affine"], dtype=np.float64)
         if affine.shape != (4, 4) or content["split"] not in SPLITS:
             raise ValueError("affine or split has another form")
+        intensity = IntensityMap(**{key: float(value) for key, value in content["intensity"].items()})
+        numbers = (*affine.flat, intensity.low, intensity.high, float(content["codes"]["slope"]), float(content["codes"]["inter"]))
+        if not np.isfinite(numbers).all():
+            raise ValueError("a number is NaN or infinite")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
             split=content["split"],
             shape=_three(content["shape"]),
             affine=affine,
-            intensity=IntensityMap(**content["intensity"]),
+            intensity=intensity,
             slope=float(content["codes"]["slope"]),
             inter=float(content["codes"]["inter"]),
             dtype=content["codes"]["dtype"],

@@ -62,8 +62,9 @@ class Store:
             raise UserError(str(path / NAME), f"is of stage '{content.get('stage')}', version {content.get('store_version')}", expected)
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(str(path / NAME), f"its subjects have another form ({error!r})", expected) from None
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            do = f"it was changed: delete {NAME} and run the same ingest again"
+            raise UserError(str(path / NAME), f"its subjects have another form ({error!r})", expected, do) from None
         if any(safe(record.id) != record.id for record in records) or cohort_fingerprint(records) != content.get("fingerprint"):
             raise UserError(str(path / NAME), "was changed: its subjects do not fit its fingerprint", expected, "ingest again")
         return cls(path, records)

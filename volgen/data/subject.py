@@ -70,13 +70,15 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
     try:
         file = sha256(found.path)
     except OSError as error:
+        if found.path.is_symlink() and not found.path.exists():
+            return Outcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")
         return Outcome(found, reason=f"cannot be opened ({error.strerror or error})")
     before = finished(store / found.id)
     if before is not None:
         if before["file"] != file:
             what = f"its group was made from another file than {found.relative}"
             raise UserError(f"subject {found.id} of {store}", what, "the same file", "ingest into a new store")
-        record = SubjectRecord.from_dict(before["record"])
+        record = before["record"]
         return Outcome(found, record, file=file, voxels=before["voxels"], kept=before["kept"], resumed=True)
     try:
         return _fresh(found, store, config, file)
@@ -93,14 +95,24 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
 
 
 def finished(group: Path) -> dict[str, Any] | None:
-    """What a finished group says of itself, or None if there is no such group."""
+    """What a finished group says of itself (``record`` as a :class:`SubjectRecord`), or None if there is no such group.
+
+    Raises:
+        UserError: the group was changed by another hand.
+    """
     try:
         content: dict[str, Any] = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"][ATTRIBUTE]
+        record = SubjectRecord.from_dict(content["record"])
+        if record.id != group.name:
+            raise ValueError("the group was renamed")
+        return {"record": record, "file": str(content["file"]), "voxels": str(content["voxels"]), "kept": float(content["kept"])}
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(str(group), "is not a group of this store", "a group that `volgen ingest` wrote", "delete it") from None
-    return content
+        if not group.exists():
+            return None
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, OverflowError):
+        pass
+    do = "delete this folder and run the same ingest again: it replaces what is missing"
+    raise UserError(str(group), "is not a whole group of this store, or was changed", "a group that `volgen ingest` wrote", do)
 
 
 def prepare_worker() -> None:

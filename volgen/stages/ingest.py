@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import fingerprint
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say
-from volgen.data.discover import Found, discover
+from volgen.data.discover import Found, discover, is_bids_name
 from volgen.data.layout import ATTRIBUTE
 from volgen.data.preprocess import IngestConfig, check_grid
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
@@ -83,6 +84,8 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
     scans = discover(source, config.suffix)
     with _exclusive(store):
         _open_or_create(store, config)
+        # Before anything is written: strangers written here would make the right source's next ingest be refused.
+        _refuse_strangers(store, {found.id for found in scans}, source)
         outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
         good = [outcome for outcome in outcomes if outcome.record is not None]
         left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
@@ -90,7 +93,7 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
             found = f"none of {len(scans)} scans can be used; the first, {left_out[0].source}, {left_out[0].reason}"
             raise UserError(str(source), found, "MRI volumes")
         records = tuple(outcome.record for outcome in good if outcome.record is not None)
-        _refuse_strangers(store, records, source)
+        _refuse_strangers(store, {record.id for record in records}, source)
         splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
         warnings = tuple(_warnings(good, splits))
         provenance.inputs = {"files": len(scans), "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes])}
@@ -111,26 +114,29 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
 def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[Outcome]:
     """Outcomes in the order of ``scans``, whatever order they finish in."""
     outcomes: dict[str, Outcome] = {}
+    # Scans that have a group first: if one was made from another file, the source is the wrong one, and nothing new may be written.
+    batches = [[found for found in scans if (store / found.id).exists() is there] for there in (True, False)]
     with progress("ingest", len(scans)) as ticker:
-        for outcome in _in_process(scans, store, config) if workers == 1 else _in_pool(scans, store, config, workers):
+        for outcome in _in_process(batches, store, config) if workers == 1 else _in_pool(batches, store, config, workers):
             _note(outcome, ticker, strict)
             outcomes[outcome.found.id] = outcome
     return [outcomes[found.id] for found in scans]
 
 
-def _in_process(scans: Sequence[Found], store: Path, config: IngestConfig) -> Iterator[Outcome]:
-    for found in scans:
+def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig) -> Iterator[Outcome]:
+    for found in chain.from_iterable(batches):
         yield ingest_one(found, store, config)
 
 
-def _in_pool(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int) -> Iterator[Outcome]:
+def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[Outcome]:
     # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["volgen.data.subject"])
-    pool = ProcessPoolExecutor(min(workers, len(scans)), mp_context=context, initializer=prepare_worker)
+    pool = ProcessPoolExecutor(min(workers, max(map(len, batches))), mp_context=context, initializer=prepare_worker)
     try:
-        for future in as_completed([pool.submit(ingest_one, found, store, config) for found in scans]):
-            yield future.result()
+        for scans in batches:
+            for future in as_completed([pool.submit(ingest_one, found, store, config) for found in scans]):
+                yield future.result()
     except BrokenProcessPool:
         do = "use fewer --workers if memory ran out, and run again: it will resume"
         raise UserError("ingest", "a worker process was killed", "workers that finish", do) from None
@@ -204,9 +210,8 @@ def _open_or_create(store: Path, config: IngestConfig) -> None:
         shutil.rmtree(partial)
 
 
-def _refuse_strangers(store: Path, records: Sequence[SubjectRecord], source: Path) -> None:
+def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:
     """A store is a function of its source and settings; groups from elsewhere would silently drop out of the manifest."""
-    known = {record.id for record in records}
     strangers = sorted(p.name for p in store.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in known)
     if strangers:
         found = f"holds {', '.join(strangers[:5])}{' and more' if len(strangers) > 5 else ''}, which {source} does not"
@@ -220,10 +225,20 @@ def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
                 f"the {name} split is empty: people are assigned by a hash of their id, and none of {len(good)} scans fell there; "
                 "add people, or change --validation and --test and ingest into a new store"
             )
-    for outcome in good:
-        if outcome.kept < FOREGROUND_KEPT:
-            advice = "choose a larger --shape or --voxel-size"
-            yield f"{outcome.found.id}: only {outcome.kept:.1%} of the foreground is inside the grid; {advice}"
+    if len(good) > 1 and not any(is_bids_name(outcome.found.relative) for outcome in good):
+        persons = len({outcome.found.patient for outcome in good})
+        yield (
+            f"no file is named sub-<label>: every file, or every folder where file names repeat, counts as a person of its own ({persons} "
+            f"people, {len(good)} scans); if somebody has more than one, name the files sub-<label>_... and ingest into a new store, "
+            "or training and validation may share people"
+        )
+    cut = [outcome for outcome in good if outcome.kept < FOREGROUND_KEPT]
+    if cut:
+        worst = min(cut, key=lambda outcome: outcome.kept)
+        yield (
+            f"{len(cut)} of {len(good)} scans have less than {FOREGROUND_KEPT:.0%} of the foreground inside the grid; the worst, "
+            f"{worst.found.id}, has {worst.kept:.1%}: choose a larger --shape or --voxel-size"
+        )
 
 
 def _tell(summary: IngestSummary, store: Path) -> None:

@@ -74,3 +74,22 @@ def test_a_source_without_images_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=name):
         discover(tmp_path / name)
+
+
+def test_suffixes_in_upper_case_count(tmp_path: Path) -> None:
+    touch(tmp_path / "plain", "a.NII.GZ", "b.Mgz")
+    assert [f.id for f in discover(tmp_path / "plain")] == ["a", "b"]
+    touch(tmp_path / "bids", "sub-1/anat/sub-1_T1w.NII")
+    assert [f.id for f in discover(tmp_path / "bids")] == ["sub-1"]
+
+
+def test_people_of_a_freesurfer_tree_are_its_folders(tmp_path: Path) -> None:
+    names = ("bert/mri/T1.mgz", "bert/mri/orig.mgz", "bert/mri/orig/001.mgz", "ernie/mri/T1.mgz", "ernie/mri/orig/001.mgz", "zoe.nii")
+    found = discover(touch(tmp_path, *names))
+    assert {f.relative: f.patient for f in found} == {name: name.split("/")[0].removesuffix(".nii") for name in names}
+    assert len({f.id for f in found}) == len(names)
+
+
+def test_sessions_below_a_folder_stay_one_person(tmp_path: Path) -> None:
+    found = discover(touch(tmp_path, "all/a/1/scan.nii", "all/a/2/scan.nii", "all/b/1/scan.nii", "all/b/1/scan.nii.gz"))
+    assert [f.patient for f in found] == ["all_a", "all_a", "all_b", "all_b"]

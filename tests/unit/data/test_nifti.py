@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -167,3 +168,23 @@ def test_nan_and_other_suffixes_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="suffix"):
         nifti.write(tmp_path / "a.img", Volume(VOXELS, AFFINE))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suffix_in_upper_case_is_read_alike(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    assert np.array_equal(nifti.read(tmp_path / "A.NII.GZ").voxels, VOXELS[::-1]) and nifti.stem(tmp_path / "A.NII.GZ") == "A"
+
+
+def test_a_gzip_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.nii").read_bytes()
+    (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(whole + bytes(1 << 27)))
+    (tmp_path / "tail.nii.gz").write_bytes(gzip.compress(whole + bytes(1 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="after its voxels"):
+            nifti.read(tmp_path / "bomb.nii.gz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 25, "a quarter of what the bomb holds"
+    assert np.array_equal(nifti.read(tmp_path / "tail.nii.gz").voxels, VOXELS[::-1])

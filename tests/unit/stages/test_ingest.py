@@ -144,10 +144,12 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     assert "Permission denied" in ingest(tmp_path / "in", tmp_path / "store", CONFIG).left_out[0].reason
 
 
-def test_a_dangling_link_is_not_an_image(tmp_path: Path) -> None:
+def test_a_dangling_link_is_left_out_by_name(tmp_path: Path) -> None:
     people(tmp_path / "in", 1)
     (tmp_path / "in" / "sub-00" / "anat" / "sub-00_run-2_T1w.nii.gz").symlink_to(tmp_path / "gone")
-    assert len(ingest(tmp_path / "in", tmp_path / "store", CONFIG).records) == 1
+    summary = ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert len(summary.records) == 1
+    assert [(item.source, item.reason[:9]) for item in summary.left_out] == [("sub-00/anat/sub-00_run-2_T1w.nii.gz", "is a link")]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -215,6 +217,7 @@ def test_other_settings_files_or_sources_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "in" / "sub-02")
     with pytest.raises(UserError, match="holds sub-02, which"):
         ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    people(tmp_path / "in", 3)
     scan(tmp_path / "in/sub-01/anat/sub-01_T1w.nii.gz", seed=77)
     with pytest.raises(UserError, match=r"subject sub-01 .*another file"):
         ingest(tmp_path / "in", tmp_path / "store", CONFIG)
@@ -259,7 +262,7 @@ def test_an_empty_split_and_a_cut_head_are_said_aloud(tmp_path: Path, capsys: py
     summary = ingest(tmp_path / "in", tmp_path / "store", IngestConfig(shape=(8, 8, 8), voxel_size=2.0, validation=0.0))
     shown = capsys.readouterr().err
     assert any("validation split is empty" in warning for warning in summary.warnings) and "validation split is empty" in shown
-    assert any("of the foreground is inside the grid" in warning for warning in summary.warnings)
+    assert any("2 of 2 scans have less than 99% of the foreground inside the grid" in warning for warning in summary.warnings)
 
 
 def test_one_ingest_at_a_time(tmp_path: Path) -> None:

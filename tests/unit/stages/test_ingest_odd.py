@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import pytest
 import volgen.data.subject as subject
 from volgen.core.errors import UserError
 from volgen.data.preprocess import IngestConfig
+from volgen.data.store import Store
 from volgen.stages.ingest import ingest
 
 CONFIG = IngestConfig(shape=(8, 8, 8), voxel_size=2.0)
@@ -88,3 +90,56 @@ def test_a_refusal_in_a_worker_reaches_the_user(tmp_path: Path) -> None:
     scan(tmp_path / "in/sub-2/anat/sub-2_T1w.nii.gz", seed=77)
     with pytest.raises(UserError, match=r"subject sub-2 .*another file"):
         ingest(tmp_path / "in", tmp_path / "store", CONFIG, workers=2)
+
+
+def test_the_wrong_source_writes_nothing_into_a_finished_store(tmp_path: Path) -> None:
+    right, wrong = people(tmp_path / "right", "1", "2"), people(tmp_path / "wrong", "0", "9")
+    ingest(right, tmp_path / "store", CONFIG)
+    with pytest.raises(UserError, match="holds sub-1, sub-2, which"):
+        ingest(wrong, tmp_path / "store", CONFIG)
+    assert groups(tmp_path / "store") == ["sub-1", "sub-2"]
+    assert ingest(right, tmp_path / "store", CONFIG).resumed == 2
+
+
+def test_another_data_set_with_the_same_names_writes_nothing(tmp_path: Path) -> None:
+    right, wrong = people(tmp_path / "right", "1", "2"), people(tmp_path / "wrong", "0", "1", "2")
+    ingest(right, tmp_path / "store", CONFIG)
+    with pytest.raises(UserError, match="another file"):
+        ingest(wrong, tmp_path / "store", CONFIG)
+    assert groups(tmp_path / "store") == ["sub-1", "sub-2"]
+
+
+def test_a_source_without_bids_names_is_warned_about(tmp_path: Path) -> None:
+    for index, label in enumerate(("bert", "ernie")):
+        scan(tmp_path / "in" / label / "mri" / "T1.mgz", index)
+    summary = ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert [record.patient for record in summary.records] == ["bert", "ernie"]
+    assert any("no file is named sub-<label>" in warning and "2 people, 2 scans" in warning for warning in summary.warnings)
+    named = ingest(people(tmp_path / "named", "1", "2"), tmp_path / "other", CONFIG)
+    assert not any("sub-<label>" in warning for warning in named.warnings)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), "x"])
+def test_an_edited_manifest_is_refused(tmp_path: Path, number: object) -> None:
+    ingest(people(tmp_path / "in", "1"), tmp_path / "store", CONFIG)
+    manifest = tmp_path / "store" / "manifest.json"
+    for section, key in (("codes", "slope"), ("intensity", "low")):
+        content = json.loads(manifest.read_text())
+        content["subjects"][0][section][key] = number
+        edited = tmp_path / "store" / "manifest.json"
+        whole = manifest.read_bytes()
+        edited.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"manifest\.json.*run the same ingest again"):
+            Store.open(tmp_path / "store")
+        manifest.write_bytes(whole)
+
+
+@pytest.mark.parametrize("key", ["file", "record", "voxels", "kept"])
+def test_an_edited_group_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    path = tmp_path / "store" / "sub-2" / "zarr.json"
+    content = json.loads(path.read_text())
+    del content["attributes"]["volgen"][key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"sub-2: is not a whole group.*Delete this folder"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
