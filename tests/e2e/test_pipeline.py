@@ -130,6 +130,7 @@ def test_the_run_is_complete_and_its_weights_are_those_of_the_ensemble(pipeline:
 def test_a_finished_run_holds_no_statistics_of_parts_of_the_cohort(pipeline: Path) -> None:
     with safe_open(pipeline / "runs/tiny/preconditioner.safetensors", "pt") as file:
         assert set(file.keys()) == {"mean", "components", "residual", "variances"}
+    assert not list((pipeline / "runs/tiny").glob("*training*"))
 
 
 def test_samples_are_volumes_in_the_space_of_the_cohort(pipeline: Path) -> None:

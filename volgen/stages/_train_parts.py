@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -28,11 +29,13 @@ from volgen.training.protocols import Ranks
 from volgen.training.validation import Validator
 
 PRECONDITIONER = "preconditioner.safetensors"
+FOR_TRAINING = "preconditioner_training.safetensors"
+"""The same with what leaves people out, which could give away single ones: gone when the run is finished."""
 
 
 def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -> Preconditioner:
     """Fitted once, on rank 0, to training volumes as they are; from then on read from the run."""
-    path = root / PRECONDITIONER
+    path = root / FOR_TRAINING
 
     def fit() -> None:
         if path.exists():
@@ -43,19 +46,17 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
                 fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
-        with atomic_path(path) as temporary:
-            save_file(fitted.state(training=True), temporary)
+        for place, training in ((root / PRECONDITIONER, False), (path, True)):
+            with atomic_path(place) as temporary:
+                save_file(fitted.state(training=training), temporary)
 
     on_chief(group, fit)
-    restored: Preconditioner = recipe.preconditioner.restore(load_file(path)).to(group.device)
-    return restored
-
-
-def strip_preconditioner(recipe: Recipe, root: Path) -> None:
-    """Takes what only training needs out of the run's preconditioner: it could give away single people."""
-    kept = recipe.preconditioner.restore(load_file(root / PRECONDITIONER)).state()
-    with atomic_path(root / PRECONDITIONER) as temporary:
-        save_file(kept, temporary)
+    try:
+        restored: Preconditioner = recipe.preconditioner.restore(load_file(path))
+    except (SafetensorError, KeyError, OSError) as error:
+        found = f"cannot be restored ({' '.join(str(error).split())})"
+        raise UserError(str(path), found, "what this run's training wrote", "delete this file: it will be fitted again") from None
+    return restored.to(group.device)
 
 
 def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:

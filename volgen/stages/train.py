@@ -173,7 +173,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
         for phase in phases
         if phase.index is not None and (record := records[phase.name])
     ]  # fmt: skip
-    _train_parts.strip_preconditioner(recipe, paths.root)
+    (paths.root / _train_parts.FOR_TRAINING).unlink(missing_ok=True)
     provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))
     ordered = tuple(sorted(experts, key=lambda expert: expert.index))
     ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))

@@ -301,8 +301,6 @@ def test_damaged_weights_to_start_from_are_named(damage: str, blob_store: Path, 
     weights = folder / "weights.safetensors"
     (run / "ensemble.json").unlink()
     (run / "experts" / "0" / "phase.json").unlink()
-    # The export of a finished run lacks what training needs.
-    (run / "preconditioner.safetensors").unlink()
     whole = weights.read_bytes()
     if damage == "gone":
         weights.unlink()
@@ -313,6 +311,21 @@ def test_damaged_weights_to_start_from_are_named(damage: str, blob_store: Path, 
     shutil.rmtree(folder)
     assert train(settings) == run
     assert weights.read_bytes() == whole, "training again ends with the same weights"
+
+
+def test_a_damaged_fit_is_named_and_fitted_again(blob_store: Path, tmp_path: Path) -> None:
+    settings = recipe(blob_store, tmp_path, stopping={"max_steps": 1}, preconditioner={"kind": "gaussian", "rank": 1, "folds": 2})
+    run = train(settings)
+    fitted = (run / "preconditioner.safetensors").read_bytes()
+    assert not (run / "preconditioner_training.safetensors").exists(), "it could give away single people"
+    (run / "ensemble.json").unlink()
+    shutil.rmtree(run / "experts" / "0")
+    (run / "preconditioner_training.safetensors").write_bytes(fitted[:50])
+    with pytest.raises(UserError, match=r"preconditioner_training\.safetensors: cannot be restored .*Delete this file"):
+        train(settings)
+    (run / "preconditioner_training.safetensors").unlink()
+    train(settings)
+    assert (run / "preconditioner.safetensors").read_bytes() == fitted
 
 
 def test_two_processes_cannot_train_in_one_directory(blob_store: Path, tmp_path: Path) -> None:
