@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from volgen.parallel import launch
 from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.precision import InPrecision
 
 STAGES = (0, 1, 2, 3)
 CLIP, BETAS, DECAY, RATE = 0.05, (0.9, 0.99), 0.01, 2e-3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process() -> None:
-    launch.start(launch.Launch())
 
 
 class Net(nn.Module):
@@ -158,23 +153,8 @@ def test_full_state_sees_what_is_written_to_masters(stage: int) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"zero_stage": stage} for stage in STAGES] + [{"zero_stage": 2, "offload": "optimiser"}])
-def test_checkpoint_restores_weights_moments_and_counters_exactly(settings: dict[str, object], tmp_path: Path) -> None:
-    whole = make(**settings)
-    uninterrupted = train(whole, 0, 5)
-    final = whole.full_state()
-    whole.destroy()
-
-    first = make(**settings)
-    begun = train(first, 0, 2)
-    first.save(tmp_path)
-    first.destroy()
-    second = make(**settings)
-    second.load(tmp_path)
-    resumed = begun + train(second, 2, 5)
-    state = second.full_state()
-    second.destroy()
-    assert resumed == uninterrupted
-    assert all(torch.equal(state[name], final[name]) for name in final)
+def test_checkpoint_restores_weights_moments_and_counters_exactly(settings: dict[str, object], assert_resumes: Callable[..., None]) -> None:
+    assert_resumes(lambda: make(**settings), train, 2, 5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

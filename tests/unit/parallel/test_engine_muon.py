@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,18 +10,12 @@ from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.models.networks import unet3d, wavelet_unet3d
-from volgen.parallel import launch
 from volgen.parallel.engine import MUON_MOMENTUM, Engine, EngineConfig
 from volgen.training.ema import EMA, EMAConfig, decay
 
 STAGES = (0, 1, 2, 3)
 BETAS, DECAY, RATE, MATRIX_RATE = (0.9, 0.99), 0.01, 2e-3, 10.0
 MATRICES = {"first.weight", "square.weight", "last.weight"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process() -> None:
-    launch.start(launch.Launch())
 
 
 class Net(nn.Module):
@@ -142,23 +136,8 @@ def test_muon_offloaded_gives_the_same_numbers(settings: dict[str, object]) -> N
 @pytest.mark.parametrize("settings", [{"zero_stage": stage} for stage in STAGES] + [
     {"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser"},
 ])  # fmt: skip
-def test_muon_resumes_exactly_from_a_checkpoint(settings: dict[str, object], tmp_path: Path) -> None:
-    whole = make(**settings)
-    uninterrupted = train(whole, 0, 6)
-    final = whole.full_state()
-    whole.destroy()
-
-    first = make(**settings)
-    begun = train(first, 0, 3)
-    first.save(tmp_path)
-    first.destroy()
-    second = make(**settings)
-    second.load(tmp_path)
-    resumed = begun + train(second, 3, 6)
-    state = second.full_state()
-    second.destroy()
-    assert resumed == uninterrupted
-    assert all(torch.equal(state[name], final[name]) for name in final)
+def test_muon_resumes_exactly_from_a_checkpoint(settings: dict[str, object], assert_resumes: Callable[..., None]) -> None:
+    assert_resumes(lambda: make(**settings), train, 3, 6)
 
 
 @pytest.mark.parametrize("stage", STAGES)
