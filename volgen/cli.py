@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 ``--strict`` and a check failed; 2 bad usage, configuratio
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
@@ -49,6 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("error: this is a defect in volgen; please report it with the lines above.", file=sys.stderr)
         return DEFECT
+
+
+def run() -> NoReturn:
+    """What the ``volgen`` script and ``python -m volgen`` do: :func:`main`, and an end of the process that fits.
+
+    A rank of several ends at once, without Python's and C++'s tidying up: by then everything is written and closed, but threads of
+    gloo can still abort a process that leaves while its peers do ("terminate called without an active exception"), and a launcher
+    takes that for a failed job.
+    """
+    try:
+        code: int | str | None = main()
+    except SystemExit as leaving:
+        code = leaving.code
+    if isinstance(code, int) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _bad_input(message: str, words: Sequence[str]) -> int:

@@ -45,7 +45,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: zipfile.ZipFile) -> No
 
 def test_the_wheel_starts_the_command_line_and_has_the_licences(wheel: zipfile.ZipFile) -> None:
     (points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "volgen = volgen.cli:main" in wheel.read(points).decode()
+    assert "volgen = volgen.cli:run" in wheel.read(points).decode()
     licences = [name for name in wheel.namelist() if ".dist-info/licenses/" in name]
     assert len(licences) == 2
     assert sum(info.compress_size for info in wheel.infolist()) < 10_000_000
