@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from volgen.core.errors import UserError
@@ -24,13 +23,10 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
+from volgen.stages._preconditioner_file import FOR_TRAINING, PRECONDITIONER, restore
 from volgen.training.loss import Objective, Weight
 from volgen.training.protocols import Ranks
 from volgen.training.validation import Validator
-
-PRECONDITIONER = "preconditioner.safetensors"
-FOR_TRAINING = "preconditioner_training.safetensors"
-"""The same with what leaves people out, which could give away single ones: gone when the run is finished."""
 
 
 def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -> Preconditioner:
@@ -51,12 +47,7 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
                 save_file(fitted.state(training=training), temporary)
 
     on_chief(group, fit)
-    try:
-        restored: Preconditioner = recipe.preconditioner.restore(load_file(path))
-    except (SafetensorError, KeyError, OSError) as error:
-        found = f"cannot be restored ({' '.join(str(error).split())})"
-        raise UserError(str(path), found, "what this run's training wrote", "delete this file: it will be fitted again") from None
-    return restored.to(group.device)
+    return restore(recipe.preconditioner, path, "delete this file: it will be fitted again").to(group.device)
 
 
 def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from volgen.core.errors import UserError
@@ -21,8 +19,8 @@ from volgen.experts.bank import ExpertBank
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
+from volgen.stages._preconditioner_file import PRECONDITIONER, restore
 
-PRECONDITIONER = "preconditioner.safetensors"
 AGAIN = "restore the file from a copy, or train the run again"
 
 
@@ -77,11 +75,7 @@ class TrainedRun:
             UserError: it cannot be restored, is not finite or is of volumes of another shape.
         """
         config = self.recipe.preconditioner
-        try:
-            restored: Preconditioner = config.restore(load_file(self.directory / PRECONDITIONER))
-        except (SafetensorError, KeyError, OSError) as error:
-            found = f"cannot be restored ({' '.join(str(error).split())})"
-            raise UserError(str(self.directory / PRECONDITIONER), found, f"the state of a '{config.kind}' preconditioner", AGAIN) from None
+        restored = restore(config, self.directory / PRECONDITIONER, AGAIN)
         self._check(restored)
         return restored.to(device)
 

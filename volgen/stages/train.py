@@ -26,6 +26,7 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.recipe import Recipe
 from volgen.stages import _train_parts, _train_size
+from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.training import checkpoint, run
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
@@ -173,7 +174,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], records: dict[str, PhaseRec
         for phase in phases
         if phase.index is not None and (record := records[phase.name])
     ]  # fmt: skip
-    (paths.root / _train_parts.FOR_TRAINING).unlink(missing_ok=True)
+    (paths.root / FOR_TRAINING).unlink(missing_ok=True)
     provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))
     ordered = tuple(sorted(experts, key=lambda expert: expert.index))
     ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))
