@@ -16,15 +16,9 @@ from typing import NoReturn
 import volgen
 from volgen.commands import COMMANDS, Overrides
 from volgen.core.errors import UserError, nearest
+from volgen.core.options import Parser, names_of
 
 BAD_INPUT, DEFECT, INTERRUPTED = 2, 70, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports bad usage the way everything else is reported: one message, raised."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(self.prog, message, do=f"see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,11 +72,11 @@ def _bad_input(message: str, words: Sequence[str]) -> int:
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
-    anywhere = _Parser(add_help=False)
+    anywhere = Parser(add_help=False)
     anywhere.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback with an error")
     # Launchers put this in front of our options or behind them; ranks are read from the environment.
     anywhere.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser = _Parser("volgen", description=volgen.__doc__, parents=[anywhere], allow_abbrev=False)
+    parser = Parser("volgen", description=volgen.__doc__, parents=[anywhere], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"volgen {volgen.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     named = next((word for word in words if word in COMMANDS), next((word for word in words if not word.startswith("-")), ""))
@@ -92,14 +86,15 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
         sub = subparsers.add_parser(name, help=command.help, description=command.help, parents=[anywhere], allow_abbrev=False)
         if name == named:
             command.arguments(sub)
-            known = [option for action in sub._actions for option in action.option_strings]
+            known = sub
     options, rest = parser.parse_known_args(words)
     prefix = COMMANDS[options.command].overrides
     strange = rest if prefix is None else [word for word in rest if word.startswith("--") and not word.startswith(f"--{prefix}")]
     where = f"volgen {options.command}"
     if strange:
         word = strange[0].partition("=")[0]
-        raise UserError(where, f"unknown argument '{word}'", do=nearest(word, known) if word.startswith("-") else f"see {where} --help")
+        do = nearest(word, names_of(known)) if word.startswith("-") else f"see {where} --help"
+        raise UserError(where, f"unknown argument '{word}'", do=do)
     return options, _pairs(rest, where)
 
 

@@ -11,10 +11,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from volgen.core.config import Config
+from volgen.core.options import add_options, from_options
 
 DONE, CHECK_FAILED = 0, 1
 Overrides = Sequence[tuple[str, str]]
@@ -54,7 +52,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a NIfTI or MGH image, a folder of them, or a BIDS tree")
     parser.add_argument("store", metavar="STORE", type=Path, help="Zarr store to make or to continue")
-    _add_config(parser, IngestConfig)
+    add_options(parser, IngestConfig)
     cores = os.cpu_count() or 1
     parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: %(default)s, one for each core)")
     parser.add_argument("--strict", action="store_true", help="stop at the first scan that cannot be used instead of leaving it out")
@@ -64,7 +62,7 @@ def _ingest(options: argparse.Namespace, _: Overrides) -> int:
     from volgen.data.preprocess import IngestConfig
     from volgen.stages.ingest import ingest
 
-    config = _config(IngestConfig, options, "volgen ingest")
+    config = from_options(IngestConfig, options, "volgen ingest")
     ingest(options.source, options.store, config, workers=options.workers, strict=options.strict)
     return DONE
 
@@ -153,24 +151,17 @@ def _report(options: argparse.Namespace, _: Overrides) -> int:
     return CHECK_FAILED if outcome.strict_failure else DONE
 
 
-def _add_config(parser: argparse.ArgumentParser, cls: type[Config]) -> None:
-    """One option for every field of a flat configuration class, with its documentation and default."""
-    for name, field in cls.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        several: dict[str, Any] = {"nargs": "+", "metavar": "N"} if isinstance(default, tuple) else {"metavar": "VALUE"}
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        meaning = " ".join((field.description or "").replace("``", "").split())
-        text = f"{meaning} (default: {shown})".replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=argparse.SUPPRESS, help=text, **several)
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from volgen.bench._command import add_arguments
+
+    add_arguments(parser)
 
 
-def _config(cls: type[Config], options: argparse.Namespace, where: str) -> Any:
-    """The configuration class from the options that were given."""
-    from volgen.core.config import apply_overrides, validate
+def _bench(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.bench._command import run
 
-    given = {name: value for name, value in vars(options).items() if name in cls.model_fields}
-    texts = {name: f"[{', '.join(value)}]" if len(value) > 1 else value[0] for name, value in given.items() if isinstance(value, list)}
-    return validate(cls, apply_overrides({}, [(name, str(value)) for name, value in {**given, **texts}.items()]), where)
+    run(options)
+    return DONE
 
 
 COMMANDS = {
@@ -180,5 +171,6 @@ COMMANDS = {
     "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=""),
     "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides="sampler."),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
+    "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),
 }
 """The commands, in the order of a first use."""

@@ -46,7 +46,7 @@ class IngestConfig(Config):
     @field_validator("shape", mode="before")
     @classmethod
     def _cube(cls, value: Any) -> Any:
-        if value == "native":
+        if value in ("native", ["native"]):
             return None
         values = value.replace(",", " ").split() if isinstance(value, str) else [value] if isinstance(value, int) else value
         return list(values) * 3 if isinstance(values, (list, tuple)) and len(values) == 1 else values

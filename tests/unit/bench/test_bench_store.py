@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from volgen.bench.store import PACKINGS
+from volgen.cli import main
 from volgen.data.preprocess import IngestConfig
-from volgen.stages.bench_store import PACKINGS, main
 from volgen.stages.ingest import ingest
 
 
@@ -18,14 +19,15 @@ def test_every_packing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture
     voxels = np.random.default_rng(0).normal(size=(70, 20, 33)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "sub-1_T1w.nii")
     ingest(tmp_path / "sub-1_T1w.nii", tmp_path / "store", IngestConfig(shape=None, voxel_size=None))
-    assert main([str(tmp_path / "store"), "--out", str(tmp_path / "bench.json"), "--repeats", "1"]) == 0
-    content = json.loads((tmp_path / "bench.json").read_text())
+    out = tmp_path / "bench.json"
+    assert main(["bench", "store", str(tmp_path / "store"), "--out", str(out), "--repeats", "1"]) == 0
+    content = json.loads(out.read_text())
     rows = {row["name"]: row for row in content["rows"]}
-    assert len(rows) == 2 * len(PACKINGS) * 5 and content["machine"]["shape"] == [70, 20, 33]
+    assert len(rows) == 1 + 2 * len(PACKINGS) * 5 and rows["voxels"]["value"] == voxels.size
     raw = rows["uint16 none 64^3 size"]
     assert raw["value"] * 2**20 == pytest.approx(2 * voxels.size, rel=0.03)
     (reference, ratio), *rest = raw["ratio_to"].items()
     assert not rest and ratio == pytest.approx(raw["value"] / rows[reference]["value"])
     assert capsys.readouterr().out.count("\n") == 2 + 2 * len(PACKINGS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "store", "sub-1_T1w.nii"]
-    assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "x.json")]) == 2
+    assert main(["bench", "store", str(tmp_path / "nowhere")]) == 2
