@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,8 +64,16 @@ def deepspeed() -> Any:
     return module
 
 
-def join(launch: Launch) -> torch.device:
-    """Makes the process group, unless it exists, and returns this rank's device. Use :func:`volgen.parallel.launch.start`."""
+def join(launch: Launch, name: str = "world", world: Launch | None = None) -> torch.device:
+    """Makes the process group, unless there is one, and returns this rank's device.
+
+    Use :func:`volgen.parallel.launch.start` or :func:`volgen.parallel.split.split`.
+
+    Args:
+        launch: this rank in the group.
+        name: of the group, another one each time.
+        world: this rank among all that were launched together, if the group is a part of them.
+    """
     module = deepspeed()
     accelerator = module.accelerator.get_accelerator()
     accelerator.set_device(launch.local_rank)
@@ -72,10 +81,30 @@ def join(launch: Launch) -> torch.device:
         backend = accelerator.communication_backend_name()
         if launch.world_size == 1:
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
-            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        else:
+            store = torch.distributed.PrefixStore(name, meeting(world or launch))
+        torch.distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size)
         module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(_leave)
     return torch.device(accelerator.current_device_name())
+
+
+@cache
+def meeting(launch: Launch) -> Any:
+    """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent."""
+    store, _, _ = next(torch.distributed.rendezvous("env://", launch.rank, launch.world_size))
+    return store
+
+
+def leave() -> None:
+    """Ends the process group and makes DeepSpeed forget it, so that :func:`join` can make another. No engine may be left."""
+    module = deepspeed()
+    from deepspeed.utils import groups
+
+    module.comm.destroy_process_group()
+    module.comm.comm.cdb = None
+    # What DeepSpeed before 0.19 would keep.
+    groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
 
 def _leave() -> None:
