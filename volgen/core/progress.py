@@ -14,6 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 10.0
 console = Console(stderr=True, highlight=False)
+_shared = False
+
+
+def share_terminal() -> None:
+    """From now on other processes show progress too: bars would overwrite each other, so there will be lines."""
+    global _shared
+    _shared = True
 
 
 class Ticker(Protocol):
@@ -58,7 +65,7 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
     """Shows a loop of ``total`` items; nothing on ranks other than 0."""
     if os.environ.get("RANK", "0") != "0":
         yield _Silent()
-    elif console.is_terminal:
+    elif console.is_terminal and not _shared:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from volgen.core.config import Config
+from volgen.core.errors import UserError
 from volgen.core.span import SigmaSpan, tile
 
 
@@ -22,10 +24,20 @@ class ExpertsConfig(Config):
     """Order of training along the noise axis."""
     warm_start: Literal["neighbour", "shared", "none"] = "neighbour"
     """Weights that an expert starts from: the expert trained before it, the shared network, or random ones."""
+    chains: PositiveInt = 1
+    """Contiguous parts of the order, each a chain of neighbours that begins from the shared network (without one, from random weights).
+    So many experts can be trained at a time; with one chain they follow one another."""
+    groups: PositiveInt = 1
+    """Equal groups of ranks that train experts side by side, each ZeRO's world. Changes no number; may change between launches."""
     shared_steps: NonNegativeInt = 0
     """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it."""
     on_grid: bool = True
     """Train at the schedule's points only (the noise levels that sampling visits), or anywhere inside each span (log-uniform)."""
+
+    @property
+    def at_a_time(self) -> int:
+        """Experts that can be trained at the same time, once there is a shared network."""
+        return self.chains if self.warm_start == "neighbour" else self.count
 
 
 SHARED = "shared"
@@ -41,6 +53,7 @@ class Phase:
         span: noise levels it owns.
         points: the schedule's points inside the span, ascending; never empty.
         start: name of the phase whose exported weights it starts from, None for random ones.
+        place: experts before it in the plan, whoever trains them and when.
         max_steps: upper bound of its training, None for that of the stopping rule.
     """
 
@@ -49,6 +62,7 @@ class Phase:
     span: SigmaSpan
     points: tuple[float, ...]
     start: str | None
+    place: int = 0
     max_steps: int | None = None
 
     def sigma(self, quantile: float, on_grid: bool) -> float:
@@ -65,7 +79,7 @@ class Phase:
 
 
 def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
-    """The phases of a run, in order of training.
+    """The phases of a run, in an order in which one process can train them: none starts from a later one.
 
     Args:
         config: the bank.
@@ -76,13 +90,41 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
     phases = []
     if config.shared_steps:
         whole = SigmaSpan(spans[0].low, spans[-1].high)
-        phases.append(Phase(SHARED, None, whole, tuple(ascending), None, config.shared_steps))
-    order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
+        phases.append(Phase(SHARED, None, whole, tuple(ascending), None, max_steps=config.shared_steps))
     first = SHARED if config.shared_steps else None
-    before = first
-    for index in order:
-        start = {"neighbour": before, "shared": SHARED, "none": None}[config.warm_start]
+    heads = {link * config.count // config.chains for link in range(config.chains)}
+    before: str | None = None
+    order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
+    for place, index in enumerate(order):
+        start = {"neighbour": first if place in heads else before, "shared": SHARED, "none": None}[config.warm_start]
         points = tuple(point for point in ascending if point in spans[index])
-        phases.append(Phase(str(index), index, spans[index], points, start))
+        phases.append(Phase(str(index), index, spans[index], points, start, place))
         before = str(index)
     return phases
+
+
+def select(phases: Sequence[Phase], only: range) -> list[Phase]:
+    """The experts of a range, and the shared network if there is one: whoever needs it may train it."""
+    return [phase for phase in phases if phase.index is None or phase.index in only]
+
+
+def blocker(phase: Phase, phases: Sequence[Phase], finished: Collection[str]) -> Phase | None:
+    """The phase that has to be trained next before ``phase`` can begin; None if it can begin now."""
+    named = {other.name: other for other in phases}
+    found = None
+    while phase.start is not None and phase.start not in finished:
+        phase = found = named[phase.start]
+    return found
+
+
+def indices(text: str, count: int) -> range:
+    """Experts of a half-open range such as ``8:16``; ``8:`` goes on to the last expert, ``:8`` begins with the first.
+
+    Raises:
+        UserError: it is no such range, or has no expert of the bank in it, or one beyond.
+    """
+    match = re.fullmatch(r"(\d*):(\d*)", text.strip())
+    first, last = (int(match[1] or 0), int(match[2] or count)) if match else (0, 0)
+    if not 0 <= first < last <= count:
+        raise UserError("--only", f"'{text}' is no range of experts", f"FIRST:LAST with 0 <= FIRST < LAST <= {count}; LAST is not in it")
+    return range(first, last)
