@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from volgen.parallel.launch import Launch
 
 TAG = "engine"
+_distributed: Any = torch.distributed  # its stores are documented, but not re-exported
 MUON_MOMENTUM = 0.9
 """Jordan et al. 2024 use 0.95 for runs of many thousand steps; experts are short."""
 
@@ -79,10 +80,8 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
     accelerator.set_device(launch.local_rank)
     if not torch.distributed.is_initialized():
         backend = accelerator.communication_backend_name()
-        if launch.world_size == 1:
-            store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
-        else:
-            store = torch.distributed.PrefixStore(name, meeting(world or launch))
+        alone = launch.world_size == 1
+        store: Any = _distributed.HashStore() if alone else _distributed.PrefixStore(name, meeting(world or launch))
         torch.distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size)
         module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(_leave)
@@ -92,7 +91,7 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
 @cache
 def meeting(launch: Launch) -> Any:
     """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent."""
-    store, _, _ = next(torch.distributed.rendezvous("env://", launch.rank, launch.world_size))
+    store, _, _ = next(_distributed.rendezvous("env://", launch.rank, launch.world_size))
     return store
 
 
