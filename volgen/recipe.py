@@ -88,15 +88,6 @@ class Recipe(Config):
             raise ValueError(
                 "experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it"
             )
-        if self.experts.chains > self.experts.count:
-            raise ValueError(f"experts.chains is {self.experts.chains}, but there are {self.experts.count} experts: each needs at least one")
-        if self.experts.chains > 1 and self.experts.warm_start != "neighbour":
-            raise ValueError(f"experts.chains are chains of neighbours, but experts.warm_start is '{self.experts.warm_start}': leave it at 1")
-        if self.experts.groups > self.experts.at_a_time:
-            raise ValueError(
-                f"experts.groups is {self.experts.groups}, but {self.experts.at_a_time} of the experts can be trained at a time, and the other "
-                "groups would idle: lower it, or raise experts.chains"
-            )
         for section, part in (("network", self.network), ("preconditioner", self.preconditioner)):
             if any(size % part.multiple for size in self.data.shape):
                 raise ValueError(

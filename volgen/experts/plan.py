@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
@@ -38,6 +38,17 @@ class ExpertsConfig(Config):
     def at_a_time(self) -> int:
         """Experts that can be trained at the same time, once there is a shared network."""
         return self.chains if self.warm_start == "neighbour" else self.count
+
+    @model_validator(mode="after")
+    def _parallel(self) -> Self:
+        if self.chains > self.count:
+            raise ValueError(f"chains is {self.chains}, but there are {self.count} experts: each chain needs at least one")
+        if self.chains > 1 and self.warm_start != "neighbour":
+            raise ValueError(f"chains are chains of neighbours, but warm_start is '{self.warm_start}': leave it at 1")
+        if self.groups > self.at_a_time:
+            found = f"groups is {self.groups}, but only {self.at_a_time} of the experts can be trained at a time"
+            raise ValueError(f"{found}: the other groups would idle. Lower it, or raise chains")
+        return self
 
 
 SHARED = "shared"
