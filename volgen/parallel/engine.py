@@ -77,11 +77,14 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
     """
     module = deepspeed()
     accelerator = module.accelerator.get_accelerator()
-    accelerator.set_device(launch.local_rank)
+    if world is None:
+        accelerator.set_device(launch.local_rank)
     if not torch.distributed.is_initialized():
         backend = accelerator.communication_backend_name()
-        alone = launch.world_size == 1
-        store: Any = _distributed.HashStore() if alone else _distributed.PrefixStore(name, meeting(world or launch))
+        store: Any = _distributed.HashStore()
+        if launch.world_size > 1:
+            everybody = world or launch
+            store = _distributed.PrefixStore(name, meeting(everybody.rank, everybody.world_size))
         torch.distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size)
         module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(_leave)
@@ -89,9 +92,9 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
 
 
 @cache
-def meeting(launch: Launch) -> Any:
+def meeting(rank: int, world_size: int) -> Any:
     """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent."""
-    store, _, _ = next(_distributed.rendezvous("env://", launch.rank, launch.world_size))
+    store, _, _ = next(_distributed.rendezvous("env://", rank, world_size))
     return store
 
 
