@@ -52,7 +52,7 @@ def together(launch: Launch) -> Iterator[None]:
     try:
         yield
         if launch.world_size > 1:
-            store = engine.meeting(launch)
+            store = engine.meeting(launch.rank, launch.world_size)
             left = store.add("left", 1)
             while launch.rank == 0 and left < launch.world_size:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
