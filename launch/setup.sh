@@ -49,3 +49,12 @@ setup_volgen() {
     fi
     export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
 }
+
+# For scripts that start volgen on many machines: nothing is installed, because all of them share one environment.
+find_volgen() {
+    if [[ -x $VENV/bin/python ]]; then
+        export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+    fi
+    python -c 'import volgen' 2>/dev/null ||
+        fail "no volgen in $VENV, nor in the python on PATH; set VENV, or run bash launch/test.sh, which makes the environment"
+}
