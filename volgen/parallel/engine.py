@@ -6,9 +6,9 @@ import atexit
 import logging
 import os
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
+from volgen.parallel.by_name import WEIGHTS, ByName
 
 if TYPE_CHECKING:
     from volgen.parallel.launch import Launch
 
-TAG = "engine"
 _distributed: Any = torch.distributed  # its stores are documented, but not re-exported
 MUON_MOMENTUM = 0.9
 """Jordan et al. 2024 use 0.95 for runs of many thousand steps; experts are short."""
@@ -46,18 +46,12 @@ class EngineConfig(Config):
 
 def deepspeed() -> Any:
     """The DeepSpeed module, quiet: its warnings and errors stay, its chatter at INFO goes."""
-    # Checkpoints are read as tensors, numbers and the classes below; never as arbitrary pickles.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     import deepspeed as module
     import deepspeed.ops as ops
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # Otherwise the first start on a CPU compiles a shared-memory all-reduce for 85 s; gloo does without.
         vars(ops).setdefault("__compatible_ops__", {})
-    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
     # DeepSpeed and torch have these out with each other; a user can do nothing about them.
     warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated", DeprecationWarning)
@@ -149,7 +143,8 @@ class Engine:
             model=module, model_parameters=[p for p in module.parameters() if p.requires_grad], config=settings, dist_init_required=False
         )
         self._module = module
-        self._skipped = 0
+        self._state = ByName(self._engine, module, config.zero_stage, config.offload != "none")
+        self._skipped = self._updates = 0
 
     def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """The network's output in fp32."""
@@ -180,6 +175,7 @@ class Engine:
                 nn.utils.clip_grads_with_norm_(self._module.parameters(), self._clip, torch.tensor(norm))
             if finite:
                 self._step()
+                self._updates += 1
             else:
                 self._skip()
             return norm
@@ -187,6 +183,7 @@ class Engine:
         if self._engine.skipped_steps > self._skipped:
             self._skipped = self._engine.skipped_steps
             return float("inf")
+        self._updates += 1
         return float(self._engine.get_global_grad_norm())
 
     def _step(self) -> None:
@@ -205,42 +202,40 @@ class Engine:
 
         :meth:`full_state` sees what is written to them.
         """
-        optimiser = self._engine.optimizer
-        if self._stage == 0:
-            owned = [p for p in self._module.parameters() if p.requires_grad]
-        elif self._stage == 3:
-            owned = optimiser.fp32_partitioned_groups_flat
-        else:
-            owned = optimiser.single_partition_of_fp32_groups
-        return [tensor.data for tensor in owned]
+        return [tensor.data for tensor in self._state.masters()]
 
     def full_state(self) -> dict[str, Tensor]:
         """Every parameter (gathered from :meth:`masters`, fp32) and buffer by name, on the CPU of every rank. A collective call."""
-        from deepspeed.utils import safe_get_full_fp32_param
+        return dict(self._state.read(WEIGHTS))
 
-        state = {}
-        for name, parameter in self._module.named_parameters():
-            full = safe_get_full_fp32_param(parameter) if self._stage and parameter.requires_grad else parameter
-            assert full is not None, f"DeepSpeed holds no fp32 weights for {name}"
-            state[name] = full.detach().to("cpu", torch.float32, copy=True).reshape(_shape(parameter))
-        state.update({name: buffer.detach().to("cpu", copy=True) for name, buffer in self._module.named_buffers()})
-        return state
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Names of what training needs to go on: the weights, and each of the optimiser's moments."""
+        return self._state.kinds
 
-    def save(self, directory: Path) -> None:
-        """Writes weights and optimiser state of all ranks into ``directory``. A collective call, and not an atomic one."""
-        self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+    def read(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """One of :attr:`kinds` as whole fp32 tensors by name, on the CPU of every rank. A collective call; exhaust it."""
+        return self._state.read(kind)
 
-    def load(self, directory: Path) -> None:
-        """Restores what :meth:`save` wrote with as many ranks and the same configuration. A collective call."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=TAG)
-        assert path is not None, f"DeepSpeed found no checkpoint in {directory}"
-        self._skipped = self._engine.skipped_steps
+    def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Restores what :meth:`read` gave, with any number of ranks and any ZeRO stage. A collective call."""
+        self._state.write(kind, tensors)
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights; to be restored after the moments."""
+        return self._updates
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self._updates = count
+        self._state.set_updates(count)
 
     def destroy(self) -> None:
         """Frees hooks, buffers and optimiser state, so that hundreds of engines can follow one another in a process."""
         self._engine.destroy()
         self._engine.optimizer = None
-        del self._engine, self._module
+        del self._engine, self._module, self._state
 
 
 def _check_matrices(module: nn.Module) -> None:
@@ -280,9 +275,3 @@ def _settings(
         "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": None,
     }
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    """Full shape; ZeRO-3 replaces a parameter's storage by an empty one and keeps its shape aside."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return shape

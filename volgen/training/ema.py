@@ -56,14 +56,10 @@ class EMA:
         finally:
             _exchange(self.average, weights)
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors for a checkpoint; the number of steps is that of the loop."""
-        return {str(index): tensor for index, tensor in enumerate(self.average)}
-
-    def restore(self, state: dict[str, Tensor], steps: int) -> None:
-        """Inverse of :meth:`state`."""
-        for index, tensor in enumerate(self.average):
-            tensor.copy_(state[str(index)])
+    def restore(self, average: Sequence[Tensor], steps: int) -> None:
+        """Takes over an average that is laid out like the weights, and the number of steps behind it."""
+        for mine, tensor in zip(self.average, average, strict=True):
+            mine.copy_(tensor)
         self.steps = steps
 
 

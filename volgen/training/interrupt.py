@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM become a flag that the training loop looks at, so that all ranks stop at the same step."""
+"""Ctrl-C, SIGTERM and SIGUSR1 become a flag that the training loop looks at, so that all ranks stop at the same step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from volgen.core.exit_codes import INTERRUPTED, SAVED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ask to save and stop. If ranks got several, the first here counts: whoever pressed Ctrl-C does not want the job to start again."""
 SECONDS_BEFORE_A_SECOND = 2.0
 
 
@@ -24,15 +28,16 @@ class Interrupted(Exception):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 128 plus the signal."""
-        return 128 + self.signal
+        """130 after Ctrl-C; after a scheduler's signal the code that asks to be started again."""
+        return INTERRUPTED if self.signal == signal.SIGINT else SAVED
 
 
 class Interrupt:
-    """A context in which SIGINT and SIGTERM only set :attr:`received`.
+    """A context in which :data:`SIGNALS` only set :attr:`received`.
 
     A second SIGINT ends the process at once, but only some seconds after the first: a terminal sends Ctrl-C to torchrun and to its
-    ranks, and torchrun passes it on, so each rank gets it twice. A repeated SIGTERM is a launcher's, and never cuts a checkpoint short.
+    ranks, and torchrun passes it on, so each rank gets it twice. A repeated SIGTERM or SIGUSR1 is a launcher's, and never cuts a
+    checkpoint short.
 
     Args:
         watch_parent: also stop when the process that started this one has gone: the deepspeed launcher may die and leave ranks
@@ -53,7 +58,7 @@ class Interrupt:
         return self._received
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._before[number] = signal.signal(number, self._set)
         return self
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
 from volgen.training import checkpoint
+from volgen.training.checkpoint import Place
 from volgen.training.draws import noise, quantiles
 from volgen.training.ema import EMA, EMAConfig
-from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, denoising_loss
 from volgen.training.metrics import Metrics
 from volgen.training.optimiser import OptimiserConfig, learning_rate
-from volgen.training.protocols import Batch, Engine, Ranks
+from volgen.training.protocols import NO_PULSE, Batch, Engine, Pulse, Ranks
 from volgen.training.stopping import Stopping
+from volgen.training.together import together
 from volgen.training.validation import Validator
 
 WEIGHTS = "weights.safetensors"
@@ -41,7 +42,7 @@ class Task:
         title: for people, such as ``expert 3 of 16 (sigma 0.2 to 0.5)``.
         sigma: quantile in [0, 1) -> noise level.
         folder: holds its checkpoint and its exported weights.
-        first_batch: number of the data stream's batch that its first step takes.
+        first_batch: number of the data stream's batch that its first step takes; a checkpoint brings its own.
         warm: whether it starts from trained weights, which may be good enough already: they are validated before the first step.
     """
 
@@ -83,6 +84,7 @@ class Trainer:
         ranks: the processes.
         metrics: where numbers go.
         interrupt: says when to stop.
+        pulse: hears of every step.
     """
 
     optimiser: OptimiserConfig
@@ -95,6 +97,7 @@ class Trainer:
     ranks: Ranks
     metrics: Metrics
     interrupt: Interrupt
+    pulse: Pulse = NO_PULSE
 
     def run(self, task: Task, engine: Engine, objective: Objective, stopping: Stopping) -> Outcome:
         """Trains until validation stops paying, from the phase's checkpoint if it has one. A collective call.
@@ -102,23 +105,25 @@ class Trainer:
         The averaged weights with the lowest validation loss are in ``folder / WEIGHTS`` when it returns.
 
         Raises:
-            UserError: the loss, or the gradient time after time, is not finite.
+            UserError: the loss, or the gradient time after time, is not finite; or a file cannot be written.
             Interrupted: a signal arrived; a checkpoint has been written.
         """
-        ema, start = EMA(self.ema, engine.masters()), 0
-        found = checkpoint.latest(task.folder)
+        ema, place = EMA(self.ema, engine.masters()), Place(task.name, self.seed, 0, task.first_batch)
+        weights = task.folder / WEIGHTS
+        found = checkpoint.find(task.folder, self.ranks)
         if found:
-            start = checkpoint.load(found, engine, ema, stopping, self.ranks)
+            place = checkpoint.load(found, place, engine, ema, stopping, self.ranks, weights)
+        self.metrics.begin(task.name, place.step)
         best: dict[str, Tensor] = {}
         if task.warm and not found:
             self._validate(task, engine, stopping, 0, best)
         skipped = 0
         with progress(task.title, stopping.max_steps) as ticker:
-            ticker.advance(start)
-            step = start
+            ticker.advance(place.step)
+            step = place.step
             while not stopping.done(step):
                 step += 1
-                loss, stop = self._gradient(task, engine, objective, step)
+                loss, stop = self._gradient(task, engine, objective, step, place.first_batch + step - 1)
                 rate = learning_rate(self.optimiser, step, stopping.max_steps)
                 norm = engine.step(rate)
                 values = {"loss": loss, "learning_rate": rate}
@@ -134,19 +139,19 @@ class Trainer:
                         values["validation_loss"] = self._validate(task, engine, stopping, step, best)
                 self.metrics.write(task.name, step, values)
                 ticker.advance(note=f"loss {loss:.4f}, validation {stopping.best:.4f}" if stopping.best < math.inf else f"loss {loss:.4f}")
+                self.pulse.beat()
                 if (stop or step % self.checkpoint_every == 0) and not stopping.done(step):
-                    self.metrics.flush()
-                    self._export(task, best)
-                    checkpoint.save(task.folder, step, engine, ema, stopping, self.ranks)
+                    self._export(weights, best)
+                    checkpoint.save(replace(place, step=step), engine, ema, stopping, self.ranks, weights)
+                    self.pulse.beat()
                     if stop:
-                        raise Interrupted(self.interrupt.received or int(signal.SIGTERM))
-        self.metrics.flush()
-        self._export(task, best)
+                        raise Interrupted(stop)
+        self._export(weights, best)
         return Outcome(step, stopping.best_step, stopping.best)
 
-    def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int) -> tuple[float, bool]:
-        """Forward and backward of one global batch; returns its mean loss and whether any rank was told to stop."""
-        batch = self.batch(task.first_batch + step - 1)
+    def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
+        """Forward and backward of one global batch; returns its mean loss and the signal that told any rank to stop, or 0."""
+        batch = self.batch(number)
         levels = quantiles(self.batch_size, self.seed, task.name, step)
         losses: list[Tensor] = []
         for rows in _micro_batches(len(batch.positions), engine.accumulation):
@@ -159,12 +164,13 @@ class Trainer:
             engine.backward(loss_B.mean())
             losses.append(loss_B.detach())
         loss_B = torch.cat(losses)
-        total, stop = self.ranks.sum([float(loss_B.double().sum()), float(self.interrupt.received > 0)])
+        received = self.interrupt.received
+        total, *told = self.ranks.sum([float(loss_B.double().sum()), *(float(received == number) for number in SIGNALS)])
         if not math.isfinite(total):
             bad = [subject for subject, finite in zip(batch.ids, loss_B.isfinite().tolist(), strict=True) if not finite]
             subjects = sorted({name for text in self.ranks.gather(" ".join(bad or batch.ids)) for name in text.split()})
             self._fail(task, step, f"the loss is {total} for {', '.join(subjects)}")
-        return total / self.batch_size, stop > 0
+        return total / self.batch_size, next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
 
     def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
         """Scores the weights that the engine holds now, and keeps them in ``best`` if they are."""
@@ -176,12 +182,17 @@ class Trainer:
             best.update(state)
         return loss
 
-    def _export(self, task: Task, best: dict[str, Tensor]) -> None:
-        """Writes the best weights, unless those on disk are; with each checkpoint, because a later validation may not beat them."""
-        if best:
-            with atomic_path(task.folder / WEIGHTS) as temporary:
-                save_file(best, temporary)
-            best.clear()
+    def _export(self, weights: Path, best: dict[str, Tensor]) -> None:
+        """Writes the metrics, and the best weights unless those on disk are. A collective call."""
+
+        def write() -> None:
+            self.metrics.flush()
+            if best:
+                with atomic_path(weights) as temporary:
+                    temporary.write_bytes(serialise(best))
+
+        together(self.ranks, weights.parent, checkpoint.MAKE_ROOM, write)
+        best.clear()
 
     def _fail(self, task: Task, step: int, found: str) -> NoReturn:
         """All ranks come here together; one of them tells the user."""

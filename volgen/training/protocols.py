@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -38,6 +37,7 @@ class Engine(Protocol):
     """A network with its optimiser, perhaps sharded over ranks."""
 
     accumulation: int
+    updates: int
 
     def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """The network's output."""
@@ -59,12 +59,17 @@ class Engine(Protocol):
         """All fp32 weights and buffers, on the CPU of every rank."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Writes a checkpoint."""
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Names of what training needs to go on: ``weights``, and each of the optimiser's moments."""
         ...
 
-    def load(self, directory: Path) -> None:
-        """Restores a checkpoint."""
+    def read(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """One kind as whole fp32 tensors by name, on the CPU of every rank; a collective that must be exhausted."""
+        ...
+
+    def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of ``read``."""
         ...
 
 
@@ -85,3 +90,20 @@ class Ranks(Protocol):
     def barrier(self) -> None:
         """Waits for all ranks."""
         ...
+
+
+class Pulse(Protocol):
+    """Is told that training is alive."""
+
+    def beat(self) -> None:
+        """A step, or something else that takes time, has ended."""
+        ...
+
+
+class _NoPulse:
+    def beat(self) -> None:
+        pass
+
+
+NO_PULSE: Pulse = _NoPulse()
+"""Nobody listens: nothing but this process can die."""

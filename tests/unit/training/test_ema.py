@@ -65,11 +65,11 @@ def test_swapping_shows_the_average_and_restores_every_bit() -> None:
     assert all(torch.equal(average, second) for average, second in zip(ema.average, weights(2), strict=True))
 
 
-def test_state_restores_average_and_steps() -> None:
+def test_restoring_sets_average_and_steps() -> None:
     one, other = EMA(EMAConfig(), weights(0)), EMA(EMAConfig(), weights(9))
     for step in (1, 2, 3):
         one.update(weights(step))
-    other.restore({name: tensor.clone() for name, tensor in one.state().items()}, 3)
+    other.restore([tensor.clone() for tensor in one.average], 3)
     one.update(weights(4))
     other.update(weights(4))
     assert all(torch.equal(a, b) for a, b in zip(one.average, other.average, strict=True))

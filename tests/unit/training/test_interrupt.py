@@ -9,14 +9,14 @@ import pytest
 from volgen.training.interrupt import Interrupt, Interrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_flag(number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85), (signal.SIGUSR1, 85)])
+def test_the_first_signal_is_a_flag(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
     with Interrupt() as interrupt:
         assert interrupt.received == 0
         os.kill(os.getpid(), number)
         assert interrupt.received == number
-        assert Interrupted(interrupt.received).exit_code == 128 + number
+        assert Interrupted(interrupt.received).exit_code == code
     assert signal.getsignal(number) == before
 
 

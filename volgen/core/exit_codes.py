@@ -1,0 +1,17 @@
+"""What the exit code of ``volgen`` means; the one place where the numbers are."""
+
+from __future__ import annotations
+
+DONE = 0
+CHECK_FAILED = 1
+"""``--strict`` and a check failed, or a question was answered with no."""
+BAD_INPUT = 2
+"""Bad usage, configuration or data, a full disk: one message says what to do."""
+DEFECT = 70
+"""A defect of volgen, with a traceback."""
+RANK_LOST = 75
+"""A rank died, hung or could not be reached. The last checkpoint is whole: the same command goes on from it."""
+SAVED = 85
+"""Told to stop by SIGTERM or SIGUSR1, and all of the work is saved: start the same command again (``scontrol requeue``)."""
+INTERRUPTED = 130
+"""Ctrl-C; the same command goes on."""
