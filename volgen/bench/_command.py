@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,19 @@ def run(options: argparse.Namespace) -> None:
     rows = found.run(config)
     print(getattr(found, "table", _result.table)(rows))
     if options.out is not None:
-        write_json(options.out, content(options.benchmark, config, rows))
+        from volgen.bench._machine import machine  # asks torch, which the list of benchmarks need not wait for
+
+        write_json(options.out, content(options.benchmark, config, rows, machine()))
 
 
-def content(name: str, config: Config, rows: list[_result.Row]) -> dict[str, Any]:
+def content(name: str, config: Config, rows: Sequence[_result.Row], machine: Mapping[str, Any]) -> dict[str, Any]:
     """What the file holds: no folder, host or user name in it."""
     return {
         "benchmark": name,
         "volgen_version": volgen.__version__,
         "git_revision": git_revision(),
         "settings": {key: _nameless(value) for key, value in config},
-        "machine": _result.machine(),
+        "machine": dict(machine),
         "rows": [row.to_json() for row in rows],
     }
 

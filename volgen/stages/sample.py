@@ -23,6 +23,7 @@ from volgen.data import derivative, nifti
 from volgen.experts.ensemble import Ensemble
 from volgen.recipe import Recipe
 from volgen.samplers import _driver
+from volgen.stages._device import usable_device
 from volgen.stages._trained_run import TrainedRun
 
 SAMPLERS = "volgen.samplers"
@@ -72,7 +73,7 @@ def sample(
             raise UserError(f"--{option}", str(value), f"at least {least}")
     if not (math.isfinite(memory_gib) and memory_gib >= 0):
         raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
-    where = _device(device)
+    where = usable_device(device)
     trained = TrainedRun.read(run)
     solver = _solver(trained.recipe, sampler)
     grid = _grid(trained.ensemble, steps)
@@ -173,23 +174,6 @@ class _Job:
     def _write_manifest(self, complete: bool) -> None:
         volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
         self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
-
-
-def _device(name: str | None) -> torch.device:
-    """The device asked for, after it held and gave back a number: a name alone does not say that there is such a device."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    # PyTorch has no one error for this: a build without CUDA asserts, a backend that is no part of it fails to import.
-    except (RuntimeError, AssertionError, ImportError, AttributeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        expected = "a device of this machine that PyTorch can compute on: cpu"
-        if torch.cuda.is_available():
-            expected += ", " + ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-        raise UserError("--device", f"'{name}' cannot be used ({reason})", expected) from None
-    return device
 
 
 def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:

@@ -1,0 +1,31 @@
+"""Where a stage that was asked for a device computes."""
+
+from __future__ import annotations
+
+import torch
+
+from volgen.core.errors import UserError
+
+
+def usable_device(name: str | None) -> torch.device:
+    """The device asked for, after it held and gave back a number: a name alone does not say that there is such a device.
+
+    Args:
+        name: as PyTorch spells it; a GPU if there is one, if None.
+
+    Raises:
+        UserError: PyTorch cannot compute there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    # PyTorch has no one error for this: a build without CUDA asserts, a backend that is no part of it fails to import.
+    except (RuntimeError, AssertionError, ImportError, AttributeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        expected = "a device of this machine that PyTorch can compute on: cpu"
+        if torch.cuda.is_available():
+            expected += ", " + ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise UserError("--device", f"'{name}' cannot be used ({reason})", expected) from None
+    return device
