@@ -76,6 +76,11 @@ class Phase:
     place: int = 0
     max_steps: int | None = None
 
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return "the shared network" if self.index is None else f"expert {self.index}"
+
     def sigma(self, quantile: float, on_grid: bool) -> float:
         """Noise level at a quantile in [0, 1) of this phase's training distribution.
 

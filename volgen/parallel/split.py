@@ -33,18 +33,24 @@ def group_of(launch: Launch, groups: int) -> tuple[int, Launch]:
     return number, replace(launch, rank=rank, world_size=size)
 
 
-def split(launch: Launch, groups: int) -> Launch:
-    """Leaves the world for this rank's group; returns its place there. A collective call; no engine may be left."""
+def split(launch: Launch, groups: int, patience: float = engine.PATIENCE) -> Launch:
+    """Leaves the world for this rank's group; returns its place there. A collective call; no engine may be left.
+
+    Args:
+        launch: this rank in the world.
+        groups: their number.
+        patience: seconds that ranks of the group wait for each other in one collective at most.
+    """
     number, part = group_of(launch, groups)
     engine.leave()
     publish(part)
     progress.share_terminal()
-    engine.join(part, f"group{number}", launch)
+    engine.join(part, f"group{number}", launch, patience)
     return part
 
 
 @contextmanager
-def together(launch: Launch) -> Iterator[None]:
+def chief_leaves_last(launch: Launch) -> Iterator[None]:
     """A context that rank 0 leaves last: the store at which groups meet may live in it, and DeepSpeed's engines use it when they are made.
 
     When an error ends the context it waits for nobody.

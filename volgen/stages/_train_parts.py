@@ -93,14 +93,26 @@ def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
 
 def on_chief(group: Ranks, work: Callable[[], object]) -> None:
     """Rank 0 does some work while the others wait; if it fails, they end quietly instead of waiting for ever."""
+
+    def silent() -> str:
+        work()
+        return ""
+
+    from_chief(group, silent)
+
+
+def from_chief(group: Ranks, work: Callable[[], str]) -> str:
+    """What rank 0's work returns, on every rank; if it fails there, the other ranks end quietly instead of waiting for ever."""
     failure: BaseException | None = None
+    answer = ""
     if group.rank == 0:
         try:
-            work()
+            answer = f"={work()}"
         except BaseException as error:
             failure = error
-    failed = group.sum([float(failure is not None)])[0]
+    answer = group.gather(answer or "!")[0]
     if failure is not None:
         raise failure
-    if failed:
+    if answer == "!":
         raise SystemExit(2)
+    return answer[1:]

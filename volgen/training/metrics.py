@@ -1,19 +1,35 @@
-"""``metrics.jsonl`` and TensorBoard: what a run has measured so far, without gaps or repetitions after a resume."""
+"""``metrics.jsonl`` and TensorBoard: what a run has measured so far, without gaps or repetitions after a resume.
+
+Several processes may train different phases of one run. Each appends its lines to the one file, holding a lock while it does, so that
+lines stay whole; each phase has a TensorBoard folder of its own.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from volgen.core.errors import UserError
 from volgen.core.files import write_text
+from volgen.core.lock import Lock
 
 NAME = "metrics.jsonl"
+BOARD = "tensorboard"
+LOCK = ".metrics.lock"
+SECONDS_BETWEEN_WRITES = 2.0
+"""People watch the file while training."""
 
 
 class Metrics(Protocol):
     """Where numbers go."""
+
+    def begin(self, phase: str, step: int) -> None:
+        """The numbers of a phase follow, from the step after ``step``; what was written of later ones is undone."""
+        ...
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Takes in finite numbers of one step of one phase."""
@@ -27,6 +43,9 @@ class Metrics(Protocol):
 class NoMetrics:
     """For ranks other than 0."""
 
+    def begin(self, phase: str, step: int) -> None:
+        """Nothing."""
+
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Nothing."""
 
@@ -38,60 +57,92 @@ class NoMetrics:
 
 
 class MetricsFile:
-    """Appends one JSON object per line, and the same numbers as TensorBoard scalars over the steps of the whole run."""
+    """Appends one JSON object per line, and the same numbers as TensorBoard scalars in a folder for each phase.
 
-    def __init__(self, directory: Path, finished: Collection[str], current: str | None, step: int) -> None:
-        """Opens the file at the point where training goes on.
+    Args:
+        directory: the run.
+    """
 
-        Args:
-            directory: the run.
-            finished: phases that have ended; their lines stay.
-            current: phase that was interrupted, of which lines up to ``step`` stay.
-            step: the step of its checkpoint.
-        """
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: list[str] = []
+        self._written = time.monotonic()
+        self._board: Any = None
+
+    def begin(self, phase: str, step: int) -> None:
+        """The numbers of a phase follow, from the step after ``step``; what was written of later ones is undone."""
         # Imported here: it takes a second, and only rank 0 needs it.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._path = directory / NAME
-        kept = [line for line in _lines(self._path) if line["phase"] in finished or (line["phase"] == current and line["step"] <= step)]
-        write_text(self._path, "".join(_text(line) for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        last: dict[str, int] = {}
-        for line in kept:
-            last[line["phase"]] = max(last.get(line["phase"], 0), line["step"])
-        self._steps = last
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=sum(last.values()) + 1)
+        self.close()
+        _rewrite(self._directory, lambda lines: [line for line in lines if line["phase"] != phase or line["step"] <= step])
+        self._board = SummaryWriter(str(self._directory / BOARD / phase), purge_step=step + 1)
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Takes in finite numbers of one step of one phase."""
-        self._file.write(_text({"phase": phase, "step": step, **values}))
-        self._steps[phase] = step
-        total = sum(self._steps.values())
+        self._waiting.append(_text({"phase": phase, "step": step, **values}))
         for name, value in values.items():
-            self._board.add_scalar(name, value, total)
+            self._board.add_scalar(name, value, step)
+        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+            self.flush()
 
     def flush(self) -> None:
         """Makes what was written safe against the end of this process."""
-        self._file.flush()
+        if self._board is None:
+            return
+        with Lock.wait(self._directory / LOCK), (self._directory / NAME).open("ab+") as file:
+            _end_line(file)
+            file.write("".join(self._waiting).encode())
+        self._waiting.clear()
         self._board.flush()
+        self._written = time.monotonic()
 
     def close(self) -> None:
         """Ends both."""
-        self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self.flush()
+            self._board.close()
+            self._board = None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of the file; one that a killed process left half-written is dropped."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+def put_in_order(directory: Path, phases: Sequence[str]) -> None:
+    """Sorts the lines of a finished run by phase, however many processes wrote them side by side."""
+    places = {phase: place for place, phase in enumerate(phases)}
+    _rewrite(directory, lambda lines: sorted(lines, key=lambda line: (places.get(line["phase"], len(places)), line["step"])))
+
+
+def _rewrite(directory: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Replaces the file by what ``change`` makes of its lines; a line that a killed process left half-written goes too."""
+    path = directory / NAME
+    with Lock.wait(directory / LOCK):
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = before[: before.rfind("\n") + 1]
+        after = "".join(map(_text, change([_line(path, number, text) for number, text in enumerate(whole.splitlines(), 1)])))
+        if after != before or not path.exists():
+            write_text(path, after)
+
+
+def _end_line(file: BinaryIO) -> None:
+    """Drops what a killed process left of a line, so that the next one begins at its beginning."""
+    size = file.seek(0, os.SEEK_END)
+    while size:
+        start = max(0, size - 4096)
+        file.seek(start)
+        whole = file.read(size - start).rfind(b"\n") + 1
+        if whole or not start:
+            file.truncate(start + whole)
+            return
+        size = start
+
+
+def _line(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = json.loads(text)
+        assert isinstance(line["phase"], str) and isinstance(line["step"], int)
+    except (ValueError, LookupError, TypeError, AssertionError):
+        expected = "one JSON object in each line, with a phase and a step"
+        raise UserError(str(path), f"line {number} is damaged", expected, "delete this line, or restore the file from a copy") from None
+    return line
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from volgen.core.files import read_json, sha256, write_json
 
 CONFIG = "config.yaml"
 PHASE = "phase.json"
-FREE = ("runs", "data.store", "data.workers", "data.cache_gib", "engine.checkpoint_every")
+FREE = ("runs", "data.store", "data.workers", "data.cache_gib", "engine.checkpoint_every", "experts.groups")
 """Keys that may change when a run is continued: they do not touch its numbers (the identity of a store is its fingerprint)."""
 
 
@@ -72,22 +70,6 @@ class PhaseRecord:
             return cls(**content)
         except TypeError as error:
             raise UserError(str(folder / PHASE), f"has another form ({error})", "the form that `volgen train` writes") from None
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds a run directory for this process; the system lets go of it however the process ends.
-
-    Raises:
-        UserError: another process is training there.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(str(directory), "another process is training here", "one at a time", "wait, or change `name`") from None
-        yield
 
 
 def check_same(directory: Path, config: Mapping[str, Any]) -> None:

@@ -1,36 +1,105 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from volgen.training.metrics import MetricsFile
+from volgen.core.errors import UserError
+from volgen.training.metrics import MetricsFile, put_in_order
 
 
-def write(directory: Path, finished: set[str], current: str | None, step: int, lines: list[tuple[str, int]]) -> None:
-    metrics = MetricsFile(directory, finished, current, step)
-    for phase, at in lines:
-        metrics.write(phase, at, {"loss": at / 10})
-    metrics.flush()
+def write(directory: Path, phase: str, after: int, until: int) -> None:
+    """Trains ``phase`` from the step after ``after`` to ``until``."""
+    metrics = MetricsFile(directory)
+    metrics.begin(phase, after)
+    for step in range(after + 1, until + 1):
+        metrics.write(phase, step, {"loss": step / 10})
     metrics.close()
 
 
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(directory: Path) -> list[tuple[str, int]]:
+    return [(line["phase"], line["step"]) for line in lines(directory)]
+
+
 def test_a_resumed_file_has_neither_gaps_nor_repetitions(tmp_path: Path) -> None:
-    write(tmp_path, set(), "shared", 0, [("shared", 1), ("shared", 2), ("1", 1), ("1", 2), ("1", 3)])
+    write(tmp_path, "shared", 0, 2)
+    write(tmp_path, "1", 0, 3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "1", "st')
-    write(tmp_path, {"shared"}, "1", 2, [("1", 3), ("1", 4)])
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["phase"], line["step"]) for line in lines] == [("shared", 1), ("shared", 2), ("1", 1), ("1", 2), ("1", 3), ("1", 4)]
+    write(tmp_path, "1", 2, 4)
+    assert steps(tmp_path) == [("shared", 1), ("shared", 2), ("1", 1), ("1", 2), ("1", 3), ("1", 4)]
+
+
+def test_what_a_killed_process_left_of_a_line_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("1", 0)
+    metrics.write("1", 1, {"loss": 0.5})
+    metrics.flush()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "0", "step": 9, "note": "' + "long " * 3000)
+    metrics.write("1", 2, {"loss": 0.25})
+    metrics.close()
+    assert lines(tmp_path) == [{"phase": "1", "step": 1, "loss": 0.5}, {"phase": "1", "step": 2, "loss": 0.25}]
+
+
+def test_going_on_with_one_phase_leaves_the_others_alone(tmp_path: Path) -> None:
+    other = MetricsFile(tmp_path)
+    other.begin("2", 0)
+    other.write("2", 1, {"loss": 1.0})
+    other.flush()
+    write(tmp_path, "1", 0, 5)
+    other.write("2", 2, {"loss": 0.5})
+    write(tmp_path, "1", 3, 4)  # killed at step 5, and its checkpoint was of step 3
+    other.close()
+    assert sorted(steps(tmp_path)) == [("1", 1), ("1", 2), ("1", 3), ("1", 4), ("2", 1), ("2", 2)]
+
+
+def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=often, args=(tmp_path, str(number))) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    put_in_order(tmp_path, ["1", "0"])
+    assert steps(tmp_path) == [(phase, step) for phase in ("1", "0") for step in range(1, 301)]
+
+
+def often(directory: Path, phase: str) -> None:
+    """Begins again and again and flushes after each step, so that rewriting and appending get in each other's way if they can."""
+    metrics = MetricsFile(directory)
+    for start in range(0, 300, 30):
+        metrics.begin(phase, start)
+        for step in range(start + 1, start + 31):
+            metrics.write(phase, step, {"loss": 1.0 / step})
+            metrics.flush()
+    metrics.close()
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "1", 0, 2)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("phase", "phrase", 1))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1 is damaged"):
+        write(tmp_path, "0", 0, 1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_counts_the_steps_of_the_whole_run(tmp_path: Path) -> None:
-    write(tmp_path, set(), "1", 0, [("1", 1), ("1", 2), ("0", 1), ("0", 2), ("0", 3)])
-    write(tmp_path, {"1"}, "0", 1, [("0", 2), ("0", 3)])
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5], "what was undone is purged"
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.3])
+def test_tensorboard_has_a_curve_for_each_phase(tmp_path: Path) -> None:
+    write(tmp_path, "1", 0, 2)
+    write(tmp_path, "0", 0, 3)
+    write(tmp_path, "0", 1, 3)
+    for phase, last in (("1", 2), ("0", 3)):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / phase))
+        events.Reload()
+        found = [(event.step, event.value) for event in events.Scalars("loss")]
+        assert found == [(step, pytest.approx(step / 10)) for step in range(1, last + 1)], "what was undone is purged"

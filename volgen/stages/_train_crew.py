@@ -1,0 +1,143 @@
+"""Ranks that train together, one network after another: all ranks of a launch, or one of its groups."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from safetensors.torch import load_file
+from torch import nn
+
+from volgen.core.files import sha256
+from volgen.core.progress import say
+from volgen.data.store import Store
+from volgen.data.stream import Stream
+from volgen.experts.plan import Phase
+from volgen.models.denoiser import Preconditioner
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.recipe import Recipe
+from volgen.stages import _train_parts
+from volgen.stages._train_parts import from_chief, on_chief
+from volgen.stages._train_queue import Paths, Patience, Queue, Wait
+from volgen.training import checkpoint
+from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.loop import WEIGHTS, Task, Trainer
+from volgen.training.loss import Objective
+from volgen.training.metrics import MetricsFile, NoMetrics
+from volgen.training.run import PhaseRecord
+from volgen.training.stopping import Stopping
+
+SECONDS_BETWEEN_LOOKS = 1.0
+WAIT = "wait"
+
+
+def work(
+    recipe: Recipe, store: Store, preconditioner: Preconditioner, phases: Sequence[Phase], wanted: Sequence[Phase], group: Group,
+    interrupt: Interrupt,
+) -> Queue:  # fmt: skip
+    """Trains all of ``wanted`` that nobody else trains, and waits for the rest. A collective call.
+
+    Returns:
+        The queue, which knows what is finished; for rank 0.
+
+    Raises:
+        UserError: training diverged, or something to start from is damaged or will never be trained.
+        Interrupted: a signal arrived; a checkpoint has been written.
+        SystemExit: a signal arrived while there was nothing to save.
+    """
+    paths = Paths(recipe.directory)
+    with (
+        closing(Stream(store, "train", recipe.data, recipe.seed, group.rank, group.world_size)) as stream,
+        closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
+        closing(Queue(paths, phases, wanted)) as queue,
+    ):
+        trainer = Trainer(
+            recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size,
+            _train_parts.make_validator(recipe, store, preconditioner, group),
+            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt,
+        )  # fmt: skip
+        crew = _Crew(recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner))
+        named = {phase.name: phase for phase in wanted}
+        while name := crew.turn():
+            crew.train(named[name])
+        return queue
+
+
+@dataclass(frozen=True)
+class _Crew:
+    recipe: Recipe
+    paths: Paths
+    queue: Queue
+    trainer: Trainer
+    group: Group
+    interrupt: Interrupt
+    learn: Callable[[Engine], Objective]
+
+    def turn(self) -> str:
+        """The name of the next phase, which now belongs to these ranks, or nothing: all are finished."""
+        patience = Patience()
+
+        def look() -> str:
+            found = self.queue.next()
+            if isinstance(found, Wait):
+                patience.bear(found)
+                return WAIT
+            return found.name if found else ""
+
+        while (name := from_chief(self.group, look)) == WAIT:
+            stop = max(map(int, self.group.gather(str(self.interrupt.received))))
+            if stop:
+                say("Stopped while waiting. The same command continues this run.")
+                raise SystemExit(Interrupted(stop).exit_code)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return name
+
+    def train(self, phase: Phase) -> None:
+        """Trains one network and marks it as finished."""
+        recipe, group = self.recipe, self.group
+        folder = self.paths.phase(phase.name)
+        network = self._network(phase)
+        parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        engine = Engine(
+            network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
+            betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
+            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate,
+        )  # fmt: skip
+        label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
+        title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
+        task = Task(
+            phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
+            phase.start is not None,
+        )  # fmt: skip
+        rule = recipe.stopping if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+        try:
+            outcome = self.trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
+        finally:
+            engine.destroy()
+            gc.collect()  # an engine is a web of hooks that point at each other
+        group.barrier()
+
+        def finish() -> None:
+            record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
+            self.queue.done(phase, record)
+            checkpoint.remove(folder)
+
+        on_chief(group, finish)
+        say(f"{title}: {outcome.steps} steps, validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}.")
+
+    def _network(self, phase: Phase) -> nn.Module:
+        network = _train_parts.build_network(self.recipe, phase.name)
+        if phase.start is not None:
+            start, weights = phase.start, self.paths.weights(phase.start)
+            on_chief(self.group, lambda: self.queue.records[start].check(weights))
+            network.load_state_dict(load_file(weights))
+        return network
+
+
+def _first_batch(recipe: Recipe, phase: Phase) -> int:
+    """Where in the data stream a phase begins: a matter of the plan alone, not of how long the phases before it were really trained."""
+    return 0 if phase.index is None else recipe.experts.shared_steps + phase.place * recipe.stopping.max_steps
