@@ -152,3 +152,12 @@ def test_fit_is_a_function_of_the_data_and_the_seed(kind: str) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blank_is_as_large_as_a_fit(kind: str) -> None:
+    shapes, expected = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in made.state(training=True).items()}
+        for made in (config(kind).blank(SHAPE, len(PEOPLE)), fitted(kind))
+    )
+    assert shapes == expected

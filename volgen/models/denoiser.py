@@ -8,6 +8,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from volgen.core.protocols import Shape3
+
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike."""
 
@@ -72,6 +74,10 @@ class PreconditionerConfig(Protocol):
             people: who each volume of a pass is of.
             seed: of anything random in the fit.
         """
+        ...
+
+    def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
+        """Zeros of the sizes that a fit to ``volumes`` volumes would have, for planning: on fake tensors it takes no memory."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:

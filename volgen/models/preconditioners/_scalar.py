@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 
 
@@ -42,6 +43,10 @@ class ScalarConfig(Config):
 
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
         """Nothing depends on the data."""
+        return ScalarPreconditioner(self)
+
+    def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
+        """Nothing is stored."""
         return ScalarPreconditioner(self)
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:

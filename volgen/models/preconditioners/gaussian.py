@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.protocols import Shape3
 from volgen.core.rng import permutation
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
@@ -74,6 +75,14 @@ class Config(BaseConfig):
             ValueError: there are fewer people than folds.
         """
         return GaussianPreconditioner(self, *_fit(self, volumes, people, seed))
+
+    def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
+        """Zeros as large as a fit."""
+        rank = _rank(self.rank, volumes, -(-volumes // self.folds))
+        corner = [size >> self.rank_level for size in shape]
+        statistics = Statistics(torch.zeros(1, *shape), torch.zeros(1, rank, *corner), torch.zeros(shape), torch.zeros(rank))
+        number, means = torch.zeros(volumes, dtype=torch.int64), torch.zeros(self.folds, *shape)
+        return GaussianPreconditioner(self, statistics, Folds(number, means, torch.zeros(self.folds, rank, *corner)))
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
         """From :meth:`GaussianPreconditioner.state`, with or without what training needs."""
@@ -214,8 +223,7 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
     # All scans of a person share a fold: another visit of the same brain is no held-out brain.
     fold = torch.tensor([place[person] % config.folds for person in people])
     counts = torch.bincount(fold, minlength=config.folds)
-    # n volumes have n - 1 principal directions; at most half of them are worth estimating.
-    rank = min(config.rank, (len(people) - int(counts.max())) // 2)
+    rank = _rank(config.rank, len(people), int(counts.max()))
 
     def coefficients() -> Iterable[tuple[int, Tensor]]:
         return ((i, pyramid(volume[None, None].float(), config.levels)[0, 0]) for i, volume in enumerate(volumes()))
@@ -242,6 +250,11 @@ def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequen
         residual += offset**2 / len(people)
     mean = sums.sum(dim=0)[None] / len(people)
     return Statistics(mean, _principal(data, rank)[None], residual, variances), Folds(fold, fold_means, fold_components)
+
+
+def _rank(wanted: int, volumes: int, largest_fold: int) -> int:
+    """n volumes have n - 1 principal directions; at most half of them are worth estimating."""
+    return min(wanted, (volumes - largest_fold) // 2)
 
 
 def _principal(data: Tensor, rank: int) -> Tensor:
