@@ -8,12 +8,14 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.distributed import DistNetworkError, DistStoreError
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from volgen.parallel.launch import Launch
 
 _distributed: Any = torch.distributed  # its stores are documented, but not re-exported
+PATIENCE = 1800.0
+"""Seconds: torch's own."""
 MUON_MOMENTUM = 0.9
 """Jordan et al. 2024 use 0.95 for runs of many thousand steps; experts are short."""
 
@@ -41,7 +45,11 @@ class EngineConfig(Config):
     offload: Literal["none", "optimiser", "optimiser_and_weights"] = "none"
     """What ZeRO keeps in host memory (weights: stage 3 only)."""
     checkpoint_every: PositiveInt = 200
-    """Optimiser steps between checkpoints for resuming; one more is written on SIGINT and SIGTERM."""
+    """Optimiser steps between checkpoints for resuming; one more is written on SIGINT, SIGTERM and SIGUSR1."""
+    dead_after: PositiveFloat = 60.0
+    """Seconds without a sign of life of a rank (stopped, its machine or the network gone) after which the whole job ends."""
+    hung_after: PositiveFloat = 3600.0
+    """Seconds in which a rank gets nothing done (a step, a validation, a checkpoint, fitting) after which the whole job ends."""
 
 
 def deepspeed() -> Any:
@@ -59,7 +67,7 @@ def deepspeed() -> Any:
     return module
 
 
-def join(launch: Launch, name: str = "world", world: Launch | None = None) -> torch.device:
+def join(launch: Launch, name: str = "world", world: Launch | None = None, patience: float = PATIENCE) -> torch.device:
     """Makes the process group, unless there is one, and returns this rank's device.
 
     Use :func:`volgen.parallel.launch.start` or :func:`volgen.parallel.split.split`.
@@ -68,6 +76,10 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
         launch: this rank in the group.
         name: of the group, another one each time.
         world: this rank among all that were launched together, if the group is a part of them.
+        patience: seconds that ranks wait for each other, to come together and in one collective, at most.
+
+    Raises:
+        UserError: other ranks do not come.
     """
     module = deepspeed()
     accelerator = module.accelerator.get_accelerator()
@@ -75,12 +87,19 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None) -> to
         accelerator.set_device(launch.local_rank)
     if not torch.distributed.is_initialized():
         backend = accelerator.communication_backend_name()
-        store: Any = _distributed.HashStore()
-        if launch.world_size > 1:
-            everybody = world or launch
-            store = _distributed.PrefixStore(name, meeting(everybody.rank, everybody.world_size))
-        torch.distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size)
-        module.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+        timeout = timedelta(seconds=patience)
+        try:
+            store: Any = _distributed.HashStore()
+            if launch.world_size > 1:
+                everybody = world or launch
+                store = _distributed.PrefixStore(name, meeting(everybody.rank, everybody.world_size))
+            torch.distributed.init_process_group(backend, timeout=timeout, world_size=launch.world_size, rank=launch.rank, store=store)
+        except (DistStoreError, DistNetworkError) as error:
+            found = f"rank {launch.rank} of {launch.world_size} on {launch.host} waited for the others in vain"
+            why = str(error).splitlines()[0]
+            do = f"look why one did not start, and at the firewall ({why})"
+            raise UserError(f"{launch.address}:{launch.port}", found, "all ranks", do) from None
+        module.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
         atexit.register(_leave)
     return torch.device(accelerator.current_device_name())
 

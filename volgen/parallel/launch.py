@@ -9,12 +9,14 @@ import os
 import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from volgen.core.errors import UserError
 from volgen.parallel import rendezvous
 from volgen.parallel.rendezvous import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    import torch
 
 ALONE = "one process"
 
@@ -97,15 +99,21 @@ def discover(environ: Mapping[str, str] = os.environ) -> Launch:
     return Launch(rank, world_size, local_rank, launcher.how, address, port)
 
 
-def start(launch: Launch) -> torch.device:
+def start(launch: Launch, patience: float | None = None) -> torch.device:
     """Joins the process group (once per process) and returns the device of this rank.
 
     Without a GPU, DeepSpeed is told to use the CPU, and gloo carries the collectives. The group of a single process lives in
     memory: no port is opened.
 
+    Args:
+        launch: this process.
+        patience: seconds that ranks wait for each other in one collective at most; by default torch's half hour.
+
     Raises:
-        UserError: there are more processes than GPUs on this node, or nobody knows the host of rank 0.
+        UserError: there are more processes than GPUs on this node, or nobody knows the host of rank 0; or ranks are missing.
     """
+    import torch  # only here: who merely asks for a rank does not wait for it
+
     if torch.cuda.is_available():
         launch = replace(launch, local_rank=_gpu(launch.local_rank, torch.cuda.device_count()))
     else:
@@ -116,9 +124,9 @@ def start(launch: Launch) -> torch.device:
         os.environ.update(MASTER_ADDR=launch.address, MASTER_PORT=str(launch.port))
         if "GLOO_SOCKET_IFNAME" not in os.environ and (name := rendezvous.interface(launch.address)):
             os.environ["GLOO_SOCKET_IFNAME"] = name
-    from volgen.parallel.engine import join
+    from volgen.parallel.engine import PATIENCE, join
 
-    return join(launch)
+    return join(launch, patience=patience or PATIENCE)
 
 
 def publish(launch: Launch, environ: MutableMapping[str, str] = os.environ) -> None:

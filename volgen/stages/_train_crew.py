@@ -28,6 +28,7 @@ from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
+from volgen.training.protocols import Pulse
 from volgen.training.run import PhaseRecord
 from volgen.training.stopping import Stopping
 
@@ -37,7 +38,7 @@ WAIT = "wait"
 
 def work(
     recipe: Recipe, store: Store, preconditioner: Preconditioner, phases: Sequence[Phase], wanted: Sequence[Phase], group: Group,
-    interrupt: Interrupt,
+    interrupt: Interrupt, pulse: Pulse,
 ) -> Queue:  # fmt: skip
     """Trains all of ``wanted`` that nobody else trains, and waits for the rest. A collective call.
 
@@ -58,7 +59,7 @@ def work(
         trainer = Trainer(
             recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size,
             _train_parts.make_validator(recipe, store, preconditioner, group),
-            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt,
+            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, pulse,
         )  # fmt: skip
         crew = _Crew(recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner))
         named = {phase.name: phase for phase in wanted}
@@ -93,6 +94,7 @@ class _Crew:
             if stop:
                 say("Stopped while waiting. The same command continues this run.")
                 raise SystemExit(Interrupted(stop).exit_code)
+            self.trainer.pulse.beat()  # others are at work
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return name
 

@@ -25,6 +25,7 @@ from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
 from volgen.parallel.split import chief_leaves_last, group_of, split
+from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
 from volgen.stages import _train_parts, _train_size
 from volgen.stages._preconditioner_file import FOR_TRAINING
@@ -33,6 +34,7 @@ from volgen.stages._train_parts import from_chief, on_chief
 from volgen.stages._train_queue import LOCK, Paths, Queue
 from volgen.training import metrics, run
 from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.protocols import Pulse
 
 SECONDS_BETWEEN_LOOKS = 1.0
 FINISHED = "finished"
@@ -51,7 +53,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
 
     Raises:
         UserError: the store or the range does not fit, the directory holds another run, or training diverged.
-        SystemExit: 128 plus the signal, after SIGINT or SIGTERM.
+        SystemExit: a signal arrived (:mod:`volgen.core.exit_codes` has the numbers).
     """
     phases = plan(recipe.experts, recipe.schedule.grid())
     wanted = phases if only is None else select(phases, indices(only, recipe.experts.count))
@@ -67,11 +69,16 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     if (recipe.directory / ensemble.NAME).exists():
         say(f"{recipe.directory} is finished; nothing to do.")
         return recipe.directory
-    world = Group(launch, launches.start(launch))
+    engine = recipe.engine
+    world = Group(launch, launches.start(launch, engine.hung_after + engine.dead_after))
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
-    with chief_leaves_last(launch), Interrupt(watch_parent=launch.world_size > 1) as interrupt:
+    with (
+        watch(launch, world, engine.dead_after, engine.hung_after) as pulse,
+        chief_leaves_last(launch),
+        Interrupt(watch_parent=launch.world_size > 1) as interrupt,
+    ):
         try:
-            _train(recipe, store, phases, wanted, launch, world, interrupt)
+            _train(recipe, store, phases, wanted, launch, world, interrupt, pulse)
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
@@ -79,8 +86,9 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
 
 
 def _train(
-    recipe: Recipe, store: Store, phases: Sequence[Phase], wanted: Sequence[Phase], launch: Launch, group: Group, interrupt: Interrupt
-) -> None:
+    recipe: Recipe, store: Store, phases: Sequence[Phase], wanted: Sequence[Phase], launch: Launch, group: Group, interrupt: Interrupt,
+    pulse: Pulse,
+) -> None:  # fmt: skip
     inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
     provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
     preconditioner = _prepare(recipe, store, provenance, group)
@@ -92,10 +100,10 @@ def _train(
         if recipe.data.batch_size % (group.world_size * recipe.engine.accumulation) == 0:
             # Before there is a shared network no expert can be trained, so all ranks train that together.
             shared = [phase for phase in wanted if phase.index is None]
-            work(recipe, store, preconditioner, phases, shared, group, interrupt)
-        group = Group(split(launch, groups), group.device)
+            work(recipe, store, preconditioner, phases, shared, group, interrupt, pulse)
+        group = Group(split(launch, groups, recipe.engine.hung_after + recipe.engine.dead_after), group.device)
         say(f"{groups} groups of {group.world_size} ranks train experts side by side.")
-    queue = work(recipe, store, preconditioner, phases, wanted, group, interrupt)
+    queue = work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse)
     on_chief(group, lambda: _finish(recipe, phases, queue, provenance))
 
 

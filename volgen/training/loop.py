@@ -113,7 +113,7 @@ class Trainer:
         found = checkpoint.find(task.folder, self.ranks)
         if found:
             place = checkpoint.load(found, place, engine, ema, stopping, self.ranks, weights)
-        self.metrics.begin(task.name, place.step)
+        together(self.ranks, task.folder, checkpoint.MAKE_ROOM, lambda: self.metrics.begin(task.name, place.step))
         best: dict[str, Tensor] = {}
         if task.warm and not found:
             self._validate(task, engine, stopping, 0, best)

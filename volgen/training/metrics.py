@@ -87,14 +87,23 @@ class MetricsFile:
             self.flush()
 
     def flush(self) -> None:
-        """Makes what was written safe against the end of this process."""
+        """Makes what was written safe against the end of this process.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
         if self._board is None:
             return
-        with Lock.wait(self._directory / LOCK), (self._directory / NAME).open("ab+") as file:
-            _end_line(file)
-            file.write("".join(self._waiting).encode())
-        self._waiting.clear()
-        self._board.flush()
+        try:
+            with Lock.wait(self._directory / LOCK), (self._directory / NAME).open("ab+") as file:
+                _end_line(file)
+                file.write("".join(self._waiting).encode())
+            self._waiting.clear()
+            self._board.flush()
+        except OSError as error:
+            found = f"cannot be written ({error.strerror or error})"
+            do = "make room; the same command then goes on from the last good checkpoint"
+            raise UserError(str(self._directory / NAME), found, "room and permission to write", do) from None
         self._written = time.monotonic()
 
     def close(self) -> None:

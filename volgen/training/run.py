@@ -14,8 +14,11 @@ from volgen.core.files import read_json, sha256, write_json
 
 CONFIG = "config.yaml"
 PHASE = "phase.json"
-FREE = ("runs", "data.store", "data.workers", "data.cache_gib", "engine.checkpoint_every", "experts.groups")
-"""Keys that may change when a run is continued: they do not touch its numbers (the identity of a store is its fingerprint)."""
+FREE = (
+    "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "engine.checkpoint_every", "engine.dead_after",
+    "engine.hung_after", "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload",
+)  # fmt: skip
+"""Keys that may change when a run is continued: they touch its numbers by rounding at most (the identity of a store is its fingerprint)."""
 
 
 @dataclass(frozen=True)
