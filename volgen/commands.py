@@ -166,6 +166,20 @@ def _bench(options: argparse.Namespace, _: Overrides) -> int:
     return DONE
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hostfile", metavar="FILE", type=Path, help="also try every machine of it over ssh (lines: HOST slots=RANKS)")
+    parser.add_argument("--shared", metavar="DIR", type=Path, help="a folder that all machines shall see, for the store and the runs")
+    parser.add_argument("--quick", action="store_true", help="leave out torch and DeepSpeed at work, which take seconds to load")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.doctor import doctor
+
+    healthy = doctor(options.hostfile, options.shared, quick=options.quick, as_json=options.json)
+    return DONE if healthy else CHECK_FAILED
+
+
 COMMANDS = {
     "cohort": Command("copy the sample cohort (61 real brains, CC0) out of the package as a BIDS tree", _cohort_arguments, _cohort),
     "ingest": Command("NIfTI, MGH or BIDS -> Zarr store", _ingest_arguments, _ingest),
@@ -173,6 +187,7 @@ COMMANDS = {
     "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=""),
     "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides="sampler."),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
+    "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),
     "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),
 }
 """The commands, in the order of a first use."""
