@@ -77,6 +77,10 @@ class Side(Protocol):
         """Listens and talks for some seconds; says if the job is over."""
         ...
 
+    def forgive(self) -> None:
+        """Starts to count silence anew: this process was stopped or starved itself, and did not listen."""
+        ...
+
     def leave(self, code: int) -> None:
         """Tells the others that this rank goes by itself."""
         ...
@@ -130,6 +134,12 @@ class Hub:
         if verdict:
             self._last_words({"verdict": {**asdict(verdict), "told": True}})
         return verdict
+
+    def forgive(self) -> None:
+        """Starts to count silence anew."""
+        self._start = time.monotonic()
+        for heard in self._heard.values():
+            heard.when = self._start
 
     def leave(self, code: int) -> None:
         """Tells all that rank 0 goes by itself."""
@@ -221,6 +231,10 @@ class Spoke:
         if heard.link.closed:
             return dead(self._hub)
         return silent(self._hub, self._dead_after) if heard.silent(self._dead_after) else None
+
+    def forgive(self) -> None:
+        """Starts to count silence anew."""
+        self._heard.when = time.monotonic()
 
     def leave(self, code: int) -> None:
         """Tells rank 0 that this rank goes by itself."""

@@ -91,20 +91,20 @@ class Watch:
         self._side.leave(_code(error))
 
     def _run(self) -> None:
-        stopped_before, looked = False, time.monotonic()
+        looked, asleep = time.monotonic(), ""
         while not self._left.is_set():
+            away = time.monotonic() - looked
+            if away > self._dead_after / 2:
+                asleep = f"(this process was stopped or starved itself for {away:.0f} s) "
+                self._side.forgive()
+            looked = time.monotonic()
             verdict = self._side.look(self._report(), self._interval)
-            now = time.monotonic()
-            if now - looked > self._dead_after:
-                # This process was stopped itself: what it has missed since is no news, and nobody wants to hear it.
-                stopped_before = True
-            looked = now
             if verdict is None or self._left.is_set():
                 continue
             if verdict.lost is None and self._leaves():
                 return
-            if self._speaks and not verdict.told and not stopped_before:
-                print(f"error: {verdict.text}", file=sys.stderr, flush=True)
+            if self._speaks and not verdict.told:
+                print(f"error: {asleep}{verdict.text}", file=sys.stderr, flush=True)
             os._exit(verdict.code)
 
     def _leaves(self) -> bool:
