@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volgen.experts.plan import ExpertsConfig, plan
+from volgen.core.errors import UserError
+from volgen.experts.plan import ExpertsConfig, blocker, indices, plan, select
 
 GRID = [20.0, 5.0, 1.0, 0.3, 0.1, 0.02]
 
@@ -31,6 +33,60 @@ def test_the_shared_network_comes_first_and_knows_every_noise_level() -> None:
 
 def test_no_warm_start_is_none() -> None:
     assert {phase.start for phase in plan(ExpertsConfig(count=6, warm_start="none"), GRID)} == {None}
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.booleans(), st.sampled_from(["high_to_low", "low_to_high"]))
+def test_chains_are_contiguous_and_even_and_begin_from_the_shared_network(count: int, chains: int, shared: bool, order: str) -> None:
+    if chains > count:
+        return
+    phases = plan(ExpertsConfig.model_validate({"count": count, "chains": chains, "shared_steps": 4 * shared, "order": order}), GRID)
+    experts = [phase for phase in phases if phase.index is not None]
+    heads = [place for place, phase in enumerate(experts) if phase.start == ("shared" if shared else None)]
+    assert len(heads) == chains
+    lengths = [end - begin for begin, end in zip(heads, [*heads[1:], count], strict=True)]
+    assert max(lengths) - min(lengths) <= 1
+    for before, phase in itertools.pairwise(experts):
+        assert phase.place in heads or phase.start == before.name
+        assert abs((before.index or 0) - (phase.index or 0)) == 1
+    assert [phase.place for phase in experts] == list(range(count))
+
+
+def test_chains_and_groups_that_cannot_be_are_refused() -> None:
+    for wrong, message in (
+        ({"count": 2, "chains": 3}, "each chain needs at least one"),
+        ({"count": 4, "chains": 2, "warm_start": "none"}, "chains of neighbours, but warm_start is 'none'"),
+        ({"count": 4, "chains": 2, "groups": 3}, "only 2 of the experts can be trained at a time"),
+        ({"count": 4, "warm_start": "none", "groups": 5}, "only 4 of the experts can be trained at a time"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ExpertsConfig.model_validate(wrong)
+    ExpertsConfig.model_validate({"count": 4, "warm_start": "none", "groups": 4})
+
+
+def test_what_has_to_be_trained_first() -> None:
+    phases = plan(ExpertsConfig(count=4, chains=2, shared_steps=1), GRID)
+    named = {phase.name: phase for phase in phases}
+
+    def first(name: str, *finished: str) -> str | None:
+        found = blocker(named[name], phases, finished)
+        return found.name if found else None
+
+    assert [first("2"), first("2", "shared"), first("2", "shared", "3")] == ["shared", "3", None]
+    assert [first("1"), first("1", "shared"), first("shared")] == ["shared", None, None]
+    assert [phase.name for phase in select(phases, range(1, 3))] == ["shared", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0:4", range(4)), ("1:2", range(1, 2)), ("2:", range(2, 4)), (":3", range(3)), (":", range(4))]
+)
+def test_ranges(text: str, expected: range) -> None:
+    assert indices(text, 4) == expected
+
+
+@pytest.mark.parametrize("text", ["", "3", "2:2", "3:1", "0:5", "-1:2", "4:", "a:b", "0:1:2", "1.0:2", "0-3"])
+def test_other_texts_are_no_ranges(text: str) -> None:
+    with pytest.raises(UserError, match=r"--only: .*expected FIRST:LAST with 0 <= FIRST < LAST <= 4"):
+        indices(text, 4)
 
 
 @given(st.integers(1, 6), st.floats(0.0, 1.0, exclude_max=True), st.booleans())

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from volgen.core.errors import UserError
+from volgen.core.lock import Lock, holder
+
+HOLD = """
+import sys
+from pathlib import Path
+from volgen.core.lock import Lock
+
+lock = Lock.take(Path(sys.argv[1]))
+print("has it", flush=True)
+input()
+"""
+
+
+def test_one_at_a_time_and_the_file_says_who(tmp_path: Path) -> None:
+    path = tmp_path / "new" / ".lock"
+    assert holder(path) is None
+    lock = Lock.take(path)
+    assert lock is not None
+    assert Lock.take(path) is None
+    assert holder(path) == f"{socket.gethostname()} (process {os.getpid()})"
+    lock.release()
+    assert holder(path) is None
+    with Lock.wait(path):
+        assert Lock.take(path) is None
+    again = Lock.take(path)
+    assert again is not None
+    again.release(remove=True)
+    assert not path.exists()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "has it\n"
+    assert Lock.take(path) is None
+    assert holder(path) == f"{socket.gethostname()} (process {process.pid})"
+    process.kill()
+    process.communicate()
+    lock = Lock.take(path)
+    assert lock is not None
+    lock.release()
+
+
+def test_a_lock_on_a_file_that_its_holder_has_removed_is_worth_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    first = Lock.take(path)
+    assert first is not None
+    flock = fcntl.flock
+
+    def late(file: Any, operation: int) -> None:
+        monkeypatch.undo()
+        first.release(remove=True)  # between opening the file and locking it
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert Lock.take(path) is None
+    second = Lock.take(path)
+    assert second is not None
+    assert Lock.take(path) is None
+    second.release()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="its file system keeps no locks"):
+        Lock.take(tmp_path / ".lock")
