@@ -65,14 +65,25 @@ def alone(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 
 @pytest.fixture
-def start(blob_store: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """``start(name, ranks, **sections)``: begins a training run under ``tmp_path / "runs" / name`` and returns its process."""
+def configure(blob_store: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``configure(name, **sections)``: writes the configuration of a run ``tmp_path / "runs" / name`` and returns its path."""
 
-    def begin(name: str, ranks: int = 1, **sections: Sections) -> subprocess.Popen[str]:
+    def write(name: str, **sections: Sections) -> Path:
         config = tmp_path / f"{name}.yaml"
         config.write_text(yaml.safe_dump(content(blob_store, tmp_path / "runs", name, **sections)))
+        return config
+
+    return write
+
+
+@pytest.fixture
+def start(configure: Callable[..., Path]) -> Callable[..., subprocess.Popen[str]]:
+    """``start(name, ranks, only, **sections)``: begins a training run under ``tmp_path / "runs" / name`` and returns its process."""
+
+    def begin(name: str, ranks: int = 1, only: str | None = None, **sections: Sections) -> subprocess.Popen[str]:
+        config = configure(name, **sections)
         launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [sys.executable, *launcher, "-m", "volgen", "train", "--config", str(config)]
+        command = [sys.executable, *launcher, "-m", "volgen", "train", "--config", str(config), *(["--only", only] if only else [])]
         environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
         environment["OMP_NUM_THREADS"] = "1"
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +16,16 @@ from volgen.core.errors import UserError
 class Lock:
     """An exclusive ``flock`` on a file. The system lets go of it however the process ends, so no lock is ever left behind.
 
-    The file says who holds it. Between machines it works on file systems that pass ``flock`` on (docs/training.md lists them).
+    The file says who holds it. Between machines it works on file systems that pass ``flock`` on (docs/training.md lists them); on one
+    that only pretends to, :meth:`check` notices.
     """
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self._path, self._file = path, file
+        self._words = f"{socket.gethostname()} (process {os.getpid()})\n{secrets.token_hex(8)}\n"
+        file.truncate(0)
+        file.write(self._words)
+        file.flush()
 
     @classmethod
     def take(cls, path: Path) -> Self | None:
@@ -59,10 +65,22 @@ class Lock:
             file.close()
             found = f"its file system keeps no locks ({error.strerror})"
             raise UserError(str(path), found, "one that does", "see 'Several jobs' in docs/training.md") from None
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} (process {os.getpid()})")
-        file.flush()
         return cls(path, file)
+
+    def check(self) -> None:
+        """Makes sure that nobody else believes to have the lock: file systems exist whose locks end at the machine.
+
+        Raises:
+            UserError: the file no longer says what this lock wrote.
+        """
+        try:
+            found = self._path.read_text(encoding="utf-8")
+        except OSError as error:
+            found = error.strerror or ""
+        if found != self._words:
+            what = f"is held by {self._words.splitlines()[0]}, and yet it says '{found.partition(chr(10))[0]}'"
+            do = "use one job at a time, or see 'Several jobs' in docs/training.md"
+            raise UserError(str(self._path), what, "a file system whose locks other machines respect", do)
 
     def release(self, *, remove: bool = False) -> None:
         """Lets go; ``remove`` also deletes the file, which is for work that will not be done again."""
@@ -87,7 +105,7 @@ def holder(path: Path) -> str | None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return file.read() or "another process"
+            return file.readline().strip() or "another process"
     return None
 
 

@@ -134,13 +134,14 @@ def blocker(phase: Phase, phases: Sequence[Phase], finished: Collection[str]) ->
 
 
 def indices(text: str, count: int) -> range:
-    """Experts of a half-open range such as ``8:16``; ``8:`` goes on to the last expert, ``:8`` begins with the first.
+    """Experts of a half-open range such as ``8:16``. ``:8`` begins with the first; ``8:`` goes on to the last, and so does one beyond it.
 
     Raises:
-        UserError: it is no such range, or has no expert of the bank in it, or one beyond.
+        UserError: it is no such range, or has no expert of the bank in it.
     """
     match = re.fullmatch(r"(\d*):(\d*)", text.strip())
-    first, last = (int(match[1] or 0), int(match[2] or count)) if match else (0, 0)
-    if not 0 <= first < last <= count:
-        raise UserError("--only", f"'{text}' is no range of experts", f"FIRST:LAST with 0 <= FIRST < LAST <= {count}; LAST is not in it")
-    return range(first, last)
+    found = range(int(match[1] or 0), min(int(match[2] or count), count)) if match else range(0)
+    if not found:
+        expected = f"FIRST:LAST with 0 <= FIRST < LAST, FIRST < {count}; LAST is not in it"
+        raise UserError("--only", f"'{text}' is no range with experts in it", expected)
+    return found

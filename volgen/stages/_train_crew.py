@@ -59,13 +59,25 @@ def work(
         trainer = Trainer(
             recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size,
             _train_parts.make_validator(recipe, store, preconditioner, group),
-            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, pulse,
+            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, _Both(pulse, queue),
         )  # fmt: skip
         crew = _Crew(recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner))
         named = {phase.name: phase for phase in wanted}
         while name := crew.turn():
             crew.train(named[name])
         return queue
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Who hears of every step: whoever watches over the ranks, and the queue."""
+
+    pulse: Pulse
+    queue: Queue
+
+    def beat(self) -> None:
+        self.pulse.beat()
+        self.queue.beat()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from volgen.training.run import PhaseRecord
 
 LOCK = ".lock"
 SECONDS_BETWEEN_WORDS = 600.0
+SECONDS_BETWEEN_CHECKS = 20.0
 SECONDS_UNTRAINED = 600.0
 """How long to wait for a network that nobody trains: a job that will may be about to start, or to start again."""
 
@@ -63,6 +64,7 @@ class Queue:
         self._paths, self._phases, self._wanted = paths, phases, wanted
         self._records: dict[str, PhaseRecord] = {}
         self._claim: Lock | None = None
+        self._checked = 0.0
 
     @property
     def records(self) -> dict[str, PhaseRecord]:
@@ -101,10 +103,25 @@ class Queue:
         why = "" if needed is phase else f": {phase.label} starts from it" + ("" if phase.start == needed.name else ", by way of others")
         return Wait(needed, by, f"{needed.label}, {doing}{why}")
 
+    def beat(self) -> None:
+        """Makes sure, now and then, that what was given out still belongs to this process.
+
+        Raises:
+            UserError: another one has taken it: this file system's locks end at the machine.
+        """
+        if self._claim is not None and time.monotonic() - self._checked > SECONDS_BETWEEN_CHECKS:
+            self._claim.check()
+            self._checked = time.monotonic()
+
     def done(self, phase: Phase, record: PhaseRecord) -> None:
-        """Marks a phase as finished and lets go of it."""
-        record.write(self._paths.phase(phase.name))
+        """Marks a phase as finished and lets go of it.
+
+        Raises:
+            UserError: another process has taken it meanwhile.
+        """
         assert self._claim is not None, "a phase is trained by whom it was given to"
+        self._claim.check()
+        record.write(self._paths.phase(phase.name))
         self._claim.release(remove=True)
         self._claim = None
 

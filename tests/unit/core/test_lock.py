@@ -81,3 +81,16 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UserError, match="its file system keeps no locks"):
         Lock.take(tmp_path / ".lock")
+
+
+def test_a_lock_that_another_machine_did_not_respect_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    with Lock.wait(path) as mine:
+        mine.check()
+        monkeypatch.setattr(fcntl, "flock", lambda file, operation: None)  # as Lustre's localflock seems from another node
+        other = Lock.take(path)
+        assert other is not None
+        other.check()
+        with pytest.raises(UserError, match=r"expected a file system whose locks other machines respect"):
+            mine.check()
+        other.release()

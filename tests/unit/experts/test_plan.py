@@ -77,15 +77,16 @@ def test_what_has_to_be_trained_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("0:4", range(4)), ("1:2", range(1, 2)), ("2:", range(2, 4)), (":3", range(3)), (":", range(4))]
+    ("text", "expected"),
+    [("0:4", range(4)), ("1:2", range(1, 2)), ("2:", range(2, 4)), (":3", range(3)), (":", range(4)), ("3:6", range(3, 4))],
 )
 def test_ranges(text: str, expected: range) -> None:
     assert indices(text, 4) == expected
 
 
-@pytest.mark.parametrize("text", ["", "3", "2:2", "3:1", "0:5", "-1:2", "4:", "a:b", "0:1:2", "1.0:2", "0-3"])
+@pytest.mark.parametrize("text", ["", "3", "2:2", "3:1", "0:0", "-1:2", "4:", "4:5", "a:b", "0:1:2", "1.0:2", "0-3"])
 def test_other_texts_are_no_ranges(text: str) -> None:
-    with pytest.raises(UserError, match=r"--only: .*expected FIRST:LAST with 0 <= FIRST < LAST <= 4"):
+    with pytest.raises(UserError, match=r"--only: .*expected FIRST:LAST with 0 <= FIRST < LAST, FIRST < 4"):
         indices(text, 4)
 
 
