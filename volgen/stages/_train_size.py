@@ -42,7 +42,10 @@ def report(recipe: Recipe) -> str:
 
 
 def _start(recipe: Recipe) -> str:
-    return {"neighbour": "the one trained before it", "shared": "the shared network", "none": "random weights"}[recipe.experts.warm_start]
+    chains = f", in {recipe.experts.chains} chains" if recipe.experts.chains > 1 else ""
+    return {"neighbour": f"the one trained before it{chains}", "shared": "the shared network", "none": "random weights"}[
+        recipe.experts.warm_start
+    ]
 
 
 def _size(count: float) -> str:
