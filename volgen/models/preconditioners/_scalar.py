@@ -49,6 +49,10 @@ class ScalarConfig(Config):
         """Nothing is stored."""
         return ScalarPreconditioner(self)
 
+    def fit_bytes(self, shape: Shape3) -> int:
+        """Nothing is read."""
+        return 0
+
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
         """Nothing was stored."""
         return ScalarPreconditioner(self)

@@ -22,7 +22,7 @@ Legend: B batch, C channel, r low-rank components, k folds, X Y Z coefficients o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Literal, Self
 
 import torch
@@ -32,9 +32,9 @@ from torch.nn.functional import avg_pool3d
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import Shape3
-from volgen.core.rng import permutation
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
+from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
 
 FOLD_PREFIX = "fold_"
 
@@ -69,58 +69,34 @@ class Config(BaseConfig):
         return int(2**self.levels)
 
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
-        """Estimates mean, components and cross-fitted variances in two passes.
+        """Estimates mean, components and cross-fitted variances.
 
         Raises:
             ValueError: there are fewer people than folds.
         """
-        return GaussianPreconditioner(self, *_fit(self, volumes, people, seed))
+        return GaussianPreconditioner(self, *fit(self._layout, volumes, people, seed))
 
     def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
         """Zeros as large as a fit."""
-        rank = _rank(self.rank, volumes, -(-volumes // self.folds))
+        rank = usable_rank(self.rank, volumes, -(-volumes // self.folds))
         corner = [size >> self.rank_level for size in shape]
         statistics = Statistics(torch.zeros(1, *shape), torch.zeros(1, rank, *corner), torch.zeros(shape), torch.zeros(rank))
         number, means = torch.zeros(volumes, dtype=torch.int64), torch.zeros(self.folds, *shape)
         return GaussianPreconditioner(self, statistics, Folds(number, means, torch.zeros(self.folds, rank, *corner)))
+
+    def fit_bytes(self, shape: Shape3) -> int:
+        """Host memory of the fit: the folds' components are most of it."""
+        return fit_bytes(self._layout, shape)
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.levels, self.rank, self.rank_level, self.folds)
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
         """From :meth:`GaussianPreconditioner.state`, with or without what training needs."""
         statistics = Statistics(**{field.name: state[field.name] for field in fields(Statistics)})
         folds = Folds(*(state[FOLD_PREFIX + field.name] for field in fields(Folds))) if FOLD_PREFIX + "number" in state else None
         return GaussianPreconditioner(self, statistics, folds)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The fitted Gaussian, in pyramid coefficients, float32.
-
-    Attributes:
-        mean: m, [1, X, Y, Z].
-        components: U, orthonormal, [1, r, x, y, z].
-        residual: v, [X, Y, Z].
-        variances: l, [r].
-    """
-
-    mean: Tensor
-    components: Tensor
-    residual: Tensor
-    variances: Tensor
-
-
-@dataclass(frozen=True)
-class Folds:
-    """What training needs to leave people out. Differences of these give away single people: a finished run must not hold them.
-
-    Attributes:
-        number: int64 [n], the fold that holds each training volume.
-        means: m without each fold, [k, X, Y, Z].
-        components: U without each fold, [k, r, x, y, z].
-    """
-
-    number: Tensor
-    means: Tensor
-    components: Tensor
 
 
 class GaussianPreconditioner:
@@ -212,56 +188,3 @@ class GaussianPreconditioner:
 
 def _over(value_B: Tensor) -> Tensor:
     return value_B[:, None, None, None, None]
-
-
-def _fit(config: Config, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> tuple[Statistics, Folds]:
-    """First pass: sums and low-pass corners of each fold. Second pass: variances of held-out volumes."""
-    unique = sorted(set(people))
-    if len(unique) < config.folds:
-        raise ValueError(f"the structured Gaussian needs at least {config.folds} people in the training split, found {len(unique)}")
-    place = dict(zip(unique, permutation(len(unique), seed, "folds"), strict=True))
-    # All scans of a person share a fold: another visit of the same brain is no held-out brain.
-    fold = torch.tensor([place[person] % config.folds for person in people])
-    counts = torch.bincount(fold, minlength=config.folds)
-    rank = _rank(config.rank, len(people), int(counts.max()))
-
-    def coefficients() -> Iterable[tuple[int, Tensor]]:
-        return ((i, pyramid(volume[None, None].float(), config.levels)[0, 0]) for i, volume in enumerate(volumes()))
-
-    sums: Tensor | None = None
-    corners = []
-    for index, c in coefficients():
-        sums = torch.zeros(config.folds, *c.shape) if sums is None else sums
-        sums[fold[index]] += c
-        corners.append(c[low_pass(c.shape, config.rank_level)].clone())
-    assert sums is not None and len(corners) == len(people)
-    data = torch.stack(corners)
-    fold_means = (sums.sum(dim=0) - sums) / (len(people) - counts)[:, None, None, None]
-    fold_components = torch.stack([_principal(data[fold != k], rank) for k in range(config.folds)])
-
-    residual, variances = torch.zeros_like(sums[0]), torch.zeros(rank)
-    for index, c in coefficients():
-        basis = fold_components[fold[index]]
-        offset = c - fold_means[fold[index]]
-        corner = low_pass(c.shape, config.rank_level)
-        loadings = torch.einsum("rxyz,xyz->r", basis, offset[corner])
-        offset[corner] -= torch.einsum("rxyz,r->xyz", basis, loadings)
-        variances += loadings**2 / len(people)
-        residual += offset**2 / len(people)
-    mean = sums.sum(dim=0)[None] / len(people)
-    return Statistics(mean, _principal(data, rank)[None], residual, variances), Folds(fold, fold_means, fold_components)
-
-
-def _rank(wanted: int, volumes: int, largest_fold: int) -> int:
-    """n volumes have n - 1 principal directions; at most half of them are worth estimating."""
-    return min(wanted, (volumes - largest_fold) // 2)
-
-
-def _principal(data: Tensor, rank: int) -> Tensor:
-    """Leading principal directions of [n, x, y, z], orthonormal, [r, x, y, z]; through the n x n Gram matrix."""
-    centred = (data - data.mean(dim=0)).flatten(1)
-    _, vectors = torch.linalg.eigh((centred @ centred.T).double())
-    directions = vectors.flip(1)[:, :rank].T.float() @ centred
-    orthonormal, _ = torch.linalg.qr(directions.T)
-    components: Tensor = orthonormal.T.unflatten(1, data.shape[1:]).contiguous()
-    return components
