@@ -105,7 +105,8 @@ class Watch:
                 return
             if self._speaks and not verdict.told:
                 print(f"error: {asleep}{verdict.text}", file=sys.stderr, flush=True)
-            os._exit(verdict.code)
+            _end(verdict.code)
+            return
 
     def _leaves(self) -> bool:
         """Waits whether the main thread leaves by itself; it does not if all that it knows is that a collective has failed."""
@@ -161,6 +162,11 @@ def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) ->
     # Rank 0 speaks. If it is the one that is lost, nobody can be chosen together: the first other rank of each machine does.
     first = next(index for index, one in enumerate(members) if index and one.host == launch.host) if ranks.rank else 0
     return Watch(side, interval, dead_after, speaks=first == ranks.rank)
+
+
+def _end(code: int) -> None:
+    """At once: the main thread may never come back, and files are whole at every moment."""
+    os._exit(code)
 
 
 def _is_of_ranks(file: str) -> bool:
