@@ -25,8 +25,8 @@ CHAINS: dict[str, dict[str, Any]] = {
 }
 ARRAY: dict[str, dict[str, Any]] = {
     "experts": {"count": 4, "warm_start": "shared", "shared_steps": 3},
-    "stopping": {"max_steps": 150, "min_steps": 150, "validate_every": 50},
-    "engine": {"checkpoint_every": 10},
+    "stopping": {"max_steps": 60, "min_steps": 60, "validate_every": 30},
+    "engine": {"checkpoint_every": 5},
 }
 
 

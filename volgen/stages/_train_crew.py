@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,19 +20,16 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.recipe import Recipe
 from volgen.stages import _train_parts
-from volgen.stages._train_parts import from_chief, on_chief
+from volgen.stages._train_parts import WAIT, on_chief, when_ready
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
 from volgen.training import checkpoint
-from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.interrupt import Interrupt
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.protocols import Pulse
 from volgen.training.run import PhaseRecord
 from volgen.training.stopping import Stopping
-
-SECONDS_BETWEEN_LOOKS = 1.0
-WAIT = "wait"
 
 
 def work(
@@ -101,14 +97,7 @@ class _Crew:
                 return WAIT
             return found.name if found else ""
 
-        while (name := from_chief(self.group, look)) == WAIT:
-            stop = max(map(int, self.group.gather(str(self.interrupt.received))))
-            if stop:
-                say("Stopped while waiting. The same command continues this run.")
-                raise SystemExit(Interrupted(stop).exit_code)
-            self.trainer.pulse.beat()  # others are at work
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        return name
+        return when_ready(self.group, look, self.interrupt, self.trainer.pulse)
 
     def train(self, phase: Phase) -> None:
         """Trains one network and marks it as finished."""
@@ -127,7 +116,7 @@ class _Crew:
             phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
             phase.start is not None,
         )  # fmt: skip
-        rule = recipe.stopping if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+        rule = recipe.stopping.bounds(len(phase.points)) if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
         try:
             outcome = self.trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
         finally:
@@ -154,4 +143,7 @@ class _Crew:
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:
     """Where in the data stream a phase begins: a matter of the plan alone, not of how long the phases before it were really trained."""
-    return 0 if phase.index is None else recipe.experts.shared_steps + phase.place * recipe.stopping.max_steps
+    if phase.index is None:
+        return 0
+    before = phase.points_before if recipe.stopping.steps_per == "point" else phase.place
+    return recipe.experts.shared_steps + before * recipe.stopping.max_steps

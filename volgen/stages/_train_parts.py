@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -24,9 +25,13 @@ from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.stages._preconditioner_file import FOR_TRAINING, PRECONDITIONER, restore
+from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
-from volgen.training.protocols import Ranks
+from volgen.training.protocols import Pulse, Ranks
 from volgen.training.validation import Validator
+
+SECONDS_BETWEEN_LOOKS = 1.0
+WAIT = "wait"
 
 
 def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -> Preconditioner:
@@ -116,3 +121,19 @@ def from_chief(group: Ranks, work: Callable[[], str]) -> str:
     if answer == "!":
         raise SystemExit(2)
     return answer[1:]
+
+
+def when_ready(group: Ranks, look: Callable[[], str], interrupt: Interrupt, pulse: Pulse) -> str:
+    """Looks, on rank 0, until there is something else to see than :data:`WAIT`, and returns it on every rank.
+
+    Raises:
+        SystemExit: a signal arrived, and there is nothing to save.
+    """
+    while (seen := from_chief(group, look)) == WAIT:
+        stop = max(map(int, group.gather(str(interrupt.received))))
+        if stop:
+            say("Stopped while waiting. The same command continues this run.")
+            raise SystemExit(Interrupted(stop).exit_code)
+        pulse.beat()  # others are at work
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return seen

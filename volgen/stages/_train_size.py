@@ -23,6 +23,7 @@ def report(recipe: Recipe) -> str:
     resumable = 4 * parameters * FP32 + buffers
     total = parameters * recipe.experts.count
     x, y, z = recipe.data.shape
+    each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
     lines = [
         f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}",
         f"network              {recipe.network.kind} with {recipe.preconditioner.inputs} input channels ({recipe.preconditioner.kind})",
@@ -32,7 +33,7 @@ def report(recipe: Recipe) -> str:
         f"Adam and EMA         {_size(3 * parameters * FP32)} in fp32 for the one expert that is being trained",
         f"disk for the run     {_size(exported * len(phases) + 2 * resumable)}: {len(phases)} weight files and at most two checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
-        f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps of {recipe.data.batch_size} volumes",
+        f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
     ]
     experts = sorted((phase for phase in phases if phase.index is not None), key=lambda phase: phase.span.low)
     rows = [f"  expert {p.index:>4}   sigma [{p.span.low:.5g}, {p.span.high:.5g})   {len(p.points)} grid points" for p in experts]

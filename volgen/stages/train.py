@@ -5,8 +5,8 @@ Several jobs may train one run at the same time, and the ranks of one job may fa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from volgen.core.config import dump_yaml
@@ -30,13 +30,12 @@ from volgen.recipe import Recipe
 from volgen.stages import _train_parts, _train_size
 from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._train_crew import work
-from volgen.stages._train_parts import from_chief, on_chief
+from volgen.stages._train_parts import WAIT, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
 from volgen.training import metrics, run
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.protocols import Pulse
 
-SECONDS_BETWEEN_LOOKS = 1.0
 FINISHED = "finished"
 
 
@@ -91,7 +90,7 @@ def _train(
 ) -> None:  # fmt: skip
     inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
     provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
-    preconditioner = _prepare(recipe, store, provenance, group)
+    preconditioner = _prepare(recipe, store, provenance, group, interrupt, pulse)
     if preconditioner is None:
         say(f"{recipe.directory} is finished; nothing to do.")
         return
@@ -107,32 +106,30 @@ def _train(
     on_chief(group, lambda: _finish(recipe, phases, queue, provenance))
 
 
-def _prepare(recipe: Recipe, store: Store, provenance: Provenance, group: Group) -> Preconditioner | None:
+def _prepare(
+    recipe: Recipe, store: Store, provenance: Provenance, group: Group, interrupt: Interrupt, pulse: Pulse
+) -> Preconditioner | None:
     """What comes before the first network, done by whoever is first while others wait; None if the run is finished meanwhile."""
-    root = recipe.directory
-    held: list[Lock] = []
-    told: list[str] = []
+    root, said = recipe.directory, ""
+    with ExitStack() as held:
 
-    def enter() -> str:
-        lock = Lock.take(root / LOCK)
-        if lock is None:
-            if not told:
-                told.append(f"Waiting for {holder(root / LOCK) or 'another process'}, which prepares this run.")
-                say(told[0])
-            return "wait"
-        held.append(lock)
-        if (root / ensemble.NAME).exists():
-            return FINISHED
-        _begin(recipe, store, provenance)
-        return ""
+        def enter() -> str:
+            nonlocal said
+            lock = Lock.take(root / LOCK)
+            if lock is None:
+                if not said:
+                    said = f"Waiting for {holder(root / LOCK) or 'another process'}, which prepares this run."
+                    say(said)
+                return WAIT
+            held.enter_context(lock)
+            if (root / ensemble.NAME).exists():
+                return FINISHED
+            _begin(recipe, store, provenance)
+            return ""
 
-    try:
-        while (state := from_chief(group, enter)) == "wait":
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        return None if state == FINISHED else _train_parts.fit_preconditioner(recipe, store, root, group)
-    finally:
-        for lock in held:
-            lock.release()
+        if when_ready(group, enter, interrupt, pulse) == FINISHED:
+            return None
+        return _train_parts.fit_preconditioner(recipe, store, root, group)
 
 
 def _begin(recipe: Recipe, store: Store, provenance: Provenance) -> None:

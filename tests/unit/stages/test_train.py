@@ -212,24 +212,6 @@ def test_best_weights_survive_a_kill_whatever_was_validated_since(
     assert (first.sha256, first.validation_loss) == (second.sha256, second.validation_loss)
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 1}, "experts": {"count": 1}}
-
-    def crash(self: loop.Trainer, task: loop.Task, *rest: Any) -> Any:
-        if any(task.folder.glob("checkpoint-*")):
-            raise RuntimeError("power cut")
-        return gradient(self, task, *rest)
-
-    gradient = loop.Trainer._gradient
-    monkeypatch.setattr(loop.Trainer, "_gradient", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(recipe(blob_store, tmp_path, **settings))
-    (state,) = tmp_path.rglob("state.json")
-    state.write_text(state.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(UserError, match="was written by 2 ranks"):
-        train(recipe(blob_store, tmp_path, **settings))
-
-
 def test_a_loss_that_is_not_finite_stops_with_step_expert_and_subjects(
     blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,3 +386,35 @@ def test_a_batch_that_cannot_be_shared_by_the_ranks_is_refused_at_once(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"data\.batch_size: 2 cannot be shared by 2 ranks x 2 micro-batches; expected a multiple of 4"):
         train(recipe(blob_store, tmp_path, engine={"accumulation": 2}))
+
+
+def test_no_expert_depends_on_who_trained_what_before_it(blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "experts": {"count": 4, "chains": 2, "shared_steps": 2},
+        "stopping": {"max_steps": 8, "validate_every": 2, "patience": 1, "min_gain": 0.1},
+    }  # fmt: skip
+    whole = train(recipe(blob_store, tmp_path / "whole", **sections))
+    assert len({line["step"] for line in metrics(whole) if line["phase"] == "3"}) < 8, "the stopping rule ended it early"
+    capfd.readouterr()
+    parts = train(recipe(blob_store, tmp_path / "parts", **sections), only="0:2")
+    assert "2 of 5 networks of" in capfd.readouterr().err
+    assert not (parts / "ensemble.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (parts / "experts" / "1").iterdir()}
+    train(recipe(blob_store, tmp_path / "parts", **sections), only="1:4")
+    assert {path: path.stat().st_mtime_ns for path in (parts / "experts" / "1").iterdir()} == before, "what is finished is skipped"
+    assert metrics(parts) == metrics(whole)
+    banks = [ensemble.read(run / "ensemble.json") for run in (parts, whole)]
+    assert [expert.sha256 for expert in banks[0].experts] == [expert.sha256 for expert in banks[1].experts]
+
+
+def test_groups_that_ranks_or_batch_cannot_fill_are_refused_at_once(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "6", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    independent = {"count": 6, "warm_start": "none"}
+    with pytest.raises(UserError, match=r"experts\.groups: 6 ranks cannot be 4 equal groups"):
+        train(recipe(blob_store, tmp_path, experts={**independent, "groups": 4}))
+    with pytest.raises(UserError, match=r"data\.batch_size: 2 cannot be shared by 3 ranks x 1 micro-batches; expected a multiple of 3"):
+        train(recipe(blob_store, tmp_path, experts={**independent, "groups": 2}))
+    assert not list(tmp_path.iterdir())
