@@ -13,9 +13,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+
+import psutil
 
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, DONE, INTERRUPTED
@@ -64,10 +68,12 @@ class Watch:
         interval: seconds between two looks.
         dead_after: seconds of silence.
         speaks: whether this process tells the user if rank 0 cannot.
+        neighbours: the ranks of this machine, by number.
     """
 
-    def __init__(self, side: Side, interval: float, dead_after: float, speaks: bool) -> None:
+    def __init__(self, side: Side, interval: float, dead_after: float, speaks: bool, neighbours: Mapping[int, psutil.Process]) -> None:
         self._side, self._interval, self._dead_after, self._speaks = side, interval, dead_after, speaks
+        self._neighbours = neighbours
         self._left, self._cut_off = threading.Event(), threading.Event()
         self._last = time.monotonic()
         self._main = threading.main_thread().ident
@@ -105,6 +111,10 @@ class Watch:
                 return
             if self._speaks and not verdict.told:
                 print(f"error: {asleep}{verdict.text}", file=sys.stderr, flush=True)
+            if verdict.lost is not None and verdict.lost in self._neighbours:
+                # One that is stopped would never go by itself, and some launchers wait for it.
+                with suppress(psutil.Error):
+                    self._neighbours[verdict.lost].kill()
             _end(verdict.code)
             return
 
@@ -161,7 +171,8 @@ def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) ->
         side = Spoke(link, ranks.rank, token, members[0], dead_after)
     # Rank 0 speaks. If it is the one that is lost, nobody can be chosen together: the first other rank of each machine does.
     first = next(index for index, one in enumerate(members) if index and one.host == launch.host) if ranks.rank else 0
-    return Watch(side, interval, dead_after, speaks=first == ranks.rank)
+    neighbours = {one.rank: psutil.Process(one.process) for one in members if one.host == launch.host and psutil.pid_exists(one.process)}
+    return Watch(side, interval, dead_after, first == ranks.rank, {rank: one for rank, one in neighbours.items() if rank != launch.rank})
 
 
 def _end(code: int) -> None:
