@@ -80,6 +80,8 @@ class Recipe(Config):
             raise ValueError(f"schedule: its {found}, must fall from one to the next, between {HIGHEST:g} and {LOWEST:g}")
         if self.experts.count > points:
             raise ValueError(f"experts.count is {self.experts.count}, but the schedule has {points} points: each expert needs at least one")
+        if self.experts.points and sum(self.experts.points) != points:
+            raise ValueError(f"experts.points sum to {sum(self.experts.points)}, but the schedule has {points} points: each needs one owner")
         if not all(phase.points for phase in plan(self.experts, grid)):
             raise ValueError("schedule: its noise levels are too close to each other to have owners")
         if self.experts.warm_start == "shared" and not self.experts.shared_steps:

@@ -20,6 +20,8 @@ class ExpertsConfig(Config):
 
     count: PositiveInt = 1
     """K, at most the number of points of the schedule."""
+    points: tuple[PositiveInt, ...] = ()
+    """The schedule's points that each expert owns, lowest noise first; equally many if empty."""
     order: Literal["high_to_low", "low_to_high"] = "high_to_low"
     """Order of training along the noise axis."""
     warm_start: Literal["neighbour", "shared", "none"] = "neighbour"
@@ -41,6 +43,8 @@ class ExpertsConfig(Config):
 
     @model_validator(mode="after")
     def _parallel(self) -> Self:
+        if self.points and len(self.points) != self.count:
+            raise ValueError(f"points has {len(self.points)} numbers, but count is {self.count}: each expert needs one")
         if self.chains > self.count:
             raise ValueError(f"chains is {self.chains}, but there are {self.count} experts: each chain needs at least one")
         if self.chains > 1 and self.warm_start != "neighbour":
@@ -65,6 +69,7 @@ class Phase:
         points: the schedule's points inside the span, ascending; never empty.
         start: name of the phase whose exported weights it starts from, None for random ones.
         place: experts before it in the plan, whoever trains them and when.
+        points_before: points that these own.
         max_steps: upper bound of its training, None for that of the stopping rule.
     """
 
@@ -74,6 +79,7 @@ class Phase:
     points: tuple[float, ...]
     start: str | None
     place: int = 0
+    points_before: int = 0
     max_steps: int | None = None
 
     @property
@@ -101,7 +107,7 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
         config: the bank.
         grid: the schedule's points, in any order.
     """
-    spans = tile(grid, config.count)
+    spans = tile(grid, config.count, config.points)
     ascending = sorted(grid)
     phases = []
     if config.shared_steps:
@@ -110,12 +116,14 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
     first = SHARED if config.shared_steps else None
     heads = {link * config.count // config.chains for link in range(config.chains)}
     before: str | None = None
+    points_before = 0
     order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
     for place, index in enumerate(order):
         start = {"neighbour": first if place in heads else before, "shared": SHARED, "none": None}[config.warm_start]
         points = tuple(point for point in ascending if point in spans[index])
-        phases.append(Phase(str(index), index, spans[index], points, start, place))
+        phases.append(Phase(str(index), index, spans[index], points, start, place, points_before))
         before = str(index)
+        points_before += len(points)
     return phases
 
 

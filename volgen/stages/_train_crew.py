@@ -23,7 +23,7 @@ from volgen.stages import _train_parts
 from volgen.stages._train_parts import WAIT, on_chief, when_ready
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
 from volgen.training import checkpoint
-from volgen.training.interrupt import Interrupt
+from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
@@ -43,8 +43,7 @@ def work(
 
     Raises:
         UserError: training diverged, or something to start from is damaged or will never be trained.
-        Interrupted: a signal arrived; a checkpoint has been written.
-        SystemExit: a signal arrived while there was nothing to save.
+        SystemExit: a signal arrived; a checkpoint has been written if there was anything to save.
     """
     paths = Paths(recipe.directory)
     with (
@@ -55,25 +54,17 @@ def work(
         trainer = Trainer(
             recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size,
             _train_parts.make_validator(recipe, store, preconditioner, group),
-            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, _Both(pulse, queue),
+            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, _train_parts.Pulses(pulse, queue),
         )  # fmt: skip
         crew = _Crew(recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner))
         named = {phase.name: phase for phase in wanted}
-        while name := crew.turn():
-            crew.train(named[name])
+        try:
+            while name := crew.turn():
+                crew.train(named[name])
+        except Interrupted as interrupted:
+            say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
+            raise SystemExit(interrupted.exit_code) from None
         return queue
-
-
-@dataclass(frozen=True)
-class _Both:
-    """Who hears of every step: whoever watches over the ranks, and the queue."""
-
-    pulse: Pulse
-    queue: Queue
-
-    def beat(self) -> None:
-        self.pulse.beat()
-        self.queue.beat()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -17,6 +18,8 @@ class StoppingConfig(Config):
     """Upper bound for one expert."""
     min_steps: PositiveInt = 1
     """Lower bound for one expert."""
+    steps_per: Literal["expert", "point"] = "expert"
+    """Whether these bounds are for each expert, or for each of the schedule's points that it owns."""
     validate_every: PositiveInt = 50
     """Steps between validations."""
     patience: PositiveInt = 2
@@ -28,10 +31,15 @@ class StoppingConfig(Config):
     validation_volumes: int = Field(default=16, ge=1)
     """At most this many validation volumes, a fixed choice."""
 
+    def bounds(self, points: int) -> StoppingConfig:
+        """The rule of an expert that owns so many of the schedule's points."""
+        times = points if self.steps_per == "point" else 1
+        return self.model_copy(update={"max_steps": times * self.max_steps, "min_steps": times * self.min_steps, "steps_per": "expert"})
+
     def fixed(self, steps: int) -> StoppingConfig:
         """The rule of a network that others start from: ``steps`` steps whatever the validation loss, which is looked at some ten times."""
         every = max(self.validate_every, steps // 10)
-        return self.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": every})
+        return self.model_copy(update={"max_steps": steps, "min_steps": steps, "steps_per": "expert", "validate_every": every})
 
 
 class Stopping:

@@ -57,6 +57,19 @@ def test_one_expert_per_point_cuts_half_way_in_log_sigma() -> None:
     assert [span.low for span in tile([1.0, 4.0, 16.0], 3)] == [0.0, 2.0, 8.0]
 
 
+def test_experts_own_as_many_points_as_they_are_given() -> None:
+    grid = [1.0, 4.0, 16.0, 64.0]
+    spans = tile(grid, 2, [1, 3])
+    assert [[sigma in span for sigma in grid] for span in spans] == [[True, False, False, False], [False, True, True, True]]
+    assert tile(grid, 2, [2, 2]) == tile(grid, 2)
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [4], [0, 4], [2, 1, 1]])
+def test_sizes_that_do_not_tile_the_grid_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not tile"):
+        tile([1.0, 4.0, 16.0, 64.0], 2, sizes)
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_more_experts_than_points_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"{count} experts cannot share 3"):

@@ -31,6 +31,18 @@ def test_the_shared_network_comes_first_and_knows_every_noise_level() -> None:
         assert all(phase.max_steps is None for phase in phases[1:])
 
 
+@pytest.mark.parametrize(("order", "before"), [("high_to_low", [0, 2, 5]), ("low_to_high", [0, 1, 4])])
+def test_experts_may_own_different_numbers_of_noise_levels(order: str, before: list[int]) -> None:
+    phases = plan(ExpertsConfig.model_validate({"count": 3, "points": [1, 3, 2], "order": order}), GRID)
+    assert {phase.name: phase.points for phase in phases} == {"0": (0.02,), "1": (0.1, 0.3, 1.0), "2": (5.0, 20.0)}
+    assert [phase.points_before for phase in phases] == before
+
+
+def test_each_expert_needs_its_number_of_noise_levels() -> None:
+    with pytest.raises(ValueError, match="points has 2 numbers, but count is 3"):
+        ExpertsConfig(count=3, points=(3, 3))
+
+
 def test_no_warm_start_is_none() -> None:
     assert {phase.start for phase in plan(ExpertsConfig(count=6, warm_start="none"), GRID)} == {None}
 

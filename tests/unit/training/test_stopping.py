@@ -60,6 +60,13 @@ def test_a_restored_rule_goes_on_like_the_original(before: list[float], after: l
     assert one.state() == other.state()
 
 
+def test_bounds_may_be_for_each_noise_level_of_an_expert() -> None:
+    each = StoppingConfig(max_steps=30, min_steps=20, steps_per="point")
+    assert (each.bounds(12).max_steps, each.bounds(12).min_steps) == (360, 240)
+    assert StoppingConfig(max_steps=30, min_steps=20).bounds(12).max_steps == 30
+    assert each.fixed(480).bounds(12).max_steps == 480
+
+
 @pytest.mark.parametrize("key", ["max_steps", "patience", "validate_every"])
 def test_zero_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="greater than 0"):
