@@ -64,7 +64,7 @@ class Struck:
         messages: how many messages for the user there should be.
         contains: what the first one must say.
         undo: puts the world in order before the relaunch.
-        frozen: ranks that only a launcher's SIGKILL ends.
+        then: number of ranks and ZeRO stage of the relaunch.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Struck:
     messages: int
     contains: str
     undo: Callable[[], None] = lambda: None
-    frozen: frozenset[int] = frozenset()
+    then: tuple[int, int] = (2, 2)
 
 
 def kill(scene: Scene) -> Struck:
@@ -100,7 +100,7 @@ def stop(scene: Scene) -> Struck:
     scene.job.send(rank, signal.SIGSTOP)
     codes: list[set[int]] = [{RANK_LOST}, {RANK_LOST}]
     codes[rank] = {-signal.SIGKILL}
-    return Struck(f"SIGSTOP of rank {rank}", time.monotonic(), tuple(codes), 1, f"rank {rank} on", frozen=frozenset({rank}))
+    return Struck(f"SIGSTOP of rank {rank}", time.monotonic(), tuple(codes), 1, f"rank {rank} on")
 
 
 def cut(scene: Scene) -> Struck:
@@ -119,6 +119,15 @@ def terminate(scene: Scene) -> Struck:
     for rank in ranks:
         scene.job.send(rank, number)
     return Struck(f"{number.name} to rank {' and '.join(map(str, ranks))}", time.monotonic(), ({SAVED}, {SAVED}), 0, "")
+
+
+def reshape(scene: Scene) -> Struck:
+    """SIGTERM, and the run goes on with another number of ranks or another ZeRO stage."""
+    then = scene.random.choice([(1, 0), (1, 3), (2, 0), (2, 1), (2, 3)])
+    scene.checkpoint()
+    scene.job.send(0, signal.SIGTERM)
+    what = f"SIGTERM, then {then[0]} rank{'s' * (then[0] - 1)} at stage {then[1]} instead of 2 at 2"
+    return Struck(what, time.monotonic(), ({SAVED}, {SAVED}), 0, "", then=then)
 
 
 def full_disk(scene: Scene) -> Struck:
@@ -172,7 +181,7 @@ def _newest(folder: Path) -> Path | None:
 
 FAULTS: dict[str, Callable[[Scene], Struck]] = {
     "kill": kill, "kill_in_write": kill_in_write, "stop": stop, "cut": cut,
-    "terminate": terminate, "full_disk": full_disk, "damage": damage,
+    "terminate": terminate, "full_disk": full_disk, "damage": damage, "reshape": reshape,
 }  # fmt: skip
 
 
