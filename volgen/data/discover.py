@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from volgen.core.errors import UserError
+from volgen.core.files import fingerprint
 from volgen.data.nifti import is_image, stem
+from volgen.data.people import person_folders
 
-_SUBJECT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
+_SUBJECT = re.compile(r"(?:^|[_/])(sub-[^_/.-]+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -23,7 +25,8 @@ class Found:
     Attributes:
         id: unique in the source, safe as a folder name, such as ``sub-01_ses-1_run-2``.
         patient: whose scan it is, such as ``sub-01``; without a BIDS name every file is a person of its own, or, where file names
-            repeat (``<subject>/mri/T1.mgz``), every folder that tells them apart.
+            repeat (``<subject>/mri/T1.mgz``), the folder that :mod:`volgen.data.people` finds. Different names are different people, also
+            where an id cannot hold what they differ in.
         path: the file.
         relative: the file's path inside the source, for messages and manifests.
     """
@@ -60,12 +63,6 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     return _name(files, source, suffix)
 
 
-def patient_of(relative: str) -> str:
-    """The BIDS subject in a relative path, or the file's own name."""
-    match = _SUBJECT.search(relative)
-    return match.group(1) if match else safe(stem(Path(relative)))
-
-
 def is_bids_name(relative: str) -> bool:
     """Whether a relative path says whose scan it is."""
     return _SUBJECT.search(relative) is not None
@@ -98,36 +95,36 @@ def _name(files: list[Path], root: Path, suffix: str) -> list[Found]:
     relative = [path.relative_to(root).as_posix() for path in files]
     names = [safe(stem(path).removesuffix(f"_{suffix}")) for path in files]
     count = Counter(name.lower() for name in names)
-    person_folders = _person_folders(inside for inside in relative if not is_bids_name(inside))
+    patients = _distinct(_people(relative))
     result: list[Found] = []
     taken: set[str] = set()
-    for path, inside, name in zip(files, relative, names, strict=True):
+    for path, inside, name, patient in zip(files, relative, names, patients, strict=True):
         if count[name.lower()] > 1:
             name = safe(inside.removesuffix(path.name).replace("/", "_") + path.name.replace(".", "-"))
         unique, number = name, 2
         while unique.lower() in taken:
             unique, number = f"{name}-{number}", number + 1
         taken.add(unique.lower())
-        parents = PurePosixPath(inside).parts[:-1]
-        folder = next((parents[:n] for n in range(1, len(parents) + 1) if parents[:n] in person_folders), None)
-        patient = patient_of(inside) if folder is None or is_bids_name(inside) else safe("_".join(folder))
         result.append(Found(unique, patient, path, inside))
     return result
 
 
-def _person_folders(relative: Iterable[str]) -> set[tuple[str, ...]]:
-    """Folders that tell files of one name apart: ``bert`` and ``ernie`` of ``bert/mri/T1.mgz`` and ``ernie/mri/T1.mgz``.
-
-    Only the first folder that differs counts: below it may lie sessions, and a person must not be on both sides of a split. Everything
-    in such a folder is that person's.
-    """
-    same: dict[str, list[tuple[str, ...]]] = {}
+def _people(relative: Sequence[str]) -> list[str]:
+    """The name of the person of each file, as it is written: a BIDS subject, a folder or a file."""
+    folders = person_folders(inside for inside in relative if not is_bids_name(inside))
+    people = []
     for inside in relative:
-        path = PurePosixPath(inside)
-        same.setdefault(safe(stem(Path(inside))).lower(), []).append(path.parts[:-1])
-    folders: set[tuple[str, ...]] = set()
-    for parents in same.values():
-        depth = len(list(takewhile(lambda names: len(set(names)) == 1, zip(*parents, strict=False))))
-        if len(set(parents)) > 1:
-            folders |= {parts[: depth + 1] for parts in parents if len(parts) > depth}
-    return folders
+        subject = _SUBJECT.search(inside)
+        parents = PurePosixPath(inside).parts[:-1]
+        folder = next((parents[:depth] for depth in range(1, len(parents) + 1) if parents[:depth] in folders), None)
+        people.append(subject.group(1) if subject else stem(Path(inside)) if folder is None else "/".join(folder))
+    # Some systems write an accent apart from its letter: that is no other name.
+    return [unicodedata.normalize("NFC", person) for person in people]
+
+
+def _distinct(people: Sequence[str]) -> list[str]:
+    """Usable names; where two people would get the same one, those whose own name it is not get a digest of theirs behind it."""
+    usable = {person: safe(person.replace("/", "_")) for person in people}
+    shared = {name for name, count in Counter(usable.values()).items() if count > 1}
+    clash = {person for person, name in usable.items() if name in shared and name != person}
+    return [f"{usable[person]}-{fingerprint(person)[:8]}" if person in clash else usable[person] for person in people]

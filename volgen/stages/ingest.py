@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -225,12 +226,24 @@ def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
                 f"the {name} split is empty: people are assigned by a hash of their id, and none of {len(good)} scans fell there; "
                 "add people, or change --validation and --test and ingest into a new store"
             )
+    scans = Counter(outcome.found.patient for outcome in good)
     if len(good) > 1 and not any(is_bids_name(outcome.found.relative) for outcome in good):
-        persons = len({outcome.found.patient for outcome in good})
+        patient, most = scans.most_common(1)[0]
         yield (
-            f"no file is named sub-<label>: every file, or every folder where file names repeat, counts as a person of its own ({persons} "
-            f"people, {len(good)} scans); if somebody has more than one, name the files sub-<label>_... and ingest into a new store, "
-            "or training and validation may share people"
+            f"no file is named sub-<label>: every file, or a folder where file names repeat, counts as a person of its own ({len(scans)} "
+            f"people, {len(good)} scans, {most} of them of {patient}); if that is not so, name the files sub-<label>_... and ingest into a "
+            "new store, or training and validation may share people"
+        )
+    places: dict[str, set[str]] = {}
+    for outcome in good:
+        if is_bids_name(outcome.found.relative):
+            places.setdefault(outcome.found.patient, set()).add(outcome.found.relative.partition("sub-")[0])
+    several = sorted(patient for patient, found in places.items() if len({place for place in found if place}) > 1)
+    if several:
+        folders = " and ".join(sorted(places[several[0]])[:2])
+        yield (
+            f"{len(several)} people are in more than one folder ({several[0]} in {folders}): one sub-<label> is one person wherever it is; "
+            "if these are different people, give them different labels and ingest into a new store"
         )
     cut = [outcome for outcome in good if outcome.kept < FOREGROUND_KEPT]
     if cut:
@@ -246,4 +259,5 @@ def _tell(summary: IngestSummary, store: Path) -> None:
         say(f"warning: {warning}")
     counts = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
     again = f", {summary.resumed} of them from before" if summary.resumed else ""
-    say(f"{store}: {len(summary.records)} scans ({counts}){again}; {len(summary.left_out)} left out, see {NAME}")
+    people = len({record.patient for record in summary.records})
+    say(f"{store}: {len(summary.records)} scans of {people} people ({counts}){again}; {len(summary.left_out)} left out, see {NAME}")

@@ -317,3 +317,24 @@ def groups_after(store: Path, seconds: float) -> list[str]:
     """Finished groups after a while."""
     time.sleep(seconds)
     return sorted(p.name for p in store.glob("sub-*"))
+
+
+def test_ingest_says_how_many_people_it_found_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("NYU/51/T1.nii", "NYU/252/T1.nii", "NYU/252/T2.nii", "UCLA/107/T1.nii")):
+        scan(tmp_path / "sites" / name, seed)
+    summary = ingest(tmp_path / "sites", tmp_path / "one", CONFIG)
+    shown = capsys.readouterr().err
+    assert "4 scans of 2 people" in shown, "51 may be a visit: then the sites are the people"
+    assert any("(2 people, 4 scans, 3 of them of NYU)" in warning for warning in summary.warnings)
+    (tmp_path / "sites" / "NYU" / "51").rename(tmp_path / "sites" / "NYU" / "251")
+    summary = ingest(tmp_path / "sites", tmp_path / "two", CONFIG)
+    assert {record.patient for record in summary.records} == {"NYU_251", "NYU_252", "UCLA_107"}
+    assert "4 scans of 3 people" in capsys.readouterr().err
+
+
+def test_one_label_in_two_folders_is_said_aloud(tmp_path: Path) -> None:
+    for seed, name in enumerate(("A/sub-1/anat/sub-1_T1w.nii", "B/sub-1/anat/sub-1_T1w.nii", "B/sub-2/anat/sub-2_T1w.nii")):
+        scan(tmp_path / "sites" / name, seed)
+    summary = ingest(tmp_path / "sites", tmp_path / "store", CONFIG)
+    assert any("1 people are in more than one folder (sub-1 in A/ and B/)" in warning for warning in summary.warnings)
+    assert len({record.patient for record in summary.records}) == 2
