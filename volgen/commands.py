@@ -107,6 +107,33 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     return DONE
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "volgen plan --config CONFIG.yaml --nodes N --gpus-per-node G --gpu-memory GiB [options] [--section.key VALUE ...]"
+    parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, required=True, help="the experiment; see configs/")
+    parser.add_argument("--nodes", metavar="N", type=int, required=True, help="machines")
+    parser.add_argument("--gpus-per-node", metavar="G", type=int, required=True, help="GPUs of each machine, one rank for each")
+    parser.add_argument("--gpu-memory", metavar="GiB", type=float, required=True, help="memory of one GPU")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder for plan.json, DeepSpeed's configuration and the launch lines")
+    parser.add_argument("--measure", action="store_true", help="take the throughput from two real steps on this machine")
+    parser.add_argument("--throughput", metavar="TFLOPS", type=float, help="TFLOP/s that one GPU achieves (default: an assumption)")
+    parser.add_argument("--bandwidth", metavar="GBPS", type=float, help="GB/s that one GPU sends (default: an assumption)")
+    parser.add_argument("--people", metavar="N", type=int, help="training volumes (default: those of the store, if it is here)")
+    devices = "what ranks compute on; for cpu, --gpu-memory is the memory of one process (default: %(default)s)"
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help=devices)
+
+
+def _plan(options: argparse.Namespace, overrides: Overrides) -> int:
+    from volgen import recipe
+    from volgen.stages.plan import plan
+
+    found = plan(
+        recipe.load(options.config, overrides), options.config, overrides, nodes=options.nodes, gpus_per_node=options.gpus_per_node,
+        gpu_memory=options.gpu_memory, out=options.out, calibrate=options.measure, throughput=options.throughput,
+        bandwidth=options.bandwidth, device=options.device, people=options.people,
+    )  # fmt: skip
+    return DONE if found.chosen else CHECK_FAILED
+
+
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     solvers = "ddpm, ddim, euler, heun or dpmpp_2m, with settings as --sampler.KEY VALUE (default: the run's)"
     parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
@@ -185,6 +212,7 @@ COMMANDS = {
     "ingest": Command("NIfTI, MGH or BIDS -> Zarr store", _ingest_arguments, _ingest),
     "export": Command("Zarr store -> NIfTI", _export_arguments, _export),
     "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=""),
+    "plan": Command("memory, disk, network and time of a run before a launch", _plan_arguments, _plan, overrides=""),
     "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides="sampler."),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
     "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),

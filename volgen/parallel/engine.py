@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _distributed: Any = torch.distributed  # its stores are documented, but not re-exported
 PATIENCE = 1800.0
 """Seconds: torch's own."""
+BUCKET = 500_000_000
+"""Most elements of gradients that are sent at once: DeepSpeed's own default."""
 MUON_MOMENTUM = 0.9
 """Jordan et al. 2024 use 0.95 for runs of many thousand steps; experts are short."""
 
@@ -157,10 +159,10 @@ class Engine:
         self._stage = config.zero_stage
         self._clip = gradient_clip
         self.accumulation = config.accumulation
-        settings = _settings(config, micro_batch, betas, weight_decay, gradient_clip, bool(matrix_rate))
-        self._engine, *_ = deepspeed().initialize(
-            model=module, model_parameters=[p for p in module.parameters() if p.requires_grad], config=settings, dist_init_required=False
-        )
+        trained = [p for p in module.parameters() if p.requires_grad]
+        size = sum(p.numel() for p in trained)
+        chosen = settings(config, micro_batch, betas, weight_decay, gradient_clip, bool(matrix_rate), size)
+        self._engine, *_ = deepspeed().initialize(model=module, model_parameters=trained, config=chosen, dist_init_required=False)
         self._module = module
         self._state = ByName(self._engine, module, config.zero_stage, config.offload != "none")
         self._skipped = self._updates = 0
@@ -275,11 +277,12 @@ def _optimiser(betas: tuple[float, float], weight_decay: float, muon: bool) -> d
     return {"type": "AdamW", "params": settings}
 
 
-def _settings(
-    config: EngineConfig, micro_batch: int, betas: tuple[float, float], weight_decay: float, clip: float, muon: bool
+def settings(
+    config: EngineConfig, micro_batch: int, betas: tuple[float, float], weight_decay: float, clip: float, muon: bool, parameters: int
 ) -> dict[str, Any]:
-    # Muon needs a whole gradient on the rank that owns it.
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_scatter": not muon}
+    """DeepSpeed's configuration of a network with ``parameters`` parameters; the other arguments are those of :class:`Engine`."""
+    # Muon needs a whole gradient on the rank that owns it. A bucket is allocated whole: 2 GB that a smaller network never fills.
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_scatter": not muon, "reduce_bucket_size": min(BUCKET, parameters)}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload == "optimiser_and_weights":

@@ -23,18 +23,20 @@ class Allocations(TorchDispatchMode):
 
     Attributes:
         now: bytes alive that were made inside the block.
-        peak: the most of them at a time, workspaces included, since the last :meth:`restart`.
+        peak: the most of them at a time, workspaces included.
+        peak_apart: the same without what was marked by then.
     """
 
-    def __init__(self, workspace: Workspace = lambda operation, arguments, result: 0) -> None:
+    def __init__(self, workspace: Workspace | None = None) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.peak_apart = 0
         self._workspace = workspace
+        self._marked = 0
         self._alive: dict[int, int] = {}
 
-    def restart(self) -> None:
-        """Begins a new peak at what is alive."""
-        self.peak = self.now
+    def mark(self, count: int) -> None:
+        """From now on ``count`` more of the bytes alive are somebody else's account (gradients, as they come)."""
+        self._marked += count
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -44,7 +46,8 @@ class Allocations(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
-        self.peak = max(self.peak, self.now + self._workspace(func, args, result))
+        now = self.now + (self._workspace(func, args, result) if self._workspace else 0)
+        self.peak, self.peak_apart = max(self.peak, now), max(self.peak_apart, now - self._marked)
         return result
 
     def _note(self, tensor: Tensor) -> None:

@@ -1,0 +1,76 @@
+"""Calibration: real training steps on this machine, with made-up volumes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.parallel import launch as launches
+from volgen.parallel.engine import Engine
+from volgen.recipe import Recipe
+from volgen.training.draws import noise
+from volgen.training.ema import EMA
+from volgen.training.loss import denoising_loss
+
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds on this machine.
+
+    Attributes:
+        step: of one optimiser step of one rank: its micro-batches, the update and the average.
+        cpu: processor seconds of all threads in the same step; on a busy machine the better measure of a CPU.
+        micro_batch: volumes of a micro-batch.
+        device: what computed.
+    """
+
+    step: float
+    cpu: float
+    micro_batch: int
+    device: str
+
+
+def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+    """Times :data:`STEPS` steps after one that is not counted (the first use of every kernel).
+
+    Args:
+        recipe: as it would be trained.
+        micro_batch: volumes in one forward pass.
+        people: training volumes, which size the preconditioner.
+    """
+    device = launches.start(launches.Launch())
+    network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+    state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
+    # Any numbers will do that keep the loss finite.
+    made_up = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    preconditioner = recipe.preconditioner.restore(made_up).to(device)
+    rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
+    engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
+    ema = EMA(recipe.ema, engine.masters())
+
+    def step(number: int) -> None:
+        for _ in range(recipe.engine.accumulation):
+            x = torch.rand(micro_batch, 1, *recipe.data.shape, device=device)
+            z = noise(x, range(micro_batch), recipe.seed, "plan", number)
+            held = preconditioner.held_out([0] * micro_batch)
+            loss = denoising_loss(PreconditionedDenoiser(engine, held), held.weight, x, z, torch.ones(micro_batch, device=device))
+            engine.backward(loss.mean())
+        engine.step(1e-6)
+        ema.update(engine.masters())
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    try:
+        step(0)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for number in range(1, STEPS + 1):
+            step(number)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    finally:
+        engine.destroy()
+    return Measured(wall / STEPS, cpu / STEPS, micro_batch, device.type)

@@ -1,0 +1,117 @@
+"""Memory of one rank: what is there all the time, and which moment of training needs most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from volgen.parallel.memory import FP32, EngineMemory, NetworkSize, engine_memory
+from volgen.recipe import Recipe
+from volgen.stages._plan_step import StepTrace
+
+GIB = 2**30
+AHEAD = 3
+"""Batches that the stream holds: the one in use and those that are decoded ahead."""
+CODE = 2
+"""Bytes of a stored voxel, at most."""
+GPU_RESERVE = int(1.5 * GIB)
+"""An assumption: CUDA context, NCCL's buffers and cuDNN's workspaces."""
+FRAGMENTATION = 0.05
+"""An assumption: what a caching allocator loses, as a share of what it holds."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank's device at the worst moment.
+
+    Attributes:
+        weights: parameters of the trained network, with what ZeRO-3 gathers.
+        gradients: as they are at that moment.
+        optimizer: fp32 masters, moments and the average.
+        activations: everything that forward and backward, or whatever the moment does, hold beyond that.
+        buffers: communication, validation network, preconditioner, batches, and the process itself.
+        moment: name of the worst moment.
+        host: bytes in the host memory of the rank; on a CPU, of offloading alone.
+        parts: what ``buffers`` is made of.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    buffers: int
+    moment: str
+    host: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Sum over the columns."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+
+
+def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: int | None) -> Memory:
+    """Peak memory of one rank.
+
+    Args:
+        recipe: stage, offload, batch and data.
+        traced: one micro-batch of it.
+        ranks: that share a network.
+        people: training volumes.
+        process: what the process takes before it trains, on a CPU; None plans for a GPU.
+    """
+    size, gpu = traced.network, process is None
+    engine = engine_memory(recipe.engine, size, ranks)
+    average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
+    parts = _buffers(recipe, traced, engine, ranks)
+    host = _host(recipe, size, ranks, people)
+    if process is None:
+        parts["CUDA context and workspaces (assumed)"] = GPU_RESERVE
+    else:
+        parts |= {"process before training": process, **host}
+    moments = _moments(traced, engine, size, gpu, recipe.optimiser.matrix_learning_rate > 0)
+    moment = max(moments, key=lambda name: sum(moments[name]))
+    gradients, rest = moments[moment]
+    gathered = engine.gathered if moment in ("forward and backward", "reduction") else 0
+    held = engine.weights + gathered + engine.optimizer + average + gradients + rest
+    if gpu:
+        parts["fragmentation (assumed)"] = round(FRAGMENTATION * (held + sum(parts.values()) - GPU_RESERVE))
+    return Memory(
+        engine.weights + gathered, gradients, engine.optimizer + average, rest, sum(parts.values()), moment,
+        engine.host + (sum(host.values()) if gpu else 0), parts,
+    )  # fmt: skip
+
+
+def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, gpu: bool, muon: bool) -> dict[str, tuple[int, int]]:
+    """Gradients and other bytes at each moment that could be the worst."""
+    whole, kept = FP32 * size.parameters, engine.resident_gradients
+    # With buckets (stages 1 to 3) gradients live in them, and a GPU holds the whole bucket from the first gradient on.
+    backward = (kept, traced.apart) if gpu and engine.buckets else (min(whole, traced.peak), max(0, traced.peak - whole) + kept)
+    return {
+        "forward and backward": backward,
+        "reduction": (whole, engine.reduction + kept),
+        "update": (engine.gradients, max(0, engine.update - engine.gradients)),
+        # The weights and the average change places tensor by tensor, then one volume at a time is denoised.
+        "validation": (kept, traced.validation + FP32 * size.largest),
+    }
+
+
+def _buffers(recipe: Recipe, traced: StepTrace, engine: EngineMemory, ranks: int) -> dict[str, int]:
+    x, y, z = recipe.data.shape
+    return {
+        "validation network": FP32 * traced.network.parameters + traced.network.buffers,
+        "preconditioner": traced.preconditioner,
+        "batch": FP32 * x * y * z * recipe.data.batch_size // ranks,
+        "communication": engine.buckets,
+    }
+
+
+def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
+    """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
+    x, y, z = recipe.data.shape
+    voxels = x * y * z
+    return {
+        "validation volumes": FP32 * voxels * recipe.stopping.validation_volumes,
+        "batches ahead": FP32 * voxels * (recipe.data.batch_size // ranks) * (AHEAD - 1),
+        "cache": min(int(recipe.data.cache_gib * GIB), CODE * voxels * people),
+        "best weights": 2 * FP32 * size.parameters + 2 * size.buffers,
+    }

@@ -1,0 +1,57 @@
+"""What a training process takes before it trains, measured in a process of its own: interpreter, torch, DeepSpeed, first use of kernels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from volgen import recipe as recipes
+from volgen.core.config import dump_yaml
+from volgen.core.manifest import peak_memory_bytes
+from volgen.recipe import Recipe
+
+EDGE = 8
+
+
+def process_bytes(recipe: Recipe) -> int:
+    """Peak resident bytes of a process that imports what training imports and trains a network of some kilobytes for a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(dump_yaml(recipe), encoding="utf-8")
+        code = f"from volgen.stages._plan_process import report; report({str(path)!r})"
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=_alone())
+    return int(done.stdout.split()[-1])
+
+
+def _alone() -> dict[str, str]:
+    """The environment without the variables of a launcher: this process is one of its own."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    return {name: value for name, value in os.environ.items() if name not in launcher and not name.startswith(("SLURM_", "OMPI_"))}
+
+
+def report(path: str) -> None:
+    """Trains for a step and prints the peak."""
+    from torch.utils import tensorboard
+
+    from volgen.models.networks.wavelet_unet3d import Config
+    from volgen.parallel import launch
+    from volgen.parallel.engine import Engine
+    from volgen.stages import train
+
+    assert train and tensorboard  # imported for their size
+    recipe = recipes.load(Path(path))
+    launch.start(launch.Launch())
+    with torch.device("meta"):
+        recipe.network.build(inputs=recipe.preconditioner.inputs)
+    muon = recipe.optimiser.matrix_learning_rate > 0
+    engine = Engine(Config(channels=(16,)).build(inputs=1), recipe.engine, 1, matrix_rate=float(muon))
+    for _ in range(recipe.engine.accumulation):
+        loss = engine(torch.randn(1, 1, EDGE, EDGE, EDGE), torch.zeros(1)).square().mean()
+        engine.backward(loss)
+    engine.step(1e-3)
+    print(peak_memory_bytes())

@@ -1,0 +1,162 @@
+"""The ways in which a run could be launched on given machines, and what each would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from volgen.parallel.engine import EngineConfig
+from volgen.parallel.memory import FP32, NetworkSize, network_bytes
+from volgen.recipe import Recipe
+from volgen.stages._plan_memory import GIB, Memory, memory
+from volgen.stages._plan_step import StepTrace, trace
+
+HOST_BANDWIDTH = 12e9
+"""Bytes per second between a GPU and its host: an assumption, for offloading."""
+SECONDS_PER_HOUR = 3600.0
+Stage = Literal[0, 1, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the run would be launched on.
+
+    Attributes:
+        nodes: machines.
+        gpus_per_node: ranks on each.
+        gpu_memory: bytes for one rank.
+        throughput: floating-point operations per second that one rank achieves.
+        bandwidth: bytes per second that one rank sends.
+        process: bytes of a process before training if ranks are CPU processes, None for GPUs.
+    """
+
+    nodes: int
+    gpus_per_node: int
+    gpu_memory: int
+    throughput: float
+    bandwidth: float
+    process: int | None
+
+    @property
+    def ranks(self) -> int:
+        """GPUs, or processes."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to launch the run, with its costs.
+
+    Attributes:
+        recipe: the run with this setting's engine and groups.
+        memory: of one rank.
+        fits: in the memory of a rank.
+        flops: of one optimiser step of one rank.
+        network_bytes: that one rank sends in an optimiser step.
+        step_seconds: computing, then sending: nothing overlaps.
+        expert_hours: at most; stopping may end an expert earlier.
+        hours: of the whole run, at most.
+    """
+
+    recipe: Recipe
+    memory: Memory
+    fits: bool
+    flops: int
+    network_bytes: int
+    step_seconds: float
+    expert_hours: float
+    hours: float
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Its DeepSpeed configuration."""
+        return self.recipe.engine
+
+    @property
+    def order(self) -> tuple[bool, float, int, bool, int]:
+        """Cheapest first: what fits, by hours; among equals with as little machinery as possible."""
+        engine = self.engine
+        offload = ("none", "optimiser", "optimiser_and_weights").index(engine.offload)
+        return not self.fits, self.hours if self.fits else self.memory.total, offload, engine.activation_checkpointing, engine.zero_stage
+
+
+class Planner:
+    """Costs of one recipe on one cluster; a step is traced once for each micro-batch and checkpointing choice."""
+
+    def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
+        self._recipe, self._cluster, self._people = recipe, cluster, people
+        self._traces: dict[tuple[int, bool], StepTrace] = {}
+
+    def settings(self, groups: int, accumulation: int) -> list[Setting]:
+        """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
+        found = [self._setting(stage, checkpointing, "none", groups, accumulation) for stage in STAGES for checkpointing in (False, True)]
+        if self._cluster.process is None and not any(setting.fits for setting in found):
+            for stage, offload in ((1, "optimiser"), (2, "optimiser"), (3, "optimiser"), (3, "optimiser_and_weights")):
+                found += [self._setting(stage, checkpointing, offload, groups, accumulation) for checkpointing in (False, True)]
+        return sorted(found, key=lambda setting: setting.order)
+
+    def _setting(self, stage: int, checkpointing: bool, offload: str, groups: int, accumulation: int) -> Setting:
+        engine: dict[str, Any] = {
+            **self._recipe.engine.model_dump(), "zero_stage": stage, "activation_checkpointing": checkpointing, "offload": offload,
+            "accumulation": accumulation,
+        }  # fmt: skip
+        experts = self._recipe.experts.model_copy(update={"groups": groups})
+        recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
+        ranks = self._cluster.ranks // groups
+        micro_batch = recipe.data.batch_size // (ranks * accumulation)
+        key = (micro_batch, checkpointing)
+        if key not in self._traces:
+            self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
+        traced = self._traces[key]
+        used = memory(recipe, traced, ranks, self._people, self._cluster.process)
+        sent = network_bytes(recipe.engine, traced.network, ranks)
+        flops = accumulation * traced.flops
+        moved = 0 if offload == "none" else 2 * FP32 * traced.network.parameters * (2 if offload == "optimiser_and_weights" else 1) / ranks
+        step = flops / self._cluster.throughput + sent / self._cluster.bandwidth + moved / HOST_BANDWIDTH
+        draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws
+        validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
+        expert = _hours(recipe.stopping.max_steps, math.ceil(recipe.stopping.max_steps / recipe.stopping.validate_every), step, validation)
+        shared = _hours(recipe.experts.shared_steps, 10, step, validation) if recipe.experts.shared_steps else 0.0
+        hours = shared + math.ceil(recipe.experts.count / groups) * expert
+        return Setting(recipe, used, used.total <= self._cluster.gpu_memory, flops, sent, step, expert, hours)
+
+
+def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
+    """(groups, accumulation) with which a batch can be shared evenly: as configured, then other groups, then more micro-batches."""
+    wanted, batch = recipe.experts.groups, recipe.data.batch_size
+    groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted)]
+    first, later = [], []
+    for count in groups:
+        if ranks % count == 0 and batch % (ranks // count) == 0:
+            local = batch * count // ranks
+            rest = [a for a in range(1, local + 1) if local % a == 0 and a != recipe.engine.accumulation]
+            if local % recipe.engine.accumulation == 0:
+                first.append((count, recipe.engine.accumulation))
+            later += [(count, accumulation) for accumulation in rest if accumulation > recipe.engine.accumulation]
+    yield from first
+    yield from later
+
+
+def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[str, int]:
+    """Bytes of files that a run writes, at most: the shared network counts as one more expert."""
+    weights = FP32 * size.parameters + size.buffers
+    moments = 2 * FP32 * size.parameters - FP32 * size.matrices
+    networks = recipe.experts.count + bool(recipe.experts.shared_steps)
+    return {
+        "weights (EMA) of all networks": networks * weights,
+        # While one is written, the one before it is still there; weights, their average and the optimiser's moments.
+        "checkpoints": 2 * recipe.experts.groups * (2 * weights + moments),
+        "preconditioner, while training": 2 * preconditioner,
+    }
+
+
+def _hours(steps: int, validations: int, step: float, validation: float) -> float:
+    return (steps * step + validations * validation) / SECONDS_PER_HOUR
+
+
+def gib(count: float) -> float:
+    """Bytes in GiB."""
+    return count / GIB

@@ -1,0 +1,98 @@
+"""What one training step allocates and computes: the real code on fake tensors, which have shapes but no memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.parallel.memory import NetworkSize
+from volgen.parallel.memory_trace import Allocations, conv_workspace
+from volgen.parallel.precision import InPrecision
+from volgen.recipe import Recipe
+from volgen.training.loss import denoising_loss
+
+_RAISED = (nn.GroupNorm, nn.LayerNorm, nn.Softmax)
+"""What autocast runs in fp32 on a GPU and in bf16 on a CPU."""
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """Bytes and floating-point operations of one micro-batch on one rank.
+
+    Attributes:
+        peak: most that forward and backward hold at once, gradients as they come included.
+        apart: the same without the gradients.
+        validation: most that denoising one volume without gradients holds.
+        preconditioner: its tensors, folds included.
+        flops: of forward and backward, recomputation included.
+        forward_flops: of denoising one volume.
+        network: sizes.
+    """
+
+    peak: int
+    apart: int
+    validation: int
+    preconditioner: int
+    flops: int
+    forward_flops: int
+    network: NetworkSize
+
+
+def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace:
+    """Runs loss, preconditioner and network of a recipe on fake tensors.
+
+    Args:
+        recipe: network, preconditioner, precision and checkpointing.
+        micro_batch: volumes in one forward pass.
+        people: training volumes, which size what the preconditioner fits.
+        gpu: autocast as a GPU does it; otherwise also what oneDNN's convolutions take.
+    """
+    with FakeTensorMode():
+        network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+        for module in network.modules():
+            if gpu and isinstance(module, _RAISED):
+                module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
+        size = NetworkSize.of(network, recipe.optimiser.matrix_learning_rate > 0)
+        with Allocations() as fitted:
+            preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
+        callable_network = InPrecision(network, recipe.engine)
+
+        def loss(volumes: int) -> Tensor:
+            x = torch.zeros(volumes, 1, *recipe.data.shape)
+            held = preconditioner.held_out(range(volumes))
+            denoise = PreconditionedDenoiser(callable_network, held)
+            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(volumes)).mean()
+
+        def backward() -> None:
+            loss(micro_batch).backward()
+
+        def forward() -> None:
+            with torch.no_grad():
+                loss(1)
+
+        followed = Allocations(conv_workspace if not gpu else None)
+        for parameter in network.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda p: followed.mark(p.numel() * p.element_size()))
+        with followed:
+            backward()
+        network.zero_grad()
+        gc.collect()
+        with Allocations(conv_workspace if not gpu else None) as validated:
+            forward()
+        flops = _flops(backward)
+        network.zero_grad()
+        return StepTrace(followed.peak, followed.peak_apart, validated.peak, fitted.now, flops, _flops(forward), size)
+
+
+def _flops(work: Callable[[], None]) -> int:
+    # Apart from following allocations: the counter keeps tensors alive.
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())

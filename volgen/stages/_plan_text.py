@@ -1,0 +1,78 @@
+"""The plan as people read it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volgen.recipe import Recipe
+from volgen.stages._plan_settings import Setting, gib
+
+if TYPE_CHECKING:
+    from volgen.stages.plan import Plan
+
+COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
+
+
+def text(recipe: Recipe, plan: Plan) -> str:
+    """Parameters, memory of every setting, disk, network and hours; then the answer."""
+    cluster = plan.cluster
+    x, y, z = recipe.data.shape
+    kind = "GPUs" if cluster.process is None else "processes"
+    machines = f"{cluster.nodes} x {cluster.gpus_per_node} {kind} of {gib(cluster.gpu_memory):g} GiB"
+    lines = [f"{recipe.name}: {recipe.experts.count} experts, volumes of {x} x {y} x {z}, on {machines}"]
+    if plan.settings:
+        lines += _costs(recipe, plan)
+    lines += ["assumed, not measured:", *(f"  {line}" for line in plan.assumptions)] if plan.assumptions else []
+    chosen = plan.chosen
+    if chosen is None:
+        return "\n".join([*lines, f"nothing fits: {plan.reason}."])
+    return "\n".join([*lines, f"cheapest setting that fits: {describe(chosen)}"])
+
+
+def _costs(recipe: Recipe, plan: Plan) -> list[str]:
+    first = plan.settings[0]
+    size = plan.parameters
+    ranks = plan.cluster.ranks // first.recipe.experts.groups
+    micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
+    lines = [
+        f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all",
+        f"groups               {first.recipe.experts.groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
+        f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
+        + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
+        f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
+        f"{plan.cluster.throughput / 1e12:.3g} TFLOP/s",
+        "GiB on each rank at the worst moment, and hours at most (stopping may end an expert earlier):",
+        "ZeRO  checkpointing  offload                "
+        + "".join(f"{name:>12}" for name in COLUMNS)
+        + "  network/step  h/expert     h/run  fits",
+    ]
+    return lines + [_row(setting) for setting in plan.settings]
+
+
+def _row(setting: Setting) -> str:
+    engine, memory = setting.engine, setting.memory
+    values = "".join(f"{gib(getattr(memory, name)):12.2f}" for name in COLUMNS)
+    return (
+        f"{engine.zero_stage:>4}  {'on' if engine.activation_checkpointing else 'off':<13}  {engine.offload:<21}{values}"
+        f"{setting.network_bytes / 1e9:11.3f} GB{setting.expert_hours:10.3g}{setting.hours:10.3g}  {'yes' if setting.fits else 'no'}"
+    )
+
+
+def describe(setting: Setting) -> str:
+    """A setting in one line, with the keys that choose it."""
+    return (
+        " ".join(f"--{key} {value}" for key, value in keys(setting))
+        + f"  ({gib(setting.memory.total):.1f} GiB on each rank, at most {setting.hours:.4g} hours)"
+    )
+
+
+def keys(setting: Setting) -> list[tuple[str, str]]:
+    """Dotted keys and values that choose a setting."""
+    engine = setting.engine
+    return [
+        ("engine.zero_stage", str(engine.zero_stage)),
+        ("engine.activation_checkpointing", str(engine.activation_checkpointing).lower()),
+        ("engine.offload", engine.offload),
+        ("engine.accumulation", str(engine.accumulation)),
+        ("experts.groups", str(setting.recipe.experts.groups)),
+    ]

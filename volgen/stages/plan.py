@@ -1,0 +1,157 @@
+"""``volgen plan``: memory, disk, network and time of a run on given machines, and the cheapest setting that fits, before a launch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from volgen.core.errors import UserError
+from volgen.core.progress import say
+from volgen.data.store import Store
+from volgen.recipe import Recipe
+from volgen.stages import _plan_files, _plan_text
+from volgen.stages._plan_measure import measure
+from volgen.stages._plan_process import process_bytes
+from volgen.stages._plan_settings import GIB, Cluster, Planner, Setting, disk_bytes, shares
+from volgen.stages._plan_step import trace
+
+ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
+"""Of one GPU of the A100 class on 3D convolutions, achieved rather than peak. Not measured: an assumption."""
+ASSUMED_CPU_TFLOPS = 0.05
+ASSUMED_BANDWIDTH = {True: 10.0, False: 100.0}
+"""GB/s of one rank over several nodes, and inside one. Assumptions."""
+ASSUMED_PEOPLE = 1000
+Device = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``volgen plan`` found.
+
+    Attributes:
+        cluster: the machines.
+        settings: those looked at, cheapest first.
+        disk: bytes by kind of file.
+        assumptions: what nobody measured.
+        reason: why nothing fits, empty if something does.
+        parameters: of one network.
+    """
+
+    cluster: Cluster
+    settings: tuple[Setting, ...]
+    disk: dict[str, int]
+    assumptions: tuple[str, ...]
+    reason: str
+
+    parameters: int = 0
+
+    @property
+    def chosen(self) -> Setting | None:
+        """The cheapest setting that fits."""
+        return None if self.reason else self.settings[0]
+
+
+def plan(
+    recipe: Recipe, config: Path, overrides: Sequence[tuple[str, str]], *, nodes: int, gpus_per_node: int, gpu_memory: float,
+    out: Path | None = None, calibrate: bool = False, throughput: float | None = None, bandwidth: float | None = None,
+    device: Device = "gpu", people: int | None = None,
+) -> Plan:  # fmt: skip
+    """Plans a run and prints the plan.
+
+    Args:
+        recipe: the run.
+        config: its file, for the launch line.
+        overrides: dotted, for the launch line.
+        nodes: machines.
+        gpus_per_node: GPUs (or processes) on each.
+        gpu_memory: GiB of one of them.
+        out: folder for ``plan.json``, the DeepSpeed configuration and the launch line.
+        calibrate: measure the throughput here, with two real steps.
+        throughput: TFLOP/s that one GPU achieves.
+        bandwidth: GB/s that one GPU sends.
+        device: what ranks compute on; on a CPU ``gpu_memory`` is the memory of one process.
+        people: training volumes; from the store if it exists.
+
+    Raises:
+        UserError: a number is not positive, or throughput is both given and to be measured.
+    """
+    numbers = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--gpu-memory": gpu_memory, "--throughput": throughput}
+    for option, value in {**numbers, "--bandwidth": bandwidth, "--people": people}.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(option, f"is {value}", "a positive number")
+    if calibrate and throughput is not None:
+        raise UserError("--throughput", "is given, and --measure would measure it", "one of them")
+    assumptions: list[str] = []
+    if people is None:
+        people = _people(recipe, assumptions)
+    ranks = nodes * gpus_per_node
+    process = process_bytes(recipe) if device == "cpu" else None
+    if calibrate:
+        throughput = _calibrated(recipe, ranks, people)
+    if throughput is None:
+        throughput = ASSUMED_CPU_TFLOPS if device == "cpu" else ASSUMED_TFLOPS[recipe.engine.precision]
+        assumptions.append(f"throughput: {throughput:g} TFLOP/s achieved by each {device.upper()} (give --throughput, or --measure)")
+    if bandwidth is None:
+        bandwidth = ASSUMED_BANDWIDTH[nodes > 1]
+        if ranks > 1:
+            assumptions.append(f"bandwidth: {bandwidth:g} GB/s sent by each rank, not overlapped with computing (give --bandwidth)")
+    if device == "gpu":
+        assumptions.append("1.5 GiB for CUDA, NCCL and cuDNN on each GPU, and 5 % lost to fragmentation")
+    cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
+    found = _search(recipe, cluster, people, assumptions)
+    print(_plan_text.text(recipe, found))
+    if out is not None:
+        _plan_files.write(out, found, recipe, config, overrides)
+    return found
+
+
+def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence[str]) -> Plan:
+    """As configured first; with other groups or more micro-batches only if that fits nowhere."""
+    planner, best = Planner(recipe, cluster, people), []
+    for groups, accumulation in shares(recipe, cluster.ranks):
+        settings = planner.settings(groups, accumulation)
+        if not best or settings[0].order < best[0].order:
+            best = settings
+        if best[0].fits:
+            break
+    if not best:
+        most = recipe.experts.at_a_time
+        reason = (
+            f"data.batch_size {recipe.data.batch_size} cannot be shared evenly by {cluster.ranks} ranks in at most {most} group(s) that train "
+            "side by side. Raise experts.chains and experts.groups, change the batch, or use other machines"
+        )
+        return Plan(cluster, (), {}, tuple(assumptions), reason)
+    need = best[0].memory
+    size = trace(best[0].recipe, 1, people, gpu=cluster.process is None)
+    reason = "" if best[0].fits else (
+        f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment}), and there are {cluster.gpu_memory / GIB:.1f} GiB"
+    )  # fmt: skip
+    disk = disk_bytes(best[0].recipe, size.network, size.preconditioner)
+    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, size.network.parameters)
+
+
+def _people(recipe: Recipe, assumptions: list[str]) -> int:
+    """Training volumes of the store, if it is there."""
+    path = Path(recipe.data.store)
+    if path.exists():
+        return len(Store.open(path).split("train"))
+    assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
+    return ASSUMED_PEOPLE
+
+
+def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
+    """TFLOP/s of this machine in the configured step."""
+    first = next(shares(recipe, ranks), None)
+    micro_batch = 1 if first is None else recipe.data.batch_size * first[0] // (ranks * first[1])
+    traced = trace(recipe, micro_batch, people, gpu=False)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if traced.peak > memory:
+        found = f"a step of {micro_batch} volumes takes {traced.peak / GIB:.0f} GiB, this machine has {memory / GIB:.0f}"
+        raise UserError("--measure", found, do="measure on a larger machine, or give --throughput")
+    measured = measure(recipe, micro_batch, people)
+    achieved = recipe.engine.accumulation * traced.flops / measured.step
+    say(f"Two steps of {micro_batch} volumes took {measured.step:.3g} s each on this {measured.device}: {achieved / 1e12:.3g} TFLOP/s.")
+    return achieved / 1e12
