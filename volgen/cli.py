@@ -1,6 +1,6 @@
 """The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-Exit codes: 0 done; 1 ``--strict`` and a check failed; 2 bad usage, configuration or data; 70 a defect of volgen; 130 interrupted.
+What the exit codes mean is in :mod:`volgen.core.exit_codes`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import NoReturn
 import volgen
 from volgen.commands import COMMANDS, Overrides
 from volgen.core.errors import UserError, nearest
+from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED
 from volgen.core.options import Parser, names_of
-
-BAD_INPUT, DEFECT, INTERRUPTED = 2, 70, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
