@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import volgen
 from volgen import cli
 from volgen.core.errors import UserError
 from volgen.stages._doctor_files import token
@@ -83,7 +84,7 @@ def test_every_machine_of_a_hostfile_is_asked_and_judged(programs: Path, tmp_pat
     code, found = ask(capsys, "--hostfile", hostfile(tmp_path, *(f"{name} slots=2" for name in names)), "--shared", str(shared))
     assert code == 1
     assert {name: found[f"host {name}"]["state"] for name in names} == {**dict.fromkeys(names, "missing"), "near": "ok"}
-    assert f"2 ranks, no nvidia-smi, volgen 0.1.0, sees {shared}" in found["host near"]["found"]
+    assert f"2 ranks, no nvidia-smi, volgen {volgen.__version__}, sees {shared}" in found["host near"]["found"]
     assert found["host gone"]["found"] == "cannot be reached: ssh: connect to host gone port 22: No route to host"
     assert "does not see the files of" in found["host blind"]["found"]
     assert "has volgen 0, and this machine" in found["host other"]["found"]
