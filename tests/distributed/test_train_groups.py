@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -25,8 +26,8 @@ CHAINS: dict[str, dict[str, Any]] = {
 }
 ARRAY: dict[str, dict[str, Any]] = {
     "experts": {"count": 4, "warm_start": "shared", "shared_steps": 3},
-    "stopping": {"max_steps": 60, "min_steps": 60, "validate_every": 30},
-    "engine": {"checkpoint_every": 5},
+    "stopping": {"max_steps": 30, "min_steps": 30, "validate_every": 15},
+    "engine": {"checkpoint_every": 3},
 }
 
 
@@ -57,7 +58,7 @@ def test_two_groups_of_one_rank_are_one_process_bit_by_bit(alone: Alone, start: 
     sections = {**CHAINS, "data": {"batch_size": 3}}
     errors = finish(start("groups", 2, **{**sections, "experts": {**CHAINS["experts"], "groups": 2}}))
     one, two = alone(**sections), tmp_path / "runs" / "groups"
-    assert "2 groups of 1 ranks train experts side by side" in errors
+    assert "2 groups train experts side by side; ranks in each: 1." in errors
     assert "Waiting for the shared network" in errors
     assert weights(two) == weights(one)
     assert metrics(two) == metrics(one), "in the order of the plan, whoever was first"
@@ -84,8 +85,32 @@ def test_two_groups_of_two_ranks_are_one_process(stage: int, alone: Alone, start
     stopping = {"max_steps": 3, "min_steps": 3, "validate_every": 2}
     sections: dict[str, dict[str, Any]] = {"experts": {"count": 4, "chains": 2, "shared_steps": 3}, "stopping": stopping}
     errors = finish(start("groups", 4, engine={"zero_stage": stage}, **{**sections, "experts": {**sections["experts"], "groups": 2}}))
-    assert "2 groups of 2 ranks" in errors
+    assert "2 groups train experts side by side; ranks in each: 2." in errors
     close(alone(**sections), tmp_path / "runs" / "groups", 2e-4)
+
+
+@pytest.mark.slow
+def test_groups_stop_together_when_one_of_them_is_told_to(alone: Alone, start: Start, tmp_path: Path) -> None:
+    sections = {**ARRAY, "stopping": {"max_steps": 150, "min_steps": 150, "validate_every": 50}, "data": {"batch_size": 3}}
+    grouped = {**sections, "experts": {**ARRAY["experts"], "groups": 2}}
+    run = tmp_path / "runs" / "groups"
+    process = start("groups", 2, **grouped)
+    end = time.monotonic() + 200
+    while time.monotonic() < end and len(list(run.glob("experts/[0-9]/checkpoint-*"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    told = int(trained_by(run)["3"][-1])
+    os.kill(told, signal.SIGTERM)
+    _, errors = process.communicate(timeout=240)
+    assert errors.count("stopped by SIGTERM; a checkpoint is written.") == 2, errors
+    assert "exitcode  : 85" in errors
+    assert not list(run.glob("experts/[0-9]/phase.json")), "in the middle of two experts"
+    last = {line["phase"]: line["step"] for line in metrics(run)}
+    for expert in "23":
+        newest = max(run.glob(f"experts/{expert}/checkpoint-*"))
+        assert int(newest.name.removeprefix("checkpoint-")) == last[expert], "nothing that was trained is lost"
+    finish(start("groups", 2, **grouped))
+    assert weights(run) == weights(alone(**sections))
+    assert metrics(run) == metrics(alone(**sections))
 
 
 def test_jobs_that_overlap_share_the_work_and_one_that_is_killed_disturbs_nobody(alone: Alone, start: Start, tmp_path: Path) -> None:

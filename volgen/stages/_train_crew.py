@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safetensors.torch import load_file
 from torch import nn
@@ -108,8 +108,9 @@ class _Crew:
             phase.start is not None,
         )  # fmt: skip
         rule = recipe.stopping.bounds(len(phase.points)) if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+        trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = self.trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
+            outcome = trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other

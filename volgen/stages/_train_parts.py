@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path
 from volgen.core.progress import say
 from volgen.core.protocols import Denoiser
 from volgen.core.rng import generator
@@ -24,7 +22,7 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
-from volgen.stages._preconditioner_file import FOR_TRAINING, PRECONDITIONER, restore
+from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, write
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
 from volgen.training.protocols import Pulse, Ranks
@@ -47,12 +45,13 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
                 fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
-        for place, training in ((root / PRECONDITIONER, False), (path, True)):
-            with atomic_path(place) as temporary:
-                save_file(fitted.state(training=training), temporary)
+        write(fitted, root)
 
     on_chief(group, fit)
-    return restore(recipe.preconditioner, path, "delete this file: it will be fitted again").to(group.device)
+    do = "delete this file: it will be fitted again"
+    fitted = restore(recipe.preconditioner, path, do)
+    check_unchanged(path, do)
+    return fitted.to(group.device)
 
 
 def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:
@@ -121,6 +120,18 @@ def from_chief(group: Ranks, work: Callable[[], str]) -> str:
     if answer == "!":
         raise SystemExit(2)
     return answer[1:]
+
+
+class Pulses:
+    """Everybody who wants to hear of every step."""
+
+    def __init__(self, *listeners: Pulse) -> None:
+        self._listeners = listeners
+
+    def beat(self) -> None:
+        """A step, or something else that takes time, has ended."""
+        for listener in self._listeners:
+            listener.beat()
 
 
 def when_ready(group: Ranks, look: Callable[[], str], interrupt: Interrupt, pulse: Pulse) -> str:

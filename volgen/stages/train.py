@@ -23,17 +23,16 @@ from volgen.experts.plan import Phase, indices, plan, select
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
-from volgen.parallel.launch import Launch
-from volgen.parallel.split import chief_leaves_last, group_of, split
+from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
 from volgen.stages import _train_parts, _train_size
 from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._train_crew import work
-from volgen.stages._train_parts import WAIT, on_chief, when_ready
+from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
 from volgen.training import metrics, run
-from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.interrupt import Interrupt
 from volgen.training.protocols import Pulse
 
 FINISHED = "finished"
@@ -73,37 +72,33 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
     with (
         watch(launch, world, engine.dead_after, engine.hung_after) as pulse,
-        chief_leaves_last(launch),
         Interrupt(watch_parent=launch.world_size > 1) as interrupt,
     ):
-        try:
-            _train(recipe, store, phases, wanted, launch, world, interrupt, pulse)
-        except Interrupted as interrupted:
-            say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
-            raise SystemExit(interrupted.exit_code) from None
+        inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
+        provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
+        preconditioner = _prepare(recipe, store, provenance, world, interrupt, pulse)
+        if preconditioner is None:
+            say(f"{recipe.directory} is finished; nothing to do.")
+            return recipe.directory
+
+        def train_with(group: Group, pulse: Pulse, wanted: Sequence[Phase]) -> Queue:
+            return work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse)
+
+        def finish_with(group: Group, pulse: Pulse) -> None:
+            queue = train_with(group, pulse, wanted)
+            on_chief(group, lambda: _finish(recipe, phases, queue, provenance))
+
+        if recipe.experts.groups == 1:
+            finish_with(world, pulse)
+        else:
+            if recipe.data.batch_size % (world.world_size * engine.accumulation) == 0:
+                # Before there is a shared network no expert can be trained, so all ranks train that together.
+                train_with(world, pulse, [phase for phase in wanted if phase.index is None])
+            group = Group(split(launch, recipe.experts.groups, engine.hung_after + engine.dead_after), world.device)
+            say(f"{recipe.experts.groups} groups train experts side by side; ranks in each: {group.world_size}.")
+            with Partners(launch, interrupt.tell) as partners:
+                finish_with(group, Pulses(pulse, partners))
     return recipe.directory
-
-
-def _train(
-    recipe: Recipe, store: Store, phases: Sequence[Phase], wanted: Sequence[Phase], launch: Launch, group: Group, interrupt: Interrupt,
-    pulse: Pulse,
-) -> None:  # fmt: skip
-    inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
-    provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
-    preconditioner = _prepare(recipe, store, provenance, group, interrupt, pulse)
-    if preconditioner is None:
-        say(f"{recipe.directory} is finished; nothing to do.")
-        return
-    groups = recipe.experts.groups
-    if groups > 1:
-        if recipe.data.batch_size % (group.world_size * recipe.engine.accumulation) == 0:
-            # Before there is a shared network no expert can be trained, so all ranks train that together.
-            shared = [phase for phase in wanted if phase.index is None]
-            work(recipe, store, preconditioner, phases, shared, group, interrupt, pulse)
-        group = Group(split(launch, groups, recipe.engine.hung_after + recipe.engine.dead_after), group.device)
-        say(f"{groups} groups of {group.world_size} ranks train experts side by side.")
-    queue = work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse)
-    on_chief(group, lambda: _finish(recipe, phases, queue, provenance))
 
 
 def _prepare(

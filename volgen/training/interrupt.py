@@ -57,6 +57,10 @@ class Interrupt:
             return int(signal.SIGTERM)
         return self._received
 
+    def tell(self, number: int) -> None:
+        """Another part of this job has received a signal: that counts as if this process had."""
+        self._received = self._received or number
+
     def __enter__(self) -> Self:
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._set)
