@@ -30,8 +30,14 @@ class OptimiserConfig(Config):
     """Steps over which the rate rises from 0 (at the start of every expert: its optimiser state is new)."""
     decay_to: float = Field(default=1.0, ge=0.0, le=1.0)
     """Fraction of the peak rate left at the last step (cosine in between); 1 keeps it constant."""
+    shared_decay_to: float | None = Field(default=None, ge=0.0, le=1.0)
+    """The same for the network that experts start from (None: as ``decay_to``). Experts of a network that is not annealed learn more."""
     gradient_clip: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 means no limit."""
+
+    def shared(self) -> OptimiserConfig:
+        """The settings of the network that experts start from."""
+        return self if self.shared_decay_to is None else self.model_copy(update={"decay_to": self.shared_decay_to})
 
 
 def learning_rate(config: OptimiserConfig, step: int, max_steps: int) -> float:
