@@ -19,7 +19,7 @@ from volgen.experts.bank import ExpertBank
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
-from volgen.stages._preconditioner_file import PRECONDITIONER, restore
+from volgen.stages._preconditioner_file import PRECONDITIONER, check_unchanged, restore
 
 AGAIN = "restore the file from a copy, or train the run again"
 
@@ -72,11 +72,12 @@ class TrainedRun:
         """The run's preconditioner on a device.
 
         Raises:
-            UserError: it cannot be restored, is not finite or is of volumes of another shape.
+            UserError: it cannot be restored, is not finite, is of volumes of another shape, or was changed.
         """
         config = self.recipe.preconditioner
         restored = restore(config, self.directory / PRECONDITIONER, AGAIN)
         self._check(restored)
+        check_unchanged(self.directory / PRECONDITIONER, AGAIN)
         return restored.to(device)
 
     def _check(self, preconditioner: Preconditioner) -> None:

@@ -16,6 +16,7 @@ from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.preconditioners.gaussian import GaussianPreconditioner
 from volgen.recipe import Recipe
 from volgen.stages import sample as sample_stage
+from volgen.stages._preconditioner_file import CHECKSUMS
 from volgen.stages._trained_run import PRECONDITIONER, TrainedRun
 from volgen.stages.train import train
 
@@ -130,3 +131,29 @@ def test_a_preconditioner_of_larger_volumes_is_refused(directory: Path) -> None:
             TrainedRun.read(directory).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_preconditioner_with_another_finite_number_is_refused(directory: Path) -> None:
+    path = directory / PRECONDITIONER
+    whole = path.read_bytes()
+    try:
+        state = load_file(path)
+        save_file({**state, "variances": state["variances"] * 1.01}, path)
+        with pytest.raises(UserError, match=r"preconditioner\.safetensors: has SHA-256 .*it was changed.*Restore the file"):
+            TrainedRun.read(directory).preconditioner(CPU)
+    finally:
+        path.write_bytes(whole)
+    TrainedRun.read(directory).preconditioner(CPU)
+
+
+def test_a_run_without_checksums_is_still_read_and_a_damaged_list_is_named(directory: Path) -> None:
+    checksums = directory / CHECKSUMS
+    whole = checksums.read_bytes()
+    try:
+        checksums.write_text("[]")
+        with pytest.raises(UserError, match=r"preconditioner\.json: has another form"):
+            TrainedRun.read(directory).preconditioner(CPU)
+        checksums.unlink()
+        TrainedRun.read(directory).preconditioner(CPU)
+    finally:
+        checksums.write_bytes(whole)
