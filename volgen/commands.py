@@ -87,7 +87,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "volgen train --config CONFIG.yaml [--section.key VALUE ...] [--only FIRST:LAST] [--print_config] [--dry-run]"
     parser.epilog = "Every key of the configuration can be given, for example: --experts.count 8 --network.kind=unet3d --seed 1"
     parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, required=True, help="the experiment; see configs/")
-    only = "train these experts only, LAST not included; other jobs train the others at the same time"
+    only = "train these experts only, LAST not included, or 'shared'; other jobs train the others at the same time"
     parser.add_argument("--only", metavar="FIRST:LAST", help=only)
     parser.add_argument("--print_config", "--print-config", action="store_true", help="print it with every default, and stop")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print the sizes of all networks without data, and stop")

@@ -127,9 +127,23 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
     return phases
 
 
-def select(phases: Sequence[Phase], only: range) -> list[Phase]:
-    """The experts of a range, and the shared network if there is one: whoever needs it may train it."""
-    return [phase for phase in phases if phase.index is None or phase.index in only]
+def select(phases: Sequence[Phase], only: str) -> list[Phase]:
+    """The shared network alone (``shared``), or a range of experts and the shared network too: whoever needs that first may train it.
+
+    Args:
+        phases: the whole plan.
+        only: ``shared``, or a range as :func:`indices` reads it.
+
+    Raises:
+        UserError: it is neither, or there is no shared network.
+    """
+    shared = [phase for phase in phases if phase.index is None]
+    if only == SHARED:
+        if not shared:
+            raise UserError("--only", "there is no shared network", "experts.shared_steps above 0, or a range of experts")
+        return shared
+    chosen = indices(only, len(phases) - len(shared))
+    return [phase for phase in phases if phase.index is None or phase.index in chosen]
 
 
 def blocker(phase: Phase, phases: Sequence[Phase], finished: Collection[str]) -> Phase | None:

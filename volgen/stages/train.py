@@ -19,7 +19,7 @@ from volgen.core.progress import say
 from volgen.data.store import Store
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
-from volgen.experts.plan import Phase, indices, plan, select
+from volgen.experts.plan import Phase, plan, select
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
@@ -44,7 +44,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     Args:
         recipe: the whole configuration.
         dry_run: only build the network without memory and print sizes; needs no store.
-        only: a half-open range of experts such as ``8:16``; other jobs train the others. All by default.
+        only: a half-open range of experts such as ``8:16``, or ``shared``; other jobs train the others. All by default.
 
     Returns:
         The run directory.
@@ -54,7 +54,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         SystemExit: a signal arrived (:mod:`volgen.core.exit_codes` has the numbers).
     """
     phases = plan(recipe.experts, recipe.schedule.grid())
-    wanted = phases if only is None else select(phases, indices(only, recipe.experts.count))
+    wanted = phases if only is None else select(phases, only)
     if dry_run:
         print(_train_size.report(recipe))
         return recipe.directory

@@ -85,7 +85,10 @@ def test_what_has_to_be_trained_first() -> None:
 
     assert [first("2"), first("2", "shared"), first("2", "shared", "3")] == ["shared", "3", None]
     assert [first("1"), first("1", "shared"), first("shared")] == ["shared", None, None]
-    assert [phase.name for phase in select(phases, range(1, 3))] == ["shared", "2", "1"]
+    assert [phase.name for phase in select(phases, "1:3")] == ["shared", "2", "1"]
+    assert [phase.name for phase in select(phases, "shared")] == ["shared"]
+    with pytest.raises(UserError, match="there is no shared network"):
+        select(plan(ExpertsConfig(count=4), GRID), "shared")
 
 
 @pytest.mark.parametrize(

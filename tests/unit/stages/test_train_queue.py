@@ -27,7 +27,7 @@ def queue(tmp_path: Path) -> Iterator[Make]:
     """``queue(config, only)``: a new one, as another process would have it; all let go of what they have at the end."""
     with ExitStack() as opened:
 
-        def make(config: ExpertsConfig = CHAINS, only: range | None = None) -> Queue:
+        def make(config: ExpertsConfig = CHAINS, only: str | None = None) -> Queue:
             phases = plan(config, GRID)
             return opened.enter_context(closing(Queue(Paths(tmp_path), phases, phases if only is None else select(phases, only))))
 
@@ -71,7 +71,7 @@ def test_two_processes_never_get_the_same_and_wait_for_what_they_start_from(queu
 
 
 def test_a_range_takes_its_own_and_the_shared_network(queue: Make) -> None:
-    one, two = queue(only=range(2)), queue(only=range(2, 4))
+    one, two = queue(only="0:2"), queue(only="2:4")
     shared = take(two)
     assert shared.index is None
     two.done(shared, RECORD)
@@ -82,7 +82,7 @@ def test_waiting_for_another_range_says_for_what_and_ends_if_nobody_trains_it(
     queue: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = ExpertsConfig(count=4)
-    low, high = queue(config, range(2)), queue(config, range(2, 4))
+    low, high = queue(config, "0:2"), queue(config, "2:4")
     clock = [0.0]
     monkeypatch.setattr(_train_queue.time, "monotonic", lambda: clock[0])
     patience = Patience()
