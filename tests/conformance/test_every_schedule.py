@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from volgen.core.noise import MAX_POINTS
 from volgen.core.registry import config_class, kinds
 
 PACKAGE = "volgen.schedules"
@@ -29,6 +31,14 @@ def test_grid_is_finite_positive_and_strictly_descending(kind: str, points: int)
     assert len(grid) == points
     assert all(isinstance(sigma, float) and math.isfinite(sigma) and sigma > 0 for sigma in grid)
     assert all(a > b for a, b in itertools.pairwise(grid))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_has_a_longest_length(kind: str) -> None:
+    grid = schedule(kind, MAX_POINTS).grid()
+    assert len(grid) == MAX_POINTS and all(a > b for a, b in itertools.pairwise(grid))
+    with pytest.raises(ValidationError, match="less than or equal to 10000"):
+        schedule(kind, MAX_POINTS + 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

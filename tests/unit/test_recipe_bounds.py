@@ -43,6 +43,11 @@ def test_noise_levels_beyond_single_precision_are_refused(key: str, value: str) 
         recipe(**{f"schedule__{key}": value})
 
 
+def test_more_noise_levels_than_anybody_needs_are_refused() -> None:
+    with pytest.raises(UserError, match=r"schedule\.karras\.points: Input should be less than or equal to 10000 \(found 1000000000\)"):
+        recipe(schedule__points="1000000000")
+
+
 def test_noise_levels_that_do_not_fall_are_refused() -> None:
     with pytest.raises(UserError, match="must fall from one to the next"):
         recipe(schedule__sigma_min="1.0", schedule__sigma_max="1.000000000000001", schedule__points="40")

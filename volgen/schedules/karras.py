@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.noise import choose
+from volgen.core.noise import MAX_POINTS, choose
 
 
 class Config(BaseConfig):
@@ -19,7 +19,7 @@ class Config(BaseConfig):
     """Lowest noise level (data in [-1, 1])."""
     sigma_max: float = Field(default=80.0, gt=0.0, le=1e6)
     """Highest noise level; must drown the data, so well above its largest standard deviation."""
-    points: int = Field(default=32, ge=2)
+    points: int = Field(default=32, ge=2, le=MAX_POINTS)
     """Number of noise levels, T."""
     rho: float = Field(default=7.0, ge=0.1, le=1000.0)
     """Larger values put more points at low noise; 7 is the paper's choice."""

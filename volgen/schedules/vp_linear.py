@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.noise import choose, sigma_of_alpha_bar
+from volgen.core.noise import MAX_POINTS, choose, sigma_of_alpha_bar
 
 STEPS = 1000
 """Timesteps of the schedule in the paper."""
@@ -23,7 +23,7 @@ class Config(BaseConfig):
     """
 
     kind: Literal["vp_linear"] = "vp_linear"
-    points: int = Field(default=1000, ge=2)
+    points: int = Field(default=1000, ge=2, le=MAX_POINTS)
     """Number of timesteps, T."""
     beta_start: float = Field(default=1e-4, gt=0.0, le=0.02)
     """First beta of the 1000-step schedule."""
