@@ -57,7 +57,8 @@ class ByName:
             yield from self._read_momenta()
         else:
             with self._in_place_of_weights(kind):
-                yield from [(name, _whole(self._stage, parameter)) for name, parameter in self._of(kind)]
+                for name, parameter in self._of(kind):
+                    yield name, _whole(self._stage, parameter)
 
     def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of :meth:`read`; every rank gives the same tensors. A collective."""
@@ -102,15 +103,11 @@ class ByName:
     def _in_place_of_weights(self, kind: str) -> Iterator[None]:
         """Inside the block the masters hold this kind of state, and what is written to them becomes it."""
         pairs = [(master.data, state[kind]) for master, state in zip(self.masters(), self._states(), strict=True) if kind in state]
-        kept = [weights.clone() for weights, _ in pairs]
-        for weights, state in pairs:
-            weights.copy_(state)
+        _exchange(pairs)
         try:
             yield
         finally:
-            for (weights, state), before in zip(pairs, kept, strict=True):
-                state.copy_(weights)
-                weights.copy_(before)
+            _exchange(pairs)
 
     def _write_master(self, parameter: Any, whole: Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
@@ -163,6 +160,13 @@ class ByName:
         names = {parameter: name for name, parameter in self._matrices}
         for parameter, momentum in self._momenta():
             momentum.copy_(tensors[names[parameter]].flatten())
+
+
+def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for one, other in pairs:
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
 
 
 def _muon(parameter: nn.Parameter) -> bool:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, fingerprint, read_json, sha256, write_json
+from volgen.core.files import atomic_path, fingerprint, read_json, write_json
 from volgen.core.progress import say
+from volgen.training.checkpoint_files import STATE, File, Parts, damage, sync, write_through
 from volgen.training.ema import EMA
 from volgen.training.protocols import Engine, Ranks
 from volgen.training.stopping import Stopping
 from volgen.training.together import together
 
-STATE = "state.json"
 PREFIX, ASIDE = "checkpoint-", ".damaged-checkpoint-"
 AVERAGE = "average"
 BEST = "best.safetensors"
 KEPT = 2
 """Checkpoints that stay: should the newest turn out to be damaged, there is one before it."""
 MAKE_ROOM = "make room or choose another `runs`; the same command then goes on from the last good checkpoint"
-
-File = dict[str, str | int]
-"""SHA-256 and bytes of one file."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +47,24 @@ class Place:
     first_batch: int
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in a phase's folder whose every byte is as it was written."""
-    return next((path for path in _newest_first(folder) if damage(path) is None), None)
+def latest(folder: Path, passed: Callable[[Path, str], None] = lambda path, wrong: None) -> Path | None:
+    """The newest checkpoint in a phase's folder whose every byte is as it was written.
+
+    Args:
+        folder: of the phase.
+        passed: hears of newer ones that are damaged, and what is wrong with them.
+    """
+    for path in _newest_first(folder):
+        wrong = damage(path)
+        if wrong is None:
+            return path
+        passed(path, wrong)
+    return None
 
 
 def step_of(checkpoint: Path | None) -> int:
     """Steps of training behind a checkpoint; 0 without one."""
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix(PREFIX))
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is: its files have the sizes and checksums that it says."""
-    try:
-        content = read_json(checkpoint / STATE, "the state of a checkpoint")
-        if content.pop("fingerprint", None) != fingerprint(content):
-            return f"{STATE} was changed"
-        for name, file in content["files"].items():
-            found = (checkpoint / name).stat().st_size
-            if found != file["bytes"]:
-                return f"{name} has {found} bytes instead of {file['bytes']}"
-            if sha256(checkpoint / name) != file["sha256"]:
-                return f"{name} has another checksum"
-    except UserError as error:
-        return f"{STATE} {error.found}"
-    except OSError as error:
-        return f"{Path(str(error.filename)).name}: {error.strerror}"
-    return None
 
 
 def find(folder: Path, ranks: Ranks) -> Path | None:
@@ -90,13 +75,10 @@ def find(folder: Path, ranks: Ranks) -> Path | None:
     """
 
     def look() -> str:
-        aside = []
-        for path in _newest_first(folder) if ranks.rank == 0 else ():
-            wrong = damage(path)
-            if wrong is None:
-                break
-            aside.append((path, wrong))
-        good = folder / "none" if ranks.rank else latest(folder)
+        if ranks.rank:
+            return ""
+        aside: list[tuple[Path, str]] = []
+        good = latest(folder, lambda path, wrong: aside.append((path, wrong)))
         for path, wrong in aside:
             path.rename(path.with_name(f"{ASIDE}{step_of(path):08d}"))
             going = f"from step {step_of(good)}, the checkpoint before it" if good else "from the start of this network: there is no other"
@@ -128,7 +110,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
 
     def write(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, File]:
         file = f"{kind}-{ranks.rank:05d}.safetensors"
-        return {file: _write(partial / file, serialise(dict(tensors)))} if tensors else {}
+        return {file: write_through(partial / file, serialise(dict(tensors)))} if tensors else {}
 
     def begin() -> None:
         if ranks.rank == 0:
@@ -141,7 +123,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
             return
         files: dict[str, File] = {name: file for share in shares for name, file in json.loads(share).items()}
         if exported.exists():
-            files[BEST] = _write(partial / BEST, exported.read_bytes())
+            files[BEST] = write_through(partial / BEST, exported.read_bytes())
         for rank, share in enumerate(shares):
             for file in json.loads(share):
                 if not (partial / file).exists():
@@ -152,11 +134,11 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
             "stopping": stopping.state(), "ledger": None, "world_size": ranks.world_size, "files": files,
         }  # fmt: skip
         write_json(partial / STATE, {**content, "fingerprint": fingerprint(content)})
-        _sync(partial / STATE)
-        _sync(partial)
+        sync(partial / STATE)
+        sync(partial)
         shutil.rmtree(folder / name, ignore_errors=True)
         partial.rename(folder / name)
-        _sync(folder)
+        sync(folder)
         _remove(folder, keep=[folder / name, *_newest_first(folder)[1:KEPT]])
 
     try:
@@ -196,7 +178,7 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
         found = f"is of '{content['phase']}' with seed {content['seed']}"
         raise UserError(str(checkpoint), found, f"'{place.phase}' with seed {place.seed}", "delete it, or put it back where it was")
     with ExitStack() as opened:
-        parts = {kind: _Parts(checkpoint, kind, content["files"], opened) for kind in (*engine.kinds, AVERAGE)}
+        parts = {kind: Parts(checkpoint, kind, content["files"], opened) for kind in (*engine.kinds, AVERAGE)}
         engine.write("weights", parts[AVERAGE])  # through the engine the average is cut as the weights are
         ema.restore(engine.masters(), content["step"])
         for kind in engine.kinds:
@@ -222,27 +204,6 @@ def remove(folder: Path) -> None:
     _remove(folder, keep=[])
 
 
-class _Parts(Mapping[str, Tensor]):
-    """Tensors of one kind, read from the files of all ranks when they are asked for."""
-
-    def __init__(self, checkpoint: Path, kind: str, files: Mapping[str, Any], opened: ExitStack) -> None:
-        self._places: dict[str, Any] = {}
-        for name in files:
-            if name.rpartition("-")[0] == kind:
-                handle = opened.enter_context(safe_open(checkpoint / name, framework="pt"))
-                self._places.update(dict.fromkeys(handle.keys(), handle))
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._places[name].get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
 def _share(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
     """This rank's share: each tensor goes to the rank with the fewest bytes so far, which is the same rank on all of them."""
     mine, load = {}, [0] * ranks.world_size
@@ -252,27 +213,6 @@ def _share(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Ten
         if owner == ranks.rank:
             mine[name] = tensor.contiguous()
     return mine
-
-
-def _write(path: Path, content: bytes) -> File:
-    """Writes a file through to the disk, reads it back and returns its checksum and size."""
-    digest = hashlib.sha256(content).hexdigest()
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the disk
-    if sha256(path) != digest:
-        raise UserError(str(path), "was read back with another content than was written", "a disk that keeps what it is given")
-    return {"sha256": digest, "bytes": len(content)}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _newest_first(folder: Path) -> list[Path]:
