@@ -91,9 +91,10 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         if recipe.experts.groups == 1:
             finish_with(world, pulse)
         else:
-            if recipe.data.batch_size % (world.world_size * engine.accumulation) == 0:
+            shared = [phase for phase in wanted if phase.index is None]
+            if shared and recipe.data.batch_size % (world.world_size * engine.accumulation) == 0:
                 # Before there is a shared network no expert can be trained, so all ranks train that together.
-                train_with(world, pulse, [phase for phase in wanted if phase.index is None])
+                train_with(world, pulse, shared)
             group = Group(split(launch, recipe.experts.groups, engine.hung_after + engine.dead_after), world.device)
             say(f"{recipe.experts.groups} groups train experts side by side; ranks in each: {group.world_size}.")
             with Partners(launch, interrupt.tell) as partners:

@@ -6,12 +6,15 @@ lines stay whole; each phase has a TensorBoard folder of its own.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from volgen.core.errors import UserError
 from volgen.core.files import write_text
@@ -84,7 +87,8 @@ class MetricsFile:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
-            self.flush()
+            with suppress(UserError):  # told when all ranks are ready for it: at the next checkpoint
+                self.flush()
 
     def flush(self) -> None:
         """Makes what was written safe against the end of this process.
@@ -94,17 +98,16 @@ class MetricsFile:
         """
         if self._board is None:
             return
+        self._written = time.monotonic()
         try:
-            with Lock.wait(self._directory / LOCK), (self._directory / NAME).open("ab+") as file:
-                _end_line(file)
-                file.write("".join(self._waiting).encode())
+            with Lock.wait(self._directory / LOCK):
+                _append(self._directory / NAME, "".join(self._waiting).encode())
             self._waiting.clear()
             self._board.flush()
         except OSError as error:
             found = f"cannot be written ({error.strerror or error})"
             do = "make room; the same command then goes on from the last good checkpoint"
             raise UserError(str(self._directory / NAME), found, "room and permission to write", do) from None
-        self._written = time.monotonic()
 
     def close(self) -> None:
         """Ends both."""
@@ -131,17 +134,26 @@ def _rewrite(directory: Path, change: Callable[[list[dict[str, Any]]], list[dict
             write_text(path, after)
 
 
-def _end_line(file: BinaryIO) -> None:
-    """Drops what a killed process left of a line, so that the next one begins at its beginning."""
+def _append(path: Path, content: bytes) -> None:
+    """All of ``content`` or nothing, from the beginning of a line: what a killed process left of one is dropped."""
+    with path.open("ab+", buffering=0) as file:
+        end = _end_of_lines(file)
+        file.truncate(end)
+        if file.write(content) < len(content):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _end_of_lines(file: FileIO) -> int:
     size = file.seek(0, os.SEEK_END)
     while size:
         start = max(0, size - 4096)
         file.seek(start)
         whole = file.read(size - start).rfind(b"\n") + 1
-        if whole or not start:
-            file.truncate(start + whole)
-            return
+        if whole:
+            return start + whole
         size = start
+    return 0
 
 
 def _line(path: Path, number: int, text: str) -> dict[str, Any]:

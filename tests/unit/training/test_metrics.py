@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ def write(directory: Path, phase: str, after: int, until: int) -> None:
     for step in range(after + 1, until + 1):
         metrics.write(phase, step, {"loss": step / 10})
     metrics.close()
+
+
+class Short(FileIO):
+    """A file on a disk with room for 10 more bytes."""
+
+    def write(self, content: Any) -> int:
+        return super().write(content[:10])
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
@@ -83,6 +91,24 @@ def often(directory: Path, phase: str) -> None:
             metrics.write(phase, step, {"loss": 1.0 / step})
             metrics.flush()
     metrics.close()
+
+
+def test_a_full_disk_is_told_at_the_next_checkpoint_and_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("1", 0)
+    metrics.write("1", 1, {"loss": 0.5})
+    metrics.flush()
+    opened = Path.open
+    monkeypatch.setattr("volgen.training.metrics.SECONDS_BETWEEN_WRITES", -1.0)
+    with monkeypatch.context() as patch:
+        full = lambda path, *how, **more: Short(path, "ab+") if path.name == "metrics.jsonl" else opened(path, *how, **more)  # noqa: E731
+        patch.setattr(Path, "open", full)
+        metrics.write("1", 2, {"loss": 0.25})
+        with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"):
+            metrics.flush()
+    assert steps(tmp_path) == [("1", 1)]
+    metrics.close()
+    assert steps(tmp_path) == [("1", 1), ("1", 2)]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
