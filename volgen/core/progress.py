@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -79,5 +79,8 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
 def say(message: str) -> None:
     """One line for the user on standard error; rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
-        console.print(message, markup=False, soft_wrap=True)
-        sys.stderr.flush()
+        # Whoever listened, such as an ssh session, may have gone: no reason to end (as rich does) a training run, least of all
+        # one that is about to save.
+        with suppress(BrokenPipeError, SystemExit):
+            console.print(message, markup=False, soft_wrap=True)
+            sys.stderr.flush()
