@@ -136,6 +136,6 @@ def _programs(*, needed: bool) -> Iterator[Finding]:
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
         lines = (done.stdout + done.stderr).strip().splitlines() or [command[0]]
         if done.returncode:
-            yield Finding(name, "note", f"{command[0]} is there, but: {lines[0]}", f"{recipe} needs it to work")
+            yield Finding(name, "note", f"{command[0]} is there, but: {lines[0]}", f"it must work for {recipe}")
         else:
             yield Finding(name, "ok", lines[0])
