@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from volgen.cli import main
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
@@ -418,3 +419,10 @@ def test_groups_that_ranks_or_batch_cannot_fill_are_refused_at_once(
     with pytest.raises(UserError, match=r"data\.batch_size: 2 cannot be shared by 3 ranks x 1 micro-batches; expected a multiple of 3"):
         train(recipe(blob_store, tmp_path, experts={**independent, "groups": 2}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("only", ["3:3", "200:", "x", "5"])
+def test_a_range_without_experts_is_bad_usage(only: str, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = repository / "configs" / "brain256_experts200.yaml"
+    assert main(["train", "--config", str(config), "--dry-run", "--only", only]) == 2
+    assert f"--only: '{only}' is no range with experts in it; expected FIRST:LAST" in capsys.readouterr().err
