@@ -31,6 +31,7 @@ def report(recipe: Recipe) -> str:
         f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
         f"{_size(total * FP32)} or {_size(total * BF16)} in all",
         f"Adam and EMA         {_size(3 * parameters * FP32)} in fp32 for the one expert that is being trained",
+        f"preconditioner       {_preconditioner(recipe)}",
         f"disk for the run     {_size(exported * len(phases) + 2 * resumable)}: {len(phases)} weight files and at most two checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
         f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
@@ -47,6 +48,17 @@ def _start(recipe: Recipe) -> str:
     return {"neighbour": f"the one trained before it{chains}", "shared": "the shared network", "none": "random weights"}[
         recipe.experts.warm_start
     ]
+
+
+def _preconditioner(recipe: Recipe) -> str:
+    """What a fit keeps, of a cohort that is large enough for all of its components."""
+    fit = recipe.preconditioner.fit_bytes(recipe.data.shape)
+    if not fit:
+        return "nothing to fit"
+    with torch.device("meta"):
+        kept = recipe.preconditioner.blank(recipe.data.shape, 10_000).state(training=True)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in kept.values() if tensor.is_floating_point())
+    return f"{_size(held)} on each device while training; fitting takes at most {_size(fit)} on rank 0, for any number of people"
 
 
 def _size(count: float) -> str:
