@@ -6,7 +6,7 @@ autocast, whose copies are activations. `tests/unit/parallel/test_memory.py` com
 | between steps | stage 0 | 1 | 2 | 3 |
 |---|---|---|---|---|
 | weights | 4P | 4P | 4P | 4S |
-| optimiser: masters and moments (8 bytes for AdamW, 4 for Muon) | 8P - 4M | 4S + (8P - 4M) / ranks | as 1 | as 1, but Muon's 4M stay whole |
+| optimiser: masters and moments (AdamW 8 bytes, Muon 4) | 8P - 4M | 4S + (8P - 4M) / ranks | as 1 | as 1, but Muon's 4M stay whole |
 | gradients, from the backward pass to the update | 4P | 4S | 4S | 4S (kept) |
 """
 

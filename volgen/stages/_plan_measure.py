@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
+from volgen import recipe as recipes
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
+from volgen.stages._plan_process import run_apart
 from volgen.training.draws import noise
 from volgen.training.ema import EMA
 from volgen.training.loss import denoising_loss
@@ -74,3 +78,13 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     finally:
         engine.destroy()
     return Measured(wall / STEPS, cpu / STEPS, micro_batch, device.type)
+
+
+def calibrate_apart(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+    """The same in a process of its own, which does not share kernels and memory with what ran here before."""
+    return Measured(**json.loads(run_apart(recipe, __name__, "report", micro_batch, people)))
+
+
+def report(path: str, micro_batch: int, people: int) -> None:
+    """Prints a measurement as JSON without blanks."""
+    print(json.dumps(asdict(measure(recipes.load(Path(path)), micro_batch, people)), separators=(",", ":")))

@@ -15,6 +15,9 @@ CODE = 2
 """Bytes of a stored voxel, at most."""
 GPU_RESERVE = int(1.5 * GIB)
 """An assumption: CUDA context, NCCL's buffers and cuDNN's workspaces."""
+RETAINED = {"fp32": 0.45, "bf16": 0.8}
+"""What a CPU process holds beyond its tensors, as a share of activations: heap that the C library keeps, and copies inside oneDNN, of which
+bf16 needs more. Fitted to runs on one machine (docs/plan.md), not derived."""
 FRAGMENTATION = 0.05
 """An assumption: what a caching allocator loses, as a share of what it holds."""
 
@@ -68,7 +71,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         parts["CUDA context and workspaces (assumed)"] = GPU_RESERVE
     else:
         parts |= {"process before training": process, **host}
-    moments = _moments(traced, engine, size, gpu, recipe.optimiser.matrix_learning_rate > 0)
+    moments = _moments(traced, engine, size, 0.0 if gpu else RETAINED[recipe.engine.precision], gpu)
     moment = max(moments, key=lambda name: sum(moments[name]))
     gradients, rest = moments[moment]
     gathered = engine.gathered if moment in ("forward and backward", "reduction") else 0
@@ -81,17 +84,21 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     )  # fmt: skip
 
 
-def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, gpu: bool, muon: bool) -> dict[str, tuple[int, int]]:
+def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, retained: float, gpu: bool) -> dict[str, tuple[int, int]]:
     """Gradients and other bytes at each moment that could be the worst."""
     whole, kept = FP32 * size.parameters, engine.resident_gradients
     # With buckets (stages 1 to 3) gradients live in them, and a GPU holds the whole bucket from the first gradient on.
-    backward = (kept, traced.apart) if gpu and engine.buckets else (min(whole, traced.peak), max(0, traced.peak - whole) + kept)
+    backward = (
+        (kept, traced.apart)
+        if gpu and engine.buckets
+        else (min(whole, traced.peak), round(max(0, traced.peak - whole) * (1 + retained)) + kept)
+    )
     return {
         "forward and backward": backward,
         "reduction": (whole, engine.reduction + kept),
         "update": (engine.gradients, max(0, engine.update - engine.gradients)),
-        # The weights and the average change places tensor by tensor, then one volume at a time is denoised.
-        "validation": (kept, traced.validation + FP32 * size.largest),
+        # The weights and the average change places tensor by tensor, then one volume at a time is denoised; a copy of all lies on the host.
+        "validation": (kept, round(traced.validation * (1 + retained)) + FP32 * (size.largest + (0 if gpu else size.parameters))),
     }
 
 
@@ -113,5 +120,5 @@ def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[st
         "validation volumes": FP32 * voxels * recipe.stopping.validation_volumes,
         "batches ahead": FP32 * voxels * (recipe.data.batch_size // ranks) * (AHEAD - 1),
         "cache": min(int(recipe.data.cache_gib * GIB), CODE * voxels * people),
-        "best weights": 2 * FP32 * size.parameters + 2 * size.buffers,
+        "best weights": FP32 * size.parameters + size.buffers,
     }

@@ -20,12 +20,17 @@ EDGE = 8
 
 def process_bytes(recipe: Recipe) -> int:
     """Peak resident bytes of a process that imports what training imports and trains a network of some kilobytes for a step."""
+    return int(run_apart(recipe, "volgen.stages._plan_process", "report"))
+
+
+def run_apart(recipe: Recipe, module: str, function: str, *arguments: int) -> str:
+    """Calls ``function(path of the recipe, *arguments)`` in a new process and returns the last word that it prints."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_yaml(recipe), encoding="utf-8")
-        code = f"from volgen.stages._plan_process import report; report({str(path)!r})"
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=_alone())
-    return int(done.stdout.split()[-1])
+        code = f"from {module} import {function}; {function}(*{(str(path), *arguments)!r})"
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=_alone())
+    return done.stdout.split()[-1]
 
 
 def _alone() -> dict[str, str]:

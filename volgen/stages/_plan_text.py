@@ -32,11 +32,12 @@ def text(recipe: Recipe, plan: Plan) -> str:
 def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     first = plan.settings[0]
     size = plan.parameters
-    ranks = plan.cluster.ranks // first.recipe.experts.groups
+    groups = first.recipe.experts.groups
+    ranks = plan.cluster.ranks // groups
     micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
     lines = [
         f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all",
-        f"groups               {first.recipe.experts.groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
+        f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
         f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
         f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "

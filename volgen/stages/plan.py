@@ -119,16 +119,13 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
             break
     if not best:
         most = recipe.experts.at_a_time
-        reason = (
-            f"data.batch_size {recipe.data.batch_size} cannot be shared evenly by {cluster.ranks} ranks in at most {most} group(s) that train "
-            "side by side. Raise experts.chains and experts.groups, change the batch, or use other machines"
-        )
+        shared = f"data.batch_size {recipe.data.batch_size} cannot be shared evenly by {cluster.ranks} ranks in at most {most} group(s)"
+        reason = f"{shared} that train side by side. Raise experts.chains and experts.groups, change the batch, or use other machines"
         return Plan(cluster, (), {}, tuple(assumptions), reason)
     need = best[0].memory
     size = trace(best[0].recipe, 1, people, gpu=cluster.process is None)
-    reason = "" if best[0].fits else (
-        f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment}), and there are {cluster.gpu_memory / GIB:.1f} GiB"
-    )  # fmt: skip
+    needed = f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment})"
+    reason = "" if best[0].fits else f"{needed}, and there are {cluster.gpu_memory / GIB:.1f} GiB"
     disk = disk_bytes(best[0].recipe, size.network, size.preconditioner)
     return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, size.network.parameters)
 

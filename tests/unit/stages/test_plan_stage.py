@@ -1,0 +1,124 @@
+"""``volgen plan``: answers, files and refusals. The network is tiny, so that a trace takes a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from volgen import recipe as recipes
+from volgen.cli import main
+from volgen.core.config import validate
+from volgen.recipe import Recipe
+from volgen.stages._plan_settings import disk_bytes, shares
+from volgen.stages._plan_step import trace
+from volgen.stages.train import train
+
+CONFIG = """
+name: tiny
+runs: {runs}
+data: {{store: {store}, shape: [16, 16, 16], batch_size: 4}}
+schedule: {{kind: log_snr, sigma_min: 0.2, sigma_max: 5.0, points: 4}}
+network: {{kind: wavelet_unet3d, channels: [8]}}
+preconditioner: {{kind: edm}}
+experts: {{count: 2}}
+optimiser: {{warmup_steps: 0}}
+stopping: {{max_steps: 2, validate_every: 2, validation_volumes: 1, validation_draws: 1}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG.format(store="no-such-store.zarr", runs=tmp_path / "runs"))
+    return path
+
+
+def plan(config: Path, *more: str, memory: str = "8") -> int:
+    return main(["plan", "--config", str(config), "--nodes", "1", "--gpus-per-node", "2", "--gpu-memory", memory, *more])
+
+
+def test_a_plan_that_fits_writes_its_files(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plan"
+    assert plan(config, "--out", str(out), "--throughput", "1") == 0
+    printed = capsys.readouterr().out
+    assert "cheapest setting that fits: --engine.zero_stage 0" in printed
+    assert "assumed, not measured" in printed and "throughput: " not in printed
+    content = json.loads((out / "plan.json").read_text())
+    assert [row["stage"] for row in content["stages"]] == [0, 1, 2, 3]
+    for row in content["settings"]:
+        parts = row["bytes_per_gpu"]
+        assert set(parts) == {"weights", "gradients", "optimizer", "activations", "buffers", "total"}
+        assert parts["total"] == sum(value for name, value in parts.items() if name != "total")
+        assert row["fits"] == (parts["total"] <= 8 * 2**30)
+        assert row["hours"] > 0 and row["disk_bytes"] > 0
+    assert content["chosen"]["fits"]
+    deepspeed = json.loads((out / "deepspeed.json").read_text())
+    assert deepspeed["train_micro_batch_size_per_gpu"] == 2
+    assert deepspeed["zero_optimization"]["stage"] == content["chosen"]["stage"]
+    assert (out / "launch.txt").read_text().startswith("bash launch/local.sh 2 --config ")
+    assert json.loads((out / "manifest.json").read_text())["stage"] == "plan"
+
+
+def test_nothing_fits(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plan"
+    assert plan(config, "--out", str(out), memory="0.01") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing fits: the smallest setting needs 1.6 GiB on each rank")
+    assert json.loads((out / "plan.json").read_text())["chosen"] is None
+    assert not (out / "launch.txt").exists()
+
+
+def test_a_batch_that_ranks_cannot_share(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(config), "--nodes", "3", "--gpus-per-node", "1", "--gpu-memory", "8"]) == 1
+    assert "data.batch_size 4 cannot be shared evenly by 3 ranks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--gpu-memory", "-1"], "--gpu-memory"),
+        (["--nodes", "0"], "--nodes"),
+        (["--throughput", "nan"], "--throughput"),
+        (["--throughput", "1", "--measure"], "--throughput"),
+        (["--no.such.key", "1"], "no"),
+    ],
+)
+def test_bad_numbers_are_refused(config: Path, more: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(config, *more) == 2
+    message = capsys.readouterr().err
+    assert named in message and "Traceback" not in message
+
+
+def test_shares_begin_with_what_is_configured(config: Path) -> None:
+    recipe = recipes.load(config)
+    assert list(shares(recipe, 2)) == [(1, 1), (1, 2)]
+    assert list(shares(recipe, 8)) == []  # 4 volumes for 8 ranks in one group
+    grouped = recipes.load(config, [("experts.chains", "2"), ("experts.groups", "2")])
+    assert next(shares(grouped, 8)) == (2, 1)
+
+
+def test_checkpointing_computes_more_and_keeps_less(config: Path) -> None:
+    recipe = recipes.load(config, [("network.channels", "[16, 16]"), ("network.residual_blocks", "3")])
+    kept = trace(recipe, 4, 10, gpu=True)
+    again = trace(
+        recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"activation_checkpointing": True})}), 4, 10, gpu=True
+    )
+    assert again.flops > 1.2 * kept.flops
+    assert again.peak < 0.8 * kept.peak
+    # Twice the volumes, twice the work.
+    assert trace(recipe, 2, 10, gpu=True).flops * 2 == kept.flops
+
+
+def test_disk_is_that_of_a_real_run(blob_store: Path, tmp_path: Path) -> None:
+    content = {
+        "name": "real", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
+        "schedule": {"kind": "log_snr", "sigma_min": 0.2, "sigma_max": 5.0, "points": 4},
+        "network": {"kind": "wavelet_unet3d", "channels": [16, 32]}, "preconditioner": {"kind": "edm"}, "experts": {"count": 2},
+        "stopping": {"max_steps": 1, "validate_every": 1, "validation_volumes": 1, "validation_draws": 1},
+    }  # fmt: skip
+    recipe = validate(Recipe, content, "test")
+    run = train(recipe)
+    written = sum(path.stat().st_size for path in run.glob("experts/*/weights.safetensors"))
+    planned = disk_bytes(recipe, trace(recipe, 2, 10, gpu=True).network, 0)["weights (EMA) of all networks"]
+    assert written == pytest.approx(planned, rel=0.03)  # names and shapes are in the files too

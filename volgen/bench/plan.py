@@ -1,0 +1,175 @@
+"""The plan against measurement: peak memory and seconds per step of real training on this machine, beside what was predicted.
+
+Each case trains a run of its own in a process of its own, on a synthetic store: once for few steps and once for more. The peak is the
+resident set of the longer one; a step is the difference of their processor seconds over the difference of their steps, so that start
+and end of the process do not count and other work on the machine hardly does. The prediction of the peak is made without training, that of
+the step from two calibration steps with made-up volumes (`volgen plan --measure`), in processor seconds too. The table in docs/plan.md
+comes from here: ``volgen bench plan --out FILE.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from pydantic import PositiveInt
+
+from volgen.bench._result import Row, row
+from volgen.core.config import Config as BaseConfig
+from volgen.core.config import dump_yaml, validate
+from volgen.core.errors import UserError
+from volgen.core.progress import progress, say
+from volgen.data.preprocess import IngestConfig
+from volgen.data.store import Store
+from volgen.recipe import Recipe
+from volgen.stages._plan_measure import calibrate_apart
+from volgen.stages._plan_memory import memory
+from volgen.stages._plan_process import process_bytes
+from volgen.stages._plan_step import trace
+from volgen.stages.ingest import ingest
+
+SCANS = 12
+FEW, MORE = 2, 6
+FIELD_OF_VIEW = 128.0
+BIG = {"kind": "wavelet_unet3d", "channels": [64, 128, 256, 400]}
+UNET = {"kind": "unet3d"}
+MUON, ADAM = {"matrix_learning_rate": 1e-2, "gradient_clip": 0.0}, {"gradient_clip": 1.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run to plan and to train.
+
+    Attributes:
+        name: of its rows.
+        edge: voxels along each axis.
+        batch: volumes.
+        network: section of the configuration.
+        engine: section of the configuration.
+        optimiser: section of the configuration.
+        preconditioner: section of the configuration.
+    """
+
+    name: str
+    edge: int
+    batch: int
+    network: dict[str, object]
+    engine: dict[str, object]
+    optimiser: dict[str, object]
+    preconditioner: dict[str, object]
+
+
+SMALL: dict[str, object] = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
+GAUSSIAN: dict[str, object] = {"kind": "gaussian", "folds": 3}
+CASES = (
+    Case("16^3 wavelet bf16 ZeRO-0", 16, 2, SMALL, {"precision": "bf16"}, MUON, GAUSSIAN),
+    Case("32^3 wavelet 70 M bf16 ZeRO-2", 32, 2, BIG, {"precision": "bf16", "zero_stage": 2}, MUON, GAUSSIAN),
+    Case("32^3 wavelet 70 M fp32 ZeRO-3", 32, 2, BIG, {"zero_stage": 3}, MUON, GAUSSIAN),
+    Case("48^3 unet3d fp32 ZeRO-1 edm", 48, 1, UNET, {"zero_stage": 1}, ADAM, {"kind": "edm"}),
+    Case("64^3 wavelet fp32 ZeRO-0, batch 4", 64, 4, SMALL, {}, MUON, GAUSSIAN),
+    Case("96^3 wavelet bf16 ZeRO-2 checkpointing", 96, 2, SMALL,
+         {"precision": "bf16", "zero_stage": 2, "activation_checkpointing": True}, MUON, GAUSSIAN),
+    Case("128^3 wavelet bf16 ZeRO-0", 128, 1, SMALL, {"precision": "bf16"}, MUON, GAUSSIAN),
+)  # fmt: skip
+
+
+class Config(BaseConfig):
+    """Which cases."""
+
+    cases: PositiveInt = len(CASES)
+    """The first so many of the cases, which grow in size."""
+
+
+def run(config: Config) -> list[Row]:
+    """Four rows for each case: measured and predicted peak, measured and predicted seconds of a step.
+
+    Raises:
+        UserError: a training process failed.
+    """
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch, progress("bench", min(config.cases, len(CASES))) as ticker:
+        for case in CASES[: config.cases]:
+            found = _case(case, Path(scratch))
+            say(", ".join(f"{entry.name}: {entry.value:.4g} {entry.unit}" for entry in found))
+            rows += found
+            ticker.advance()
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each case."""
+    lines = ["| | peak, predicted / measured MiB | ratio | step, predicted / measured CPU s | ratio |", "|---|---|---|---|---|"]
+    for peak, peak_planned, step, step_planned in zip(*(iter(rows),) * 4, strict=True):
+        lines.append(
+            f"| {peak.name.removesuffix(': peak')} | {peak_planned.value:.0f} / {peak.value:.0f} | {peak_planned.value / peak.value:.3f} "
+            f"| {step_planned.value:.3g} / {step.value:.3g} | {step_planned.value / step.value:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _case(case: Case, scratch: Path) -> list[Row]:
+    store = _store(scratch, case.edge)
+    recipe = _recipe(case, store, scratch)
+    people = len(Store.open(store).split("train"))
+    predicted = memory(recipe, trace(recipe, case.batch, people, gpu=False), 1, people, process_bytes(recipe)).total
+    step = calibrate_apart(recipe, case.batch, people).cpu
+    (_, seconds_few), (peak, seconds_more) = (_train(recipe, steps, scratch) for steps in (FEW, MORE))
+    measured, spent = Row(f"{case.name}: peak", peak / 2**20, "MiB"), Row(
+        f"{case.name}: step", (seconds_more - seconds_few) / (MORE - FEW), "CPU s")  # fmt: skip
+    return [
+        measured, row(f"{case.name}: predicted peak", predicted / 2**20, "MiB", measured),
+        spent, row(f"{case.name}: predicted step", step, "CPU s", spent),
+    ]  # fmt: skip
+
+
+def _recipe(case: Case, store: Path, scratch: Path) -> Recipe:
+    content = {
+        "name": "measured", "runs": str(scratch / "runs"),
+        "data": {"store": str(store), "shape": [case.edge] * 3, "batch_size": case.batch},
+        "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 8},
+        "network": case.network, "preconditioner": case.preconditioner, "engine": case.engine, "optimiser": case.optimiser,
+        "stopping": {"max_steps": MORE, "min_steps": MORE, "validate_every": MORE, "validation_volumes": 2, "validation_draws": 1},
+    }  # fmt: skip
+    return validate(Recipe, content, case.name)
+
+
+def _store(scratch: Path, edge: int) -> Path:
+    """Ellipsoids with noise: what is in the voxels changes neither memory nor time."""
+    store, scans = scratch / f"store-{edge}", scratch / f"scans-{edge}"
+    if store.exists():
+        return store
+    scans.mkdir()
+    random = np.random.default_rng(0)
+    axes = np.meshgrid(*[np.linspace(-1, 1, edge)] * 3, indexing="ij")
+    for person in range(SCANS):
+        distance = sum((axis / radius) ** 2 for axis, radius in zip(axes, random.uniform(0.4, 0.8, 3), strict=True))
+        voxels = (500 * np.exp(-distance) + random.uniform(0, 5, (edge,) * 3)).astype(np.float32)
+        affine = np.diag([*[FIELD_OF_VIEW / edge] * 3, 1.0])
+        nib.save(nib.Nifti1Image(voxels, affine), scans / f"sub-{person:02d}_T1w.nii.gz")  # type: ignore[no-untyped-call]
+    ingest(scans, store, IngestConfig(shape=(edge,) * 3, voxel_size=FIELD_OF_VIEW / edge, validation=0.25, test=0.05), workers=1)
+    return store
+
+
+def _train(recipe: Recipe, steps: int, scratch: Path) -> tuple[int, float]:
+    """Peak resident bytes and processor seconds of `volgen train` in a process of its own."""
+    stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
+    changed = recipe.model_copy(
+        update={"name": f"{recipe.name}-{recipe.data.shape[0]}-{steps}-{os.urandom(4).hex()}", "stopping": stopping}
+    )
+    path = scratch / "train.yaml"
+    path.write_text(dump_yaml(changed), encoding="utf-8")
+    log = scratch / "train.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "volgen", "train", "--config", str(path)], stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"bench plan, {recipe.network.kind}", f"training failed: {log.read_text()[-500:]}")
+    return used.ru_maxrss * 1024, used.ru_utime + used.ru_stime
