@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from volgen.parallel import launch
 from volgen.parallel.engine import Engine
@@ -15,6 +16,21 @@ from volgen.parallel.engine import Engine
 @pytest.fixture(scope="module", autouse=True)
 def one_process() -> None:
     launch.start(launch.Launch())
+
+
+@pytest.fixture
+def step() -> Callable[[Engine, Tensor, Tensor, float], tuple[float, float]]:
+    """One optimiser step of denoising ``x`` to itself, in as many micro-batches as the engine accumulates: (loss, gradient norm)."""
+
+    def run(engine: Engine, x: Tensor, noise: Tensor, rate: float) -> tuple[float, float]:
+        total = 0.0
+        for rows_x, rows_noise in zip(x.chunk(engine.accumulation), noise.chunk(engine.accumulation), strict=True):
+            loss = (engine(rows_x, rows_noise) - rows_x).square().mean()
+            engine.backward(loss)
+            total += float(loss.detach()) / engine.accumulation
+        return total, engine.step(rate)
+
+    return run
 
 
 @pytest.fixture

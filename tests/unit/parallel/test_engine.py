@@ -15,6 +15,8 @@ from volgen.parallel.precision import InPrecision
 STAGES = (0, 1, 2, 3)
 CLIP, BETAS, DECAY, RATE = 0.05, (0.9, 0.99), 0.01, 2e-3
 
+Train = Callable[[Engine, int, int], list[tuple[float, float]]]
+
 
 class Net(nn.Module):
     """Odd sizes, so that flat shards need padding; a buffer, so that exports must carry one."""
@@ -46,18 +48,10 @@ def make(**settings: object) -> Engine:
     return Engine(net(), config, 4 // config.accumulation, betas=BETAS, weight_decay=DECAY, gradient_clip=CLIP)
 
 
-def train(engine: Engine, first: int, last: int) -> list[tuple[float, float]]:
-    """(loss, gradient norm) of each step."""
-    seen = []
-    for step in range(first, last):
-        x, noise = data(step)
-        total = 0.0
-        for rows_x, rows_noise in zip(x.chunk(engine.accumulation), noise.chunk(engine.accumulation), strict=True):
-            loss = (engine(rows_x, rows_noise) - rows_x).square().mean()
-            engine.backward(loss)
-            total += float(loss.detach()) / engine.accumulation
-        seen.append((total, engine.step(RATE * (step + 1))))
-    return seen
+@pytest.fixture
+def train(step: Callable[[Engine, Tensor, Tensor, float], tuple[float, float]]) -> Train:
+    """(Loss, gradient norm) of each step from the first to before the last."""
+    return lambda engine, first, last: [step(engine, *data(number), RATE * (number + 1)) for number in range(first, last)]
 
 
 def by_hand(steps: int) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
@@ -85,7 +79,7 @@ def by_hand(steps: int) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_norms_and_weights_are_those_of_adamw_by_hand(stage: int, accumulation: int) -> None:
+def test_losses_norms_and_weights_are_those_of_adamw_by_hand(stage: int, accumulation: int, train: Train) -> None:
     engine = make(zero_stage=stage, accumulation=accumulation)
     seen = train(engine, 0, 4)
     expected, weights = by_hand(4)
@@ -104,7 +98,7 @@ def test_losses_norms_and_weights_are_those_of_adamw_by_hand(stage: int, accumul
     {"zero_stage": 1, "offload": "optimiser"}, {"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser"},
     {"zero_stage": 3, "offload": "optimiser_and_weights"},
 ])  # fmt: skip
-def test_offload_changes_where_numbers_are_but_not_the_numbers(settings: dict[str, object]) -> None:
+def test_offload_changes_where_numbers_are_but_not_the_numbers(settings: dict[str, object], train: Train) -> None:
     engine = make(**settings)
     zero = engine._engine._config.zero_config
     assert str(zero.offload_optimizer.device) == "cpu"
@@ -119,7 +113,7 @@ def test_offload_changes_where_numbers_are_but_not_the_numbers(settings: dict[st
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_bf16_rounds_the_network_and_keeps_fp32_masters(stage: int) -> None:
+def test_bf16_rounds_the_network_and_keeps_fp32_masters(stage: int, train: Train) -> None:
     engine = make(zero_stage=stage, precision="bf16")
     x, noise = data(0)
     output = engine(x, noise)
@@ -153,22 +147,22 @@ def test_full_state_sees_what_is_written_to_masters(stage: int) -> None:
 
 @pytest.mark.parametrize("settings", [{"zero_stage": stage} for stage in STAGES] + [{"zero_stage": 2, "offload": "optimiser"}])
 def test_state_by_name_restores_weights_moments_and_counters_exactly(
-    settings: dict[str, object], assert_resumes: Callable[..., None]
+    settings: dict[str, object], assert_resumes: Callable[..., None], train: Train
 ) -> None:
     assert_resumes(lambda: make(**settings), train, 2, 5)
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 3), (3, 1), (1, 0), (3, 0)])
-def test_another_zero_stage_goes_on_from_the_same_state(before: int, after: int, assert_resumes: Callable[..., None]) -> None:
+def test_another_zero_stage_goes_on_from_the_same_state(before: int, after: int, assert_resumes: Callable[..., None], train: Train) -> None:
     assert_resumes(lambda: make(zero_stage=before), train, 2, 5, other=lambda: make(zero_stage=after), tolerance=1e-5)
 
 
-def test_state_before_the_first_update_is_that_of_a_new_optimiser(assert_resumes: Callable[..., None]) -> None:
+def test_state_before_the_first_update_is_that_of_a_new_optimiser(assert_resumes: Callable[..., None], train: Train) -> None:
     assert_resumes(lambda: make(zero_stage=3), train, 0, 3, other=lambda: make(zero_stage=1), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_gradient_that_is_not_finite_is_reported_and_changes_nothing(stage: int) -> None:
+def test_a_gradient_that_is_not_finite_is_reported_and_changes_nothing(stage: int, train: Train) -> None:
     engine = make(zero_stage=stage)
     train(engine, 0, 1)
     before = engine.full_state()
@@ -183,7 +177,7 @@ def test_a_gradient_that_is_not_finite_is_reported_and_changes_nothing(stage: in
     engine.destroy()
 
 
-def test_engines_one_after_another_leave_nothing_behind() -> None:
+def test_engines_one_after_another_leave_nothing_behind(train: Train) -> None:
     sizes = []
     for _ in range(12):
         engine = make(zero_stage=2)

@@ -17,6 +17,8 @@ STAGES = (0, 1, 2, 3)
 BETAS, DECAY, RATE, MATRIX_RATE = (0.9, 0.99), 0.01, 2e-3, 10.0
 MATRICES = {"first.weight", "square.weight", "last.weight"}
 
+Train = Callable[[Engine, int, int], list[float]]
+
 
 class Net(nn.Module):
     """Wide, square and tall matrices, biases, an embedding that AdamW keeps, and a buffer."""
@@ -48,18 +50,10 @@ def make(**settings: object) -> Engine:
     return Engine(net(), config, 8 // config.accumulation, betas=BETAS, weight_decay=DECAY, matrix_rate=MATRIX_RATE)
 
 
-def train(engine: Engine, first: int, last: int) -> list[float]:
-    losses = []
-    for step in range(first, last):
-        x, noise = data(step)
-        total = 0.0
-        for rows_x, rows_noise in zip(x.chunk(engine.accumulation), noise.chunk(engine.accumulation), strict=True):
-            loss = (engine(rows_x, rows_noise) - rows_x).square().mean()
-            engine.backward(loss)
-            total += float(loss.detach()) / engine.accumulation
-        engine.step(RATE * (step + 1))
-        losses.append(total)
-    return losses
+@pytest.fixture
+def train(step: Callable[[Engine, Tensor, Tensor, float], tuple[float, float]]) -> Train:
+    """Loss of each step from the first to before the last."""
+    return lambda engine, first, last: [step(engine, *data(number), RATE * (number + 1))[0] for number in range(first, last)]
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
@@ -108,7 +102,7 @@ def assert_close(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("stage", STAGES)
-def test_muon_losses_and_weights_are_those_written_out_by_hand(stage: int, accumulation: int) -> None:
+def test_muon_losses_and_weights_are_those_written_out_by_hand(stage: int, accumulation: int, train: Train) -> None:
     engine = make(zero_stage=stage, accumulation=accumulation)
     losses = train(engine, 0, 5)
     state = engine.full_state()
@@ -123,7 +117,7 @@ def test_muon_losses_and_weights_are_those_written_out_by_hand(stage: int, accum
     {"zero_stage": 1, "offload": "optimiser"}, {"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser"},
     {"zero_stage": 3, "offload": "optimiser_and_weights"},
 ])  # fmt: skip
-def test_muon_offloaded_gives_the_same_numbers(settings: dict[str, object]) -> None:
+def test_muon_offloaded_gives_the_same_numbers(settings: dict[str, object], train: Train) -> None:
     engine = make(**settings)
     losses = train(engine, 0, 4)
     state = engine.full_state()
@@ -136,7 +130,7 @@ def test_muon_offloaded_gives_the_same_numbers(settings: dict[str, object]) -> N
 @pytest.mark.parametrize("settings", [{"zero_stage": stage} for stage in STAGES] + [
     {"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser"},
 ])  # fmt: skip
-def test_muon_resumes_exactly_from_a_checkpoint(settings: dict[str, object], assert_resumes: Callable[..., None]) -> None:
+def test_muon_resumes_exactly_from_a_checkpoint(settings: dict[str, object], assert_resumes: Callable[..., None], train: Train) -> None:
     assert_resumes(lambda: make(**settings), train, 3, 6)
 
 
@@ -145,14 +139,14 @@ def test_muon_resumes_exactly_from_a_checkpoint(settings: dict[str, object], ass
     ({"zero_stage": 1}, {"zero_stage": 2, "offload": "optimiser"}), ({"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 0}),
 ])  # fmt: skip
 def test_muon_goes_on_with_another_zero_stage(
-    before: dict[str, object], after: dict[str, object], assert_resumes: Callable[..., None]
+    before: dict[str, object], after: dict[str, object], assert_resumes: Callable[..., None], train: Train
 ) -> None:
     # Stages orthogonalise in another order of operations, in half precision where the processor has it.
     assert_resumes(lambda: make(**before), train, 3, 6, other=lambda: make(**after), tolerance=2e-3)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_average_of_two_groups_of_weights_is_exported_and_taken_back(stage: int) -> None:
+def test_average_of_two_groups_of_weights_is_exported_and_taken_back(stage: int, train: Train) -> None:
     engine = make(zero_stage=stage)
     config = EMAConfig(decay=0.6, ramp=0.5)
     ema = EMA(config, engine.masters())
@@ -175,7 +169,7 @@ def test_average_of_two_groups_of_weights_is_exported_and_taken_back(stage: int)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_muon_changes_nothing_when_a_gradient_is_not_finite(stage: int) -> None:
+def test_muon_changes_nothing_when_a_gradient_is_not_finite(stage: int, train: Train) -> None:
     engine = make(zero_stage=stage)
     train(engine, 0, 2)
     before = engine.full_state()
