@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +35,14 @@ from volgen.stages._plan_process import process_bytes
 from volgen.stages._plan_step import trace
 from volgen.stages.ingest import ingest
 
+Section = Mapping[str, object]
 SCANS = 12
 FEW, MORE = 2, 6
 FIELD_OF_VIEW = 128.0
-BIG = {"kind": "wavelet_unet3d", "channels": [64, 128, 256, 400]}
-UNET = {"kind": "unet3d"}
-MUON, ADAM = {"matrix_learning_rate": 1e-2, "gradient_clip": 0.0}, {"gradient_clip": 1.0}
+BIG: Section = {"kind": "wavelet_unet3d", "channels": [64, 128, 256, 400]}
+UNET: Section = {"kind": "unet3d"}
+MUON: Section = {"matrix_learning_rate": 1e-2, "gradient_clip": 0.0}
+ADAM: Section = {"gradient_clip": 1.0}
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,14 @@ class Case:
     name: str
     edge: int
     batch: int
-    network: dict[str, object]
-    engine: dict[str, object]
-    optimiser: dict[str, object]
-    preconditioner: dict[str, object]
+    network: Section
+    engine: Section
+    optimiser: Section
+    preconditioner: Section
 
 
-SMALL: dict[str, object] = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
-GAUSSIAN: dict[str, object] = {"kind": "gaussian", "folds": 3}
+SMALL: Section = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
+GAUSSIAN: Section = {"kind": "gaussian", "folds": 3}
 CASES = (
     Case("16^3 wavelet bf16 ZeRO-0", 16, 2, SMALL, {"precision": "bf16"}, MUON, GAUSSIAN),
     Case("32^3 wavelet 70 M bf16 ZeRO-2", 32, 2, BIG, {"precision": "bf16", "zero_stage": 2}, MUON, GAUSSIAN),
@@ -152,7 +154,7 @@ def _store(scratch: Path, edge: int) -> Path:
         distance = sum((axis / radius) ** 2 for axis, radius in zip(axes, random.uniform(0.4, 0.8, 3), strict=True))
         voxels = (500 * np.exp(-distance) + random.uniform(0, 5, (edge,) * 3)).astype(np.float32)
         affine = np.diag([*[FIELD_OF_VIEW / edge] * 3, 1.0])
-        nib.save(nib.Nifti1Image(voxels, affine), scans / f"sub-{person:02d}_T1w.nii.gz")  # type: ignore[no-untyped-call]
+        nib.save(nib.Nifti1Image(voxels, affine), scans / f"sub-{person:02d}_T1w.nii.gz")
     ingest(scans, store, IngestConfig(shape=(edge,) * 3, voxel_size=FIELD_OF_VIEW / edge, validation=0.25, test=0.05), workers=1)
     return store
 

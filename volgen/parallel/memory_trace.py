@@ -28,7 +28,7 @@ class Allocations(TorchDispatchMode):
     """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = self.peak_apart = 0
         self._workspace = workspace
         self._marked = 0

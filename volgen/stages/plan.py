@@ -14,8 +14,9 @@ from volgen.data.store import Store
 from volgen.recipe import Recipe
 from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
+from volgen.stages._plan_memory import GIB
 from volgen.stages._plan_process import process_bytes
-from volgen.stages._plan_settings import GIB, Cluster, Planner, Setting, disk_bytes, shares
+from volgen.stages._plan_settings import Cluster, Planner, Setting, disk_bytes, shares
 from volgen.stages._plan_step import trace
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
@@ -110,7 +111,8 @@ def plan(
 
 def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence[str]) -> Plan:
     """As configured first; with other groups or more micro-batches only if that fits nowhere."""
-    planner, best = Planner(recipe, cluster, people), []
+    planner = Planner(recipe, cluster, people)
+    best: list[Setting] = []
     for groups, accumulation in shares(recipe, cluster.ranks):
         settings = planner.settings(groups, accumulation)
         if not best or settings[0].order < best[0].order:
