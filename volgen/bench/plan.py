@@ -72,8 +72,8 @@ SMALL: Section = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
 GAUSSIAN: Section = {"kind": "gaussian", "folds": 3}
 CASES = (
     Case("16^3 wavelet bf16 ZeRO-0", 16, 2, SMALL, {"precision": "bf16"}, MUON, GAUSSIAN),
-    Case("32^3 wavelet 70 M bf16 ZeRO-2", 32, 2, BIG, {"precision": "bf16", "zero_stage": 2}, MUON, GAUSSIAN),
-    Case("32^3 wavelet 70 M fp32 ZeRO-3", 32, 2, BIG, {"zero_stage": 3}, MUON, GAUSSIAN),
+    Case("32^3 wavelet 49 M bf16 ZeRO-2", 32, 2, BIG, {"precision": "bf16", "zero_stage": 2}, MUON, GAUSSIAN),
+    Case("32^3 wavelet 49 M fp32 ZeRO-3", 32, 2, BIG, {"zero_stage": 3}, MUON, GAUSSIAN),
     Case("48^3 unet3d fp32 ZeRO-1 edm", 48, 1, UNET, {"zero_stage": 1}, ADAM, {"kind": "edm"}),
     Case("64^3 wavelet fp32 ZeRO-0, batch 4", 64, 4, SMALL, {}, MUON, GAUSSIAN),
     Case("96^3 wavelet bf16 ZeRO-2 checkpointing", 96, 2, SMALL,
