@@ -31,7 +31,7 @@ from ranks import Job, Node, warm  # noqa: E402
 
 from volgen.training import checkpoint  # noqa: E402
 
-LIMIT = 240.0
+LIMIT = 900.0
 """Seconds that any job may take from its start to its end, faults included: beyond, it counts as hung."""
 DEAD_AFTER = 15.0
 """Seconds; more than a busy machine starves a process."""
@@ -75,7 +75,7 @@ def configure(store: Path, runs: Path, name: str, stage: int = 2) -> Path:
         "experts": {"count": 1},
         "optimiser": {"warmup_steps": 2},
         "stopping": {"max_steps": STEPS, "validate_every": 8, "validation_volumes": 2, "validation_draws": 2, "patience": 99},
-        "engine": {"checkpoint_every": EVERY, "zero_stage": stage, "dead_after": DEAD_AFTER, "hung_after": 120.0},
+        "engine": {"checkpoint_every": EVERY, "zero_stage": stage, "dead_after": DEAD_AFTER, "hung_after": 600.0},
     }  # fmt: skip
     runs.mkdir(parents=True, exist_ok=True)
     path = runs / f"{name}.yaml"
