@@ -20,11 +20,11 @@ SECONDS = 400
 
 @pytest.fixture
 def submit(slurm: Slurm, environment: dict[str, str], repository: Path, tmp_path: Path) -> Callable[..., str]:
-    """``submit(script, config, *options)``: submits a recipe from the checkout; its log is under ``tmp_path``."""
+    """``submit(script, config, *options, **variables)``: submits a recipe from the checkout."""
 
-    def submit(script: str, config: Path, *options: str) -> str:
+    def submit(script: str, config: Path, *options: str, **variables: str) -> str:
         words = ["--chdir", str(repository), *options, f"launch/{script}", "--config", str(config)]
-        return slurm.submit(words, cwd=repository, env=environment)
+        return slurm.submit(words, cwd=repository, env={**environment, **variables})
 
     return submit
 
@@ -71,6 +71,18 @@ def test_an_error_of_the_user_is_not_requeued(slurm: Slurm, submit: Callable[...
     state = slurm.wait(job, 100)
     assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("FAILED", "2:0", "0"), (tmp_path / "log").read_text()
     assert "absent.yaml" in (tmp_path / "log").read_text()
+
+
+def test_a_job_that_never_begins_to_train_is_not_requeued_for_ever(slurm: Slurm, submit: Callable[..., str], tmp_path: Path) -> None:
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").write_text('#!/bin/sh\ncase "$*" in *train*) kill -USR1 $$ ;; esac\n')
+    (programs / "python").chmod(0o755)
+    job = submit("slurm.sbatch", tmp_path / "x.yaml", "--ntasks", "2", "--output", str(tmp_path / "log"), VENV=str(programs.parent))
+    state = slurm.wait(job, SECONDS)
+    said = (tmp_path / "log").read_text()
+    assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("FAILED", "2:0", "3"), said
+    assert "the signal came before training had begun (exit code 138), after 3 restarts" in said
 
 
 def test_an_array_of_two_jobs_trains_every_expert_once(
