@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     options = parser.parse_args()
     kinds: list[str] = options.faults
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that namespaces and mounts do not stay behind
     with ExitStack() as stack:
         cluster = None
         for kind, missing in (("cut", namespaces.unavailable()), ("full_disk", "" if os.geteuid() == 0 else "a tmpfs needs root")):

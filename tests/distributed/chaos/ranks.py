@@ -105,6 +105,7 @@ def warm() -> None:
 def _become_rank(rank: int, world: int, node: Node, master: str, port: str, config: Path, log: Path) -> None:
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if node.namespace:
             _enter(node)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
