@@ -90,6 +90,11 @@ class Planner:
         self._recipe, self._cluster, self._people = recipe, cluster, people
         self._traces: dict[tuple[int, bool], StepTrace] = {}
 
+    @property
+    def a_trace(self) -> StepTrace:
+        """One of the traces; network and preconditioner are the same in all of them."""
+        return next(iter(self._traces.values()))
+
     def settings(self, groups: int, accumulation: int) -> list[Setting]:
         """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
         found = [self._setting(stage, checkpointing, "none", groups, accumulation) for stage in STAGES for checkpointing in (False, True)]

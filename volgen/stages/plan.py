@@ -125,11 +125,11 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
         reason = f"{shared} that train side by side. Raise experts.chains and experts.groups, change the batch, or use other machines"
         return Plan(cluster, (), {}, tuple(assumptions), reason)
     need = best[0].memory
-    size = trace(best[0].recipe, 1, people, gpu=cluster.process is None)
+    traced = planner.a_trace
     needed = f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment})"
     reason = "" if best[0].fits else f"{needed}, and there are {cluster.gpu_memory / GIB:.1f} GiB"
-    disk = disk_bytes(best[0].recipe, size.network, size.preconditioner)
-    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, size.network.parameters)
+    disk = disk_bytes(best[0].recipe, traced.network, traced.preconditioner)
+    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, traced.network.parameters)
 
 
 def _people(recipe: Recipe, assumptions: list[str]) -> int:
