@@ -72,11 +72,11 @@ def test_engine_bytes_are_those_that_deepspeed_allocates(stage: int, muon: bool)
         now, peak = real.now, real.peak
     expected = planned(stage, 1, size)
     between = expected.weights + expected.optimizer + expected.resident_gradients
-    between += expected.buckets if stage == 3 else 0  # stages 1 and 2 free theirs
+    between += expected.buckets  # at stages 1 and 2 DeepSpeed's last one is in a cycle of references until Python collects it
     engine.destroy()
     assert now == pytest.approx(between, rel=0.02)
     # The first step has no activations to speak of: the peak is DeepSpeed's own.
-    highest = max(expected.reduction + 4 * size.parameters, expected.update + expected.buckets * (stage == 3), expected.buckets * 2)
+    highest = max(expected.reduction + 4 * size.parameters, expected.update + expected.buckets)
     assert peak == pytest.approx(expected.weights + expected.optimizer + highest, rel=0.25)
 
 
@@ -115,6 +115,7 @@ def test_engine_bytes_on_one_of_eight_ranks(repository: Path) -> None:
     size = NetworkSize.of(Wavelet(channels=(64, 128)).build(inputs=2), muon=False)
     for stage, real in zip((1, 2, 3), json.loads(done.stdout.split("\n")[-2]), strict=True):
         expected = planned(stage, 8, size)
-        between = expected.weights + expected.optimizer + expected.resident_gradients + expected.buckets * (stage == 3)
-        # Stage 3 keeps small parameters gathered.
-        assert between * 0.98 <= real <= between + (4 * size.parameters * 0.15 if stage == 3 else 0.02 * between)
+        between = expected.weights + expected.optimizer + expected.resident_gradients
+        # Stage 3 keeps small parameters gathered; at stages 1 and 2 the last bucket may be there or not.
+        more = expected.buckets + (4 * size.parameters * 0.15 if stage == 3 else 0)
+        assert between * 0.98 <= real <= (between + more) * 1.02

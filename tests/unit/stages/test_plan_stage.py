@@ -64,7 +64,7 @@ def test_a_plan_that_fits_writes_its_files(config: Path, tmp_path: Path, capsys:
 def test_nothing_fits(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "plan"
     assert plan(config, "--out", str(out), memory="0.01") == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing fits: the smallest setting needs 1.6 GiB on each rank")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing fits: the smallest setting needs 1.5 GiB on each rank")
     assert json.loads((out / "plan.json").read_text())["chosen"] is None
     assert not (out / "launch.txt").exists()
 
@@ -104,7 +104,7 @@ def test_checkpointing_computes_more_and_keeps_less(config: Path) -> None:
     again = trace(
         recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"activation_checkpointing": True})}), 4, 10, gpu=True
     )
-    assert again.flops > 1.2 * kept.flops
+    assert again.flops > 1.15 * kept.flops
     assert again.peak < 0.8 * kept.peak
     # Twice the volumes, twice the work.
     assert trace(recipe, 2, 10, gpu=True).flops * 2 == kept.flops
