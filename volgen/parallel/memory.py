@@ -6,7 +6,7 @@ autocast, whose copies are activations. `tests/unit/parallel/test_memory.py` com
 | between steps | stage 0 | 1 | 2 | 3 |
 |---|---|---|---|---|
 | weights | 4P | 4P | 4P | 4S |
-| optimiser: masters and moments (AdamW 8 bytes, Muon 4) | 8P - 4M | 4S + (8P - 4M) / ranks | as 1 | as 1, but Muon's 4M stay whole |
+| optimiser: masters and moments | 8P - 4M | 4S + 8S | as 1 | 4S + (8P - 4M) / ranks, with Muon 4M more |
 | gradients, from the backward pass to the update | 4P | 4S | 4S | 4S (kept) |
 """
 
@@ -100,7 +100,8 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
     mixed = config.precision == "bf16"
     kinds = [FP32] if not mixed else [FP32, *([BF16 if stage == 3 else FP32] if size.low else [])]
     buckets = min(BUCKET, size.parameters) * sum(kinds)
-    optimizer = shard + -(-moments // ranks)
+    # At stages 1 and 2 Muon's one momentum is there twice, in ZeRO and in the optimiser.
+    optimizer = shard + (-(-moments // ranks) if stage == 3 else 2 * shard)
     # Flat gradients, their copy for the optimiser and a root of the second moments.
     update = 3 * shard + (largest if size.matrices else 0)
     if stage == 3:
