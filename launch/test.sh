@@ -12,7 +12,8 @@ setup_volgen "${VOLGEN_EXTRAS:-test}"
 cd "$VOLGEN_ROOT"
 [[ -z ${VOLGEN_TEST_DATA:-} ]] || step "with the scans in $VOLGEN_TEST_DATA"
 step "running the tests"
-# One thread each: as many processes as cores share the machine.
+# One thread each: as many processes as cores share the machine. Counted first, because nproc counts what OMP_NUM_THREADS allows.
+workers=${TEST_WORKERS:-$(nproc)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python -m pytest -n "${TEST_WORKERS:-$(nproc)}" "$@"
+python -m pytest -n "$workers" "$@"
 step "all tests passed"
