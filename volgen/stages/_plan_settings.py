@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from volgen.experts.plan import plan
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.recipe import Recipe
+from volgen.stages._checkpoint_size import checkpoint_bytes
 from volgen.stages._plan_memory import GIB, Memory, memory
 from volgen.stages._plan_step import StepTrace, trace
 
@@ -57,7 +59,7 @@ class Setting:
         flops: of one optimiser step of one rank.
         network_bytes: that one rank sends in an optimiser step.
         step_seconds: computing, then sending: nothing overlaps.
-        expert_hours: at most; stopping may end an expert earlier.
+        expert_hours: of the longest expert at most; stopping may end an expert earlier.
         hours: of the whole run, at most.
     """
 
@@ -123,10 +125,17 @@ class Planner:
         step = flops / self._cluster.throughput + sent / self._cluster.bandwidth + moved / HOST_BANDWIDTH
         draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws
         validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
-        expert = _hours(recipe.stopping.max_steps, math.ceil(recipe.stopping.max_steps / recipe.stopping.validate_every), step, validation)
+        steps = [
+            recipe.stopping.bounds(len(phase.points)).max_steps
+            for phase in plan(recipe.experts, recipe.schedule.grid())
+            if phase.index is not None
+        ]
+        every = recipe.stopping.validate_every
+        each = [_hours(count, math.ceil(count / every), step, validation) for count in steps]
         shared = _hours(recipe.experts.shared_steps, 10, step, validation) if recipe.experts.shared_steps else 0.0
-        hours = shared + math.ceil(recipe.experts.count / groups) * expert
-        return Setting(recipe, used, used.total <= self._cluster.gpu_memory, flops, sent, step, expert, hours)
+        # Experts of equal length come in rounds; no run ends before its longest.
+        hours = shared + max(math.ceil(len(each) / groups) * sum(each) / len(each), max(each))
+        return Setting(recipe, used, used.total <= self._cluster.gpu_memory, flops, sent, step, max(each), hours)
 
 
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
@@ -148,12 +157,10 @@ def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
 def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[str, int]:
     """Bytes of files that a run writes, at most: the shared network counts as one more expert."""
     weights = FP32 * size.parameters + size.buffers
-    moments = 2 * FP32 * size.parameters - FP32 * size.matrices
     networks = recipe.experts.count + bool(recipe.experts.shared_steps)
     return {
         "weights (EMA) of all networks": networks * weights,
-        # While one is written, the one before it is still there; weights, their average and the optimiser's moments.
-        "checkpoints": 2 * recipe.experts.groups * (2 * weights + moments),
+        "checkpoints": recipe.experts.groups * checkpoint_bytes(size),
         "preconditioner, while training": 2 * preconditioner,
     }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from volgen.experts.plan import plan
+from volgen.parallel.memory import NetworkSize
 from volgen.recipe import Recipe
+from volgen.stages._checkpoint_size import checkpoint_bytes
 
 FP32, BF16 = 4, 2
 SHOWN = 12
@@ -19,8 +21,7 @@ def report(recipe: Recipe) -> str:
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     phases = plan(recipe.experts, recipe.schedule.grid())
     exported = parameters * FP32 + buffers
-    # A checkpoint holds weights, two moments and the average; while one is written, the one before it still exists.
-    resumable = 4 * parameters * FP32 + buffers
+    resumable = checkpoint_bytes(NetworkSize.of(network, bool(recipe.optimiser.matrix_learning_rate)))
     total = parameters * recipe.experts.count
     x, y, z = recipe.data.shape
     each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
@@ -32,7 +33,7 @@ def report(recipe: Recipe) -> str:
         f"{_size(total * FP32)} or {_size(total * BF16)} in all",
         f"Adam and EMA         {_size(3 * parameters * FP32)} in fp32 for the one expert that is being trained",
         f"preconditioner       {_preconditioner(recipe)}",
-        f"disk for the run     {_size(exported * len(phases) + 2 * resumable)}: {len(phases)} weight files and at most two checkpoints",
+        f"disk for the run     {_size(exported * len(phases) + resumable)}: {len(phases)} weight files, one expert's checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
         f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
     ]
