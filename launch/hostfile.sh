@@ -20,6 +20,8 @@ find_volgen
 python -m volgen doctor --hostfile "$hostfile" --shared . --quick
 
 export PDSH_RCMD_TYPE=ssh
+# Else pdsh would wait for ever for a machine to which the network is cut.
+export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=15"
 # The launcher passes on NCCL_*, PYTHON* and few others; these too shall be the same on all machines. It takes one NAME=VALUE
 # on each line and stumbles over anything else. It reads the file through the open descriptor, so nothing is left behind.
 variables=$(mktemp)
