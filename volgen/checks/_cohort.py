@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.checks._frechet import Features, frechet_distance
+from volgen.checks._frechet_ratio import frechet_ratio, plane_ratios
 from volgen.checks._mask import dilated, head_mask
 from volgen.checks._ms_ssim import Pyramid, mean_over_pairs, ms_ssim, pyramid
 from volgen.checks._spectrum import high_frequency_energy
@@ -19,7 +19,6 @@ from volgen.checks._spectrum import high_frequency_energy
 AXES = "RAS"
 MARGIN_MM = 4.0
 NEAREST_CANDIDATES = 3
-FLOOR_DRAWS = 5
 Unit = NDArray[np.float32]
 
 BACKGROUND_LIMIT = 0.01
@@ -51,6 +50,8 @@ def cohort_quality(
           MS-SSIM to the best of the 3 most correlated ones). Target: the mean is at most one sd above that of unseen real people.
         * ``frechet``: distance to the validation people in 24 principal components of the training people; ``floor`` is that of equally
           many training people whom the components have not seen, ``ratio`` the generated one over it (means over 5 draws).
+        * ``frechet_planes``: the same over single slices, 9 along each axis, per axis; ``gap`` is the largest ratio over the smallest:
+          volumes that were stacked from slices look right across one axis only.
     """
     size = (voxel_size,) * 3 if isinstance(voxel_size, (int, float)) else voxel_size
     masks = {name: [head_mask(v) for v in group] for name, group in (("g", generated), ("v", real_validation), ("t", real_train))}
@@ -83,7 +84,8 @@ def cohort_quality(
         },
         "high_frequency": {"ratio": float(np.mean(list(ratio.values()))), "ratio_per_axis": ratio},
         "nearest_training": {"generated": near, "real": near_real},
-        "frechet": _frechet(generated, real_validation, real_train),
+        "frechet": frechet_ratio(*(_rows(group) for group in (generated, real_validation, real_train))),
+        "frechet_planes": plane_ratios(generated, real_validation, real_train, union),
     }  # fmt: skip
     result["targets"] = _targets(result)
     return result
@@ -150,17 +152,5 @@ def _standardised(volumes: Sequence[Unit], mask: NDArray[np.bool_]) -> NDArray[n
     return scaled
 
 
-def _frechet(generated: Sequence[Unit], validation: Sequence[Unit], train: Sequence[Unit]) -> dict[str, Any]:
-    g, v, t = (np.stack(group).reshape(len(group), -1) for group in (generated, validation, train))
-    # The distance shrinks with the number of volumes, so the floor comes from as many people as were generated (half of them at most);
-    # the features are fitted without those people, because components exaggerate the variance of what they were fitted on.
-    count = max(min(len(g), len(t) // 2), 1)
-    distances, floors, used = [], [], 0
-    for draw in range(FLOOR_DRAWS):
-        order = np.random.default_rng(draw).permutation(len(t))
-        features = Features.fit(t[order[count:]])
-        unseen, used = features(v), len(features.basis)
-        distances.append(frechet_distance(features(g), unseen))
-        floors.append(frechet_distance(features(t[order[:count]]), unseen))
-    distance, floor = float(np.mean(distances)), float(np.mean(floors))
-    return {"generated": distance, "floor": floor, "ratio": distance / max(floor, 1e-12), "features": used}
+def _rows(volumes: Sequence[Unit]) -> Unit:
+    return np.stack(volumes).reshape(len(volumes), 1, -1)

@@ -1,27 +1,28 @@
-"""What is normal: bands of every metric over real volumes, and the verdict on one volume."""
+"""What is normal: bands of every metric over real volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from volgen.checks import _bands
+from volgen.checks._bands import FALSE_ALARM, FEW, PERCENTILES, SMALLEST
 from volgen.checks._measure import Measurement, checks_of
+from volgen.checks._placement import POSITIONS, Entries, Placement
 from volgen.core.check import AXES, Check, Metric, Triple
 from volgen.core.errors import UserError
 
-FALSE_ALARM = 0.05
-"""Aimed-at probability that a real volume of an unseen person fails any check at all."""
-FEWEST, FEW = 3, 8
+__all__ = ["FALSE_ALARM", "FEW", "Reference"]
+
+FEWEST = 3
+IN_BAND = ("outline_loss", "outline_drift", "step")
 FORMAT = 1
-POSITIONS = 41
-PERCENTILES = (2.5, 50.0, 97.5)
-SMALLEST = 1e-9
 Array = NDArray[np.float64]
+Placements = dict[str, list[Placement]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Reference:
         bands: low and high end per axis, by metric.
         percentiles: 2.5th, 50th and 97.5th percentile per axis, by metric.
         curves: percentiles [3, positions] per axis, by curve, along the head from its first slice (0) to its last (1).
+        placements: usual course and spread per axis, by curve, of those that a metric is placed on.
+        stretch: factor on the widths of all bands at which real volumes pass.
+        intervals: [low, high] end of the 95 % interval of each percentile per axis, by metric, from resampling the volumes.
     """
 
     subjects: int
@@ -49,6 +53,9 @@ class Reference:
     bands: dict[str, list[list[float]]]
     percentiles: dict[str, list[list[float]]]
     curves: dict[str, list[list[list[float | None]]]]
+    placements: Placements = field(default_factory=dict)
+    stretch: float = 1.0
+    intervals: dict[str, list[list[list[float]]]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[tuple[str, Metric]]:
@@ -59,10 +66,8 @@ class Reference:
     def fit(cls, measured: Sequence[Measurement], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:
         """Bands from real volumes; those in which something could not be measured are left out.
 
-        The band of a metric is the wider of two intervals for the next volume. One is Student's prediction interval, mean +- k sd with
-        k = t_{n-1}(1 - alpha / m) sqrt(1 + 1/n): alpha = 0.05 is shared by all m ends of all bands (Bonferroni), and the band widens by
-        itself when there are few volumes. The other stretches the distances from the median to the 2.5th and the 97.5th percentile by
-        k / 1.96, which follows a skewed distribution. Metrics with a log scale are handled as logarithms.
+        How the bands come about is told in :func:`volgen.checks._bands.bands` and :func:`volgen.checks._bands.family_stretch`. Numbers that
+        are placed on a curve are those of people whom the curve's usual course was not made from (5 groups in turn).
 
         Raises:
             UserError: fewer than 3 volumes could be measured.
@@ -73,18 +78,48 @@ class Reference:
             raise UserError("reference", found, f"at least {FEWEST}, better {FEW} or more", "use a larger store or --split all")
         raw = [{name: value for result in m.results.values() for name, value in result.values.items()} for m in whole]
         means = {name: _triple(np.maximum(np.mean([row[name] for row in raw], axis=0), SMALLEST)) for name in raw[0]}
-        ends = 3 * sum(bool(metric.low) + bool(metric.high) for check in checks for metric in check.metrics)
-        widening = float(stats.t.ppf(1 - FALSE_ALARM / ends, len(whole) - 1) * np.sqrt(1 + 1 / len(whole)))
-        bands, percentiles = {}, {}
-        for check in checks:
-            related = [check.relate(m.results[check.kind].values, means) for m in whole]
-            for metric in check.metrics:
-                values = np.array([row[metric.name] for row in related])
-                bands[metric.name] = _band(values, metric, widening).tolist()
-                percentiles[metric.name] = np.percentile(values, PERCENTILES, axis=0).T.tolist()
+        metrics = [metric for check in checks for metric in check.metrics]
+        rows = [{} for _ in whole]  # type: list[dict[str, Triple]]
+        group = np.arange(len(whole)) % min(_bands.FOLDS, len(whole))
+        for fold in range(group.max() + 1):
+            others = _placements([m for m, g in zip(whole, group, strict=True) if g != fold], checks)
+            for index in np.flatnonzero(group == fold):
+                rows[index] = _values(whole[index], checks, means, others)
+        values = {metric.name: np.array([row[metric.name] for row in rows]) for metric in metrics}
+        stretch = _bands.family_stretch(values, metrics)
+        made = _bands.bands(values, metrics, stretch)
+        bands = {metric.name: _bands.unscaled(made[metric.name], metric).tolist() for metric in metrics}
+        percentiles = {metric.name: np.percentile(values[metric.name], PERCENTILES, axis=0).T.tolist() for metric in metrics}
         names = [name for result in whole[0].results.values() for name in result.curves]
         curves = {name: [_percentile_curve(whole, name, axis) for axis in range(3)] for name in names}
-        return cls(len(whole), len(measured) - len(whole), voxel_size, shape, list(checks), means, bands, percentiles, curves)
+        left_out = len(measured) - len(whole)
+        intervals = {metric.name: _bands.percentile_intervals(values[metric.name]) for metric in metrics}
+        placements = _placements(whole, checks)
+        return cls(
+            len(whole), left_out, voxel_size, shape, list(checks), means, bands, percentiles, curves, placements, stretch, intervals
+        )  # fmt: skip
+
+    def values(self, measured: Measurement) -> dict[str, Triple]:
+        """Every metric of a volume per axis, as it is reported."""
+        return _values(measured, self.checks, self.means, self.placements)
+
+    def in_band(self, measured: Measurement) -> dict[str, float | None]:
+        """Metric 5, per axis: the share of slice pairs that are as usual; about 0.9 for a real volume.
+
+        Usual is what lies between the 5th and the 95th percentile of real volumes at the same place: outline, its centre's move, and L1.
+        None without a head, or for bands that do not hold these curves.
+        """
+        shares: dict[str, float | None] = {}
+        for axis, label in enumerate(AXES):
+            of = [(self.placements[name][axis], _entries(measured, name, axis)) for name in IN_BAND if name in self.placements]
+            inside = [placement.usual(entries) for placement, entries in of]
+            total = sum(part.size for part in inside)
+            shares[label] = round(sum(int(part.sum()) for part in inside) / total, 4) if total else None
+        return shares
+
+    def standing_out(self, measured: Measurement, curve: str, axis: int) -> Array:
+        """How far each entry of a curve stands out, in standard deviations of real volumes at the same place."""
+        return self.placements[curve][axis].standing_out(_entries(measured, curve, axis))
 
     def thresholds(self) -> dict[str, Any]:
         """Label and band of every metric for ``report.json``; None for an end that is no fault."""
@@ -101,7 +136,9 @@ class Reference:
         """Content of ``bands.json``."""
         metrics = {
             metric.name: {axis: {"low": self.bands[metric.name][i][0], "high": self.bands[metric.name][i][1],
-                                 "percentiles": self.percentiles[metric.name][i], "raw_mean": self.means[metric.name][i]}
+                                 "percentiles": self.percentiles[metric.name][i],
+                                 **({"raw_mean": self.means[metric.name][i]} if metric.name in self.means else {}),
+                                 **({"intervals": self.intervals[metric.name][i]} if metric.name in self.intervals else {})}
                           for i, axis in enumerate(AXES)}
             for _, metric in self.metrics
         }  # fmt: skip
@@ -112,6 +149,10 @@ class Reference:
             "checks": [check.model_dump(mode="json") for check in self.checks],  # type: ignore[attr-defined]
             "metrics": metrics,
             "curves": {name: dict(zip(AXES, axes, strict=True)) for name, axes in self.curves.items()},
+            "placements": {
+                name: {axis: one.to_json() for axis, one in zip(AXES, axes, strict=True)} for name, axes in self.placements.items()
+            },
+            "stretch": self.stretch,
         }  # fmt: skip
 
     @classmethod
@@ -130,10 +171,13 @@ class Reference:
             of = {name: [content["metrics"][name][axis] for axis in AXES] for name in names}
             return cls(
                 int(content["subjects"]), int(content["left_out"]), _triple(content["voxel_size"]), _shape(content["shape"]), checks,
-                {name: _triple([row["raw_mean"] for row in rows]) for name, rows in of.items()},
+                {name: _triple([row["raw_mean"] for row in rows]) for name, rows in of.items() if "raw_mean" in rows[0]},
                 {name: [[float(row["low"]), float(row["high"])] for row in rows] for name, rows in of.items()},
                 {name: [[float(p) for p in row["percentiles"]] for row in rows] for name, rows in of.items()},
                 {name: [axes[axis] for axis in AXES] for name, axes in content["curves"].items()},
+                {name: [Placement.from_json(axes[axis]) for axis in AXES] for name, axes in content.get("placements", {}).items()},
+                float(content.get("stretch", 1.0)),
+                {name: [row["intervals"] for row in rows] for name, rows in of.items() if "intervals" in rows[0]},
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, UserError):
@@ -141,17 +185,27 @@ class Reference:
             raise UserError(where, f"has another form ({type(error).__name__}: {error})", expected, do) from None
 
 
-def _band(values: Array, metric: Metric, widening: float) -> Array:
-    """[3, 2] low and high end per axis from values [volumes, 3]."""
-    scaled = np.log(np.maximum(values, SMALLEST)) if metric.scale == "log" else values
-    mean, deviation = scaled.mean(axis=0), scaled.std(axis=0, ddof=1)
-    low, middle, high = np.percentile(scaled, PERCENTILES, axis=0)
-    stretch = widening / 1.96
-    band = np.stack([
-        np.minimum(mean - widening * deviation, middle - stretch * (middle - low)),
-        np.maximum(mean + widening * deviation, middle + stretch * (high - middle)),
-    ], axis=1)  # fmt: skip
-    return np.exp(band) if metric.scale == "log" else band
+def _values(measured: Measurement, checks: Sequence[Check], means: Mapping[str, Triple], placements: Placements) -> dict[str, Triple]:
+    values: dict[str, Triple] = {}
+    for check in checks:
+        values.update(check.relate(measured.results[check.kind].values, means))
+        for metric in check.metrics:
+            if metric.placed:
+                values[metric.name] = _triple([
+                    placements[metric.curve][axis].extreme(_entries(measured, metric.curve, axis), metric.placed)
+                    if measured.extents[axis] else float("nan") for axis in range(3)
+                ])  # fmt: skip
+    return values
+
+
+def _placements(measured: Sequence[Measurement], checks: Sequence[Check]) -> Placements:
+    names = dict.fromkeys(metric.curve for check in checks for metric in check.metrics if metric.placed)
+    return {name: [Placement.fit([_entries(one, name, axis) for one in measured]) for axis in range(3)] for name in names}
+
+
+def _entries(measured: Measurement, name: str, axis: int) -> Entries:
+    curve = next(result.curves[name][axis] for result in measured.results.values() if name in result.curves)
+    return Entries.of(curve, measured.extents[axis], len(measured.areas[axis]))
 
 
 def _percentile_curve(measured: Sequence[Measurement], name: str, axis: int) -> list[list[float | None]]:
@@ -159,15 +213,9 @@ def _percentile_curve(measured: Sequence[Measurement], name: str, axis: int) -> 
     positions = np.linspace(0.0, 1.0, POSITIONS)
     rows = []
     for one in measured:
-        curve = next(result.curves[name][axis] for result in one.results.values() if name in result.curves)
-        ends = one.extents[axis]
-        assert ends is not None
-        known = np.flatnonzero(np.isfinite(curve))
-        if known.size < 2:
-            continue
-        # A pair's place is half-way between its slices.
-        place = (known + 0.5 - ends[0]) / max(ends[1] - ends[0], 1)
-        rows.append(np.interp(positions, place, curve[known], left=np.nan, right=np.nan))
+        entries = _entries(one, name, axis)
+        if entries.values.size > 1:
+            rows.append(np.interp(positions, entries.places, entries.values, left=np.nan, right=np.nan))
     table = np.array(rows).reshape(-1, POSITIONS)
     enough = np.isfinite(table).sum(axis=0) * 2 >= max(len(measured), 1)
     result: list[list[float | None]] = [[None] * POSITIONS for _ in PERCENTILES]

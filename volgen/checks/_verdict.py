@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.checks._bands import SMALLEST
 from volgen.checks._measure import Measurement
-from volgen.checks._reference import SMALLEST, Reference
+from volgen.checks._reference import Reference
 from volgen.core.check import AXES, Metric
 
 PLANES = {"R": "sagittal", "A": "coronal", "S": "axial"}
 DIRECTIONS = {"R": "left to right", "A": "back to front", "S": "bottom to top"}
 MOST_PLACES = 3
+SHADOW = 1.5
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,7 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     A volume passes if every metric lies inside its band along every axis and every voxel is a number. ``score`` is the share of
     metrics and axes inside their bands. A metric that could not be measured counts as outside (the check of the head's extent says why).
     """
-    values = {}
-    for check in reference.checks:
-        values.update(check.relate(measured.results[check.kind].values, reference.means))
+    values = reference.values(measured)
     departures, outside = [], 0
     for kind, metric in reference.metrics:
         found = [d for axis in range(3) if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None]
@@ -47,6 +47,8 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     findings = list(_not_finite(measured))
     for departure in sorted(departures, key=lambda d: -d.distance):
         findings += _findings(departure, measured, reference)
+    if departures and not findings:  # the band of a small reference can be so wide that a head of no length lies in it
+        findings += [_unmeasured(departure, reference) for departure in departures[:3]]
     total = 3 * len(reference.metrics)
     failed = {finding["check"] for finding in findings}
     return {
@@ -55,6 +57,8 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
         "score": round((total - outside) / total, 4),
         "checks": {check.kind: "fail" if check.kind in failed else "pass" for check in reference.checks},
         "metrics": {m.name: {axis: number(values[m.name][i]) for i, axis in enumerate(AXES)} for _, m in reference.metrics},
+        "axes": {axis: "fail" if any(finding["axis"] == axis for finding in findings) else "pass" for axis in AXES},
+        "in_band": reference.in_band(measured),
         "findings": findings,
     }
 
@@ -81,7 +85,7 @@ def _findings(departure: _Departure, measured: Measurement, reference: Reference
         return  # nothing was there to measure; the extent of the head is the finding
     low, high = reference.bands[metric.name][departure.axis]
     below = bool(metric.low) and departure.value < low
-    places: Sequence[tuple[int, int] | None] = _places(departure, measured, low if below else high, below)
+    places: Sequence[tuple[int, int] | None] = _places(departure, measured, reference, low if below else high, below)
     for place in places or [None]:
         where = f"Along {axis} ({DIRECTIONS[axis]})" if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}"
         words = metric.low if below else metric.high
@@ -92,20 +96,45 @@ def _findings(departure: _Departure, measured: Measurement, reference: Reference
         }  # fmt: skip
 
 
+def _unmeasured(departure: _Departure, reference: Reference) -> dict[str, Any]:
+    axis, metric = AXES[departure.axis], departure.metric
+    low, high = reference.bands[metric.name][departure.axis]
+    text = f"Along {axis} ({DIRECTIONS[axis]}): {metric.label} could not be measured: there is no head, or too little of one."
+    return {
+        "check": departure.check, "metric": metric.name, "axis": axis, "slices": None, "value": None, "band": [number(low), number(high)],
+        "text": text,
+    }  # fmt: skip
+
+
 def _slices(first: int, last: int) -> str:
     return f"slice {first}" if first == last else f"slices {first}-{last}"
 
 
-def _places(departure: _Departure, measured: Measurement, limit: float, below: bool) -> list[tuple[int, int]]:
+def _places(departure: _Departure, measured: Measurement, reference: Reference, limit: float, below: bool) -> list[tuple[int, int]]:
     """Slices at fault, worst place first. Two neighbouring pairs at fault share one slice, and that one is it."""
     if not departure.metric.curve:
         return []
-    curve: NDArray[np.float64] = measured.results[departure.check].curves[departure.metric.curve][departure.axis]
+    name, axis = departure.metric.curve, departure.axis
+    curve: NDArray[np.float64] = measured.results[departure.check].curves[name][axis]
+    pairs = len(curve) < len(measured.areas[axis])
+    if departure.metric.placed:
+        curve = reference.standing_out(measured, name, axis) * (1 if departure.metric.placed == "high" else -1)
     with np.errstate(invalid="ignore"):
         at_fault = np.flatnonzero((curve < limit) if below else (curve > limit))
+    if departure.metric.placed == "high" and not pairs:
+        at_fault = at_fault[~_shadows(measured.results[departure.check].curves[name][axis])[at_fault]]
     runs = np.split(at_fault, np.flatnonzero(np.diff(at_fault) > 1) + 1) if at_fault.size else []
     runs.sort(key=lambda run: float(curve[run].min() if below else -curve[run].max()))
+    if not pairs:
+        return [(int(run[0]), int(run[-1])) for run in runs[:MOST_PLACES]]
     return [(int(run[0]) + (run.size > 1), int(run[-1]) + (run.size == 1)) for run in runs[:MOST_PLACES]]
+
+
+def _shadows(curve: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Slices that stand out only because the next one does: one wrong slice is half of what its neighbours are compared with."""
+    beside = np.nan_to_num(np.pad(curve, 1))
+    shadows: NDArray[np.bool_] = np.maximum(beside[:-2], beside[2:]) > SHADOW * np.nan_to_num(curve)
+    return shadows
 
 
 def _not_finite(measured: Measurement) -> Iterator[dict[str, Any]]:

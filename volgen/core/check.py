@@ -27,6 +27,9 @@ class Metric:
         high: what it means to lie above them; empty if that is no fault.
         scale: ``log`` for positive quantities whose spread is a matter of ratios.
         curve: the curve that this number is an extreme of: its entries outside the metric's band are the slices at fault.
+        placed: not returned by ``measure``: the number is how far the curve's entry that stands out most lies above (``high``) or below
+            (``low``) what the volume's own neighbouring slices and real volumes at the same place in the head lead one to expect,
+            in standard deviations of real volumes. ``high`` words the fault either way.
         contrast: the axes are compared with one another, so that a fault along one moves the others too, the other way: only the axis
             furthest outside its band is reported.
     """
@@ -37,6 +40,7 @@ class Metric:
     high: str = ""
     scale: Literal["linear", "log"] = "linear"
     curve: str = ""
+    placed: Literal["", "high", "low"] = ""
     contrast: bool = False
 
 
@@ -46,7 +50,8 @@ class CheckResult:
 
     Attributes:
         values: number per axis, by metric.
-        curves: number per slice pair, by name; entry z of an axis with n slices compares slices z and z + 1 (n - 1 entries).
+        curves: numbers along each axis, by name. A curve with n - 1 entries on an axis of n slices is one of pairs: entry z compares slices
+            z and z + 1. A curve with n entries is one of slices.
     """
 
     values: Mapping[str, Triple]

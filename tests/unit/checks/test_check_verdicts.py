@@ -151,6 +151,34 @@ def test_bands_survive_json(measured: list[Measurement], reference: Reference) -
     assert [judge("x", one, again) for one in measured[:3]] == [judge("x", one, reference) for one in measured[:3]]
 
 
+def test_percentiles_have_intervals_that_hold_them_and_narrow_with_more_people(
+    measured: list[Measurement], reference: Reference, brains: list[Brain]
+) -> None:
+    everyone = Reference.fit(measured, default_checks(), SIZE, brains[0].shape)
+    widths = []
+    for fitted in (reference, everyone):
+        ends = np.array(fitted.intervals["tv_ratio"])
+        assert (ends[:, :, 0] <= np.array(fitted.percentiles["tv_ratio"])).all()
+        assert (ends[:, :, 1] >= np.array(fitted.percentiles["tv_ratio"])).all()
+        widths.append(np.diff(ends[:, 1], axis=-1).mean())
+    assert widths[1] < widths[0]
+
+
+def test_bands_of_an_older_volgen_can_be_read(measured: list[Measurement], reference: Reference) -> None:
+    content = json.loads(json.dumps(reference.to_json()))
+    new = {"alignment", "background", "continuity", "outline", "seam"}
+    content["checks"] = [check for check in content["checks"] if check["kind"] not in new]
+    for key in ("placements", "stretch"):
+        del content[key]
+    for axes in content["metrics"].values():
+        for row in axes.values():
+            del row["intervals"]
+    old = Reference.from_json(content, "bands.json")
+    entry = judge("x", measured[0], old)
+    assert set(entry["metrics"]) == {metric.name for _, metric in old.metrics}
+    assert entry["in_band"] == {"R": None, "A": None, "S": None}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

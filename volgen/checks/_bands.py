@@ -1,0 +1,98 @@
+"""Intervals for the next volume of an unseen person, and how wide they must be so that a real volume passes all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from volgen.core.check import Metric
+
+FALSE_ALARM = 0.05
+"""Aimed-at probability that a real volume of an unseen person fails any check at all."""
+CONFIDENCE = 0.8
+FEW = 8
+PERCENTILES = (2.5, 50.0, 97.5)
+SMALLEST = 1e-9
+FOLDS = 5
+RESAMPLES = 400
+LEAST_STRETCH, MOST_STRETCH = 0.6, 2.5
+Array = NDArray[np.float64]
+
+
+def scaled(values: Array, metric: Metric) -> Array:
+    """Values on the scale on which a metric spreads evenly."""
+    return np.log(np.maximum(values, SMALLEST)) if metric.scale == "log" else values
+
+
+def unscaled(values: Array, metric: Metric) -> Array:
+    """Inverse of :func:`scaled`."""
+    return np.exp(values) if metric.scale == "log" else values
+
+
+def bands(values: Mapping[str, Array], metrics: Sequence[Metric], stretch: float = 1.0) -> dict[str, Array]:
+    """[3, 2] low and high end per axis of every metric, on its own scale, from values [volumes, 3] of real volumes.
+
+    A band is the wider of two intervals. One is Student's prediction interval, mean +- k sd with k = t_{n-1}(1 - alpha / m) sqrt(1 + 1/n):
+    alpha = 0.05 is shared by all m ends of all bands (Bonferroni), and the band widens by itself when there are few volumes. The other
+    stretches the distances from the median to the 2.5th and the 97.5th percentile by k / 1.96, which follows a skewed distribution.
+    """
+    ends = 3 * sum(bool(metric.low) + bool(metric.high) for metric in metrics)
+    count = len(values[metrics[0].name])
+    widening = float(stats.t.ppf(1 - FALSE_ALARM / ends, count - 1) * np.sqrt(1 + 1 / count))
+    result = {}
+    for metric in metrics:
+        table = scaled(values[metric.name], metric)
+        mean, deviation = table.mean(axis=0), table.std(axis=0, ddof=1)
+        low, middle, high = np.percentile(table, PERCENTILES, axis=0)
+        below = np.maximum(middle - mean + widening * deviation, widening / 1.96 * (middle - low))
+        above = np.maximum(mean + widening * deviation - middle, widening / 1.96 * (high - middle))
+        result[metric.name] = np.stack([middle - stretch * below, middle + stretch * above], axis=1)
+    return result
+
+
+def family_stretch(values: Mapping[str, Array], metrics: Sequence[Metric]) -> float:
+    """The factor on the width of all bands at which 5 % of unseen people fail any of them.
+
+    Bonferroni's share is too careful where metrics go together, and not careful enough where a metric's tail is heavier than a normal
+    one. So people are left out in turn (5 groups), bands are made from the others, and each left-out person's farthest departure from
+    the middle, in half widths of the band, is noted. The factor is a tolerance limit of that number: with a confidence of 80 % at most
+    5 % of unseen people lie beyond it, by its order statistics and by those of a log-normal distribution. 1 for fewer than 8 people.
+    """
+    count = len(values[metrics[0].name])
+    if count < FEW:
+        return 1.0
+    farthest = np.zeros(count)
+    group = np.arange(count) % min(FOLDS, count)
+    for fold in range(group.max() + 1):
+        out = group == fold
+        made = bands({name: table[~out] for name, table in values.items()}, metrics)
+        for metric in metrics:
+            low, high = made[metric.name].T
+            middle = np.percentile(scaled(values[metric.name][~out], metric), 50, axis=0)
+            table = scaled(values[metric.name][out], metric)
+            for wanted, reach in ((metric.low, (middle - table) / np.maximum(middle - low, SMALLEST)),
+                                  (metric.high, (table - middle) / np.maximum(high - middle, SMALLEST))):  # fmt: skip
+                if wanted:
+                    farthest[out] = np.maximum(farthest[out], reach.max(axis=1))
+    logs = np.log(np.maximum(farthest, 0.05))
+    share = stats.norm.ppf(1 - FALSE_ALARM) * np.sqrt(count)
+    factor = float(stats.nct.ppf(CONFIDENCE, count - 1, share) / np.sqrt(count))
+    stretch = float(np.exp(logs.mean() + factor * logs.std(ddof=1)))
+    rank = int(stats.binom.ppf(CONFIDENCE, count, 1 - FALSE_ALARM)) + 1
+    if rank <= count:  # enough people to ask them directly
+        stretch = max(stretch, float(np.sort(farthest)[rank - 1]))
+    return float(np.clip(stretch, LEAST_STRETCH, MOST_STRETCH))
+
+
+def percentile_intervals(values: Array) -> list[list[list[float]]]:
+    """How far the percentiles would move with other people: [axis][percentile][low, high], 95 %, from values [volumes, 3].
+
+    Volumes are drawn with replacement (Efron and Tibshirani 1993), 400 times with a fixed seed.
+    """
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    found = np.percentile(values[drawn], PERCENTILES, axis=1)  # [percentile, resample, axis]
+    ends = np.percentile(found, (2.5, 97.5), axis=1)  # [end, percentile, axis]
+    return [[[float(f"{end:.6g}") for end in ends[:, p, axis]] for p in range(len(PERCENTILES))] for axis in range(3)]

@@ -1,0 +1,54 @@
+"""Metric 9: seams at the borders of blocks (patches, chunks, wavelet tiles) that a generator puts together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+
+from volgen.checks._slices import Curve, pair_curve, pair_difference, pair_mask, spikes, triple
+from volgen.core.check import CheckResult, Metric, Triple
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """Mean |difference| across block borders over that of the 4 slice pairs on either side; the mean over all borders of a block size.
+
+    Borders are those of a grid of blocks that starts at the first voxel. The largest mean of all block sizes counts.
+    """
+
+    kind: Literal["seam"] = "seam"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("seam_score", "change across block borders over that elsewhere", "", "has seams at block borders along this axis", "log"),
+    )  # fmt: skip
+
+    blocks: tuple[PositiveInt, ...] = (8, 16, 32, 64, 128)
+    """Block sizes in voxels."""
+    smallest_share: float = Field(default=0.2, gt=0, lt=1)
+    """Slices that show less of the head than this share of the largest slice are left out."""
+
+    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+        """Seam score; see :class:`volgen.core.check.Check`."""
+        return CheckResult({"seam_score": triple(lambda axis: self._score(spikes(self._l1(unit, mask, axis))))})
+
+    def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
+        """As measured."""
+        return dict(values)
+
+    def _l1(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], axis: int) -> Curve:
+        return pair_curve(pair_difference(unit, axis), pair_mask(mask, axis), self.smallest_share)
+
+    def _score(self, spike: Curve) -> float:
+        """1 if no border lies in the head; NaN without a head."""
+        if not np.isfinite(spike).any():
+            return float("nan")
+        scores = []
+        for block in self.blocks:
+            across = spike[block - 1 :: block]
+            known = across[np.isfinite(across)]
+            if known.size:
+                scores.append(float(np.exp(np.log(np.maximum(known, 1e-6)).mean())))
+        return max(scores, default=1.0)
