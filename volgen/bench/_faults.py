@@ -139,7 +139,7 @@ FAULTS: Mapping[str, Fault] = {
     "one bad slice": Fault(bad_slice, (0.05, 0.1, 0.2), "of the range, noise"),
     "banding": Fault(banding, (0.02, 0.05, 0.1), "sd of the brightness"),
     "in-plane jitter of one voxel": Fault(jitter, (0.05, 0.2, 1.0), "of the slices"),
-    "drift along the stack": Fault(drift, (1, 3, 6), "voxels in all"),
+    "drift along the stack": Fault(drift, (2, 3, 6), "voxels in all"),
     "blur along one axis": Fault(blur_axis, (0.4, 0.6, 1.0), "voxels, sd"),
     "blur along all axes": Fault(blur_all, (0.4, 0.6, 1.0), "voxels, sd", directed=False),
     "patch seam": Fault(seam, (0.05, 0.1, 0.2), "of the brightness"),
