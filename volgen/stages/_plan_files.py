@@ -5,17 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from volgen.core.files import write_json, write_text
 from volgen.core.manifest import Provenance
 from volgen.parallel.engine import settings
 from volgen.recipe import Recipe
-from volgen.stages._plan_settings import Setting
+from volgen.stages._plan_settings import Plan, Setting
 from volgen.stages._plan_text import COLUMNS, keys
-
-if TYPE_CHECKING:
-    from volgen.stages.plan import Plan
 
 PLAN, DEEPSPEED, LAUNCH = "plan.json", "deepspeed.json", "launch.txt"
 

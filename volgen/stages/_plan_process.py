@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -41,14 +42,12 @@ def _alone() -> dict[str, str]:
 
 def report(path: str) -> None:
     """Trains for a step and prints the peak."""
-    from torch.utils import tensorboard
-
     from volgen.models.networks.wavelet_unet3d import Config
     from volgen.parallel import launch
     from volgen.parallel.engine import Engine
-    from volgen.stages import train
 
-    assert train and tensorboard  # imported for their size
+    for name in ("torch.utils.tensorboard", "volgen.stages.train"):
+        import_module(name)  # for its size
     recipe = recipes.load(Path(path))
     launch.start(launch.Launch())
     with torch.device("meta"):

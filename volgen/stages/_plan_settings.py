@@ -85,6 +85,32 @@ class Setting:
         return not self.fits, self.hours if self.fits else self.memory.total, offload, engine.activation_checkpointing, engine.zero_stage
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What ``volgen plan`` found.
+
+    Attributes:
+        cluster: the machines.
+        settings: those looked at, cheapest first.
+        disk: bytes by kind of file.
+        assumptions: what nobody measured.
+        reason: why nothing fits, empty if something does.
+        parameters: of one network.
+    """
+
+    cluster: Cluster
+    settings: tuple[Setting, ...]
+    disk: dict[str, int]
+    assumptions: tuple[str, ...]
+    reason: str
+    parameters: int = 0
+
+    @property
+    def chosen(self) -> Setting | None:
+        """The cheapest setting that fits."""
+        return None if self.reason else self.settings[0]
+
+
 class Planner:
     """Costs of one recipe on one cluster; a step is traced once for each micro-batch and checkpointing choice."""
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from volgen.recipe import Recipe
-from volgen.stages._plan_settings import Setting, gib
-
-if TYPE_CHECKING:
-    from volgen.stages.plan import Plan
+from volgen.stages._plan_settings import Plan, Setting, gib
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
 

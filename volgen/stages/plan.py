@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
 from volgen.stages._plan_memory import GIB
 from volgen.stages._plan_process import process_bytes
-from volgen.stages._plan_settings import Cluster, Planner, Setting, disk_bytes, shares
+from volgen.stages._plan_settings import Cluster, Plan, Planner, Setting, disk_bytes, shares
 from volgen.stages._plan_step import trace
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
@@ -26,33 +25,6 @@ ASSUMED_BANDWIDTH = {True: 10.0, False: 100.0}
 """GB/s of one rank over several nodes, and inside one. Assumptions."""
 ASSUMED_PEOPLE = 1000
 Device = Literal["gpu", "cpu"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What ``volgen plan`` found.
-
-    Attributes:
-        cluster: the machines.
-        settings: those looked at, cheapest first.
-        disk: bytes by kind of file.
-        assumptions: what nobody measured.
-        reason: why nothing fits, empty if something does.
-        parameters: of one network.
-    """
-
-    cluster: Cluster
-    settings: tuple[Setting, ...]
-    disk: dict[str, int]
-    assumptions: tuple[str, ...]
-    reason: str
-
-    parameters: int = 0
-
-    @property
-    def chosen(self) -> Setting | None:
-        """The cheapest setting that fits."""
-        return None if self.reason else self.settings[0]
 
 
 def plan(
