@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,18 +42,20 @@ class Allocations(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Runs an operation and notes the storages of its results."""
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._note(leaf)
+                self._note(leaf, given)
         now = self.now + (self._workspace(func, args, result) if self._workspace else 0)
         self.peak, self.peak_apart = max(self.peak, now), max(self.peak_apart, now - self._marked)
         return result
 
-    def _note(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, given: Collection[int]) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key not in self._alive:
+        # A view of what was there before the block (a weight, transposed) is no allocation.
+        if key not in self._alive and key not in given:
             self._alive[key] = storage.nbytes()
             self.now += storage.nbytes()
             # A storage's Python object lives as long as the storage: whoever holds a tensor on it holds both.

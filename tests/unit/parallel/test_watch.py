@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,7 +203,10 @@ def test_a_whole_watch_ends_the_process_with_one_message(monkeypatch: pytest.Mon
             over.set()
 
     servers: list[socket.socket] = []
+    killed: list[int] = []
     monkeypatch.setattr(module, "_end", leave)
+    # Both ranks are this process.
+    monkeypatch.setattr(module.psutil, "Process", lambda process: SimpleNamespace(kill=lambda: killed.append(process)))
     monkeypatch.setattr(module, "listen", lambda: servers.append(listen()) or servers[0])
     meeting, barrier = ["", ""], threading.Barrier(2)
     watches: list[Any] = []
@@ -221,6 +225,7 @@ def test_a_whole_watch_ends_the_process_with_one_message(monkeypatch: pytest.Mon
         one._thread.join()
     servers[0].close()
     assert codes == [RANK_LOST, RANK_LOST]
+    assert killed == [os.getpid()], "rank 1 ends rank 0, its neighbour, which hangs"
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "no step for 0.5 s" in errors[0] and f"rank 0 on {socket.gethostname()}" in errors[0]
