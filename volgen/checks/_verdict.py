@@ -89,7 +89,9 @@ def _findings(departure: _Departure, measured: Measurement, reference: Reference
     for place in places or [None]:
         where = f"Along {axis} ({DIRECTIONS[axis]})" if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}"
         words = metric.low if below else metric.high
-        numbers = f"{metric.label[0].upper()}{metric.label[1:]}: {departure.value:.3g}; real volumes: {low:.3g} to {high:.3g}."
+        usual = f"{low:.3g} to {high:.3g}" if metric.low and metric.high else f"up to {high:.3g}" if metric.high else f"from {low:.3g}"
+        unit = " sd" if metric.placed else ""
+        numbers = f"{metric.label[0].upper()}{metric.label[1:]}: {departure.value:.3g}{unit}; real volumes: {usual}{unit}."
         yield {
             "check": departure.check, "metric": metric.name, "axis": axis, "slices": None if place is None else list(place),
             "value": number(departure.value), "band": [number(low), number(high)], "text": f"{where}: the volume {words}. {numbers}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 from collections import defaultdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from volgen.core.check import AXES
 from volgen.core.files import read_json, write_text
+from volgen.report import previews
 from volgen.report.charts import Chart
 from volgen.report.figures import FOLDER
 from volgen.report.tables import SLICES
@@ -46,7 +48,8 @@ def write_page(directory: Path) -> Path:
     volumes = [
         {
             **volume, "anchor": f"v{index}", "picture": _picture(directory / FOLDER / f"{volume['name']}.png"),
-            "charts": _charts(volume, slices[volume["name"]], bands["curves"]),
+            "charts": _charts(volume, slices[volume["name"]], bands["curves"]), "preview": _preview(directory, volume["name"]),
+            "findings": [{**finding, "place": _place(volume, finding)} for finding in volume["findings"]],
         }
         for index, volume in enumerate(order)
     ]  # fmt: skip
@@ -54,7 +57,10 @@ def write_page(directory: Path) -> Path:
         loader=PackageLoader("volgen.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["short"] = _short
-    page = environment.get_template("page.html.j2").render(report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES)
+    viewer = _resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
+    page = environment.get_template("page.html.j2").render(
+        report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, viewer=viewer, script=_resource("page.js")
+    )
     write_text(directory / NAME, page)
     return directory / NAME
 
@@ -66,6 +72,26 @@ def _slices(path: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
         for row in csv.DictReader(stream):
             rows[row["name"]][row["axis"]].append(row)
     return rows
+
+
+def _resource(name: str) -> str:
+    """A script of this package, so that it can stand in a page: in HTML these words would begin a comment, a script, or end one."""
+    text = files("volgen.report").joinpath(name).read_text(encoding="utf-8")
+    return text.replace("<!--", "<\\!--").replace("<script", "<\\script").replace("</script", "<\\/script")
+
+
+def _preview(directory: Path, name: str) -> str:
+    """Base64 of a volume's preview; empty if it has none."""
+    path = directory / previews.FOLDER / f"{name}.nii.gz"
+    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+
+
+def _place(volume: dict[str, Any], finding: dict[str, Any]) -> str:
+    """Where the viewer goes for a finding: shares of the three edges; the middle for one that names no slices."""
+    slices: list[int | None] = [None] * 3
+    if finding["slices"]:
+        slices[AXES.index(finding["axis"])] = sum(finding["slices"]) // 2
+    return " ".join(f"{share:.4f}" for share in previews.place(volume.get("shape", [1, 1, 1]), slices))
 
 
 def _picture(path: Path) -> str:

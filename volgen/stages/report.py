@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from volgen.checks._cohort_sample import CohortSample
-from volgen.checks._measure import Measurement, default_checks, measure
+from volgen.checks._measure import Measurement, default_checks, measure, to_unit
 from volgen.checks._reference import FALSE_ALARM, FEW, Reference
 from volgen.checks._verdict import judge, number
 from volgen.core import manifest
@@ -24,7 +24,7 @@ from volgen.data import nifti
 from volgen.data.discover import discover
 from volgen.data.record import SPLITS
 from volgen.data.store import Store
-from volgen.report import figures, page, tables
+from volgen.report import figures, page, previews, tables
 from volgen.report.summary import summarise
 
 VOXEL_TOLERANCE = 0.01
@@ -104,6 +104,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
         **({"cohort": cohort} if cohort else {}),
     }
     write_json(out / page.REPORT, content)
+    _write_previews(sources, volumes, out)
     html = page.write_page(out)
     provenance.write(out, volumes=len(volumes))
     say(f"{summary['headline']}; see {html}")
@@ -143,7 +144,7 @@ def _claim(out: Path, provenance: Provenance) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(str(out), "is a file", "a folder for the report")
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    known = {page.NAME, page.REPORT, page.BANDS, tables.VOLUMES, tables.SLICES, figures.FOLDER, manifest.NAME}
+    known = {page.NAME, page.REPORT, page.BANDS, tables.VOLUMES, tables.SLICES, figures.FOLDER, previews.FOLDER, manifest.NAME}
     if names - known:
         raise UserError(str(out), "holds other files", "an empty or new folder", "choose another --out")
     if manifest.NAME in names:
@@ -210,6 +211,16 @@ def _judge_all(
     with progress("report", len(sources)) as ticker:
         tables.write_slices(out, rows(ticker))
     return volumes, unread
+
+
+def _write_previews(sources: Sequence[_Source], volumes: Sequence[dict[str, Any]], out: Path) -> None:
+    """Small copies of the worst volumes for the page; they are read again, because who is worst is known only now."""
+    worst = {volume["name"] for volume in sorted(volumes, key=lambda v: (v["verdict"] == "pass", v["score"], v["name"]))[: previews.MOST]}
+    for source in sources:
+        if source.name in worst:
+            volume = source.read()
+            unit = to_unit(np.nan_to_num(volume.voxels, nan=0.0, posinf=0.0, neginf=0.0))
+            previews.write_preview(out / previews.FOLDER / f"{source.name}.nii.gz", unit, volume.voxel_size)
 
 
 def _slice_rows(name: str, measured: Measurement, findings: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
-from volgen.report import figures, tables
+from volgen.report import figures, previews, tables
 from volgen.report.charts import Chart
 from volgen.report.page import write_page
 from volgen.report.summary import summarise
@@ -71,8 +72,9 @@ def test_the_page_needs_nothing_but_itself(directory: Path) -> None:
     parser.feed(text)
     assert parser.links
     assert all(link.startswith(("data:image/png;base64,", "#v")) for link in parser.links)
-    assert not {"script", "link", "iframe"} & set(parser.tags)
+    assert not {"link", "iframe"} & set(parser.tags)
     assert not re.search(r"https?://|@import|url\(", text)
+    assert "default-src 'none'" in text  # and the browser sees to it
 
 
 def test_names_are_escaped_and_failures_come_first(directory: Path) -> None:
@@ -168,3 +170,28 @@ def test_the_summary_tells_of_the_cohort() -> None:
     assert "As a cohort: the background is not clean." in summarise([entry("a", failed=False)], [], {}, missed)["text"]
     met = {"targets": [{"name": "volume z", "pass": True}]}
     assert "As a cohort they meet every target that could be measured." in summarise([entry("a", failed=False)], [], {}, met)["text"]
+
+
+def test_a_preview_is_small_keeps_its_place_and_is_the_same_every_time(tmp_path: Path) -> None:
+    unit = np.zeros((230, 50, 40), dtype=np.float32)
+    unit[120:123] = 1.0
+    for name in "ab":
+        previews.write_preview(tmp_path / f"{name}.nii.gz", unit, (1.0, 2.0, 3.0))
+    image = nib.load(tmp_path / "a.nii.gz")
+    assert image.shape == (77, 17, 14)  # blocks of 3
+    assert image.header.get_zooms() == (3.0, 6.0, 9.0)
+    assert previews.place(unit.shape, [121, None, None]) == [121.5 / 231, 0.5, 0.5]
+    assert np.asarray(image.dataobj)[int(121.5 / 231 * 77)].min() == 255
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_the_viewer_is_in_the_page_once_for_the_volumes_that_have_a_preview(directory: Path) -> None:
+    unit = np.linspace(0, 1, 216, dtype=np.float32).reshape(6, 6, 6)
+    previews.write_preview(directory / previews.FOLDER / f"{HOSTILE}.nii.gz", unit, (2.0, 2.0, 2.0))
+    text = write_page(directory).read_text()
+    assert text.count('type="text/plain" id="data-') == 1
+    assert text.count("niivue={}") == 1
+    # A comment or a script that begins inside a script would swallow the rest of the page.
+    scripts = text.split("<script")[1:]
+    assert len(scripts) == text.count("</script") == 3
+    assert "<!--" not in text
