@@ -81,7 +81,7 @@ class Recipe(Config):
         if self.experts.count > points:
             raise ValueError(f"experts.count is {self.experts.count}, but the schedule has {points} points: each expert needs at least one")
         if self.experts.points and sum(self.experts.points) != points:
-            raise ValueError(f"experts.points sum to {sum(self.experts.points)}, but the schedule has {points} points: each needs one owner")
+            raise ValueError(f"experts.points sum to {sum(self.experts.points)}, but schedule.points is {points}")
         if not all(phase.points for phase in plan(self.experts, grid)):
             raise ValueError("schedule: its noise levels are too close to each other to have owners")
         if self.experts.warm_start == "shared" and not self.experts.shared_steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 from collections.abc import Sequence
@@ -11,12 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from volgen.core.exit_codes import DONE, INTERRUPTED, RANK_LOST, SAVED
-from volgen.parallel._link import Link
+from volgen.parallel._link import Link, ready
 
 AGREED = (DONE, SAVED, INTERRUPTED)
 """Exit codes with which ranks leave together."""
 SECONDS_TO_READ = 1.0
 """How long last words may take to arrive."""
+STRANGERS = 64
+"""Connections that may wait to say who they are, besides those of all ranks; older ones are closed."""
 GO_ON = "All ranks stop; the same command goes on from the last checkpoint"
 
 
@@ -156,15 +157,19 @@ class Hub:
             link.drained(deadline)
 
     def _listen(self, sources: list[Any], seconds: float) -> None:
-        for ready in select.select(sources, (), (), seconds)[0]:
-            if ready is self._server:
-                with suppress(OSError):  # it may have gone again
-                    self._strangers.append(Link(self._server.accept()[0]))
+        if any(source is self._server for source in ready(sources, seconds)):
+            with suppress(OSError):  # it may have gone again
+                self._strangers.append(Link(self._server.accept()[0]))
+        for stranger in self._strangers[: -STRANGERS - len(self._members)]:
+            stranger.close()
         for stranger in list(self._strangers):
+            known: _Heard | None = None
             for message in stranger.receive():
                 index = message.get("index")
-                if message.get("token") == self._token and isinstance(index, int) and 0 < index < len(self._members):
-                    self._heard[index] = _Heard(stranger)
+                if known is not None:  # it has said who it is and, in the same breath, more
+                    known.take(message)
+                elif message.get("token") == self._token and isinstance(index, int) and 0 < index < len(self._members):
+                    self._heard[index] = known = _Heard(stranger)
                     self._strangers.remove(stranger)
             if stranger.closed and stranger in self._strangers:
                 self._strangers.remove(stranger)
@@ -218,7 +223,7 @@ class Spoke:
         if heard.left is not None:
             time.sleep(seconds)
             return None if heard.left in AGREED else failed(self._hub, heard.left, told=True)
-        select.select([heard.link], (), (), seconds)
+        ready([heard.link], seconds)
         messages = heard.link.receive()
         for message in messages:
             heard.take(message)

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 _distributed: Any = torch.distributed  # its stores are documented, but not re-exported
 PATIENCE = 1800.0
+_MEETINGS: dict[tuple[int, int], Any] = {}
 """Seconds: torch's own."""
 BUCKET = 500_000_000
 """Most elements of gradients that are sent at once: DeepSpeed's own default."""
@@ -94,7 +94,7 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None, patie
             store: Any = _distributed.HashStore()
             if launch.world_size > 1:
                 everybody = world or launch
-                store = _distributed.PrefixStore(name, meeting(everybody.rank, everybody.world_size))
+                store = _distributed.PrefixStore(name, meeting(everybody.rank, everybody.world_size, patience))
             torch.distributed.init_process_group(backend, timeout=timeout, world_size=launch.world_size, rank=launch.rank, store=store)
         except (DistStoreError, DistNetworkError) as error:
             found = f"rank {launch.rank} of {launch.world_size} on {launch.host} waited for the others in vain"
@@ -106,11 +106,18 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None, patie
     return torch.device(accelerator.current_device_name())
 
 
-@cache
-def meeting(rank: int, world_size: int) -> Any:
-    """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent."""
-    store, _, _ = next(_distributed.rendezvous("env://", rank, world_size))
-    return store
+def meeting(rank: int, world_size: int, patience: float = PATIENCE) -> Any:
+    """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent.
+
+    Args:
+        rank: of this process in the launch.
+        world_size: of the launch.
+        patience: seconds that the first call waits for the others.
+    """
+    if (rank, world_size) not in _MEETINGS:
+        store, _, _ = next(_distributed.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=patience)))
+        _MEETINGS[rank, world_size] = store
+    return _MEETINGS[rank, world_size]
 
 
 def leave() -> None:

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import psutil
+from torch.distributed import DistError
 
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, DONE, INTERRUPTED
@@ -29,6 +30,8 @@ from volgen.parallel.launch import Launch
 
 SECONDS_TO_LEAVE = 10.0
 """How long a rank may take to leave by itself when another one has left with an error: it may be about to say what is wrong."""
+PACKAGE = os.path.join(str(Path(__file__).parents[1]), "")  # noqa: PTH118 (with a separator at its end)
+NETWORK = os.path.join("torch", "nn", "modules", "module.py")  # noqa: PTH118 (the same)
 TORCH = os.path.join("torch", "distributed")  # noqa: PTH118 (a part of a path)
 
 
@@ -88,7 +91,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if trace is not None and isinstance(error, RuntimeError) and TORCH in traceback.extract_tb(trace)[-1].filename:
+        if trace is not None and (isinstance(error, DistError) or (isinstance(error, RuntimeError) and TORCH in _last_file(trace))):
             # A collective failed. If that is because a rank is gone, the thread finds out, and ends this process with a better message.
             self._cut_off.set()
             self._thread.join(max(self._dead_after, SECONDS_TO_LEAVE) + 2 * self._interval)
@@ -97,6 +100,14 @@ class Watch:
         self._side.leave(_code(error))
 
     def _run(self) -> None:
+        try:
+            self._listen()
+        except Exception as error:
+            # Silence would tell the others that this rank is dead.
+            print(f"error: the watch over the ranks has failed itself ({error!r})", file=sys.stderr, flush=True)
+            _end(DEFECT)
+
+    def _listen(self) -> None:
         looked, asleep = time.monotonic(), ""
         while not self._left.is_set():
             away = time.monotonic() - looked
@@ -133,9 +144,9 @@ class Watch:
             return Report(age)
         places = [place for place, _ in traceback.walk_stack(frame)]
         files = [place.f_code.co_filename for place in places]
-        ours = next((index for index, file in enumerate(files) if f"{os.sep}volgen{os.sep}" in file), 0)
+        ours = next((index for index, file in enumerate(files) if file.startswith(PACKAGE)), 0)
         at = f"{Path(files[ours]).name} line {places[ours].f_lineno} ({places[ours].f_code.co_name})"
-        return Report(age, any(map(_is_of_ranks, files)), at)
+        return Report(age, _waits(files), at)
 
 
 def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) -> Watch | Alone:
@@ -175,9 +186,19 @@ def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) ->
     return Watch(side, interval, dead_after, first == ranks.rank, {rank: one for rank, one in neighbours.items() if rank != launch.rank})
 
 
+def _last_file(trace: TracebackType) -> str:
+    return traceback.extract_tb(trace)[-1].filename
+
+
 def _end(code: int) -> None:
     """At once: the main thread may never come back, and files are whole at every moment."""
     os._exit(code)
+
+
+def _waits(files: Sequence[str]) -> bool:
+    """Whether a stack, innermost file first, is of a rank that waits for others; a network's forward pass inside DeepSpeed computes."""
+    innermost = next((file for file in files if _is_of_ranks(file) or file.endswith(NETWORK)), NETWORK)
+    return not innermost.endswith(NETWORK)
 
 
 def _is_of_ranks(file: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from volgen.experts.plan import plan
+from volgen.experts.plan import Phase, blocker, plan
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.recipe import Recipe
@@ -151,17 +152,16 @@ class Planner:
         step = flops / self._cluster.throughput + sent / self._cluster.bandwidth + moved / HOST_BANDWIDTH
         draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws
         validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
-        steps = [
-            recipe.stopping.bounds(len(phase.points)).max_steps
-            for phase in plan(recipe.experts, recipe.schedule.grid())
-            if phase.index is not None
-        ]
-        every = recipe.stopping.validate_every
-        each = [_hours(count, math.ceil(count / every), step, validation) for count in steps]
-        shared = _hours(recipe.experts.shared_steps, 10, step, validation) if recipe.experts.shared_steps else 0.0
-        # Experts of equal length come in rounds; no run ends before its longest.
-        hours = shared + max(math.ceil(len(each) / groups) * sum(each) / len(each), max(each))
-        return Setting(recipe, used, used.total <= self._cluster.gpu_memory, flops, sent, step, max(each), hours)
+        phases = plan(recipe.experts, recipe.schedule.grid())
+        each = {}
+        for phase in phases:
+            rule = recipe.stopping.bounds(len(phase.points)) if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+            # What starts from trained weights is validated before its first step too.
+            validations = math.ceil(rule.max_steps / rule.validate_every) + (phase.start is not None)
+            each[phase.name] = (rule.max_steps * step + validations * validation) / SECONDS_PER_HOUR
+        longest = max(each[phase.name] for phase in phases if phase.index is not None)
+        fits = used.total <= self._cluster.gpu_memory
+        return Setting(recipe, used, fits, flops, sent, step, longest, hours_of_run(phases, each, groups))
 
 
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
@@ -191,8 +191,23 @@ def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[s
     }
 
 
-def _hours(steps: int, validations: int, step: float, validation: float) -> float:
-    return (steps * step + validations * validation) / SECONDS_PER_HOUR
+def hours_of_run(phases: Sequence[Phase], each: Mapping[str, float], groups: int) -> float:
+    """When the last group is done, if each takes the next phase that can begin (what an expert starts from has to be finished).
+
+    Args:
+        phases: the plan.
+        each: hours of each phase by name.
+        groups: of ranks; the shared network is trained by all of them together.
+    """
+    now, finished = 0.0, set[str]()
+    waiting, running = list(phases), list[tuple[float, str]]()
+    while waiting or running:
+        for phase in [phase for phase in waiting if blocker(phase, phases, finished) is None][: groups - len(running)]:
+            waiting.remove(phase)
+            heapq.heappush(running, (now + each[phase.name], phase.name))
+        now, name = heapq.heappop(running)
+        finished.add(name)
+    return now
 
 
 def gib(count: float) -> float:

@@ -43,8 +43,13 @@ def sync(path: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is: its files have the sizes and checksums that it says."""
+    """What is wrong with a checkpoint, None if nothing is: its files have the sizes and checksums that it says.
+
+    Raises:
+        UserError: a file is there and cannot be read now, which says nothing about what is in it.
+    """
     try:
+        (checkpoint / STATE).read_bytes()
         content = read_json(checkpoint / STATE, "the state of a checkpoint")
         if content.pop("fingerprint", None) != fingerprint(content):
             return f"{STATE} was changed"
@@ -56,8 +61,11 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{name} has another checksum"
     except UserError as error:
         return f"{STATE} {error.found}"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
     except OSError as error:
-        return f"{Path(str(error.filename)).name}: {error.strerror}"
+        do = "look at the disk and start again; all checkpoints are as they were"
+        raise UserError(str(error.filename or checkpoint), f"cannot be read ({error.strerror})", "a file that can", do) from None
     return None
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +17,12 @@ import pytest
 from volgen.core.exit_codes import RANK_LOST, SAVED
 from volgen.parallel import _watchers
 from volgen.parallel import watch as module
-from volgen.parallel._link import Link, listen
+from volgen.parallel._link import Link, listen, ready
 from volgen.parallel._watchers import Hub, Member, Report, Spoke, Verdict
 from volgen.parallel.launch import Launch
 from volgen.parallel.watch import Alone, watch
 
-DEAD, HUNG, LOOK = 1.5, 30.0, 0.02
+DEAD, HUNG, LOOK = 3.0, 30.0, 0.02
 MEMBERS = [Member(0, "first", 100), Member(1, "second", 200), Member(2, "third", 300)]
 
 
@@ -53,7 +54,7 @@ def spoke(port: int, index: int, token: str = "token") -> Spoke:
     return Spoke(Link(socket.create_connection(("localhost", port))), index, token, MEMBERS[0], DEAD)
 
 
-def verdict(look: Callable[[], Verdict | None], seconds: float = 5.0) -> Verdict:
+def verdict(look: Callable[[], Verdict | None], seconds: float = 20.0) -> Verdict:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = look()
@@ -100,7 +101,7 @@ def test_silence_counts_on_both_sides(hub: tuple[Hub, int]) -> None:
         return side.look(Report(), LOOK)
 
     found = verdict(keep_two_alive)  # rank 1 is stopped: it neither speaks nor closes
-    assert found.text.startswith("rank 1 on second (process 200) has not been heard of for 1.5 s")
+    assert found.text.startswith("rank 1 on second (process 200) has not been heard of for 3 s")
     alone = socket.create_server(("localhost", 0))
     waiting = spoke(alone.getsockname()[1], 1)
     assert verdict(lambda: waiting.look(Report(), LOOK)).text.startswith("rank 0 on first (process 100) has not been heard of")
@@ -229,6 +230,62 @@ def test_a_whole_watch_ends_the_process_with_one_message(monkeypatch: pytest.Mon
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "no step for 0.5 s" in errors[0] and f"rank 0 on {socket.gethostname()}" in errors[0]
+
+
+def test_a_rank_that_comes_and_leaves_in_one_breath_is_not_dead(hub: tuple[Hub, int]) -> None:
+    side, port = hub
+    one, two = spoke(port, 1), spoke(port, 2)
+    one.leave(0)
+    settle(side, two)
+
+
+@pytest.mark.parametrize(
+    "words", [b"[" * 60000 + b"\n", b"[]\n", b"\xff\n", b'{"token": "guess", "index": 1}\n', b'{"token": "token", "index": 0}\n']
+)
+def test_strangers_do_not_disturb(hub: tuple[Hub, int], words: bytes) -> None:
+    side, port = hub
+    one, two = spoke(port, 1), spoke(port, 2)
+    with socket.create_connection(("localhost", port)) as stranger:
+        stranger.sendall(words)
+        settle(side, one, two)
+    settle(side, one, two)
+    assert set(side._heard) == {1, 2}
+
+
+def test_many_strangers_are_not_all_kept(hub: tuple[Hub, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watchers, "STRANGERS", 2)
+    side, port = hub
+    one, two = spoke(port, 1), spoke(port, 2)
+    settle(side, one, two)
+    strangers = [socket.create_connection(("localhost", port)) for _ in range(12)]
+    for _ in strangers:
+        settle(side, one, two)
+    assert len(side._strangers) <= 2 + len(MEMBERS) + 1
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_more_open_files_than_select_can_count() -> None:
+    with ExitStack() as held:
+        for _ in range(1030 // 2 + 1):
+            for end in socket.socketpair():
+                held.enter_context(end)
+        one, other = socket.socketpair()
+        held.enter_context(one)
+        held.enter_context(other)
+        assert one.fileno() >= 1024
+        assert ready([one], 0.0) == []
+        other.send(b".")
+        assert ready([one], 5.0) == [one]
+
+
+def test_a_network_that_computes_does_not_wait() -> None:
+    engine, layer = "/x/deepspeed/runtime/engine.py", "/x/torch/nn/modules/module.py"
+    gather, reduce = "/x/deepspeed/runtime/zero/parameter_offload.py", "/x/torch/distributed/distributed_c10d.py"
+    assert not module._waits(["/x/torch/nn/modules/conv.py", layer, engine, layer])
+    assert module._waits([reduce, gather, layer, engine]), "ZeRO-3 gathers the weights of a layer"
+    assert module._waits([reduce, engine])
+    assert not module._waits(["/x/volgen/data/stream.py"])
 
 
 def test_a_single_process_has_nobody_to_watch() -> None:

@@ -10,8 +10,10 @@ import pytest
 from volgen import recipe as recipes
 from volgen.cli import main
 from volgen.core.config import validate
+from volgen.experts.plan import ExpertsConfig
+from volgen.experts.plan import plan as phases_of
 from volgen.recipe import Recipe
-from volgen.stages._plan_settings import disk_bytes, shares
+from volgen.stages._plan_settings import disk_bytes, hours_of_run, shares
 from volgen.stages._plan_step import trace
 from volgen.stages.train import train
 
@@ -122,3 +124,14 @@ def test_disk_is_that_of_a_real_run(blob_store: Path, tmp_path: Path) -> None:
     written = sum(path.stat().st_size for path in run.glob("experts/*/weights.safetensors"))
     planned = disk_bytes(recipe, trace(recipe, 2, 10, gpu=True).network, 0)["weights (EMA) of all networks"]
     assert written == pytest.approx(planned, rel=0.03)  # names and shapes are in the files too
+
+
+@pytest.mark.parametrize(
+    ("experts", "chains", "groups", "hours"), [(200, 25, 4, 56), (200, 25, 8, 32), (30, 3, 2, 20), (16, 5, 4, 7), (7, 1, 1, 7)]
+)
+def test_experts_of_a_chain_follow_one_another(experts: int, chains: int, groups: int, hours: int) -> None:
+    """An expert takes an hour, the shared network two; found by an independent simulation, and for one group by counting."""
+    config = ExpertsConfig(count=experts, chains=chains, shared_steps=1)
+    phases = phases_of(config, [1.0 + index for index in range(experts)])
+    each = {phase.name: 2.0 if phase.index is None else 1.0 for phase in phases}
+    assert hours_of_run(phases, each, groups) == 2 + hours

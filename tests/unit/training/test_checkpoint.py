@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -122,6 +123,20 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(
     save(tmp_path, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000002", "checkpoint-00000004"]
     assert load(tmp_path / "checkpoint-00000004")[3].step == 4
+
+
+@pytest.mark.parametrize("errno_", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(errno_: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 2), save(tmp_path, 4)
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail(path: Path) -> str:
+        raise OSError(errno_, os.strerror(errno_))
+
+    monkeypatch.setattr("volgen.training.checkpoint_files.sha256", fail)
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.find(tmp_path, RANKS)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_without_a_good_one_training_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
