@@ -107,7 +107,9 @@ def _ask(name: str, slots: int, script: str) -> Host:
     # No terminal, no questions: BatchMode fails where a password or an unknown key would be asked for, as it would under pdsh.
     options = ["-n", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
     try:
-        done = subprocess.run(["ssh", *options, name, script], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        done = subprocess.run(
+            ["ssh", *options, name, script], capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return Host(name, slots, f"does not answer within {ANSWER_SECONDS} s")
     except FileNotFoundError:

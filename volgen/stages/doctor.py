@@ -19,7 +19,7 @@ import volgen
 from volgen.parallel import launch
 from volgen.stages._doctor_files import disk, shared_directory, token
 from volgen.stages._doctor_finding import Finding
-from volgen.stages._doctor_hosts import ask, judge, read_hostfile
+from volgen.stages._doctor_hosts import ANSWER_SECONDS, ask, judge, read_hostfile
 
 LIBRARIES = ("torch", "deepspeed", "monai", "tensorstore", "zarr", "nibabel", "torchio")
 PROGRAMS = {
@@ -133,7 +133,13 @@ def _programs(*, needed: bool) -> Iterator[Finding]:
             wanted = needed and recipe == "launch/hostfile.sh"
             yield Finding(name, "missing" if wanted else "note", f"{command[0]} is not on PATH; {recipe} needs it", f"install {package}")
             continue
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL, timeout=ANSWER_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            yield Finding(name, "note", f"{command[0]} does not answer within {ANSWER_SECONDS} s", f"it must work for {recipe}")
+            continue
         lines = (done.stdout + done.stderr).strip().splitlines() or [command[0]]
         if done.returncode:
             yield Finding(name, "note", f"{command[0]} is there, but: {lines[0]}", f"it must work for {recipe}")

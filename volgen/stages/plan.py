@@ -24,6 +24,7 @@ ASSUMED_CPU_TFLOPS = 0.05
 ASSUMED_BANDWIDTH = {True: 10.0, False: 100.0}
 """GB/s of one rank over several nodes, and inside one. Assumptions."""
 ASSUMED_PEOPLE = 1000
+LARGEST = 1e12
 Device = Literal["gpu", "cpu"]
 
 
@@ -53,8 +54,8 @@ def plan(
     """
     numbers = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--gpu-memory": gpu_memory, "--throughput": throughput}
     for option, value in {**numbers, "--bandwidth": bandwidth, "--people": people}.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(option, f"is {value}", "a positive number")
+        if value is not None and not 0 < value <= LARGEST:
+            raise UserError(option, f"is {value}", f"a positive number up to {LARGEST:g}")
     if calibrate and throughput is not None:
         raise UserError("--throughput", "is given, and --measure would measure it", "one of them")
     assumptions: list[str] = []

@@ -64,7 +64,8 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     store = Store.open(Path(recipe.data.store))
     run.check_same(recipe.directory, recipe.model_dump(mode="json"))
     _check_cohort(recipe.directory, store)
-    if (recipe.directory / ensemble.NAME).exists():
+    # Ranks must not answer this one by one: another job may finish the run in between.
+    if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
         say(f"{recipe.directory} is finished; nothing to do.")
         return recipe.directory
     engine = recipe.engine
