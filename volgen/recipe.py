@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from volgen.core.config import Config, apply_overrides, read_yaml, validate
 from volgen.core.registry import union
 from volgen.data.stream import StreamConfig
-from volgen.experts.plan import ExpertsConfig, plan
+from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.parallel.engine import EngineConfig
 from volgen.training.ema import EMAConfig
 from volgen.training.optimiser import OptimiserConfig
@@ -65,6 +65,10 @@ class Recipe(Config):
     def directory(self) -> Path:
         """Where the run lives."""
         return Path(self.runs) / self.name
+
+    def rule(self, phase: Phase) -> StoppingConfig:
+        """How long one network of the plan trains."""
+        return self.stopping.bounds(len(phase.points)) if phase.max_steps is None else self.stopping.fixed(phase.max_steps)
 
     @model_validator(mode="after")
     def _across(self) -> Self:

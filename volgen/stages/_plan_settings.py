@@ -155,7 +155,7 @@ class Planner:
         phases = plan(recipe.experts, recipe.schedule.grid())
         each = {}
         for phase in phases:
-            rule = recipe.stopping.bounds(len(phase.points)) if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+            rule = recipe.rule(phase)
             # What starts from trained weights is validated before its first step too.
             validations = math.ceil(rule.max_steps / rule.validate_every) + (phase.start is not None)
             each[phase.name] = (rule.max_steps * step + validations * validation) / SECONDS_PER_HOUR

@@ -107,7 +107,7 @@ class _Crew:
             phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
             phase.start is not None,
         )  # fmt: skip
-        rule = recipe.stopping.bounds(len(phase.points)) if phase.max_steps is None else recipe.stopping.fixed(phase.max_steps)
+        rule = recipe.rule(phase)
         trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
             outcome = trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
