@@ -87,8 +87,8 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
             command.arguments(sub)
             known = sub
     options, rest = parser.parse_known_args(words)
-    prefix = COMMANDS[options.command].overrides
-    strange = rest if prefix is None else [word for word in rest if word.startswith("--") and not word.startswith(f"--{prefix}")]
+    dotted = tuple(f"--{prefix}" for prefix in COMMANDS[options.command].overrides)
+    strange = [word for word in rest if word.startswith("--") and not word.startswith(dotted)] if dotted else rest
     where = f"volgen {options.command}"
     if strange:
         word = strange[0].partition("=")[0]

@@ -27,13 +27,13 @@ class Command:
         help: what ``volgen --help`` says of it.
         arguments: adds its options to a parser.
         run: runs it with the parsed options and the dotted overrides; returns the exit code.
-        overrides: what dotted configuration keys that it takes as options start with; None: it takes none.
+        overrides: what dotted configuration keys that it takes as options start with; none if it takes none.
     """
 
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Overrides], int]
-    overrides: str | None = None
+    overrides: Sequence[str] = ()
 
 
 def _cohort_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,12 +136,14 @@ def _plan(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     solvers = "ddpm, ddim, euler, heun or dpmpp_2m, with settings as --sampler.KEY VALUE (default: the run's)"
+    noises = "white, or slerp: neighbouring slices share noise, with --noise.axis R, A or S and --noise.spacing N (default: white)"
     parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the NIfTI files, new or to be continued")
     parser.add_argument("--count", metavar="N", type=int, required=True, help="number of volumes")
     parser.add_argument("--seed", metavar="S", type=int, required=True, help="volume i depends on this seed and i alone")
     parser.add_argument("--steps", metavar="N", type=int, help="points of the run's noise grid to visit (default: all)")
     parser.add_argument("--sampler", metavar="KIND", help=solvers)
+    parser.add_argument("--noise", metavar="KIND", help=noises)
     parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="volumes denoised together (default: %(default)s)")
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="voxels in the files; int16 has a slope (default: %(default)s)")
@@ -153,12 +155,12 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
     from volgen.core.config import apply_overrides
     from volgen.stages.sample import sample
 
-    kind = [] if options.sampler is None else [("sampler.kind", options.sampler)]
-    sampler = apply_overrides({}, [*kind, *overrides]).get("sampler")
+    kinds = [(f"{name}.kind", value) for name in ("sampler", "noise") if (value := getattr(options, name)) is not None]
+    chosen = apply_overrides({}, [*kinds, *overrides])
     sample(
-        options.run, options.out, count=options.count, seed=options.seed, steps=options.steps, sampler=sampler,
-        batch_size=options.batch_size, device=options.device, dtype=options.dtype, start_index=options.start_index,
-        memory_gib=options.memory_gib,
+        options.run, options.out, count=options.count, seed=options.seed, steps=options.steps, sampler=chosen.get("sampler"),
+        noise=chosen.get("noise"), batch_size=options.batch_size, device=options.device, dtype=options.dtype,
+        start_index=options.start_index, memory_gib=options.memory_gib,
     )  # fmt: skip
     return DONE
 
@@ -211,9 +213,9 @@ COMMANDS = {
     "cohort": Command("copy the sample cohort (61 real brains, CC0) out of the package as a BIDS tree", _cohort_arguments, _cohort),
     "ingest": Command("NIfTI, MGH or BIDS -> Zarr store", _ingest_arguments, _ingest),
     "export": Command("Zarr store -> NIfTI", _export_arguments, _export),
-    "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=""),
-    "plan": Command("memory, disk, network and time of a run before a launch", _plan_arguments, _plan, overrides=""),
-    "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides="sampler."),
+    "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=[""]),
+    "plan": Command("memory, disk, network and time of a run before a launch", _plan_arguments, _plan, overrides=[""]),
+    "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides=["sampler.", "noise."]),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
     "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),
     "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
+from torch import nn
 
 from volgen.core.config import Config, apply_overrides, read_yaml, validate
+from volgen.core.protocols import Shape3
 from volgen.core.registry import union
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
@@ -22,6 +24,7 @@ from volgen.training.stopping import StoppingConfig
 Schedule: Any = union("volgen.schedules")
 Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
+Assembly: Any = union("volgen.models.assemblies")
 Sampler: Any = union("volgen.samplers")
 Privacy: Any = union("volgen.privacy")
 
@@ -46,6 +49,8 @@ class Recipe(Config):
     """The network inside each expert."""
     preconditioner: Preconditioner
     """How the network's output becomes a clean volume."""
+    assembly: Assembly = Field(default_factory=lambda: {"kind": "whole"})
+    """What of a volume is denoised at once, and how volumes are put together from it."""
     experts: ExpertsConfig = ExpertsConfig()
     """The bank."""
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -65,6 +70,25 @@ class Recipe(Config):
     def directory(self) -> Path:
         """Where the run lives."""
         return Path(self.runs) / self.name
+
+    @property
+    def piece(self) -> Shape3:
+        """Voxels along X, Y, Z of what is denoised at once."""
+        return self.assembly.piece(self.data.shape)  # type: ignore[no-any-return]
+
+    @property
+    def channels(self) -> int:
+        """Channels of a training example: the clean piece and what is known beside it."""
+        return 1 + int(self.assembly.known)
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network."""
+        return int(self.preconditioner.inputs + self.assembly.known)
+
+    def build_network(self, checkpointing: bool = False) -> nn.Module:
+        """The network of one expert; its weights are drawn from torch's global generator."""
+        return self.network.build(inputs=self.inputs, checkpointing=checkpointing)  # type: ignore[no-any-return]
 
     def rule(self, phase: Phase) -> StoppingConfig:
         """How long one network of the plan trains."""
@@ -94,11 +118,7 @@ class Recipe(Config):
             raise ValueError(
                 "experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it"
             )
-        for section, part in (("network", self.network), ("preconditioner", self.preconditioner)):
-            if any(size % part.multiple for size in self.data.shape):
-                raise ValueError(
-                    f"data.shape is {list(self.data.shape)}, but this {section} needs multiples of {part.multiple} along each axis"
-                )
+        self._check_shapes()
         if self.stopping.min_steps > self.stopping.max_steps:
             raise ValueError(f"stopping.min_steps ({self.stopping.min_steps}) is above stopping.max_steps ({self.stopping.max_steps})")
         if self.engine.offload == "optimiser_and_weights" and self.engine.zero_stage != 3:
@@ -112,6 +132,21 @@ class Recipe(Config):
         if self.data.batch_size % self.engine.accumulation:
             raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
         return self
+
+    def _check_shapes(self) -> None:
+        try:
+            piece = self.piece
+        except ValueError as error:
+            raise ValueError(f"assembly: {error}") from None
+        if not (self.assembly.whole or self.preconditioner.anywhere):
+            found = f"preconditioner.kind '{self.preconditioner.kind}' denoises whole volumes"
+            raise ValueError(f"{found}, but assembly.kind '{self.assembly.kind}' makes pieces: use edm, v, x0, epsilon or flow")
+        found = f"data.shape is {list(self.data.shape)}"
+        if not self.assembly.whole:
+            found = f"a piece of assembly.kind '{self.assembly.kind}' is {list(piece)}"
+        for section, multiples in (("network", self.network.multiples), ("preconditioner", (self.preconditioner.multiple,) * 3)):
+            if any(size % multiple for size, multiple in zip(piece, multiples, strict=True)):
+                raise ValueError(f"{found}, but this {section} needs multiples of {list(multiples)}")
 
 
 def load(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:

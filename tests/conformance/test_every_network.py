@@ -16,6 +16,8 @@ KINDS = kinds(PACKAGE)
 # Small enough for a test; a file without an entry is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": (8, 16), "attention": (False, True), "head_channels": 8, "norm_groups": 4},
+    "slice_unet2d": {"channels": (8, 16), "norm_groups": 4, "neighbours": 1, "slices_at_once": 3},
+    "triplanar": {"channels": (8, 16), "norm_groups": 4, "neighbours": 1, "slices_at_once": 3},
     "wavelet_unet3d": {"channels": (8, 16), "norm_groups": 4},
 }
 
@@ -35,14 +37,13 @@ def awake(kind: str, inputs: int, checkpointing: bool = False) -> nn.Module:
 
 
 def volumes(kind: str, inputs: int, batch: int = 2) -> tuple[Tensor, Tensor]:
-    edge = config(kind).multiple
-    shape = tuple(edge * max(1, round(size / edge)) for size in (8, 12, 16))
+    shape = tuple(edge * max(1, round(size / edge)) for size, edge in zip((8, 12, 16), config(kind).multiples, strict=True))
     x = torch.randn(batch, inputs, *shape, generator=torch.Generator().manual_seed(1))
     return x, torch.linspace(-1.0, 1.0, batch)
 
 
 def test_the_promised_networks_exist() -> None:
-    assert set(KINDS) >= {"unet3d", "wavelet_unet3d"}
+    assert set(KINDS) >= {"unet3d", "wavelet_unet3d", "slice_unet2d", "triplanar"}
 
 
 @pytest.mark.parametrize("inputs", [1, 2])
@@ -58,9 +59,9 @@ def test_shape_is_kept_and_one_channel_comes_out(kind: str, inputs: int) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edge_of_the_declared_multiple_is_enough(kind: str) -> None:
-    edge = config(kind).multiple
+    a, b, c = config(kind).multiples
     for factor in (3, 5):
-        x = torch.randn(1, 1, edge * factor, edge * 4, edge * 2)
+        x = torch.randn(1, 1, a * factor, b * 4, c * 2)
         with torch.no_grad():
             assert awake(kind, 1)(x, torch.zeros(1)).shape == x.shape
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,7 +20,10 @@ class Denoiser(Protocol):
     """
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """Returns x0_BCXYZ, shaped like ``y_BCXYZ``; ``sigma_B`` is positive."""
+        """Returns x0_BCXYZ with C = 1; ``sigma_B`` is positive.
+
+        Channel 0 of ``y_BCXYZ`` is the noisy volume; further channels, if any, are what is known beside it, without noise of ``sigma_B``.
+        """
         ...
 
 
@@ -63,5 +66,40 @@ class Sampler(Protocol):
         ...
 
 
+class Scan(Protocol):
+    """A volume of the training data, of which only parts may be read.
+
+    Attributes:
+        shape: voxels along R, A, S.
+    """
+
+    @property
+    def shape(self) -> Shape3:
+        """Voxels along R, A, S."""
+        ...
+
+    def whole(self) -> Tensor:
+        """All voxels, float32 [X, Y, Z] in [-1, 1]."""
+        ...
+
+    def slices(self, axis: int, start: int, stop: int) -> Tensor:
+        """Slices ``start`` ... ``stop - 1`` along an axis, the others whole; float32 in [-1, 1]."""
+        ...
+
+    def coarse(self, edge: int) -> Tensor:
+        """Means of cubes of ``edge``^3 voxels, float32 [X / edge, Y / edge, Z / edge] in [-1, 1]."""
+        ...
+
+
+class Cut(Protocol):
+    """What of a scan one training example is."""
+
+    def __call__(self, scan: Scan, seed: int, *key: int | str) -> Tensor:
+        """Clean piece in channel 0 and what is known beside it: [C, X, Y, Z], a function of the scan, the seed and the key."""
+        ...
+
+
 Shape3 = tuple[int, int, int]
+Axis = Literal["R", "A", "S"]
+"""An axis of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 SubjectIds = Sequence[str]

@@ -38,7 +38,13 @@ class AugmentConfig(Config):
 
 
 class Augmentation(Protocol):
-    """A random transform that is a function of its key."""
+    """A random transform that is a function of its key.
+
+    Attributes:
+        moves: whether it changes anything; if not, whole volumes need not be read for the sake of a part.
+    """
+
+    moves: bool
 
     def __call__(self, volume_XYZ: Tensor, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
         """A volume of the same shape and, up to interpolation, the same range."""
@@ -48,6 +54,8 @@ class Augmentation(Protocol):
 class Unchanged:
     """No augmentation."""
 
+    moves = False
+
     def __call__(self, volume_XYZ: Tensor, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
         """Returns the volume itself."""
         return volume_XYZ
@@ -55,6 +63,8 @@ class Unchanged:
 
 class RandomPose:
     """Rotation, translation, scaling about the image centre, and mirroring; uncovered corners hold the volume's minimum."""
+
+    moves = True
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config

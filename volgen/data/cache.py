@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from volgen.data.record import SubjectRecord
@@ -26,6 +29,10 @@ class CodeCache:
     def held_bytes(self) -> int:
         """Memory in use."""
         return self._bytes
+
+    def holds(self, records: Iterable[SubjectRecord]) -> bool:
+        """Whether there is room for all of these scans."""
+        return sum(math.prod(record.shape) * np.dtype(record.dtype).itemsize for record in records) <= self._limit
 
     def codes(self, record: SubjectRecord) -> NDArray[Any]:
         """Codes [X, Y, Z]; shared, so read-only."""

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
+from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import permutation
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
 from volgen.data.record import Split, SubjectRecord
-from volgen.data.store import Store, to_unit
+from volgen.data.scan import Coarse, StoredScan, VolumeScan
+from volgen.data.store import Store
 
 __all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig"]
 
@@ -49,7 +51,7 @@ class Batch:
     """A rank's part of one global batch.
 
     Attributes:
-        x_BCXYZ: float32 in [-1, 1], C = 1; in pinned memory where CUDA is available.
+        x_BCXYZ: float32 in [-1, 1] in channel 0, what is known beside it in the others; in pinned memory where CUDA is available.
         positions: places in the global batch, 0 ... batch_size - 1: the keys for noise, so that it does not depend on the number of ranks.
         ids: scans, for messages about this batch.
     """
@@ -59,8 +61,13 @@ class Batch:
     ids: list[str]
 
 
+def everything(scan: Scan, seed: int, *key: int | str) -> Tensor:
+    """The :class:`~volgen.core.protocols.Cut` that takes whole volumes, [1, X, Y, Z]."""
+    return scan.whole()[None]
+
+
 class Stream:
-    """Volumes of one split for one rank.
+    """Volumes of one split, or pieces of them, for one rank.
 
     Position p of step s is volume ``g = s * batch_size + p`` of an endless sequence that goes through the split once per epoch, each epoch
     in an order of its own (a function of seed and epoch). Rank r owns a contiguous block of positions, so every number of ranks and
@@ -73,12 +80,15 @@ class Stream:
         seed: of the order and of the augmentation.
         rank: of this process among those that share a batch.
         world: number of those.
+        cut: what of a scan an example is.
 
     Raises:
         UserError: the split is empty, the store has another shape, or the batch cannot be shared evenly.
     """
 
-    def __init__(self, store: Store, split: Split, config: StreamConfig, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, store: Store, split: Split, config: StreamConfig, seed: int, rank: int = 0, world: int = 1, cut: Cut = everything,
+    ) -> None:  # fmt: skip
         self.records = store.split(split)
         if not self.records:
             raise UserError(str(store.path), f"has nobody in its {split} split", "at least one scan", "ingest more people or other shares")
@@ -93,8 +103,10 @@ class Stream:
         self.config, self.seed = config, seed
         local = config.batch_size // world
         self._positions = list(range(rank * local, (rank + 1) * local))
-        self._augment = config.augment.build()
-        self._cache = CodeCache(store, int(config.cache_gib * 2**30))
+        self._cut, self._augment = cut, config.augment.build()
+        self._store, self._cache = store, CodeCache(store, int(config.cache_gib * 2**30))
+        self._cached = self._cache.holds(self.records)
+        self._coarse: Coarse = {}
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="stream")
         self._ahead: dict[int, list[Future[Tensor]]] = {}
         self._order: tuple[int, list[int]] = (-1, [])
@@ -115,26 +127,35 @@ class Stream:
                 future.cancel()
         for key in wanted:
             if key not in self._ahead:
-                self._ahead[key] = [self._threads.submit(self._volume, self._record(key, p), key, p) for p in self._positions]
-        x_BCXYZ = torch.stack([future.result() for future in self._ahead.pop(step)])[:, None]
+                self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), key, p) for p in self._positions]
+        x_BCXYZ = torch.stack([future.result() for future in self._ahead.pop(step)])
         if torch.cuda.is_available():
             x_BCXYZ = x_BCXYZ.pin_memory()
         return Batch(x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions])
 
+    def scans(self) -> Iterator[Scan]:
+        """The whole split in the store's order, not augmented and not read yet, the same on every rank."""
+        return (self._scan(record) for record in self.records)
+
     def volumes(self) -> Iterator[Tensor]:
         """One pass over the whole split in the store's order: float32 [X, Y, Z] in [-1, 1], not augmented, the same on every rank."""
         waiting: list[Future[Tensor]] = []
-        for record in self.records:
-            waiting.append(self._threads.submit(self._plain, record))
+        for scan in self.scans():
+            waiting.append(self._threads.submit(scan.whole))
             if len(waiting) > self.config.workers:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
 
-    def validation_volumes(self, count: int) -> Tensor:
-        """A fixed choice of at most ``count`` scans of this split, not augmented: x_BCXYZ in [-1, 1], the same for every seed and rank."""
-        chosen = [self.records[index] for index in sorted(permutation(len(self.records), 0, "validation")[:count])]
-        return torch.stack([future.result() for future in [self._threads.submit(self._plain, record) for record in chosen]])[:, None]
+    def validation_volumes(self, count: int, views: int = 1) -> Tensor:
+        """``views`` fixed examples of each of at most ``count`` scans, not augmented: x_BCXYZ, the same for every seed and rank."""
+        chosen = sorted(permutation(len(self.records), 0, "validation")[:count])
+        futures = [
+            self._threads.submit(self._cut, self._scan(self.records[index]), 0, "validation", index, view)
+            for index in chosen
+            for view in range(views)
+        ]
+        return torch.stack([future.result() for future in futures])
 
     def close(self) -> None:
         """Ends the threads; batches asked for ahead are dropped."""
@@ -147,9 +168,13 @@ class Stream:
             self._order = (epoch, permutation(len(self.records), self.seed, "order", epoch))
         return self.records[self._order[1][place]]
 
-    def _plain(self, record: SubjectRecord) -> Tensor:
-        return torch.from_numpy(to_unit(self._cache.codes(record), record)).mul_(2.0).sub_(1.0)
+    def _scan(self, record: SubjectRecord) -> StoredScan:
+        return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
 
-    def _volume(self, record: SubjectRecord, step: int, position: int) -> Tensor:
-        # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-        return self._augment(self._plain(record), record.affine, self.seed, step, position)
+    def _example(self, record: SubjectRecord, step: int, position: int) -> Tensor:
+        scan: Scan = self._scan(record)
+        if self._augment.moves:
+            plain = scan
+            # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
+            scan = VolumeScan(scan.shape, lambda: self._augment(plain.whole(), record.affine, self.seed, step, position))
+        return self._cut(scan, self.seed, step, position)

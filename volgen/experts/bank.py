@@ -78,7 +78,7 @@ class ExpertBank:
         with torch.no_grad():
             if len(set(owners)) == 1:
                 return self._expert(owners[0])(y_BCXYZ, sigma_B)
-            x0_BCXYZ = torch.empty_like(y_BCXYZ)
+            x0_BCXYZ = torch.empty_like(y_BCXYZ[:, :1])
             for index in sorted(set(owners), reverse=True):
                 rows = torch.tensor([row for row, found in enumerate(owners) if found == index], device=y_BCXYZ.device)
                 x0_BCXYZ[rows] = self._expert(index)(y_BCXYZ[rows], sigma_B[rows])

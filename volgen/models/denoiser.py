@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from volgen.core.channels import join, part
 from volgen.core.protocols import Shape3
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -66,6 +67,11 @@ class PreconditionerConfig(Protocol):
         """Each edge of a volume must be a multiple of this."""
         ...
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether it can denoise any piece of a volume, wherever that comes from."""
+        ...
+
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
         """Fits to training volumes.
 
@@ -95,8 +101,8 @@ class NetworkConfig(Protocol):
     kind: str
 
     @property
-    def multiple(self) -> int:
-        """Each edge of a volume must be a multiple of this."""
+    def multiples(self) -> Shape3:
+        """Edges of a volume along X, Y, Z must be multiples of these."""
         ...
 
     def build(self, inputs: int, checkpointing: bool = False) -> torch.nn.Module:
@@ -112,5 +118,6 @@ class PreconditionedDenoiser:
         self.preconditioner = preconditioner
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """Returns x0_BCXYZ."""
-        return self.preconditioner.denoise(self.network, y_BCXYZ, sigma_B)
+        """Returns x0_BCXYZ; what is known, channels 1 ... of ``y_BCXYZ``, goes to the network as it is, behind its other inputs."""
+        volume_BCXYZ, known_BCXYZ = part(y_BCXYZ)
+        return self.preconditioner.denoise(lambda inputs, noise_B: self.network(join(inputs, known_BCXYZ), noise_B), volume_BCXYZ, sigma_B)

@@ -1,4 +1,7 @@
-"""Orthonormal 3D Haar wavelets: no loss, and white noise stays white with the same sigma."""
+"""Orthonormal Haar wavelets of volumes and of slices: no loss, and white noise stays white with the same sigma.
+
+Legend: B batch, C channel, X Y Z axes of a volume, ... two axes of a slice or three of a volume.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,23 @@ Index = tuple[Any, ...]
 _SQRT_HALF = math.sqrt(0.5)
 
 
-def analyse(x_BCXYZ: Tensor) -> Tensor:
-    """One level: [B, C, X, Y, Z] with even edges -> [B, 8C, X/2, Y/2, Z/2].
+def analyse(x: Tensor) -> Tensor:
+    """One level: [B, C, X, Y, Z] with even edges -> [B, 8C, X/2, Y/2, Z/2]; slices [B, C, X, Y] -> [B, 4C, X/2, Y/2].
 
-    Output channel ``band * C + c``: band 0 is low-pass; bits 2, 1, 0 of a band say high-pass along X, Y, Z.
+    Output channel ``band * C + c``: band 0 is low-pass; bits 2, 1, 0 of a band (1, 0 of a slice's) say high-pass along X, Y, Z.
     """
-    for axis in (4, 3, 2):
-        even, odd = x_BCXYZ.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        x_BCXYZ = torch.cat([even + odd, even - odd], dim=1) * _SQRT_HALF
-    return x_BCXYZ
+    for axis in reversed(range(2, x.dim())):
+        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x = torch.cat([even + odd, even - odd], dim=1) * _SQRT_HALF
+    return x
 
 
-def synthesise(c_BCXYZ: Tensor) -> Tensor:
-    """Inverse (and adjoint) of :func:`analyse`: [B, 8C, X, Y, Z] -> [B, C, 2X, 2Y, 2Z]."""
-    for axis in (2, 3, 4):
-        low, high = c_BCXYZ.chunk(2, dim=1)
-        c_BCXYZ = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1) * _SQRT_HALF
-    return c_BCXYZ
+def synthesise(c: Tensor) -> Tensor:
+    """Inverse (and adjoint) of :func:`analyse`: [B, 8C, X, Y, Z] -> [B, C, 2X, 2Y, 2Z]; slices [B, 4C, X, Y] -> [B, C, 2X, 2Y]."""
+    for axis in range(2, c.dim()):
+        low, high = c.chunk(2, dim=1)
+        c = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1) * _SQRT_HALF
+    return c
 
 
 def pyramid(x_BCXYZ: Tensor, levels: int) -> Tensor:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from volgen.core.channels import join
 from volgen.core.errors import UserError
-from volgen.core.progress import progress
 from volgen.core.protocols import Denoiser, Sampler, Shape3, Step
 from volgen.core.rng import normal
+
+
+class Noise(Protocol):
+    """Draws noise."""
+
+    def __call__(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
+        """Standard normal numbers [1, X, Y, Z], a function of seed and key alone."""
+        ...
+
+
+def white(shape: Shape3, seed: int, *key: int | str) -> Tensor:
+    """Independent numbers."""
+    return normal((1, *shape), seed, *key)
 
 
 def sample(
@@ -26,12 +39,15 @@ def sample(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     start: Callable[[Tensor, float], Tensor] = lambda noise, sigma: noise * sigma,
+    noise: Noise = white,
+    known: Sequence[Tensor] = (),
+    done: Callable[[int, str], None] = lambda count, note: None,
 ) -> list[Tensor]:
-    """Draws one volume per index.
+    """Draws one volume, or one piece of a volume, per index.
 
-    Volume i is a function of ``seed`` and i alone: it starts from the noise ``normal(seed, "start", i)`` and its fresh noise in step n
-    ``normal(seed, "step", n, i)``, whatever the other volumes, their order and the batch size are. (A network may round differently
-    in another batch size; differences are those of float32.)
+    Volume i is a function of ``seed`` and i alone: it starts from the noise ``noise(shape, seed, "start", i)`` and its fresh noise in
+    step n is ``noise(shape, seed, "step", n, i)``, whatever the other volumes, their order and the batch size are. (A network may
+    round differently in another batch size; differences are those of float32.)
 
     The order is expert-major: all volumes pass through one step before the next begins, so that a bank of T experts loads each of
     them once. Between steps the volumes wait in host memory: 4 bytes per voxel, and as much again for a solver that remembers.
@@ -46,6 +62,9 @@ def sample(
         batch_size: volumes that go through the denoiser together.
         device: where the denoiser computes.
         start: makes a sample of the noisiest marginal from standard normal noise [B, C, X, Y, Z] and ``grid[0]``.
+        noise: draws standard normal noise of a key.
+        known: what is known beside the volume of each index, [C, X, Y, Z]; the denoiser sees it as further channels.
+        done: is told how many more steps of volumes are done, with a word on where the loop is.
 
     Returns:
         x0_CXYZ (C = 1, float32, on the CPU, nominally in [-1, 1] but not clamped), in the order of ``indices``.
@@ -57,14 +76,16 @@ def sample(
     assert len(set(indices)) == len(indices), "an index may be drawn once"
     device = torch.device(device)
     batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-    starts = (torch.stack([normal((1, *shape), seed, "start", i) for i in batch]) for batch in batches)
-    states = [start(noise.to(device), grid[0]).to("cpu") for noise in starts]
+    beside = dict(zip(indices, known, strict=True)) if known else {}
+    starts = (torch.stack([noise(shape, seed, "start", i) for i in batch]) for batch in batches)
+    states = [start(drawn.to(device), grid[0]).to("cpu") for drawn in starts]
     memories: list[Any] = [None] * len(batches)
-    with progress("sampling", len(grid) * len(indices)) as ticker, torch.no_grad():
+    with torch.no_grad():
         for number, (sigma, sigma_next) in enumerate(itertools.pairwise([*grid, 0.0])):
             for place, batch in enumerate(batches):
-                step = Step(sigma, sigma_next, _noise(seed, number, batch, shape, device))
-                x, memory = sampler.step(denoise, states[place].to(device), step, _moved(memories[place], device))
+                step = Step(sigma, sigma_next, _fresh(noise, seed, number, batch, shape, device))
+                knowing = _knowing(denoise, torch.stack([beside[i] for i in batch]).to(device)) if beside else denoise
+                x, memory = sampler.step(knowing, states[place].to(device), step, _moved(memories[place], device))
                 if not torch.isfinite(x).all():
                     raise UserError(
                         f"step {number + 1} of {len(grid)} (sigma {sigma:.4g})", "the volume has values that are not finite", "numbers",
@@ -72,13 +93,18 @@ def sample(
                     )  # fmt: skip
                 states[place] = x.to("cpu")
                 memories[place] = _moved(memory, torch.device("cpu"))
-                ticker.advance(len(batch), f"sigma {sigma:.3g}")
+                done(len(batch), f"sigma {sigma:.3g}")
     return [volume for state in states for volume in state]
 
 
-def _noise(seed: int, number: int, batch: Sequence[int], shape: Shape3, device: torch.device) -> Callable[[], Tensor]:
+def _knowing(denoise: Denoiser, known_BCXYZ: Tensor) -> Denoiser:
+    """A denoiser of what a solver sees, the volume alone."""
+    return lambda y_BCXYZ, sigma_B: denoise(join(y_BCXYZ, known_BCXYZ), sigma_B)
+
+
+def _fresh(noise: Noise, seed: int, number: int, batch: Sequence[int], shape: Shape3, device: torch.device) -> Callable[[], Tensor]:
     """Fresh noise of one step for one batch, drawn only if the solver asks."""
-    return lambda: torch.stack([normal((1, *shape), seed, "step", number, i) for i in batch]).to(device)
+    return lambda: torch.stack([noise(shape, seed, "step", number, i) for i in batch]).to(device)
 
 
 def _moved(memory: Any, device: torch.device) -> Any:

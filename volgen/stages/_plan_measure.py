@@ -48,7 +48,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
         people: training volumes, which size the preconditioner.
     """
     device = launches.start(launches.Launch())
-    network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+    network = recipe.build_network(recipe.engine.activation_checkpointing)
     state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
     # Any numbers will do that keep the loss finite.
     made_up = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -59,8 +59,8 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
     def step(number: int) -> None:
         for _ in range(recipe.engine.accumulation):
-            x = torch.rand(micro_batch, 1, *recipe.data.shape, device=device)
-            z = noise(x, range(micro_batch), recipe.seed, "plan", number)
+            x = torch.rand(micro_batch, recipe.channels, *recipe.piece, device=device)
+            z = noise(x[:, :1], range(micro_batch), recipe.seed, "plan", number)
             held = preconditioner.held_out([0] * micro_batch)
             loss = denoising_loss(PreconditionedDenoiser(engine, held), held.weight, x, z, torch.ones(micro_batch, device=device))
             engine.backward(loss.mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from volgen.parallel.memory import FP32, EngineMemory, NetworkSize, engine_memory
@@ -103,22 +104,20 @@ def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, retaine
 
 
 def _buffers(recipe: Recipe, traced: StepTrace, engine: EngineMemory, ranks: int) -> dict[str, int]:
-    x, y, z = recipe.data.shape
     return {
         "validation network": FP32 * traced.network.parameters + traced.network.buffers,
         "preconditioner": traced.preconditioner,
-        "batch": FP32 * x * y * z * recipe.data.batch_size // ranks,
+        "batch": FP32 * recipe.channels * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
         "communication": engine.buckets,
     }
 
 
 def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
     """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
-    x, y, z = recipe.data.shape
-    voxels = x * y * z
+    example, views = recipe.channels * math.prod(recipe.piece), recipe.assembly.views(recipe.data.shape)
     return {
-        "validation volumes": FP32 * voxels * recipe.stopping.validation_volumes,
-        "batches ahead": FP32 * voxels * (recipe.data.batch_size // ranks) * (AHEAD - 1),
-        "cache": min(int(recipe.data.cache_gib * GIB), CODE * voxels * people),
+        "validation volumes": FP32 * example * views * recipe.stopping.validation_volumes,
+        "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
+        "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.shape) * people),
         "best weights": FP32 * size.parameters + size.buffers,
     }

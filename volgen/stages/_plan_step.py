@@ -55,7 +55,7 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         gpu: autocast as a GPU does it; otherwise also what oneDNN's convolutions take.
     """
     with FakeTensorMode():
-        network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+        network = recipe.build_network(recipe.engine.activation_checkpointing)
         for module in network.modules():
             if gpu and isinstance(module, _RAISED):
                 module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
@@ -65,10 +65,10 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         callable_network = InPrecision(network, recipe.engine)
 
         def loss(volumes: int) -> Tensor:
-            x = torch.zeros(volumes, 1, *recipe.data.shape)
+            x = torch.zeros(volumes, recipe.channels, *recipe.piece)
             held = preconditioner.held_out(range(volumes))
             denoise = PreconditionedDenoiser(callable_network, held)
-            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(volumes)).mean()
+            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x[:, :1]), torch.ones(volumes)).mean()
 
         def backward() -> None:
             loss(micro_batch).backward()

@@ -1,4 +1,4 @@
-"""The fitted preconditioner of a run on disk: training writes it, training and sampling read it."""
+"""What a run has fitted to its cohort before training, on disk: the preconditioner, and what its assembly draws from."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ from safetensors.torch import load_file, save_file
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, read_json, sha256, write_json
+from volgen.models.assembly import Assembly, AssemblyConfig
 from volgen.models.denoiser import Preconditioner, PreconditionerConfig
 
 PRECONDITIONER = "preconditioner.safetensors"
 FOR_TRAINING = "preconditioner_training.safetensors"
 """The same with what leaves people out, which could give away single ones: gone when the run is finished."""
+ASSEMBLY = "assembly.safetensors"
+"""There if the assembly has anything to store."""
 CHECKSUMS = "preconditioner.json"
 """``{"sha256": {"<file>": "<hexadecimal>"}}``: a number that was changed to another finite one shows nowhere else."""
 
 
-def write(preconditioner: Preconditioner, root: Path) -> None:
-    """Writes both files and their checksums; the one for training comes last, so where it is, all are."""
+def write(preconditioner: Preconditioner, assembly: Assembly, root: Path) -> None:
+    """Writes all files and their checksums; the one for training comes last, so where it is, all are."""
+    checksums = {}
+    if state := assembly.state():
+        with atomic_path(root / ASSEMBLY) as temporary:
+            save_file(state, temporary)
+        checksums[ASSEMBLY] = sha256(root / ASSEMBLY)
     with atomic_path(root / PRECONDITIONER) as temporary:
         save_file(preconditioner.state(), temporary)
     with atomic_path(root / FOR_TRAINING) as temporary:
         save_file(preconditioner.state(training=True), temporary)
-        write_json(root / CHECKSUMS, {"sha256": {PRECONDITIONER: sha256(root / PRECONDITIONER), FOR_TRAINING: sha256(temporary)}})
+        checksums |= {PRECONDITIONER: sha256(root / PRECONDITIONER), FOR_TRAINING: sha256(temporary)}
+        write_json(root / CHECKSUMS, {"sha256": checksums})
 
 
 def restore(config: PreconditionerConfig, path: Path, do: str) -> Preconditioner:
@@ -39,6 +48,24 @@ def restore(config: PreconditionerConfig, path: Path, do: str) -> Preconditioner
     except (SafetensorError, KeyError, OSError) as error:
         found = f"cannot be restored ({' '.join(str(error).split())})"
         raise UserError(str(path), found, f"the state of a '{config.kind}' preconditioner", do) from None
+
+
+def restore_assembly(config: AssemblyConfig, root: Path, do: str) -> Assembly:
+    """Reads what an assembly draws from; ``do`` is what a user can do about a damaged file.
+
+    Raises:
+        UserError: the file is missing, cannot be read, was changed, or is not the state of this kind.
+    """
+    path = root / ASSEMBLY
+    try:
+        state = load_file(path) if path.is_file() else {}
+        restored = config.restore(state)
+    except (SafetensorError, KeyError, OSError) as error:
+        found = f"cannot be restored ({' '.join(str(error).split())})" if path.is_file() else "there is no such file"
+        raise UserError(str(path), found, f"the state of a '{config.kind}' assembly", do) from None
+    if state:
+        check_unchanged(path, do)
+    return restored
 
 
 def check_unchanged(path: Path, do: str) -> None:

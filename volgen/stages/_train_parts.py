@@ -17,6 +17,7 @@ from volgen.core.protocols import Denoiser
 from volgen.core.rng import generator
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
+from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
@@ -40,12 +41,14 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
         if path.exists():
             return
         with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
+            people = [record.patient for record in stream.records]
             say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
             try:
-                fitted = recipe.preconditioner.fit(stream.volumes, [record.patient for record in stream.records], recipe.seed)
+                fitted = recipe.preconditioner.fit(stream.volumes, people, recipe.seed)
+                assembly: Assembly = recipe.assembly.fit(stream.scans, people, recipe.seed)
             except ValueError as error:
-                raise UserError(str(store.path), str(error), "more people, or another preconditioner.kind") from None
-        write(fitted, root)
+                raise UserError(str(store.path), str(error), "more people, or other kinds of preconditioner and assembly") from None
+        write(fitted, assembly, root)
 
     on_chief(group, fit)
     do = "delete this file: it will be fitted again"
@@ -72,14 +75,13 @@ def build_network(recipe: Recipe, name: str) -> nn.Module:
     """The network of one phase on the CPU; its random weights are a function of the seed and the phase."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(recipe.seed, "weights", name).initial_seed())
-        network: nn.Module = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
-    return network
+        return recipe.build_network(recipe.engine.activation_checkpointing)
 
 
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
-    with closing(Stream(store, "validation", recipe.data, recipe.seed)) as stream:
-        volumes = stream.validation_volumes(recipe.stopping.validation_volumes)
+    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.assembly.cut)) as stream:
+        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.views(recipe.data.shape))
     network = build_network(recipe, "validation").to(group.device)
     denoise = PreconditionedDenoiser(InPrecision(network, recipe.engine), preconditioner)
     return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)

@@ -16,7 +16,7 @@ SHOWN = 12
 def report(recipe: Recipe) -> str:
     """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
     with torch.device("meta"):
-        network = recipe.network.build(inputs=recipe.preconditioner.inputs, checkpointing=recipe.engine.activation_checkpointing)
+        network = recipe.build_network(recipe.engine.activation_checkpointing)
     parameters = sum(p.numel() for p in network.parameters())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     phases = plan(recipe.experts, recipe.schedule.grid())
@@ -25,9 +25,10 @@ def report(recipe: Recipe) -> str:
     total = parameters * recipe.experts.count
     x, y, z = recipe.data.shape
     each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
+    made = "" if recipe.assembly.whole else f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})"
     lines = [
-        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}",
-        f"network              {recipe.network.kind} with {recipe.preconditioner.inputs} input channels ({recipe.preconditioner.kind})",
+        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}",
+        f"network              {recipe.network.kind} with {recipe.inputs} input channels ({recipe.preconditioner.kind})",
         f"parameters           {parameters:,} in each expert, {total:,} in all",
         f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
         f"{_size(total * FP32)} or {_size(total * BF16)} in all",

@@ -16,10 +16,11 @@ from volgen.core.geometry import Geometry
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
+from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
-from volgen.stages._preconditioner_file import PRECONDITIONER, check_unchanged, restore
+from volgen.stages._preconditioner_file import ASSEMBLY, PRECONDITIONER, check_unchanged, restore, restore_assembly
 
 AGAIN = "restore the file from a copy, or train the run again"
 
@@ -63,8 +64,9 @@ class TrainedRun:
         if not (directory / PRECONDITIONER).is_file():
             raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
         # The weights are in it through their checksums in ensemble.json.
-        files = {name: sha256(directory / name) for name in (ensembles.NAME, GEOMETRY, PRECONDITIONER)}
-        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner")}
+        names = [ensembles.NAME, GEOMETRY, PRECONDITIONER, *([ASSEMBLY] if (directory / ASSEMBLY).is_file() else [])]
+        files = {name: sha256(directory / name) for name in names}
+        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner", "assembly")}
         identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
         return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
 
@@ -80,6 +82,18 @@ class TrainedRun:
         check_unchanged(self.directory / PRECONDITIONER, AGAIN)
         return restored.to(device)
 
+    def assembly(self) -> Assembly:
+        """How the run's volumes are put together.
+
+        Raises:
+            UserError: what it draws from cannot be restored, is not finite, or was changed.
+        """
+        restored = restore_assembly(self.recipe.assembly, self.directory, AGAIN)
+        for name, tensor in restored.state().items():
+            if not tensor.isfinite().all():
+                raise UserError(str(self.directory / ASSEMBLY), f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+        return restored
+
     def _check(self, preconditioner: Preconditioner) -> None:
         """Refuses statistics that are not finite or not of this run's volumes."""
         where = str(self.directory / PRECONDITIONER)
@@ -88,7 +102,7 @@ class TrainedRun:
                 raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
         # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
         meta = torch.device("meta")
-        volume, sigma = torch.empty(1, 1, *self.geometry.shape, device=meta), torch.ones(1, device=meta)
+        volume, sigma = torch.empty(1, 1, *self.recipe.piece, device=meta), torch.ones(1, device=meta)
         kind = (volume.shape, volume.dtype)
         try:
             moved = preconditioner.to(meta)
@@ -97,22 +111,22 @@ class TrainedRun:
         except (RuntimeError, ValueError, IndexError) as error:
             found = f"does not fit ({' '.join(str(error).split())[:200]})"
         if found:
-            raise UserError(where, found, f"float32 statistics of volumes of shape {list(self.geometry.shape)}", AGAIN)
+            raise UserError(where, found, f"float32 statistics of volumes of shape {list(self.recipe.piece)}", AGAIN)
 
-    def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float]) -> ExpertBank:
-        """The run's denoiser. Two experts are resident, because Heun's method looks at both ends of a step.
+    def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2) -> ExpertBank:
+        """The run's denoiser.
 
         Args:
             preconditioner: from :meth:`preconditioner`.
             device: where it computes.
             grid: noise levels that will be asked for.
+            capacity: experts in memory at once. Two, because Heun's method looks at both ends of a step.
         """
 
         def wrap(module: nn.Module) -> PreconditionedDenoiser:
             return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
 
         def build() -> nn.Module:
-            network: nn.Module = self.recipe.network.build(inputs=self.recipe.preconditioner.inputs)
-            return network
+            return self.recipe.build_network()
 
-        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=2, grid=grid)
+        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid)

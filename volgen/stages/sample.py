@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from volgen.core import manifest
@@ -16,17 +15,19 @@ from volgen.core.config import Config, validate
 from volgen.core.errors import UserError, nearest
 from volgen.core.files import read_json, write_json
 from volgen.core.noise import choose
-from volgen.core.progress import say
+from volgen.core.progress import progress, say
+from volgen.core.protocols import Shape3
 from volgen.core.registry import config_class, kinds
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.experts.ensemble import Ensemble
-from volgen.recipe import Recipe
+from volgen.models.assembly import Place
 from volgen.samplers import _driver
 from volgen.stages._device import usable_device
 from volgen.stages._trained_run import TrainedRun
 
-SAMPLERS = "volgen.samplers"
+SAMPLERS, NOISES = "volgen.samplers", "volgen.noises"
+BYTES_PER_WEIGHT = 4
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
 
 
@@ -38,6 +39,7 @@ def sample(
     seed: int,
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
+    noise: str | Mapping[str, Any] | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: Literal["float32", "int16"] = "float32",
@@ -56,11 +58,13 @@ def sample(
         seed: seed of all noise.
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration with ``kind``; the recipe's if None.
+        noise: kind of noise, or its configuration with ``kind``; white if None.
         batch_size: volumes denoised together.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels in the file; int16 has a slope.
         start_index: index of the first volume.
-        memory_gib: host memory for volumes that are under way; more volumes than fit go through the experts in several waves.
+        memory_gib: host memory for volumes that are under way; more volumes than fit go through the experts in several waves. Runs that
+            draw a volume piece by piece also keep as many experts as fit into so much, because each piece needs all of them.
 
     Returns:
         ``out``.
@@ -75,26 +79,39 @@ def sample(
         raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
     where = usable_device(device)
     trained = TrainedRun.read(run)
-    solver = _solver(trained.recipe, sampler)
+    solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
+    noises = _component("--noise", NOISES, noise, config_class(NOISES, "white")())
     grid = _grid(trained.ensemble, steps)
-    job = _Job(out, trained, solver, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
-    preconditioner = trained.preconditioner(where)
+    job = _Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
+    preconditioner, assembly = trained.preconditioner(where), trained.assembly()
     job.claim()
     indices = range(start_index, start_index + count)
     missing = [index for index in indices if not job.holds(index)]
     if len(missing) < count:
         say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-    fitting = memory_gib * 2**30 / (BYTES_PER_VOXEL * torch.Size(trained.geometry.shape).numel())
+    whole = trained.geometry.shape
+    fitting = memory_gib * 2**30 / (BYTES_PER_VOXEL * math.prod(whole))
     wave = max(batch_size, int(min(fitting, count)))
+    pieces = assembly.pieces(whole)
+    resident = 2 if pieces == 1 else _resident(trained.ensemble, memory_gib)
     if missing:
-        with trained.bank(preconditioner, where, grid) as bank:
+        with (
+            trained.bank(preconditioner, where, grid, resident) as bank,
+            progress("sampling", len(missing) * pieces * len(grid)) as ticker,
+        ):
+
+            def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+                def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
+                    return noises.draw(whole, seed, *key)[(slice(None), *place)]  # type: ignore[no-any-return]
+
+                return _driver.sample(
+                    bank, solver.build(), grid, seed=seed, indices=indices, shape=trained.recipe.piece, batch_size=batch_size,
+                    device=where, start=preconditioner.start, noise=there, known=known, done=ticker.advance,
+                )  # fmt: skip
+
             for first in range(0, len(missing), wave):
                 chosen = missing[first : first + wave]
-                volumes = _driver.sample(
-                    bank, solver.build(), grid, seed=seed, indices=chosen, shape=trained.geometry.shape, batch_size=batch_size,
-                    device=where, start=preconditioner.start,
-                )  # fmt: skip
-                for index, volume in zip(chosen, volumes, strict=True):
+                for index, volume in zip(chosen, assembly.generate(draw, whole, seed, chosen), strict=True):
                     job.export(index, volume)
     job.finish()
     say(f"{count} volumes in {out}")
@@ -108,6 +125,7 @@ class _Job:
     out: Path
     run: TrainedRun
     solver: Config
+    noise: Config
     grid: Sequence[float]
     seed: int
     dtype: Literal["float32", "int16"]
@@ -115,7 +133,12 @@ class _Job:
     provenance: manifest.Provenance = field(init=False)
 
     def __post_init__(self) -> None:
-        settings = {"sampler": self.solver.model_dump(mode="json"), "sigma_grid": list(self.grid), "dtype": self.dtype}
+        settings = {
+            "sampler": self.solver.model_dump(mode="json"),
+            "noise": self.noise.model_dump(mode="json"),
+            "sigma_grid": list(self.grid),
+            "dtype": self.dtype,
+        }
         provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
         object.__setattr__(self, "provenance", provenance)
 
@@ -136,9 +159,8 @@ class _Job:
             different = [key for key, value in mine.items() if before.get(key) != value]
             if different:
                 found = f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')"
-                raise UserError(
-                    str(self.out), found, "the same run, --seed, --steps, --sampler and --dtype to continue", "choose another --out"
-                )
+                expected = "the same run, --seed, --steps, --sampler, --noise and --dtype to continue"
+                raise UserError(str(self.out), found, expected, "choose another --out")
         # The manifest comes first: a directory that was left half-way says whose it is.
         self._write_manifest(complete=False)
         derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
@@ -159,6 +181,7 @@ class _Job:
             "Seed": self.seed,
             "SampleIndex": index,
             "Sampler": self.solver.model_dump(mode="json"),
+            "Noise": self.noise.model_dump(mode="json"),
             "SigmaGrid": list(self.grid),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,
@@ -176,15 +199,21 @@ class _Job:
         self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
 
 
-def _solver(recipe: Recipe, asked: str | Mapping[str, Any] | None) -> Any:
-    """A configuration of a file in ``volgen/samplers``."""
+def _component(option: str, package: str, asked: str | Mapping[str, Any] | None, default: Any) -> Any:
+    """A configuration of a file in ``package``."""
     if asked is None:
-        return recipe.sampler
+        return default
     content = {"kind": asked} if isinstance(asked, str) else dict(asked)
-    kind = content.setdefault("kind", recipe.sampler.kind)
-    if kind not in kinds(SAMPLERS):
-        raise UserError("--sampler", f"there is no sampler '{kind}'", "a known kind", nearest(str(kind), kinds(SAMPLERS)))
-    return validate(config_class(SAMPLERS, kind), content, "--sampler")
+    kind = content.setdefault("kind", default.kind)
+    if kind not in kinds(package):
+        raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))
+    return validate(config_class(package, kind), content, option)
+
+
+def _resident(ensemble: Ensemble, memory_gib: float) -> int:
+    """How many experts fit into memory; at least two, at most all."""
+    largest = max(expert.parameters for expert in ensemble.experts)
+    return max(2, min(len(ensemble.experts), int(memory_gib * 2**30 / (BYTES_PER_WEIGHT * largest))))
 
 
 def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:

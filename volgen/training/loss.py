@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from volgen.core.channels import join, part
 from volgen.core.protocols import Denoiser
 
 
@@ -32,13 +33,14 @@ def denoising_loss(denoise: Denoiser, weight: Weight, x_BCXYZ: Tensor, noise_BCX
     Args:
         denoise: the denoiser being trained.
         weight: its loss weight.
-        x_BCXYZ: clean volumes in [-1, 1].
-        noise_BCXYZ: standard normal z.
+        x_BCXYZ: clean volumes in [-1, 1] in channel 0; what is known beside them in the others.
+        noise_BCXYZ: standard normal z, C = 1.
         sigma_B: noise levels, positive.
 
     Returns:
         Loss [B]: not averaged over volumes, so that a bad subject can be named and gradients can be clipped per patient.
     """
-    y_BCXYZ = x_BCXYZ + sigma_B[:, None, None, None, None] * noise_BCXYZ
-    error_BCXYZ = denoise(y_BCXYZ, sigma_B) - x_BCXYZ
+    clean_BCXYZ, known_BCXYZ = part(x_BCXYZ)
+    y_BCXYZ = clean_BCXYZ + sigma_B[:, None, None, None, None] * noise_BCXYZ
+    error_BCXYZ = denoise(join(y_BCXYZ, known_BCXYZ), sigma_B) - clean_BCXYZ
     return weight(sigma_B) * error_BCXYZ.square().mean(dim=(1, 2, 3, 4))

@@ -12,14 +12,14 @@ class Batch(Protocol):
     """This rank's part of one optimiser step.
 
     Attributes:
-        x_BCXYZ: clean volumes in [-1, 1].
+        x_BCXYZ: clean volumes in [-1, 1] in channel 0; what is known beside them in the others.
         positions: their places in the global batch.
         ids: their subjects.
     """
 
     @property
     def x_BCXYZ(self) -> Tensor:
-        """Clean volumes."""
+        """Clean volumes, and what is known beside them."""
         ...
 
     @property

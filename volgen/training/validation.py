@@ -20,7 +20,7 @@ class Validator:
         network: takes the weights; its device is where validation runs.
         denoise: the denoiser made of ``network``.
         weight: its loss weight.
-        volumes_NCXYZ: the validation volumes in [-1, 1], the same on every rank; they stay where they are.
+        volumes_NCXYZ: the validation volumes, or pieces with what is known beside them, the same on every rank; they stay where they are.
         draws: noise draws for each volume.
         seed: of the run.
         ranks: share the work.
@@ -49,7 +49,7 @@ class Validator:
         for item in range(self._ranks.rank, items, self._ranks.world_size):
             index = item // self._draws
             x = self._volumes[index : index + 1].to(device)
-            z = normal(x.shape, self._seed, "validation", "noise", item).to(device)
+            z = normal(x[:, :1].shape, self._seed, "validation", "noise", item).to(device)
             level = torch.tensor([sigma((places[item] + 0.5) / items)], device=device)
             with torch.no_grad():
                 total += float(denoising_loss(self._denoise, self._weight, x, z, level))

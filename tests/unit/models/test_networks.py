@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from volgen.models.haar import analyse, synthesise
-from volgen.models.networks import unet3d, wavelet_unet3d
+from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
 
 
 def wavelet(inputs: int = 2, checkpointing: bool = False, awake: bool = True, **settings: object) -> nn.Module:
@@ -157,6 +157,8 @@ def test_what_the_configuration_accepts_monai_builds_and_runs(channels: tuple[in
 
 
 def test_multiples_are_what_the_resolutions_need() -> None:
-    assert [wavelet_unet3d.Config(haar_levels=levels).multiple for levels in (1, 2, 3)] == [2, 4, 8]
-    assert unet3d.Config(channels=(32, 64, 64), attention=(False,) * 3).multiple == 4
-    assert unet3d.Config(channels=(32,), attention=(False,)).multiple == 1
+    assert [wavelet_unet3d.Config(haar_levels=levels).multiples for levels in (1, 2, 3)] == [(2,) * 3, (4,) * 3, (8,) * 3]
+    assert unet3d.Config(channels=(32, 64, 64), attention=(False,) * 3).multiples == (4, 4, 4)
+    assert unet3d.Config(channels=(32,), attention=(False,)).multiples == (1, 1, 1)
+    assert [slice_unet2d.Config(axis=axis, haar_levels=2).multiples for axis in "RAS"] == [(1, 4, 4), (4, 1, 4), (4, 4, 1)]
+    assert triplanar.Config(planes=("R", "S")).multiples == (2, 2, 2)

@@ -14,8 +14,10 @@ from volgen.core.registry import kinds
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
     "volgen.checks",
+    "volgen.models.assemblies",
     "volgen.models.networks",
     "volgen.models.preconditioners",
+    "volgen.noises",
     "volgen.privacy",
     "volgen.samplers",
     "volgen.schedules",

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from volgen.core.errors import UserError
+from volgen.models.assemblies.whole import Whole
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner
 from volgen.stages._preconditioner_file import CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_unchanged, restore, write
 
@@ -19,7 +20,7 @@ CONFIG = Config(rank=2, folds=2)
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     volumes = [torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(8)]
-    write(CONFIG.fit(lambda: iter(volumes), [str(index) for index in range(8)], 0), tmp_path)
+    write(CONFIG.fit(lambda: iter(volumes), [str(index) for index in range(8)], 0), Whole(), tmp_path)
     return tmp_path
 
 

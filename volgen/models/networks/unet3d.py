@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.protocols import Shape3
 
 EMBEDDING_SCALE = 100.0
 """MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
@@ -45,9 +46,10 @@ class Config(BaseConfig):
         return self
 
     @property
-    def multiple(self) -> int:
+    def multiples(self) -> Shape3:
         """Each edge must halve at every resolution but the first."""
-        return int(2 ** (len(self.channels) - 1))
+        edge = int(2 ** (len(self.channels) - 1))
+        return edge, edge, edge
 
     def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
         """The network with ``inputs`` input channels and one output channel."""

@@ -37,6 +37,11 @@ class ScalarConfig(Config):
         """Any edge will do."""
         return 1
 
+    @property
+    def anywhere(self) -> bool:
+        """All voxels are alike to it."""
+        return True
+
     @abstractmethod
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """c_skip, c_out and c_in."""

@@ -68,6 +68,11 @@ class Config(BaseConfig):
         """Each edge of a volume must be a multiple of this."""
         return int(2**self.levels)
 
+    @property
+    def anywhere(self) -> bool:
+        """Every voxel has a mean and a variance of its own, so only whole volumes can be denoised."""
+        return False
+
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
         """Estimates mean, components and cross-fitted variances.
 

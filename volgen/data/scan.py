@@ -1,0 +1,84 @@
+"""A scan of a store, or a volume in memory, of which a training example may take a part (:class:`volgen.core.protocols.Scan`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+
+from volgen.core.protocols import Shape3
+from volgen.data.cache import CodeCache
+from volgen.data.record import SubjectRecord
+from volgen.data.store import Store, to_unit
+
+Coarse = dict[tuple[str, int], Tensor]
+"""Coarse views by scan and edge: small, and needed again in every epoch."""
+
+
+class StoredScan:
+    """A scan that is read when its voxels are asked for.
+
+    Args:
+        store: where it is.
+        record: which it is.
+        cache: decoded scans.
+        coarse: coarse views made so far; shared, and added to.
+        cached: whether the cache has room for all that are wanted: then whole scans are kept, otherwise only the chunks of slices are read.
+    """
+
+    def __init__(self, store: Store, record: SubjectRecord, cache: CodeCache, coarse: Coarse, cached: bool) -> None:
+        self._store, self._record, self._cache, self._coarse, self._cached = store, record, cache, coarse, cached
+
+    @property
+    def shape(self) -> Shape3:
+        """Voxels along R, A, S."""
+        return self._record.shape
+
+    def whole(self) -> Tensor:
+        """All voxels, float32 [X, Y, Z] in [-1, 1]."""
+        return torch.from_numpy(to_unit(self._cache.codes(self._record), self._record)).mul_(2.0).sub_(1.0)
+
+    def slices(self, axis: int, start: int, stop: int) -> Tensor:
+        """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
+        if self._cached:
+            place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
+            unit = to_unit(self._cache.codes(self._record)[place], self._record)
+        else:
+            unit = self._store.read_slices(self._record, axis, start, stop)
+        return torch.from_numpy(unit).mul_(2.0).sub_(1.0)
+
+    def coarse(self, edge: int) -> Tensor:
+        """Means of cubes of ``edge``^3 voxels; the scan is read once."""
+        key = (self._record.id, edge)
+        if key not in self._coarse:
+            self._coarse[key] = _means(self.whole(), edge)
+        return self._coarse[key]
+
+
+class VolumeScan:
+    """A volume that is made when its voxels are first asked for."""
+
+    def __init__(self, shape: Shape3, make: Callable[[], Tensor]) -> None:
+        self.shape = shape
+        self._make = make
+        self._made: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """All voxels, float32 [X, Y, Z] in [-1, 1]."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def slices(self, axis: int, start: int, stop: int) -> Tensor:
+        """Slices ``start`` ... ``stop - 1`` along an axis."""
+        return self.whole().narrow(axis, start, stop - start)
+
+    def coarse(self, edge: int) -> Tensor:
+        """Means of cubes of ``edge``^3 voxels."""
+        return _means(self.whole(), edge)
+
+
+def _means(volume_XYZ: Tensor, edge: int) -> Tensor:
+    return avg_pool3d(volume_XYZ[None, None], edge)[0, 0]

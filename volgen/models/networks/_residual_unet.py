@@ -1,0 +1,158 @@
+"""The residual U-Net inside our networks, of volumes or of slices: group normalisation, FiLM in every block, weights stored as matrices.
+
+Legend: B batch, C channel, E embedding, ... two or three axes in space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from volgen.core.config import Config
+from volgen.models.haar import low_pass
+
+FREQUENCIES = 16
+_CONVOLUTION: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
+
+
+class ResidualUNetConfig(Config):
+    """What every network around a :class:`ResidualUNet` can choose."""
+
+    haar_levels: PositiveInt = 1
+    """Full Haar levels in front of the network: each divides the edges by 2 and multiplies the channels by 8 (by 4 in slices)."""
+    channels: tuple[PositiveInt, ...] = (32, 64, 96)
+    """Width of each resolution, finest first; each next one has half the edge."""
+    residual_blocks: PositiveInt = 1
+    """Residual blocks at each resolution, on the way down and again on the way up."""
+    norm_groups: PositiveInt = Field(default=8)
+    """Groups of the group normalisation; must divide every width."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
+        return self
+
+
+class ResidualUNet(nn.Module):
+    """``forward(x, embedding_BE) -> output``; what makes the embedding is the caller's, but its part for the noise is here.
+
+    Args:
+        dims: 2 for slices, 3 for volumes.
+        inputs: channels in.
+        outputs: channels out.
+        config: widths and blocks.
+        checkpointing: whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(self, dims: int, inputs: int, outputs: int, config: ResidualUNetConfig, checkpointing: bool) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        widths, groups = config.channels, config.norm_groups
+        self.embedding = 4 * widths[0]
+        # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
+        self.embed_noise = FourierEmbedding(self.embedding)
+        self.embed_volume = Conv(dims, inputs, widths[0])
+        self.down, self.shrink, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+
+        def block(wide: int, width: int) -> Block:
+            return Block(dims, wide, width, self.embedding, groups)
+
+        for level, width in enumerate(widths):
+            if level:
+                self.shrink.append(Conv(dims, widths[level - 1], width, stride=2))
+            self.down.append(nn.ModuleList(block(width, width) for _ in range(config.residual_blocks)))
+        for level in reversed(range(len(widths))):
+            below = widths[min(level + 1, len(widths) - 1)]
+            width = widths[level]
+            blocks = [block(below + width if index == 0 else width, width) for index in range(config.residual_blocks)]
+            self.up.append(nn.ModuleList(blocks))
+        self.middle = block(widths[-1], widths[-1])
+        self.last_norm = nn.GroupNorm(groups, widths[0])
+        # An untrained network returns 0, so that the denoiser starts as its skip path.
+        self.unembed_volume = Conv(dims, widths[0], outputs, zero=True)
+
+    def forward(self, x: Tensor, embedding_BE: Tensor) -> Tensor:
+        """[B, inputs, ...] -> [B, outputs, ...]; any edges, odd ones are padded inside."""
+        embedding_BE = embedding_BE.to(x.dtype)
+        h = self.embed_volume(x)
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                h = self.shrink[level - 1](h)
+            for block in blocks:  # type: ignore[attr-defined]
+                h = self._run(block, h, embedding_BE)
+            skips.append(h)
+        h = self._run(self.middle, h, embedding_BE)
+        for blocks in self.up:
+            skip = skips.pop()
+            if h.shape[2:] != skip.shape[2:]:
+                h = functional.interpolate(h, scale_factor=2.0, mode="nearest")[low_pass(skip.shape[2:], 0)]
+            h = torch.cat([h, skip], dim=1)
+            for block in blocks:  # type: ignore[attr-defined]
+                h = self._run(block, h, embedding_BE)
+        return self.unembed_volume(functional.silu(self.last_norm(h)))  # type: ignore[no-any-return]
+
+    def _run(self, block: nn.Module, h: Tensor, embedding_BE: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, h, embedding_BE, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(h, embedding_BE)  # type: ignore[no-any-return]
+
+
+class Conv(nn.Module):
+    """A convolution with zero padding whose weight is a matrix [out, in * size^dims]: what Muon, which orthogonalises updates, needs."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, size: int = 3, stride: int = 1, zero: bool = False) -> None:
+        super().__init__()
+        self.shape, self.stride, self.dims = (outputs, inputs, *[size] * dims), stride, dims
+        bound = 0.0 if zero else 1.0 / math.sqrt(inputs * size**dims)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * size**dims).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, ...] -> [B, out, ...]."""
+        return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
+
+
+class Block(nn.Module):
+    """norm - SiLU - conv - norm - FiLM - SiLU - conv, with a residual path."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, embedding: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(groups, inputs), inputs)
+        self.conv1 = Conv(dims, inputs, outputs)
+        self.film = nn.Linear(embedding, 2 * outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        # Blocks start as their residual path; training is then faster from the first step.
+        self.conv2 = Conv(dims, outputs, outputs, zero=True)
+        self.skip = Conv(dims, inputs, outputs, size=1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding_BE: Tensor) -> Tensor:
+        """[B, in, ...] -> [B, out, ...]."""
+        h = self.conv1(functional.silu(self.norm1(x)))
+        modulation = self.film(embedding_BE)
+        scale, shift = modulation.view(*modulation.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
+        h = self.conv2(functional.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x) + h  # type: ignore[no-any-return]
+
+
+class FourierEmbedding(nn.Module):
+    """Fixed Fourier features of a number of order 1 (log(sigma) / 4, or a place in [-1, 1]) and a two-layer perceptron."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, number_B: Tensor) -> Tensor:
+        """[B] -> [B, width]."""
+        # Periods from 4 (the whole axis of noise levels) down to 1/4.
+        frequencies = 2 * math.pi * torch.logspace(-2, 2, FREQUENCIES, base=2.0, device=number_B.device)
+        angles = number_B.float()[:, None] * frequencies
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore[no-any-return]
