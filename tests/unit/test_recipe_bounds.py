@@ -53,3 +53,21 @@ def test_noise_levels_that_do_not_fall_are_refused() -> None:
         recipe(schedule__sigma_min="1.0", schedule__sigma_max="1.000000000000001", schedule__points="40")
     with pytest.raises(UserError, match="sigma_max must be above sigma_min"):
         recipe(schedule__sigma_min="90")
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"assembly__kind": "autoregressive", "preconditioner__kind": "gaussian"}, "denoises whole volumes, but assembly"),
+    ({"assembly__kind": "autoregressive", "assembly__thickness": "3"}, "assembly: thickness 3 does not divide the 16 slices along S"),
+    ({"assembly__kind": "autoregressive", "assembly__coarse_levels": "5"}, "coarse_levels 5 needs edges that are multiples of 32"),
+    ({"assembly__kind": "autoregressive"}, r"a piece .* is \[16, 16, 1\], but this network needs multiples of \[2, 2, 2\]"),
+    ({"network__kind": "slice_unet2d", "network__haar_levels": "5"}, r"data.shape is .* needs multiples of \[32, 32, 1\]"),
+])  # fmt: skip
+def test_pieces_that_do_not_fit_together_are_refused(overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe(**overrides)
+
+
+def test_an_example_of_slabs_has_the_channels_that_the_network_is_built_for() -> None:
+    made = recipe(assembly__kind="autoregressive", assembly__thickness="2", assembly__context="5")
+    assert (made.piece, made.channels, made.inputs) == ((16, 16, 2), 10, 10)
+    assert (recipe().piece, recipe().channels, recipe().inputs) == ((16, 16, 16), 1, 1)

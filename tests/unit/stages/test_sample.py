@@ -224,3 +224,17 @@ def test_a_device_or_memory_that_cannot_be_is_refused_before_anything_is_written
 
 def test_no_amount_of_memory_is_too_much(run: Path, tmp_path: Path) -> None:
     assert len(contents(sample(run, tmp_path / "out", count=1, seed=0, device="cpu", memory_gib=1e308))) == 2
+
+
+def test_noise_is_chosen_recorded_and_does_not_mix(run: Path, tmp_path: Path) -> None:
+    plain = sample(run, tmp_path / "plain", count=1, seed=1, device="cpu")
+    shared = sample(run, tmp_path / "shared", count=1, seed=1, noise={"kind": "slerp", "axis": "A", "spacing": 2}, device="cpu")
+    noises = [json.loads((out / "sub-0001_T1w.json").read_text())["Noise"] for out in (plain, shared)]
+    assert noises == [{"kind": "white"}, {"kind": "slerp", "axis": "A", "spacing": 2}]
+    assert not np.allclose(voxels(plain / "sub-0001_T1w.nii.gz"), voxels(shared / "sub-0001_T1w.nii.gz"))
+    with pytest.raises(UserError, match="another 'config'"):
+        sample(run, tmp_path / "plain", count=2, seed=1, noise="slerp", device="cpu")
+    for wrong, message in (("sler", "there is no noise 'sler'"), ({"kind": "slerp", "spacng": 2}, "spacing")):
+        with pytest.raises(UserError, match=message):
+            sample(run, tmp_path / "new", count=1, seed=1, noise=wrong, device="cpu")
+    assert not (tmp_path / "new").exists()
