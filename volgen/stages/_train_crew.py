@@ -22,7 +22,7 @@ from volgen.recipe import Recipe
 from volgen.stages import _train_parts
 from volgen.stages._train_parts import WAIT, on_chief, when_ready
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
-from volgen.training import checkpoint
+from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.loss import Objective
@@ -119,6 +119,7 @@ class _Crew:
         def finish() -> None:
             record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
             self.queue.done(phase, record)
+            relaunch.saved()
             checkpoint.remove(folder)
 
         on_chief(group, finish)
