@@ -109,9 +109,8 @@ class _Crew:
             raise SystemExit(SAVED)  # another time: the machine may be what the job that is waited for is waiting for
         if name and (stop := told_to_stop(self.group, self.interrupt)):
             # In the last step of the network before, or since.
-            say(
-                f"{Interrupted(stop)} before {self.named[name].label}; what came before it is finished. The same command continues this run."
-            )
+            before = f"{Interrupted(stop)} before {self.named[name].label}; what came before it is finished"
+            say(f"{before}. The same command continues this run.")
             raise SystemExit(Interrupted(stop).exit_code)
         return self.named[name] if name else None
 
