@@ -12,6 +12,7 @@ DEFECT = 70
 RANK_LOST = 75
 """A rank died, hung or could not be reached. The last checkpoint is whole: the same command goes on from it."""
 SAVED = 85
-"""Told to stop by SIGTERM or SIGUSR1, and all of the work is saved: start the same command again (``scontrol requeue``)."""
+"""All of the work is saved, start the same command again (``scontrol requeue``): told to stop by SIGTERM or SIGUSR1, or nobody trains
+what this job's experts start from."""
 INTERRUPTED = 130
 """Ctrl-C; the same command goes on."""

@@ -24,6 +24,7 @@ from torch.distributed import DistError
 
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, DONE, INTERRUPTED
+from volgen.parallel import machine
 from volgen.parallel._link import Link, listen
 from volgen.parallel._watchers import Hub, Member, Report, Side, Spoke
 from volgen.parallel.launch import Launch
@@ -166,7 +167,11 @@ def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) ->
     interval = min(0.5, dead_after / 5)
     server = listen() if ranks.rank == 0 else None
     port = server.getsockname()[1] if server else 0
-    told = {"rank": launch.rank, "host": launch.host, "process": os.getpid(), "port": port, "token": secrets.token_hex(16)}
+    here = machine.identity()
+    told = {
+        "rank": launch.rank, "host": launch.host, "process": os.getpid(), "port": port, "token": secrets.token_hex(16),
+        "machine": here, "began": machine.began(),
+    }  # fmt: skip
     known = [json.loads(text) for text in ranks.gather(json.dumps(told))]
     members = [Member(one["rank"], one["host"], one["process"]) for one in known]
     port, token = known[0]["port"], known[0]["token"]
@@ -181,9 +186,10 @@ def watch(launch: Launch, ranks: Ranks, dead_after: float, hung_after: float) ->
             raise UserError(launch.address, found, "that all nodes reach rank 0 on every port", "look at the firewall") from None
         side = Spoke(link, ranks.rank, token, members[0], dead_after)
     # Rank 0 speaks. If it is the one that is lost, nobody can be chosen together: the first other rank of each machine does.
-    first = next(index for index, one in enumerate(members) if index and one.host == launch.host) if ranks.rank else 0
-    neighbours = {one.rank: psutil.Process(one.process) for one in members if one.host == launch.host and psutil.pid_exists(one.process)}
-    return Watch(side, interval, dead_after, first == ranks.rank, {rank: one for rank, one in neighbours.items() if rank != launch.rank})
+    first = next(index for index, one in enumerate(known) if index and one["machine"] == here) if ranks.rank else 0
+    others = [one for one in known if one["machine"] == here and one["rank"] != launch.rank]
+    neighbours = {one["rank"]: process for one in others if (process := machine.process(one["process"], one["began"]))}
+    return Watch(side, interval, dead_after, first == ranks.rank, neighbours)
 
 
 def _last_file(trace: TracebackType) -> str:

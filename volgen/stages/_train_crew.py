@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from safetensors.torch import load_file
 from torch import nn
 
+from volgen.core.exit_codes import SAVED
 from volgen.core.files import sha256
 from volgen.core.progress import say
 from volgen.data.store import Store
@@ -20,9 +21,9 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.recipe import Recipe
 from volgen.stages import _train_parts
-from volgen.stages._train_parts import WAIT, on_chief, when_ready
+from volgen.stages._train_parts import WAIT, on_chief, told_to_stop, when_ready
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
-from volgen.training import checkpoint
+from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
 from volgen.training.loss import Objective
@@ -30,6 +31,9 @@ from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.protocols import Pulse
 from volgen.training.run import PhaseRecord
 from volgen.training.stopping import Stopping
+
+IN_VAIN = "in vain"
+"""Instead of a phase: nobody trains what is waited for."""
 
 
 def work(
@@ -42,8 +46,8 @@ def work(
         The queue, which knows what is finished; for rank 0.
 
     Raises:
-        UserError: training diverged, or something to start from is damaged or will never be trained.
-        SystemExit: a signal arrived; a checkpoint has been written if there was anything to save.
+        UserError: training diverged, or something to start from is damaged.
+        SystemExit: a signal arrived, and a checkpoint has been written if there was anything to save; or nobody trains what is needed.
     """
     paths = Paths(recipe.directory)
     with (
@@ -56,11 +60,19 @@ def work(
             _train_parts.make_validator(recipe, store, preconditioner, group),
             recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, _train_parts.Pulses(pulse, queue),
         )  # fmt: skip
-        crew = _Crew(recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner))
-        named = {phase.name: phase for phase in wanted}
+        crew = _Crew(
+            recipe,
+            paths,
+            queue,
+            trainer,
+            group,
+            interrupt,
+            _train_parts.make_objective(stream, preconditioner),
+            {phase.name: phase for phase in wanted},
+        )
         try:
-            while name := crew.turn():
-                crew.train(named[name])
+            while phase := crew.turn():
+                crew.train(phase)
         except Interrupted as interrupted:
             say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
             raise SystemExit(interrupted.exit_code) from None
@@ -76,19 +88,31 @@ class _Crew:
     group: Group
     interrupt: Interrupt
     learn: Callable[[Engine], Objective]
+    named: Mapping[str, Phase]
 
-    def turn(self) -> str:
-        """The name of the next phase, which now belongs to these ranks, or nothing: all are finished."""
+    def turn(self) -> Phase | None:
+        """The next phase, which now belongs to these ranks; None: all are finished.
+
+        Raises:
+            SystemExit: a signal has arrived, or nobody trains what the rest starts from; there is nothing to save.
+        """
         patience = Patience()
 
         def look() -> str:
             found = self.queue.next()
             if isinstance(found, Wait):
-                patience.bear(found)
-                return WAIT
+                return WAIT if patience.bear(found) else IN_VAIN
             return found.name if found else ""
 
-        return when_ready(self.group, look, self.interrupt, self.trainer.pulse)
+        name = when_ready(self.group, look, self.interrupt, self.trainer.pulse)
+        if name == IN_VAIN:
+            raise SystemExit(SAVED)  # another time: the machine may be what the job that is waited for is waiting for
+        if name and (stop := told_to_stop(self.group, self.interrupt)):
+            # In the last step of the network before, or since.
+            before = f"{Interrupted(stop)} before {self.named[name].label}; what came before it is finished"
+            say(f"{before}. The same command continues this run.")
+            raise SystemExit(Interrupted(stop).exit_code)
+        return self.named[name] if name else None
 
     def train(self, phase: Phase) -> None:
         """Trains one network and marks it as finished."""
@@ -119,6 +143,7 @@ class _Crew:
         def finish() -> None:
             record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
             self.queue.done(phase, record)
+            relaunch.saved()
             checkpoint.remove(folder)
 
         on_chief(group, finish)

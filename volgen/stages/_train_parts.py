@@ -24,7 +24,7 @@ from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, write
-from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
 from volgen.training.protocols import Pulse, Ranks
 from volgen.training.validation import Validator
@@ -143,10 +143,15 @@ def when_ready(group: Ranks, look: Callable[[], str], interrupt: Interrupt, puls
         SystemExit: a signal arrived, and there is nothing to save.
     """
     while (seen := from_chief(group, look)) == WAIT:
-        stop = max(map(int, group.gather(str(interrupt.received))))
-        if stop:
+        if stop := told_to_stop(group, interrupt):
             say("Stopped while waiting. The same command continues this run.")
             raise SystemExit(Interrupted(stop).exit_code)
         pulse.beat()  # others are at work
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return seen
+
+
+def told_to_stop(group: Ranks, interrupt: Interrupt) -> int:
+    """The signal that ranks have received, 0 for none; of several the first of :data:`SIGNALS`. A collective call."""
+    received = {int(text) for text in group.gather(str(int(interrupt.received)))}
+    return next((int(number) for number in SIGNALS if number in received), 0)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volgen.core.errors import UserError
 from volgen.core.lock import Lock, holder
 from volgen.core.progress import say
 from volgen.experts.plan import Phase, blocker
@@ -18,7 +17,7 @@ LOCK = ".lock"
 SECONDS_BETWEEN_WORDS = 600.0
 SECONDS_BETWEEN_CHECKS = 20.0
 SECONDS_UNTRAINED = 600.0
-"""How long to wait for a network that nobody trains: a job that will may be about to start, or to start again."""
+"""How long to wait for a network that nobody trains: a job that will may be about to start. Then this one makes room for it."""
 
 
 @dataclass(frozen=True)
@@ -140,18 +139,16 @@ class Patience:
         self._said = 0.0
         self._told = ""
 
-    def bear(self, wait: Wait) -> None:
-        """Takes in what one more look has found.
-
-        Raises:
-            UserError: nobody has been training what is needed for a long time.
-        """
+    def bear(self, wait: Wait) -> bool:
+        """Takes in what one more look has found; whether to go on waiting, which ends when nobody has trained what is needed for long."""
         now = time.monotonic()
         if wait.by:
             self._seen = now
         if now - self._seen > SECONDS_UNTRAINED:
-            do = "start the job that trains it, or give this job a range that begins where a chain begins"
-            raise UserError("--only", f"waited {SECONDS_UNTRAINED:.0f} s for {wait.reason}", "somebody who trains it", do)
+            do = "Start the job that trains it, then this one again; or give --only a range that begins where a chain begins."
+            say(f"Waited {SECONDS_UNTRAINED:.0f} s in vain for {wait.reason}. {do}")
+            return False
         if wait.reason != self._told or now - self._said > SECONDS_BETWEEN_WORDS:
             self._told, self._said = wait.reason, now
             say(f"Waiting for {wait.reason}.")
+        return True

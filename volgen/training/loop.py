@@ -15,7 +15,7 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
-from volgen.training import checkpoint
+from volgen.training import checkpoint, relaunch
 from volgen.training.checkpoint import Place
 from volgen.training.draws import noise, quantiles
 from volgen.training.ema import EMA, EMAConfig
@@ -143,6 +143,8 @@ class Trainer:
                 if (stop or step % self.checkpoint_every == 0) and not stopping.done(step):
                     self._export(weights, best)
                     checkpoint.save(replace(place, step=step), engine, ema, stopping, self.ranks, weights)
+                    if self.ranks.rank == 0:
+                        relaunch.saved()
                     self.pulse.beat()
                     if stop:
                         raise Interrupted(stop)

@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from volgen.parallel import machine
+
 CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 
 
@@ -108,6 +110,8 @@ def _become_rank(rank: int, world: int, node: Node, master: str, port: str, conf
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if node.namespace:
             _enter(node)
+            # The nodes share the process numbers of this machine, which real ones do not.
+            machine.identity = lambda: node.host
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -1,7 +1,8 @@
 """Two nodes on one machine: a network namespace with an address, a host name and an sshd for each, joined by a bridge.
 
 Everything has names and addresses of its own, so that several such clusters can exist at once; the bridge is in a third namespace,
-so nothing shows in the machine's own network. The nodes share the file system and the process numbers of the machine. Needs root.
+so nothing shows in the machine's own network. The nodes share the file system and the process numbers of the machine, so for the watch
+of volgen they are one machine with two names. Needs root.
 
     with two_nodes(folder) as nodes:
         process = nodes.start(0, ["bash", "launch/hostfile.sh", str(nodes.hostfile(slots=1)), ...])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from volgen.core.exit_codes import RANK_LOST, SAVED
-from volgen.parallel import _watchers
+from volgen.parallel import _watchers, machine
 from volgen.parallel import watch as module
 from volgen.parallel._link import Link, listen, ready
 from volgen.parallel._watchers import Hub, Member, Report, Spoke, Verdict
@@ -207,7 +208,7 @@ def test_a_whole_watch_ends_the_process_with_one_message(monkeypatch: pytest.Mon
     killed: list[int] = []
     monkeypatch.setattr(module, "_end", leave)
     # Both ranks are this process.
-    monkeypatch.setattr(module.psutil, "Process", lambda process: SimpleNamespace(kill=lambda: killed.append(process)))
+    monkeypatch.setattr(module.machine, "process", lambda process, began: SimpleNamespace(kill=lambda: killed.append(process)))
     monkeypatch.setattr(module, "listen", lambda: servers.append(listen()) or servers[0])
     meeting, barrier = ["", ""], threading.Barrier(2)
     watches: list[Any] = []
@@ -230,6 +231,50 @@ def test_a_whole_watch_ends_the_process_with_one_message(monkeypatch: pytest.Mon
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "no step for 0.5 s" in errors[0] and f"rank 0 on {socket.gethostname()}" in errors[0]
+
+
+class Told:
+    """The ranks of a job, seen from one of them, with what the others say about themselves: (host, machine)."""
+
+    def __init__(self, rank: int, port: int, others: dict[int, tuple[str, str]]) -> None:
+        self.rank, self.world_size, self._port, self._others = rank, len(others) + 1, port, others
+
+    def gather(self, text: str) -> list[str]:
+        mine = json.loads(text)
+        said = {rank: {**mine, "rank": rank, "host": host, "machine": there} for rank, (host, there) in self._others.items()}
+        said[self.rank] = mine
+        said[0]["port"] = self._port or said[0]["port"]
+        return [json.dumps(said[rank]) for rank in range(self.world_size)]
+
+
+HERE = machine.identity()
+
+
+@pytest.mark.parametrize(
+    ("others", "neighbours", "speaks"),
+    [
+        ({0: ("away", "x"), 1: ("here", HERE)}, {1}, False),
+        ({0: ("away", "x"), 1: ("alias-of-here", HERE)}, {1}, False),  # one machine, two names
+        ({0: ("away", "x"), 1: ("here", "another container")}, set(), True),  # two containers, one name
+        ({0: ("alias-of-here", HERE), 1: ("here", "another container")}, {0}, True),
+    ],
+)
+def test_a_machine_is_known_by_more_than_its_name(
+    others: dict[int, tuple[str, str]], neighbours: set[int], speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    with listen() as server:
+        made = watch(Launch(2, 3, 0, "test"), Told(2, server.getsockname()[1], others), 1.0, 1.0)
+    assert isinstance(made, module.Watch)
+    assert made._neighbours.keys() == neighbours, "ranks that this one may kill by their process number"
+    assert made._speaks == speaks, "the first rank of each machine besides rank 0"
+
+
+def test_a_process_number_that_means_another_process_here_is_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "began", lambda: 1e9)  # what ranks on a machine restored from the same image may say
+    with listen() as server:
+        made = watch(Launch(2, 3, 0, "test"), Told(2, server.getsockname()[1], {0: ("here", HERE), 1: ("here", HERE)}), 1.0, 1.0)
+    assert isinstance(made, module.Watch) and not made._neighbours
 
 
 def test_a_rank_that_comes_and_leaves_in_one_breath_is_not_dead(hub: tuple[Hub, int]) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from volgen.data.stream import Stream
 from volgen.experts import ensemble
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
+from volgen.stages import _train_queue
 from volgen.stages.train import train
-from volgen.training import loop
+from volgen.training import loop, relaunch
+from volgen.training.run import PhaseRecord
 
 
 def recipe(store: Path, runs: Path, **sections: dict[str, Any]) -> Recipe:
@@ -133,6 +138,85 @@ def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path,
     assert [e.sha256 for e in ensemble.read(resumed / "ensemble.json").experts] == [
         e.sha256 for e in ensemble.read(whole / "ensemble.json").experts
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_step_of_an_expert_stops_before_the_next_one_begins(
+    number: signal.Signals, blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(recipe(blob_store, tmp_path / "whole"))
+    original, begun, steps = Engine.__init__, [], 0
+    ends = tmp_path / "ends"
+    ends.write_text("75\n")
+
+    def begin(self: Engine, *args: Any, **options: Any) -> None:
+        begun.append(self)
+        original(self, *args, **options)
+
+    def strike(self: Engine, rate: float, step: Callable[[Engine, float], float] = Engine.step) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            os.kill(os.getpid(), number)
+        return step(self, rate)
+
+    monkeypatch.setenv(relaunch.FAILURES, str(ends))
+    monkeypatch.setattr(Engine, "__init__", begin)
+    monkeypatch.setattr(Engine, "step", strike)
+    with pytest.raises(SystemExit) as stopped:
+        train(recipe(blob_store, tmp_path / "cut"))
+    assert stopped.value.code == (130 if number == signal.SIGINT else 85)
+    run = tmp_path / "cut" / "run"
+    assert f"stopped by {number.name} before expert 0; what came before it is finished" in capfd.readouterr().err
+    assert len(begun) == 1 and {line["phase"] for line in metrics(run)} == {"1"}
+    assert PhaseRecord.read(run / "experts" / "1") is not None
+    assert not ends.exists(), "a launch script learns that the job gets somewhere"
+    train(recipe(blob_store, tmp_path / "cut"))
+    assert metrics(run) == metrics(whole)
+
+
+def test_a_signal_in_the_last_step_of_all_ends_a_finished_run(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+
+    def strike(self: Engine, rate: float, step: Callable[[Engine, float], float] = Engine.step) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, rate)
+
+    monkeypatch.setattr(Engine, "step", strike)
+    run = train(recipe(blob_store, tmp_path))
+    assert (steps, (run / "ensemble.json").exists()) == (8, True)
+
+
+def test_a_checkpoint_tells_the_launch_script(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = tmp_path / "ends"
+    ends.write_text("75\n")
+    seen: list[bool] = []
+
+    def watch(self: Engine, rate: float, step: Callable[[Engine, float], float] = Engine.step) -> float:
+        seen.append(ends.exists())
+        return step(self, rate)
+
+    monkeypatch.setenv(relaunch.FAILURES, str(ends))
+    monkeypatch.setattr(Engine, "step", watch)
+    train(recipe(blob_store, tmp_path, experts={"count": 1}, engine={"checkpoint_every": 2}))
+    assert seen == [True, True, False, False]
+
+
+def test_a_job_that_waits_in_vain_asks_to_be_started_again(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_train_queue, "SECONDS_UNTRAINED", -1.0)
+    with pytest.raises(SystemExit) as stopped:
+        train(recipe(blob_store, tmp_path), only="0:1")
+    assert stopped.value.code == 85
+    said = capfd.readouterr().err
+    assert "in vain for expert 1, which nobody is training: expert 0 starts from it." in said and "error" not in said
+    run = train(recipe(blob_store, tmp_path), only="1:2")
+    train(recipe(blob_store, tmp_path), only="0:1")
+    assert (run / "ensemble.json").exists(), "the same command, when it can"
 
 
 MUON = {"warmup_steps": 2, "matrix_learning_rate": 0.05, "gradient_clip": 0.0}
