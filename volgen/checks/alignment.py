@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from volgen.checks._slices import triple
-from volgen.checks._stack import Stack
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan, Stack
 
 FEWEST_VOXELS = 12
 
@@ -39,9 +39,9 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Least squares, slice by slice; see :class:`volgen.core.check.Check`."""
-        found = [self._axis(Stack(unit, mask, axis)) for axis in range(3)]
+        found = [self._axis(scan.stack(axis)) for axis in range(3)]
         gain, shift = ((found[0][i], found[1][i], found[2][i]) for i in range(2))
         values = {"gain_rms": triple(lambda axis: _rms(gain[axis])), "shift_rms": triple(lambda axis: _rms(shift[axis]))}
         return CheckResult(values, {"gain": gain, "shift": shift})
@@ -53,18 +53,24 @@ class Config(BaseConfig):
     def _axis(self, stack: Stack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gain, shift = stack.curve(), stack.curve()
         images, inside = stack.images, stack.inside
+        rows, across = (max(size - 2, 0) for size in images.shape[1:])
+        columns = np.empty((4, rows, across), np.float32)  # M, its gradients, and what is explained by them
+        flat = columns.reshape(4, rows * across)
         for k in stack.compared(self.smallest_share):
-            middle = 0.5 * (images[k - 1] + images[k + 1])
-            core = (inside[k - 1] & inside[k] & inside[k + 1])[1:-1, 1:-1]
-            if core.sum() < FEWEST_VOXELS:
+            core = (inside[k - 1] * inside[k] * inside[k + 1])[1:-1, 1:-1]
+            size = float(core.sum())
+            if size < FEWEST_VOXELS:
                 continue
-            m = middle[1:-1, 1:-1][core]
-            across, down = 0.5 * (middle[2:, 1:-1] - middle[:-2, 1:-1])[core], 0.5 * (middle[1:-1, 2:] - middle[1:-1, :-2])[core]
-            columns = np.stack([m, across, down]).astype(np.float64)
-            square = columns @ columns.T
+            middle = 0.5 * (images[k - 1] + images[k + 1])
+            np.multiply(middle[1:-1, 1:-1], core, out=columns[0])
+            for column, difference in ((1, middle[2:, 1:-1] - middle[:-2, 1:-1]), (2, middle[1:-1, 2:] - middle[1:-1, :-2])):
+                np.multiply(difference, 0.5 * core, out=columns[column])
+            np.multiply(images[k][1:-1, 1:-1] - middle[1:-1, 1:-1], core, out=columns[3])
+            products = (flat @ flat.T).astype(np.float64)
+            square = products[:3, :3]
             # A touch of ridge: where a slice is flat, nothing can be said of its shift.
-            square[np.diag_indices(3)] += 1e-6 * columns.shape[1]
-            g, u, v = np.linalg.solve(square, columns @ (images[k][1:-1, 1:-1][core] - m).astype(np.float64))
+            square[np.diag_indices(3)] += 1e-6 * size
+            g, u, v = np.linalg.solve(square, products[:3, 3])
             gain[stack.first + k], shift[stack.first + k] = abs(g), float(np.hypot(u, v))
         return gain, shift
 

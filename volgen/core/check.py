@@ -9,10 +9,13 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.core.scan import Scan, Triple
+
+__all__ = ["AXES", "Check", "CheckResult", "Curves", "Metric", "Triple"]
+
 AXES: tuple[str, str, str] = ("R", "A", "S")
 """Names of the array axes of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 
-Triple = tuple[float, float, float]
 Curves = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -69,8 +72,8 @@ class Check(Protocol):
     kind: str
     metrics: ClassVar[tuple[Metric, ...]]
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
-        """Measures a volume [X, Y, Z] in [0, 1] inside its head mask; ``voxel_size`` in mm."""
+    def measure(self, scan: Scan) -> CheckResult:
+        """Measures a volume inside its head mask."""
         ...
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
