@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.checks._frechet import Features, frechet_distance
-from volgen.checks._mask import extent
+from volgen.checks._slices import extent
 from volgen.core.check import AXES
 
 Unit = NDArray[np.float32]

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from volgen.checks._slices import extent
+
 RIM = 0.25
 BINS = 256
 
@@ -40,12 +42,6 @@ def head_mask(unit: NDArray[np.float32]) -> NDArray[np.bool_]:
     mask[crop] = labels == sizes.argmax()
     _fill_holes(mask)
     return mask
-
-
-def extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int] | None:
-    """First and last slice that hold any of the mask."""
-    filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-    return (int(filled[0]), int(filled[-1])) if filled.size else None
 
 
 def _otsu(unit: NDArray[np.float32], low: float, high: float) -> float:

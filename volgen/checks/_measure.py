@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.checks._mask import extent, head_mask
+from volgen.checks._mask import head_mask
+from volgen.checks._slices import extent
 from volgen.core.check import AXES, Check, CheckResult, Triple
 from volgen.core.config import validate
 from volgen.core.intensity import IntensityMap

@@ -69,3 +69,9 @@ def summary(curve: Curve, reduce: Callable[[Curve], np.floating]) -> float:
     """A statistic of the known entries; NaN if fewer than two are known."""
     known = curve[np.isfinite(curve)]
     return float(reduce(known)) if known.size > 1 else float("nan")
+
+
+def extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int] | None:
+    """First and last slice that hold any of the mask."""
+    filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    return (int(filled[0]), int(filled[-1])) if filled.size else None

@@ -27,7 +27,7 @@ class Config(BaseConfig):
     kind: Literal["adjacent_ssim"] = "adjacent_ssim"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("adjacent_ssim_mean", "adjacent-slice SSIM, mean", "has neighbouring slices that are less alike than in real volumes",
-               "has neighbouring slices that are more alike than in real volumes (blurred)"),
+               "has neighbouring slices that are more alike than in real volumes (blurred)", acquisition=True),
         Metric("adjacent_ssim_sd", "adjacent-slice SSIM, sd", "", "has a likeness of neighbours that varies along the axis", "log"),
         Metric("adjacent_ssim_min", "adjacent-slice SSIM, minimum", "has two neighbouring slices that do not resemble each other",
                curve="adjacent_ssim"),

@@ -27,13 +27,13 @@ class Config(BaseConfig):
     kind: Literal["alignment"] = "alignment"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("gain_peak", "sharpest change of brightness of a slice", "", "has slices here brighter or darker than their neighbours",
-               curve="gain", placed="high"),
+               curve="gain", placed="high", transfer=0.0),
         Metric("shift_peak", "largest shift of a slice within its plane", "", "has slices here that are shifted against their neighbours",
-               curve="shift", placed="high"),
+               curve="shift", placed="high", transfer=0.0),
         Metric("gain_rms", "brightness of slices against their neighbours", "",
-               "changes in brightness from slice to slice more than real volumes do (banding)", "log"),
+               "changes in brightness from slice to slice more than real volumes do (banding)", "log", transfer=0.9),
         Metric("shift_rms", "shift of slices against their neighbours, in voxels", "",
-               "has slices that are shifted against each other (jitter)", "log"),
+               "has slices that are shifted against each other (jitter)", "log", transfer=0.5),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

@@ -17,7 +17,7 @@ class Config(BaseConfig):
     kind: Literal["anisotropy"] = "anisotropy"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("anisotropy", "change along the axis over that across it", "is smoother along this axis than across it",
-               "jumps more along this axis than across it", "log", contrast=True),
+               "jumps more along this axis than across it", "log", contrast=True, transfer=0.12),
     )  # fmt: skip
 
     def measure(self, scan: Scan) -> CheckResult:

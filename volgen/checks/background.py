@@ -24,7 +24,8 @@ class Config(BaseConfig):
 
     kind: Literal["background"] = "background"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("ghost_level", "brightness in the head's shadow", "", "shows the head again beside it along this axis (ghosting)", "log"),
+        Metric("ghost_level", "brightness in the head's shadow", "", "shows the head again beside it along this axis (ghosting)", "log",
+               transfer=0.0),
     )  # fmt: skip
 
     margin: PositiveInt = 2

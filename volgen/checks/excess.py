@@ -17,7 +17,7 @@ class Config(BaseConfig):
     kind: Literal["excess"] = "excess"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("tv_excess", "change in excess of the other axes", "is blurred along this axis more than along the other two",
-               "jumps more along this axis than along the other two (slices do not fit together)", contrast=True),
+               "jumps more along this axis than along the other two (slices do not fit together)", contrast=True, transfer=0.08),
     )  # fmt: skip
 
     def measure(self, scan: Scan) -> CheckResult:

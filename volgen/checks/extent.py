@@ -17,7 +17,7 @@ class Config(BaseConfig):
     kind: Literal["extent"] = "extent"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("extent_mm", "length of the head in mm", "shows less of a head along this axis than real volumes",
-               "shows a head longer along this axis than in real volumes"),
+               "shows a head longer along this axis than in real volumes", transfer=16.0),
     )  # fmt: skip
 
     def measure(self, scan: Scan) -> CheckResult:

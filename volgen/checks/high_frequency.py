@@ -20,7 +20,7 @@ class Config(BaseConfig):
     kind: Literal["high_frequency"] = "high_frequency"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("high_frequency_ratio", "fine detail, ratio to real", "has less fine detail along this axis than real volumes",
-               "has more fine detail along this axis than real volumes (noise or jitter)", "log"),
+               "has more fine detail along this axis than real volumes (noise or jitter)", "log", acquisition=True),
     )  # fmt: skip
 
     cutoff: float = Field(default=0.25, gt=0, lt=0.5)

@@ -21,7 +21,7 @@ class Config(BaseConfig):
         Metric("outline_loss_peak", "sharpest change of the outline", "", "has an outline that jumps here", curve="outline_loss",
                placed="high"),
         Metric("outline_drift_peak", "sharpest move of the outline's centre", "", "has a head that moves here from one slice to the next",
-               curve="outline_drift", placed="high"),
+               curve="outline_drift", placed="high", transfer=0.0),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

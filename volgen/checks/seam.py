@@ -22,7 +22,8 @@ class Config(BaseConfig):
 
     kind: Literal["seam"] = "seam"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("seam_score", "change across block borders over that elsewhere", "", "has seams at block borders along this axis", "log"),
+        Metric("seam_score", "change across block borders over that elsewhere", "", "has seams at block borders along this axis", "log",
+               transfer=0.24),
     )  # fmt: skip
 
     blocks: tuple[PositiveInt, ...] = (8, 16, 32, 64, 128)

@@ -26,7 +26,7 @@ class Config(BaseConfig):
         Metric("slice_bias_ratio", "brightness change between slices, ratio to real", "",
                "changes in brightness from slice to slice more than real volumes do (banding)", "log"),
         Metric("slice_bias_spike", "sharpest brightness step", "", "has a brightness step here that real volumes do not have", "log",
-               "slice_bias_spike"),
+               "slice_bias_spike", transfer=0.9),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

@@ -17,7 +17,7 @@ class Config(BaseConfig):
     kind: Literal["total_variation"] = "total_variation"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("tv_ratio", "slice-to-slice change, ratio to real", "changes less from slice to slice than real volumes do (blurred)",
-               "changes more from slice to slice than real volumes do (jitter or noise)", "log"),
+               "changes more from slice to slice than real volumes do (jitter or noise)", "log", acquisition=True),
     )  # fmt: skip
 
     def measure(self, scan: Scan) -> CheckResult:

@@ -35,6 +35,11 @@ class Metric:
             in standard deviations of real volumes. ``high`` words the fault either way.
         contrast: the axes are compared with one another, so that a fault along one moves the others too, the other way: only the axis
             furthest outside its band is reported.
+        transfer: how far beyond its band another scanner, protocol or skull stripping may move the number, on its own scale (logarithms for
+            ``log``): twice the largest move among simulated ones (``volgen bench acquisitions``). None: at will. What is ``placed`` is
+            then taken in units of the volume's own spread, if that is larger than that of real volumes.
+        acquisition: sharpness, contrast and noise as a whole: if such a number lies outside its band the same way along all three axes,
+            the volume is of another acquisition than the reference (or blurred or noisy alike along all axes).
     """
 
     name: str
@@ -45,6 +50,8 @@ class Metric:
     curve: str = ""
     placed: Literal["", "high", "low"] = ""
     contrast: bool = False
+    transfer: float | None = None
+    acquisition: bool = False
 
 
 @dataclass(frozen=True)
