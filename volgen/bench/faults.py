@@ -1,16 +1,16 @@
 """Faults planted in real volumes: how many the slice report catches, along the right axis and at the right slice, and its false alarms.
 
 Bands come from the train split of a store; false alarms are counted on its test split, and faults are planted in people of that split, the
-axis, the place and the signs drawn for each case. With ``--other``, bands come from both cohorts' train splits, faults are planted in
-the test people of both, and the table also says what bands of the first cohort alone make of the other one. A fault counts as *found* if
-the volume fails, the first finding names its axis (blur along all axes: all three are named), and, for a fault of a few slices,
-the first finding that names slices names those, give or take one. The tables in docs/report.md come from here:
-``volgen bench faults STORE --other STORE2 --out FILE.json``.
+axis, the place and the signs drawn for each case. With ``--other`` there are five settings: bands of each cohort on its own test people, of
+each on those of the other, and of both together on those of both. A fault is *caught* if the volume does not pass; on the other cohort,
+where an honest scan is ``other``, only if it fails. It is *found* if besides the first finding names its axis (blur along all axes: all
+three are named), and, for a fault of a few slices, the first finding that names slices names those, give or take one. The tables in
+docs/report.md come from here: ``volgen bench faults STORE --other STORE2 --cases 12 --out FILE.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,7 @@ class Config(BaseConfig):
     other: Path | None = None
     """Store of another cohort with the same voxel size."""
     cases: PositiveInt = 16
-    """Volumes for each fault and strength; test people take turns."""
+    """Volumes for each fault, strength and cohort; test people take turns."""
     seed: NonNegativeInt = 0
     """Seed of the axes, places and signs."""
 
@@ -53,9 +53,20 @@ class Config(BaseConfig):
 class _Case:
     fault: str
     strength: int
-    caught: bool
-    axis: bool
-    place: bool | None
+    cohort: int
+    axis: int
+    places: Slices | None
+    measured: Measurement
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Bands, and the cohorts that they are tried on; ``own`` if the bands know the acquisitions of these."""
+
+    name: str
+    bands: Reference
+    cohorts: tuple[int, ...]
+    own: bool
 
 
 def run(config: Config) -> list[Row]:
@@ -77,61 +88,78 @@ def run(config: Config) -> list[Row]:
             raise UserError("--other", f"has voxels of {second} mm", f"{first} mm as in STORE")
     checks = default_checks()
     people = sum(len(side) for found in sides.values() for side in found)
-    with progress("bench", people + len(FAULTS) * len(STRENGTHS) * config.cases) as ticker:
+    with progress("bench", people + len(FAULTS) * len(STRENGTHS) * config.cases * len(stores)) as ticker:
 
         def measured(store: Store, record: SubjectRecord) -> Measurement:
             ticker.advance(note=record.id)
             return measure(store.read(record).voxels, record.voxel_size, checks)
 
         known, unseen = ([[measured(store, r) for r in side] for store, side in zip(stores, sides[s], strict=True)] for s in sides)
-        shape = stores[0].records[0].shape
-        own = Reference.fit(known[0], checks, sizes[0], shape)
-        both = Reference.fit([one for side in known for one in side], checks, sizes[0], shape) if config.other else own
-        rows = [Row("people behind the bands", both.subjects, ""), _alarms("false alarms", both, [m for side in unseen for m in side])]
-        if config.other:
-            rows += [
-                _alarms("false alarms, STORE", both, unseen[0]), _alarms("false alarms, other cohort", both, unseen[1]),
-                _alarms("false alarms, STORE, bands of STORE alone", own, unseen[0]),
-                _alarms("false alarms, other cohort, bands of STORE alone", own, unseen[1]),
-            ]  # fmt: skip
-        held = [(store, record) for store, side in zip(stores, sides["test"], strict=True) for record in side]
         cases = []
-        for number, (name, fault, strength) in enumerate(
-            (name, fault, strength) for name, fault in FAULTS.items() for strength in range(len(STRENGTHS)) for _ in range(config.cases)
-        ):
+        for number, (name, strength, cohort) in enumerate(
+            (name, strength, cohort)
+            for name in FAULTS for strength in range(len(STRENGTHS)) for _ in range(config.cases) for cohort in range(len(stores))
+        ):  # fmt: skip
             generator = np.random.default_rng((config.seed, number))
-            store, record = held[number * 7 % len(held)]  # turns that visit both cohorts within a few cases
-            axis = int(generator.choice(fault.axes))
-            broken, places = plant(fault, store.read_unit(record), axis, strength, generator)
-            entry = judge(record.id, measure(broken, record.voxel_size, checks), both)
-            cases.append(_Case(name, strength, entry["verdict"] == "fail", _right_axis(entry, fault, axis), _right_place(entry, places)))
+            held = sides["test"][cohort]
+            record = held[number // len(stores) * 7 % len(held)]
+            axis = int(generator.choice(FAULTS[name].axes))
+            broken, places = plant(FAULTS[name], stores[cohort].read_unit(record), axis, strength, generator)
+            cases.append(_Case(name, strength, cohort, axis, places, measure(broken, record.voxel_size, checks)))
             ticker.advance(note=name)
-    for name in FAULTS:
+    shape = stores[0].records[0].shape
+    bands = [Reference.fit(side, checks, sizes[0], shape) for side in known]
+    settings = [_Setting("STORE on STORE", bands[0], (0,), own=True)]
+    if config.other:
+        both = Reference.fit([one for side in known for one in side], checks, sizes[0], shape)
+        settings += [
+            _Setting("other on other", bands[1], (1,), own=True), _Setting("STORE on other", bands[0], (1,), own=False),
+            _Setting("other on STORE", bands[1], (0,), own=False), _Setting("both on STORE", both, (0,), own=True),
+            _Setting("both on other", both, (1,), own=True),
+        ]  # fmt: skip
+    return [row for setting in settings for row in _rows(setting, unseen, cases)]
+
+
+def _rows(setting: _Setting, unseen: Sequence[Sequence[Measurement]], cases: Sequence[_Case]) -> Iterator[Row]:
+    real = [judge("", one, setting.bands)["verdict"] for cohort in setting.cohorts for one in unseen[cohort]]
+    yield Row(f"{setting.name}: people behind the bands", setting.bands.subjects, "")
+    yield _share(f"{setting.name}: real, fail", [verdict == "fail" for verdict in real])
+    yield _share(f"{setting.name}: real, other", [verdict == "other" for verdict in real])
+    outcomes: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
+    for case in cases:
+        if case.cohort in setting.cohorts:
+            entry = judge("", case.measured, setting.bands)
+            caught = entry["verdict"] == "fail" or (setting.own and entry["verdict"] == "other")
+            found = caught and _right_axis(entry, FAULTS[case.fault], case.axis) and _right_place(entry, case.places) is not False
+            outcomes.setdefault((case.fault, case.strength), []).append((caught, found))
+    for name in (*FAULTS, "all"):
         for strength, word in enumerate(STRENGTHS):
-            some = [case for case in cases if case.fault == name and case.strength == strength]
-            rows.append(_share(f"{name}, {word}: caught", [case.caught for case in some]))
-            rows.append(_share(f"{name}, {word}: found", [case.axis and case.place is not False for case in some]))
-    for strength, word in enumerate(STRENGTHS):
-        some = [case for case in cases if case.strength == strength]
-        rows.append(_share(f"all, {word}: caught", [case.caught for case in some]))
-        rows.append(_share(f"all, {word}: found", [case.axis and case.place is not False for case in some]))
-    return rows
+            some = [pair for (fault, size), pairs in outcomes.items() if size == strength and name in (fault, "all") for pair in pairs]
+            yield _share(f"{setting.name}: {name}, {word}: caught", [caught for caught, _ in some])
+            yield _share(f"{setting.name}: {name}, {word}: found", [found for _, found in some])
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: false alarms, then a line per fault with its sizes, and the percentages caught and found at each strength."""
+    """Markdown: false alarms of each setting, then for each a line per fault: percentages caught and found at each strength."""
     by_name = {row.name: row for row in rows}
-    lines = ["| real volumes | fail | 95 % |", "|---|---|---|"]
-    for row in rows:
-        if row.name.startswith("false alarms") and row.interval:
-            lines.append(f"| {row.name} | {100 * row.value:.1f} % | {100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f} % |")
-    lines += ["", f"Caught / found of the planted faults in %; bands from {by_name['people behind the bands'].value:.0f} people.", ""]
-    lines += ["| fault | weak, medium, strong | " + " | ".join(STRENGTHS) + " |", "|---|---|" + "---|" * len(STRENGTHS)]
-    for name in (*FAULTS, "all"):
-        sizes = f"{', '.join(f'{s:g}' for s in FAULTS[name].sizes)} {FAULTS[name].unit}" if name in FAULTS else ""
-        cells = [f"{100 * by_name[f'{name}, {w}: caught'].value:.0f} / {100 * by_name[f'{name}, {w}: found'].value:.0f}" for w in STRENGTHS]
-        lines.append(f"| {name} | {sizes} | " + " | ".join(cells) + " |")
+    settings = [row.name.partition(":")[0] for row in rows if row.name.endswith("people behind the bands")]
+    lines = ["| bands on test people of | people behind the bands | real: fail | real: other |", "|---|---|---|---|"]
+    for setting in settings:
+        cells = [_percent(by_name[f"{setting}: real, {level}"]) for level in ("fail", "other")]
+        lines.append(f"| {setting} | {by_name[f'{setting}: people behind the bands'].value:.0f} | " + " | ".join(cells) + " |")
+    for setting in settings:
+        lines += ["", f"{setting}: caught / found, %", ""]
+        lines += ["| fault | weak, medium, strong | " + " | ".join(STRENGTHS) + " |", "|---|---|" + "---|" * len(STRENGTHS)]
+        for name in (*FAULTS, "all"):
+            sizes = f"{', '.join(f'{s:g}' for s in FAULTS[name].sizes)} {FAULTS[name].unit}" if name in FAULTS else ""
+            found = ([100 * by_name[f"{setting}: {name}, {w}: {what}"].value for what in ("caught", "found")] for w in STRENGTHS)
+            lines.append(f"| {name} | {sizes} | " + " | ".join(f"{caught:.0f} / {right:.0f}" for caught, right in found) + " |")
     return "\n".join(lines)
+
+
+def _percent(row: Row) -> str:
+    low, high = row.interval or (0.0, 1.0)
+    return f"{100 * row.value:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _right_axis(entry: dict[str, Any], fault: Fault, axis: int) -> bool:
@@ -147,10 +175,6 @@ def _right_place(entry: dict[str, Any], places: Slices | None) -> bool | None:
         return None
     named = next((finding["slices"] for finding in entry["findings"] if finding["slices"]), None)
     return named is not None and places[0] - NEAR <= named[0] and named[1] <= places[1] + NEAR
-
-
-def _alarms(name: str, reference: Reference, real: Sequence[Measurement]) -> Row:
-    return _share(name, [judge("", one, reference)["verdict"] == "fail" for one in real])
 
 
 def _share(name: str, outcomes: Sequence[bool]) -> Row:

@@ -14,6 +14,7 @@ FALSE_ALARM = 0.05
 """Aimed-at probability that a real volume of an unseen person fails any check at all."""
 CONFIDENCE = 0.8
 FEW = 8
+APART = 6.0
 PERCENTILES = (2.5, 50.0, 97.5)
 SMALLEST = 1e-9
 FOLDS = 5
@@ -59,11 +60,13 @@ def family_stretch(values: Mapping[str, Array], metrics: Sequence[Metric]) -> fl
     Bonferroni's share is too careful where metrics go together, and not careful enough where a metric's tail is heavier than a normal
     one. So people are left out in turn (5 groups), bands are made from the others, and each left-out person's farthest departure from
     the middle, in half widths of the band, is noted. The factor is a tolerance limit of that number: with a confidence of 80 % at most
-    5 % of unseen people lie beyond it, by its order statistics and by those of a log-normal distribution. 1 for fewer than 8 people.
+    5 % of unseen people lie beyond it, by its order statistics and by those of a log-normal distribution; where a reference falls into two
+    acquisitions (:func:`acquisitions`), it is the larger of theirs. 1 for fewer than 8 people.
     """
     count = len(values[metrics[0].name])
     if count < FEW:
         return 1.0
+    acquisition = acquisitions(values, metrics)
     farthest = np.zeros(count)
     group = np.arange(count) % min(FOLDS, count)
     for fold in range(group.max() + 1):
@@ -77,14 +80,43 @@ def family_stretch(values: Mapping[str, Array], metrics: Sequence[Metric]) -> fl
                                   (metric.high, (table - middle) / np.maximum(high - middle, SMALLEST))):  # fmt: skip
                 if wanted:
                     farthest[out] = np.maximum(farthest[out], reach.max(axis=1))
+    # Of scans from two acquisitions the smaller group may hold all that lie far out: each must pass on its own.
+    found = [_tolerance_limit(farthest[acquisition == one]) for one in np.unique(acquisition)]
+    return float(np.clip(max(found), LEAST_STRETCH, MOST_STRETCH))
+
+
+def _tolerance_limit(farthest: Array) -> float:
+    count = len(farthest)
     logs = np.log(np.maximum(farthest, 0.05))
     share = stats.norm.ppf(1 - FALSE_ALARM) * np.sqrt(count)
     factor = float(stats.nct.ppf(CONFIDENCE, count - 1, share) / np.sqrt(count))
     stretch = float(np.exp(logs.mean() + factor * logs.std(ddof=1)))
     rank = int(stats.binom.ppf(CONFIDENCE, count, 1 - FALSE_ALARM)) + 1
-    if rank <= count:  # enough people to ask them directly
+    if rank < count:  # enough people to ask them directly; the very farthest of a few is a matter of chance
         stretch = max(stretch, float(np.sort(farthest)[rank - 1]))
-    return float(np.clip(stretch, LEAST_STRETCH, MOST_STRETCH))
+    return stretch
+
+
+def acquisitions(values: Mapping[str, Array], metrics: Sequence[Metric]) -> NDArray[np.int64]:
+    """0 or 1 for each volume: which of two groups it belongs to, if the reference falls into two that lie far apart; else all 0.
+
+    The numbers that tell acquisitions apart (:attr:`Metric.acquisition`) are averaged over the axes; each is split at the two means that
+    leave the least variance (as Otsu 1979 does with grey values). Groups lie far apart if their means do by more than 6 of the standard
+    deviations that remain, and none is smaller than 8. The number that separates best decides.
+    """
+    best, groups = APART, np.zeros(len(next(iter(values.values()))), dtype=np.int64)
+    for metric in metrics:
+        if not metric.acquisition:
+            continue
+        number = scaled(values[metric.name], metric).mean(axis=1)
+        order = np.sort(number)
+        for cut in range(FEW, len(order) - FEW + 1):
+            low, high = order[:cut], order[cut:]
+            within = np.sqrt((low.var() * cut + high.var() * (len(order) - cut)) / len(order))
+            apart = float((high.mean() - low.mean()) / max(within, SMALLEST))
+            if apart > best:
+                best, groups = apart, (number >= order[cut]).astype(np.int64)
+    return groups
 
 
 def percentile_intervals(values: Array) -> list[list[list[float]]]:

@@ -15,6 +15,7 @@ from volgen.checks._frechet_ratio import frechet_ratio, plane_ratios
 from volgen.checks._mask import dilated, head_mask
 from volgen.checks._ms_ssim import Pyramid, mean_over_pairs, ms_ssim, pyramid
 from volgen.checks._spectrum import high_frequency_energy
+from volgen.core.scan import Scan
 
 AXES = "RAS"
 MARGIN_MM = 4.0
@@ -128,7 +129,9 @@ def _millilitres(masks: Sequence[NDArray[np.bool_]], size: tuple[float, float, f
 
 def _high_frequency(volumes: Sequence[Unit], masks: Sequence[NDArray[np.bool_]]) -> list[float]:
     """Mean over the volumes, per array axis."""
-    return [float(np.mean([high_frequency_energy(v, m, axis) for v, m in zip(volumes, masks, strict=True)])) for axis in range(3)]
+    scans = (Scan(v, m, (1.0, 1.0, 1.0)) for v, m in zip(volumes, masks, strict=True))
+    means: list[float] = np.mean([[high_frequency_energy(scan, axis) for axis in range(3)] for scan in scans], axis=0).tolist()
+    return means
 
 
 def _nearest(

@@ -15,6 +15,7 @@ from volgen.core.check import AXES, Check, CheckResult, Triple
 from volgen.core.config import validate
 from volgen.core.intensity import IntensityMap
 from volgen.core.registry import config_class, kinds
+from volgen.core.scan import Scan
 
 PACKAGE = "volgen.checks"
 
@@ -79,18 +80,17 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     if bad is not None:
         raw = np.where(finite, raw, raw[finite].min() if finite.any() else np.float32(0))
     unit = to_unit(raw)
-    mask = head_mask(unit)
-    extents = tuple(extent(mask, axis) for axis in range(3))
+    scan = Scan(unit, head_mask(unit), voxel_size)
     areas, means = [], []
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        count = mask.sum(axis=others)
-        pixel = float(np.prod([voxel_size[other] for other in others]))
+        stack = scan.stack(axis)
+        count = stack.whole(stack.area)
+        pixel = float(np.prod([voxel_size[other] for other in range(3) if other != axis]))
         areas.append(count * pixel)
-        means.append(np.where(count, (unit * mask).sum(axis=others, dtype=np.float64) / np.maximum(count, 1), np.nan))
-    results = {check.kind: check.measure(unit, mask, voxel_size) for check in checks}
-    middle = tuple(_middle(unit, extents, axis) for axis in range(3))
-    return Measurement(results, extents, bad, 1.0 - float(finite.mean()), tuple(areas), tuple(means), middle)
+        means.append(np.where(count > 0, stack.whole(stack.sums) / np.maximum(count, 1), np.nan))
+    results = {check.kind: check.measure(scan) for check in checks}
+    middle = tuple(_middle(unit, scan.ends, axis) for axis in range(3))
+    return Measurement(results, scan.ends, bad, 1.0 - float(finite.mean()), tuple(areas), tuple(means), middle)
 
 
 def to_unit(voxels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.checks._slices import Curve
-from volgen.checks._stack import stand_out
+from volgen.checks._slices import stand_out
+from volgen.core.scan import Curve
 
 POSITIONS = 41
 HALF = 0.5  # of the usual value: below it, an entry's logarithm no longer runs away

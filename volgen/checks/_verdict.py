@@ -23,20 +23,24 @@ SHADOW = 1.5
 
 @dataclass(frozen=True)
 class _Departure:
-    """A metric outside its band along one axis; ``distance`` is in widths of the band."""
+    """A metric outside its band along one axis; ``distance`` is in widths of the band, ``above`` whether it is above it."""
 
     check: str
     metric: Metric
     axis: int
     value: float | None
     distance: float
+    above: bool = True
 
 
 def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, Any]:
     """The entry of one volume in ``report.json``.
 
-    A volume passes if every metric lies inside its band along every axis and every voxel is a number. ``score`` is the share of
-    metrics and axes inside their bands. A metric that could not be measured counts as outside (the check of the head's extent says why).
+    A volume passes if every metric lies inside its band along every axis and every voxel is a number. It is ``other`` if its sharpness,
+    contrast or noise lies outside the same way along all three axes (another acquisition than the reference, or blur or noise everywhere)
+    and nothing else is wrong that another acquisition would not explain; what that is, :attr:`Metric.transfer` says. Otherwise it fails.
+    ``score`` is the share of metrics and axes inside their bands. A metric that could not be measured counts as outside (the check of the
+    head's extent says why).
     """
     values = reference.values(measured)
     departures, outside = [], 0
@@ -44,22 +48,35 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
         found = [d for axis in range(3) if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None]
         outside += len(found)
         departures += [max(found, key=lambda d: d.distance)] if metric.contrast and found else found
+    faults = sorted(departures, key=lambda d: -d.distance)
+    general = _all_axes_alike(departures)
+    if general:
+        beyond = [(d, far) for d in departures if d not in general and (far := _beyond(d, measured, reference)) > 0]
+        faults = [d for d, _ in sorted(beyond, key=lambda pair: -pair[1])]
     findings = list(_not_finite(measured))
-    for departure in sorted(departures, key=lambda d: -d.distance):
+    for departure in faults:
         findings += _findings(departure, measured, reference)
-    if departures and not findings:  # the band of a small reference can be so wide that a head of no length lies in it
-        findings += [_unmeasured(departure, reference) for departure in departures[:3]]
+    if faults and not findings:  # the band of a small reference can be so wide that a head of no length lies in it
+        findings += [_unmeasured(departure, reference) for departure in faults[:3]]
+    wrong = len(findings)
+    for departure in sorted(general, key=lambda d: -d.distance):
+        findings += _findings(departure, measured, reference)
+    levels = ["fail"] * wrong + ["other"] * (len(findings) - wrong)
     total = 3 * len(reference.metrics)
-    failed = {finding["check"] for finding in findings}
+
+    def worst(key: str, value: str) -> str:
+        """The severest level of the findings of a check or an axis."""
+        return min((level for f, level in zip(findings, levels, strict=True) if f[key] == value), default="pass")  # "fail" < "other"
+
     return {
         "name": name,
-        "verdict": "fail" if findings else "pass",
+        "verdict": min(levels, default="pass"),
         "score": round((total - outside) / total, 4),
-        "checks": {check.kind: "fail" if check.kind in failed else "pass" for check in reference.checks},
+        "checks": {check.kind: worst("check", check.kind) for check in reference.checks},
         "metrics": {m.name: {axis: number(values[m.name][i]) for i, axis in enumerate(AXES)} for _, m in reference.metrics},
-        "axes": {axis: "fail" if any(finding["axis"] == axis for finding in findings) else "pass" for axis in AXES},
+        "axes": {axis: worst("axis", axis) for axis in AXES},
         "in_band": reference.in_band(measured),
-        "findings": findings,
+        "findings": [{**finding, "level": level} for finding, level in zip(findings, levels, strict=True)],
     }
 
 
@@ -68,15 +85,40 @@ def number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _departure(kind: str, metric: Metric, axis: int, value: float, reference: Reference) -> _Departure | None:
+def _departure(kind: str, metric: Metric, axis: int, value: float, reference: Reference, allowance: float = 0.0) -> _Departure | None:
+    """How far a value lies outside its band, widened by an allowance on the metric's own scale; None inside."""
     low, high = reference.bands[metric.name][axis]
     if not math.isfinite(value):
         return _Departure(kind, metric, axis, None, math.inf)
     place = value
     if metric.scale == "log":
         place, low, high = (math.log(max(x, SMALLEST)) for x in (value, low, high))
-    beyond = max(low - place if metric.low else -math.inf, place - high if metric.high else -math.inf)
-    return _Departure(kind, metric, axis, value, beyond / max(high - low, SMALLEST)) if beyond > 0 else None
+    below, above = (low - place if metric.low else -math.inf), (place - high if metric.high else -math.inf)
+    beyond = max(below, above) - allowance
+    return _Departure(kind, metric, axis, value, beyond / max(high - low, SMALLEST), above > below) if beyond > 0 else None
+
+
+def _all_axes_alike(departures: Sequence[_Departure]) -> list[_Departure]:
+    """Departures of numbers that tell acquisitions apart, where they lie outside the same way along all three axes."""
+    found = []
+    for departure in departures:
+        same = [d for d in departures if d.metric == departure.metric and d.above == departure.above and d.value is not None]
+        if departure.metric.acquisition and len(same) == len(AXES):
+            found.append(departure)
+    return found
+
+
+def _beyond(departure: _Departure, measured: Measurement, reference: Reference) -> float:
+    """How far, in widths of the band, a number lies beyond what another acquisition explains; 0 if it does not."""
+    metric, value = departure.metric, departure.value
+    if metric.transfer is None:
+        return 0.0
+    if value is None:
+        return departure.distance
+    if metric.placed:
+        value /= reference.own_spread(measured, metric.curve, departure.axis)
+    further = _departure(departure.check, metric, departure.axis, value, reference, metric.transfer)
+    return further.distance if further else 0.0
 
 
 def _findings(departure: _Departure, measured: Measurement, reference: Reference) -> Iterator[dict[str, Any]]:
@@ -84,7 +126,7 @@ def _findings(departure: _Departure, measured: Measurement, reference: Reference
     if departure.value is None:
         return  # nothing was there to measure; the extent of the head is the finding
     low, high = reference.bands[metric.name][departure.axis]
-    below = bool(metric.low) and departure.value < low
+    below = not departure.above
     places: Sequence[tuple[int, int] | None] = _places(departure, measured, reference, low if below else high, below)
     for place in places or [None]:
         where = f"Along {axis} ({DIRECTIONS[axis]})" if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}"

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from volgen.checks._slices import curves, pair_curve, pair_difference, pair_mask, spikes, summary, triple
+from volgen.checks._slices import curves, spikes, summary, triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan
 
 
 class Config(BaseConfig):
@@ -31,9 +31,9 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Adjacent-slice L1; see :class:`volgen.core.check.Check`."""
-        l1 = curves(lambda axis: pair_curve(pair_difference(unit, axis), pair_mask(mask, axis), self.smallest_share))
+        l1 = curves(lambda axis: scan.pair_curve(axis, self.smallest_share))
         sharp = curves(lambda axis: spikes(l1[axis]))
         values = {
             "adjacent_l1_mean": triple(lambda axis: summary(l1[axis], np.mean)),

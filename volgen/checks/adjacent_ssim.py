@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
-from skimage.metrics import structural_similarity
 
-from volgen.checks._slices import Curve, curves, extent, large, pair_mask, spikes, summary, triple
+from volgen.checks._slices import curves, spikes, summary, triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import MARGIN, Curve, Image, Scan, Stack, large
 
-WINDOW = 7
+WINDOW = 2 * MARGIN + 1
+UNBIASED = np.float32(WINDOW**2 / (WINDOW**2 - 1))
+C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 
 
 class Config(BaseConfig):
@@ -26,7 +27,7 @@ class Config(BaseConfig):
     kind: Literal["adjacent_ssim"] = "adjacent_ssim"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("adjacent_ssim_mean", "adjacent-slice SSIM, mean", "has neighbouring slices that are less alike than in real volumes",
-               "has neighbouring slices that are more alike than in real volumes (blurred)"),
+               "has neighbouring slices that are more alike than in real volumes (blurred)", acquisition=True),
         Metric("adjacent_ssim_sd", "adjacent-slice SSIM, sd", "", "has a likeness of neighbours that varies along the axis", "log"),
         Metric("adjacent_ssim_min", "adjacent-slice SSIM, minimum", "has two neighbouring slices that do not resemble each other",
                curve="adjacent_ssim"),
@@ -37,9 +38,9 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Adjacent-slice SSIM; see :class:`volgen.core.check.Check`."""
-        ssim = curves(lambda axis: self._curve(unit, mask, axis))
+        ssim = curves(lambda axis: self._curve(scan, axis))
         sharp = curves(lambda axis: spikes(1.0 - ssim[axis]))
         values = {
             "adjacent_ssim_mean": triple(lambda axis: summary(ssim[axis], np.mean)),
@@ -53,23 +54,78 @@ class Config(BaseConfig):
         """As measured."""
         return dict(values)
 
-    def _curve(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], axis: int) -> Curve:
-        inside = pair_mask(mask, axis)
-        compared = large(inside.sum(axis=(1, 2)), self.smallest_share)
-        curve = np.full(len(inside), np.nan)
-        if not mask.any():
-            return curve
-        # Slices are cropped to the head and the reach of a window around it: at 256^3 half of the work is air.
-        crop = tuple(_reach(mask, other, unit.shape[other]) for other in range(3) if other != axis)
-        slices, inside = np.moveaxis(unit, axis, 0)[:, *crop], inside[:, *crop]
-        window = min(WINDOW, *(size - 1 + size % 2 for size in slices.shape[1:]))  # odd, and no wider than a tiny volume
-        for z in np.flatnonzero(compared):
-            _, local = structural_similarity(slices[z], slices[z + 1], win_size=window, data_range=1.0, full=True)
-            curve[z] = local[inside[z]].mean(dtype=np.float64)
+    def _curve(self, scan: Scan, axis: int) -> Curve:
+        stack = scan.stack(axis)
+        area = stack.pairs[0]
+        curve = np.full(len(area), np.nan)
+        found = _Similarity(stack)
+        for z in np.flatnonzero(large(area, self.smallest_share)):
+            curve[z] = found.of_pair(int(z) - stack.first)
         return curve
 
 
-def _reach(mask: NDArray[np.bool_], axis: int, size: int) -> slice:
-    ends = extent(mask, axis)
-    assert ends is not None
-    return slice(max(ends[0] - WINDOW, 0), min(ends[1] + WINDOW + 1, size))
+class _Similarity:
+    """SSIM of neighbouring slices; what is known of a slice by itself is kept for its next pair.
+
+    The same as ``skimage.metrics.structural_similarity`` with a range of 1, which filters each slice twice.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.images, self.inside = stack.images, stack.inside
+        self.pad = stack.edge  # where a window reaches over the border of the volume, the volume is mirrored
+        self.core = tuple(
+            slice(MARGIN - before, size - MARGIN + after) for size, (before, after) in zip(self.images.shape[1:], self.pad, strict=True)
+        )
+        self._known: dict[int, tuple[Image, Image, Image]] = {}
+
+    def of_pair(self, k: int) -> float:
+        """Mean SSIM of the kept slices k and k + 1 over the voxels inside the head in both."""
+        first, mean_a, square_a = self._slice(k)
+        second, mean_b, square_b = self._slice(k + 1)
+        self._known.pop(k, None)
+        product = mean_a * mean_b
+        means = mean_a * mean_a
+        means += mean_b * mean_b
+        covariance = _box_mean(first * second)
+        covariance -= product
+        variances = square_a + square_b
+        variances -= means
+        # ((2 m_a m_b + c1) (2 s_ab + c2)) / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2)), in place: slices fit the cache.
+        product *= 2
+        product += C1
+        covariance *= 2 * UNBIASED
+        covariance += C2
+        product *= covariance
+        means += C1
+        variances *= UNBIASED
+        variances += C2
+        means *= variances
+        product /= means
+        inside = self.inside[k][self.core] * self.inside[k + 1][self.core]
+        return float(np.vdot(product, inside)) / float(inside.sum())
+
+    def _slice(self, k: int) -> tuple[Image, Image, Image]:
+        if k not in self._known:
+            image = self.images[k]
+            if any(map(any, self.pad)):
+                image = np.pad(image, self.pad, mode="symmetric")
+            self._known[k] = image, _box_mean(image), _box_mean(image * image)
+        return self._known[k]
+
+
+def _box_mean(image: Image) -> Image:
+    """Means over windows, without those that reach over the border: [rows - 6, columns - 6]."""
+    rows = _sliding_sum(image, 0)
+    means = _sliding_sum(rows, 1)
+    means *= np.float32(1 / WINDOW**2)
+    return means
+
+
+def _sliding_sum(image: Image, axis: int) -> Image:
+    """Sums of 7 neighbours as 4 + 2 + 1: fewer additions than one by one, and none that cancel."""
+    image = image if axis == 0 else image.T
+    two = image[:-1] + image[1:]
+    four = two[:-2] + two[2:]
+    seven: Image = four[:-3] + two[4:-1]
+    seven += image[6:]
+    return seven if axis == 0 else seven.T

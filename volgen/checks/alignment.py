@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from volgen.checks._slices import triple
-from volgen.checks._stack import Stack
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan, Stack
 
 FEWEST_VOXELS = 12
 
@@ -27,21 +27,21 @@ class Config(BaseConfig):
     kind: Literal["alignment"] = "alignment"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("gain_peak", "sharpest change of brightness of a slice", "", "has slices here brighter or darker than their neighbours",
-               curve="gain", placed="high"),
+               curve="gain", placed="high", transfer=0.0),
         Metric("shift_peak", "largest shift of a slice within its plane", "", "has slices here that are shifted against their neighbours",
-               curve="shift", placed="high"),
+               curve="shift", placed="high", transfer=0.0),
         Metric("gain_rms", "brightness of slices against their neighbours", "",
-               "changes in brightness from slice to slice more than real volumes do (banding)", "log"),
+               "changes in brightness from slice to slice more than real volumes do (banding)", "log", transfer=0.9),
         Metric("shift_rms", "shift of slices against their neighbours, in voxels", "",
-               "has slices that are shifted against each other (jitter)", "log"),
+               "has slices that are shifted against each other (jitter)", "log", transfer=0.5),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Least squares, slice by slice; see :class:`volgen.core.check.Check`."""
-        found = [self._axis(Stack(unit, mask, axis)) for axis in range(3)]
+        found = [self._axis(scan.stack(axis)) for axis in range(3)]
         gain, shift = ((found[0][i], found[1][i], found[2][i]) for i in range(2))
         values = {"gain_rms": triple(lambda axis: _rms(gain[axis])), "shift_rms": triple(lambda axis: _rms(shift[axis]))}
         return CheckResult(values, {"gain": gain, "shift": shift})
@@ -53,18 +53,24 @@ class Config(BaseConfig):
     def _axis(self, stack: Stack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gain, shift = stack.curve(), stack.curve()
         images, inside = stack.images, stack.inside
+        rows, across = (max(size - 2, 0) for size in images.shape[1:])
+        columns = np.empty((4, rows, across), np.float32)  # M, its gradients, and what is explained by them
+        flat = columns.reshape(4, rows * across)
         for k in stack.compared(self.smallest_share):
-            middle = 0.5 * (images[k - 1] + images[k + 1])
-            core = (inside[k - 1] & inside[k] & inside[k + 1])[1:-1, 1:-1]
-            if core.sum() < FEWEST_VOXELS:
+            core = (inside[k - 1] * inside[k] * inside[k + 1])[1:-1, 1:-1]
+            size = float(core.sum())
+            if size < FEWEST_VOXELS:
                 continue
-            m = middle[1:-1, 1:-1][core]
-            across, down = 0.5 * (middle[2:, 1:-1] - middle[:-2, 1:-1])[core], 0.5 * (middle[1:-1, 2:] - middle[1:-1, :-2])[core]
-            columns = np.stack([m, across, down]).astype(np.float64)
-            square = columns @ columns.T
+            middle = 0.5 * (images[k - 1] + images[k + 1])
+            np.multiply(middle[1:-1, 1:-1], core, out=columns[0])
+            for column, difference in ((1, middle[2:, 1:-1] - middle[:-2, 1:-1]), (2, middle[1:-1, 2:] - middle[1:-1, :-2])):
+                np.multiply(difference, 0.5 * core, out=columns[column])
+            np.multiply(images[k][1:-1, 1:-1] - middle[1:-1, 1:-1], core, out=columns[3])
+            products = (flat @ flat.T).astype(np.float64)
+            square = products[:3, :3]
             # A touch of ridge: where a slice is flat, nothing can be said of its shift.
-            square[np.diag_indices(3)] += 1e-6 * columns.shape[1]
-            g, u, v = np.linalg.solve(square, columns @ (images[k][1:-1, 1:-1][core] - m).astype(np.float64))
+            square[np.diag_indices(3)] += 1e-6 * size
+            g, u, v = np.linalg.solve(square, products[:3, 3])
             gain[stack.first + k], shift[stack.first + k] = abs(g), float(np.hypot(u, v))
         return gain, shift
 

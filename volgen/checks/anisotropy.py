@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from volgen.checks._slices import mean_difference, triple
+from volgen.checks._slices import triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan
 
 
 class Config(BaseConfig):
@@ -19,12 +17,12 @@ class Config(BaseConfig):
     kind: Literal["anisotropy"] = "anisotropy"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("anisotropy", "change along the axis over that across it", "is smoother along this axis than across it",
-               "jumps more along this axis than across it", "log", contrast=True),
+               "jumps more along this axis than across it", "log", contrast=True, transfer=0.12),
     )  # fmt: skip
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Ratio of mean absolute differences per mm; see :class:`volgen.core.check.Check`."""
-        slopes = [mean_difference(unit, mask, axis) / voxel_size[axis] for axis in range(3)]
+        slopes = [scan.mean_difference(axis) / scan.voxel_size[axis] for axis in range(3)]
         return CheckResult({"anisotropy": triple(lambda axis: 2 * slopes[axis] / max(sum(slopes) - slopes[axis], 1e-12))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Image, Scan
 
 
 class Config(BaseConfig):
@@ -23,7 +24,8 @@ class Config(BaseConfig):
 
     kind: Literal["background"] = "background"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("ghost_level", "brightness in the head's shadow", "", "shows the head again beside it along this axis (ghosting)", "log"),
+        Metric("ghost_level", "brightness in the head's shadow", "", "shows the head again beside it along this axis (ghosting)", "log",
+               transfer=0.0),
     )  # fmt: skip
 
     margin: PositiveInt = 2
@@ -31,19 +33,27 @@ class Config(BaseConfig):
     floor: float = Field(default=0.004, gt=0, lt=1)
     """Share of the range; anything below counts as this."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Means in the three shadows; see :class:`volgen.core.check.Check`."""
-        if not mask.any():
+        if scan.ends[0] is None:
             return CheckResult({"ghost_level": (float("nan"),) * 3})
-        grown = ndimage.binary_dilation(mask, iterations=self.margin)
-        shadows = [np.broadcast_to(grown.any(axis=axis, keepdims=True), mask.shape) for axis in range(3)]
-        number = sum(shadow.astype(np.uint8) for shadow in shadows)
-        alone = (number == 1) & ~grown
-        levels = []
-        for shadow in shadows:
-            values = unit[alone & shadow]
-            levels.append(max(float(values.mean(dtype=np.float64)) if values.size else 0.0, self.floor))
-        return CheckResult({"ghost_level": (levels[0], levels[1], levels[2])})
+        lines = [self._shadow(scan, axis) for axis in range(3)]  # [Y, Z], [X, Z], [X, Y]: lines along each axis that meet the head
+        away = [1 - line for line in lines]
+        sums, counts = np.zeros(3), np.zeros(3)
+        for x, plane in enumerate(scan.unit):  # what lies in one shadow alone is outside the head by itself
+            along_a, along_s, off_a, off_s = lines[1][x], lines[2][x], away[1][x], away[2][x]
+            sums += (
+                off_s @ ((plane * lines[0]) @ off_a), off_s @ ((plane * away[0]) @ along_a), along_s @ ((plane * away[0]) @ off_a),
+            )  # fmt: skip
+            counts += off_s @ lines[0] @ off_a, off_s @ away[0] @ along_a, along_s @ away[0] @ off_a
+        levels = np.maximum(sums / np.maximum(counts, 1), self.floor)
+        return CheckResult({"ghost_level": (float(levels[0]), float(levels[1]), float(levels[2]))})
+
+    def _shadow(self, scan: Scan, axis: int) -> Image:
+        """1 where a line along an axis meets the head or the margin around it; a margin is what that many steps to a neighbour reach."""
+        # The shadow of the grown head is the grown shadow of the head, as growing by one step commutes with looking along an axis.
+        grown: NDArray[np.bool_] = ndimage.binary_dilation(scan.mask.any(axis=axis), iterations=self.margin)
+        return grown.astype(np.float32)
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """As measured."""

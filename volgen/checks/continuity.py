@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from volgen.checks._slices import triple
-from volgen.checks._stack import Stack
 from volgen.core.check import CheckResult, Curves, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Image, Scan, Stack
 
 
 class Config(BaseConfig):
@@ -29,34 +29,34 @@ class Config(BaseConfig):
     kind: Literal["continuity"] = "continuity"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("step_peak", "sharpest jump between two slices", "", "jumps here as real volumes do not at this place", curve="step",
-               placed="high"),
+               placed="high", transfer=0.0),
         Metric("step_dip", "smallest change between two slices", "", "has neighbouring slices here that are too alike (repeated?)",
-               curve="step", placed="low"),
+               curve="step", placed="low", transfer=0.0),
         Metric("order_dip", "outlier slice: distance of its neighbours over its own distance to them", "",
                "has a slice here that is less like its neighbours than they are like each other (out of order, or it does not belong)",
-               curve="order", placed="low"),
+               curve="order", placed="low", transfer=0.0),
         Metric("misfit_peak", "sharpest departure of a slice from the mean of its neighbours", "",
-               "has slices here that lie off the course of their neighbours", curve="misfit", placed="high"),
+               "has slices here that lie off the course of their neighbours", curve="misfit", placed="high", transfer=0.0),
         Metric("order_mean", "change over two slices, relative to that over one",
                "changes as much over one slice as over two (slices do not follow from each other)",
-               "changes too evenly from slice to slice (blurred)", "log"),
+               "changes too evenly from slice to slice (blurred)", "log", acquisition=True),
         Metric("order_excess", "change over two slices, relative to the other axes",
                "follows its course less along this axis than along the others",
-               "is smoother along this axis than along the others (blurred)", "log", contrast=True),
+               "is smoother along this axis than along the others (blurred)", "log", contrast=True, transfer=0.06),
         Metric("roughness", "second differences over one slice, relative to those over two",
                "has lost its finest detail along this axis (blurred)",
-               "is rough along this axis (noise or jitter)", "log"),
+               "is rough along this axis (noise or jitter)", "log", acquisition=True),
         Metric("roughness_excess", "second differences, relative to the other axes",
                "has lost fine detail along this axis more than along the others (blurred)",
-               "is rough along this axis more than along the others", "log", contrast=True),
+               "is rough along this axis more than along the others", "log", contrast=True, transfer=0.06),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Distances along each axis; see :class:`volgen.core.check.Check`."""
-        axes = [self._axis(Stack(unit, mask, axis)) for axis in range(3)]
+        axes = [self._axis(scan.stack(axis)) for axis in range(3)]
         names = ("step", "order", "misfit")
         curves: dict[str, Curves] = {name: (axes[0][name], axes[1][name], axes[2][name]) for name in names}
         order = triple(lambda axis: float(axes[axis]["order_mean"][0]))
@@ -73,23 +73,30 @@ class Config(BaseConfig):
         order, misfit, step = stack.curve(), stack.curve(), stack.curve()[:-1]
         images, inside = stack.images, stack.inside
         sums, seconds = np.zeros(2), np.zeros(2)
+        three, five = np.empty_like(inside[0]), np.empty_like(inside[0])
         for k in stack.compared(self.smallest_share):
-            three = inside[k - 1] & inside[k] & inside[k + 1]
-            if not three.any():
+            np.multiply(np.multiply(inside[k - 1], inside[k], out=three), inside[k + 1], out=three)
+            size = float(three.sum())
+            if not size:
                 continue
-            a, b, c = (images[i][three] for i in (k - 1, k, k + 1))
-            before, after, over = (float(np.abs(d).mean(dtype=np.float64)) for d in (b - a, c - b, c - a))
+            a, b, c = images[k - 1 : k + 2]
+            before, after, over = (_distance(d, three) / size for d in (b - a, c - b, c - a))
+            second = a + c - 2 * b
             z = stack.first + k
             step[z - 1], step[z] = before, after
             order[z] = 2 * over / max(before + after, 1e-9)
-            misfit[z] = float(np.abs(b - 0.5 * (a + c)).mean(dtype=np.float64))
-            sums += over * a.size, 0.5 * (before + after) * a.size
+            sums += over * size, 0.5 * (before + after) * size
             if 2 <= k < len(images) - 2:
-                five = three & inside[k - 2] & inside[k + 2]
-                m, a, b, c, n = (images[i][five] for i in range(k - 2, k + 3))
-                seconds += float(np.abs(a + c - 2 * b).sum(dtype=np.float64)), float(np.abs(m + n - 2 * b).sum(dtype=np.float64))
+                np.multiply(np.multiply(three, inside[k - 2], out=five), inside[k + 2], out=five)
+                seconds += _distance(second, five), _distance(images[k - 2] + images[k + 2] - 2 * b, five)
+            misfit[z] = 0.5 * _distance(second, three) / size
         ratios = [float(top / bottom) if bottom > 0 else float("nan") for top, bottom in (sums, seconds)]
         return {"step": step, "order": order, "misfit": misfit, "order_mean": np.array(ratios[:1]), "roughness": np.array(ratios[1:])}
+
+
+def _distance(difference: Image, inside: Image) -> float:
+    """Sum of absolute values inside a mask."""
+    return float(np.vdot(np.abs(difference), inside))
 
 
 def _excess(values: Triple) -> Triple:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from volgen.checks._slices import mean_difference, triple
+from volgen.checks._slices import triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan
 
 
 class Config(BaseConfig):
@@ -19,12 +17,12 @@ class Config(BaseConfig):
     kind: Literal["excess"] = "excess"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("tv_excess", "change in excess of the other axes", "is blurred along this axis more than along the other two",
-               "jumps more along this axis than along the other two (slices do not fit together)", contrast=True),
+               "jumps more along this axis than along the other two (slices do not fit together)", contrast=True, transfer=0.08),
     )  # fmt: skip
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Mean absolute difference of neighbouring slices; see :class:`volgen.core.check.Check`."""
-        return CheckResult({"tv_excess": triple(lambda axis: mean_difference(unit, mask, axis))})
+        return CheckResult({"tv_excess": triple(lambda axis: scan.mean_difference(axis))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """Ratio of each axis to the mean of real volumes, minus the mean of the other two ratios."""

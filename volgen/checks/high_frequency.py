@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from volgen.checks._slices import triple
 from volgen.checks._spectrum import high_frequency_energy
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan
 
 
 class Config(BaseConfig):
@@ -21,17 +20,17 @@ class Config(BaseConfig):
     kind: Literal["high_frequency"] = "high_frequency"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("high_frequency_ratio", "fine detail, ratio to real", "has less fine detail along this axis than real volumes",
-               "has more fine detail along this axis than real volumes (noise or jitter)", "log"),
+               "has more fine detail along this axis than real volumes (noise or jitter)", "log", acquisition=True),
     )  # fmt: skip
 
     cutoff: float = Field(default=0.25, gt=0, lt=0.5)
     """k0 in cycles per voxel."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Share of high-frequency energy; see :class:`volgen.core.check.Check`."""
-        if not mask.any():
+        if scan.ends[0] is None:
             return CheckResult({"high_frequency_ratio": (float("nan"),) * 3})
-        return CheckResult({"high_frequency_ratio": triple(lambda axis: high_frequency_energy(unit, mask, axis, self.cutoff))})
+        return CheckResult({"high_frequency_ratio": triple(lambda axis: high_frequency_energy(scan, axis, self.cutoff))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """Ratio to the mean of real volumes."""

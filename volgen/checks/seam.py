@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from volgen.checks._slices import Curve, pair_curve, pair_difference, pair_mask, spikes, triple
+from volgen.checks._slices import spikes, triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Curve, Scan
 
 
 class Config(BaseConfig):
@@ -22,7 +22,8 @@ class Config(BaseConfig):
 
     kind: Literal["seam"] = "seam"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("seam_score", "change across block borders over that elsewhere", "", "has seams at block borders along this axis", "log"),
+        Metric("seam_score", "change across block borders over that elsewhere", "", "has seams at block borders along this axis", "log",
+               transfer=0.24),
     )  # fmt: skip
 
     blocks: tuple[PositiveInt, ...] = (8, 16, 32, 64, 128)
@@ -30,16 +31,13 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Seam score; see :class:`volgen.core.check.Check`."""
-        return CheckResult({"seam_score": triple(lambda axis: self._score(spikes(self._l1(unit, mask, axis))))})
+        return CheckResult({"seam_score": triple(lambda axis: self._score(spikes(scan.pair_curve(axis, self.smallest_share))))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """As measured."""
         return dict(values)
-
-    def _l1(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], axis: int) -> Curve:
-        return pair_curve(pair_difference(unit, axis), pair_mask(mask, axis), self.smallest_share)
 
     def _score(self, spike: Curve) -> float:
         """1 if no border lies in the head; NaN without a head."""

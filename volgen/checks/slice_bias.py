@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from volgen.checks._slices import Curve, curves, large, pair_mask, spikes, summary, triple
+from volgen.checks._slices import curves, spikes, summary, triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Curve, Scan, large
 
 
 class Config(BaseConfig):
@@ -26,15 +26,15 @@ class Config(BaseConfig):
         Metric("slice_bias_ratio", "brightness change between slices, ratio to real", "",
                "changes in brightness from slice to slice more than real volumes do (banding)", "log"),
         Metric("slice_bias_spike", "sharpest brightness step", "", "has a brightness step here that real volumes do not have", "log",
-               "slice_bias_spike"),
+               "slice_bias_spike", transfer=0.9),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Differences of slice means; see :class:`volgen.core.check.Check`."""
-        bias = curves(lambda axis: self._curve(unit, mask, axis))
+        bias = curves(lambda axis: self._curve(scan, axis))
         sharp = curves(lambda axis: spikes(bias[axis]))
         values = {
             "slice_bias_ratio": triple(lambda axis: summary(bias[axis], np.mean)),
@@ -47,8 +47,6 @@ class Config(BaseConfig):
         ratio = triple(lambda axis: values["slice_bias_ratio"][axis] / means["slice_bias_ratio"][axis])
         return {"slice_bias_ratio": ratio, "slice_bias_spike": values["slice_bias_spike"]}
 
-    def _curve(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], axis: int) -> Curve:
-        inside = pair_mask(mask, axis)
-        area = inside.sum(axis=(1, 2))
-        step = (np.diff(np.moveaxis(unit, axis, 0), axis=0) * inside).sum(axis=(1, 2), dtype=np.float64)
+    def _curve(self, scan: Scan, axis: int) -> Curve:
+        area, _, step = scan.stack(axis).pairs
         return np.where(large(area, self.smallest_share), np.abs(step) / np.maximum(area, 1), np.nan)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from volgen.checks._slices import mean_difference, triple
+from volgen.checks._slices import triple
 from volgen.core.check import CheckResult, Metric, Triple
 from volgen.core.config import Config as BaseConfig
+from volgen.core.scan import Scan
 
 
 class Config(BaseConfig):
@@ -19,12 +17,12 @@ class Config(BaseConfig):
     kind: Literal["total_variation"] = "total_variation"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("tv_ratio", "slice-to-slice change, ratio to real", "changes less from slice to slice than real volumes do (blurred)",
-               "changes more from slice to slice than real volumes do (jitter or noise)", "log"),
+               "changes more from slice to slice than real volumes do (jitter or noise)", "log", acquisition=True),
     )  # fmt: skip
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
+    def measure(self, scan: Scan) -> CheckResult:
         """Mean absolute difference of neighbouring slices; see :class:`volgen.core.check.Check`."""
-        return CheckResult({"tv_ratio": triple(lambda axis: mean_difference(unit, mask, axis))})
+        return CheckResult({"tv_ratio": triple(lambda axis: scan.mean_difference(axis))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """Ratio to the mean of real volumes."""

@@ -9,10 +9,13 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.core.scan import Scan, Triple
+
+__all__ = ["AXES", "Check", "CheckResult", "Curves", "Metric", "Triple"]
+
 AXES: tuple[str, str, str] = ("R", "A", "S")
 """Names of the array axes of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 
-Triple = tuple[float, float, float]
 Curves = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -32,6 +35,11 @@ class Metric:
             in standard deviations of real volumes. ``high`` words the fault either way.
         contrast: the axes are compared with one another, so that a fault along one moves the others too, the other way: only the axis
             furthest outside its band is reported.
+        transfer: how far beyond its band another scanner, protocol or skull stripping may move the number, on its own scale (logarithms for
+            ``log``): twice the largest move among simulated ones (``volgen bench acquisitions``). None: at will. What is ``placed`` is
+            then taken in units of the volume's own spread, if that is larger than that of real volumes.
+        acquisition: sharpness, contrast and noise as a whole: if such a number lies outside its band the same way along all three axes,
+            the volume is of another acquisition than the reference (or blurred or noisy alike along all axes).
     """
 
     name: str
@@ -42,6 +50,8 @@ class Metric:
     curve: str = ""
     placed: Literal["", "high", "low"] = ""
     contrast: bool = False
+    transfer: float | None = None
+    acquisition: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,8 @@ class Check(Protocol):
     kind: str
     metrics: ClassVar[tuple[Metric, ...]]
 
-    def measure(self, unit: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size: Triple) -> CheckResult:
-        """Measures a volume [X, Y, Z] in [0, 1] inside its head mask; ``voxel_size`` in mm."""
+    def measure(self, scan: Scan) -> CheckResult:
+        """Measures a volume inside its head mask."""
         ...
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:

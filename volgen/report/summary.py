@@ -28,9 +28,16 @@ def summarise(
         cohort: measures of the cohort, if there are any.
     """
     passed = sum(volume["verdict"] == "pass" for volume in volumes)
-    failed = len(volumes) - passed
+    other = sum(volume["verdict"] == "other" for volume in volumes)
+    failed = len(volumes) - passed - other
     text = []
-    if not failed:
+    if other:
+        text.append(
+            f"{other} {'is' if other == 1 else 'are'} unlike the reference in sharpness, contrast or noise along all axes alike: "
+            "blurred or noisy throughout, or of another scanner or protocol. Bands belong to an acquisition: "
+            "compare with scans of the kind trained on."
+        )
+    if not failed + other:
         text.append("From slice to slice, along all three axes, they cannot be told from real volumes by these checks.")
     else:
         common = Counter((f["metric"], f["axis"]) for v in volumes for f in {(f["metric"], f["axis"]): f for f in v["findings"]}.values())
@@ -46,5 +53,5 @@ def summarise(
         text.append("As a cohort they meet every target that could be measured.")
     return {
         "headline": f"{passed} of {len(volumes)} volume{'s' if len(volumes) != 1 else ''} pass{'es' if len(volumes) == 1 else ''}",
-        "text": text, "volumes": len(volumes), "passed": passed, "failed": failed, "unread": len(unread),
+        "text": text, "volumes": len(volumes), "passed": passed, "other": other, "failed": failed, "unread": len(unread),
     }  # fmt: skip
