@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volgen.core.errors import UserError
 from volgen.core.options import add_options, from_options
 
 DONE, CHECK_FAILED = 0, 1
@@ -167,7 +168,13 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     splits = ("all", "train", "validation", "test")
-    parser.add_argument("samples", metavar="SAMPLES", type=Path, help="an image, a folder of images, or a store")
+    parser.usage = (
+        "volgen report SAMPLES --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT]\n"
+        "       volgen report --compare A B [NAME=C ...] --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT]"
+    )
+    parser.add_argument("samples", metavar="SAMPLES", type=Path, nargs="?", help="an image, a folder of images, or a store")
+    several = "two or more generators side by side, each called as its folder is or NAME=FOLDER (instead of SAMPLES)"
+    parser.add_argument("--compare", metavar="FOLDER", nargs="+", help=several)
     reference = "store of real scans, or the bands.json of an earlier report"
     parser.add_argument("--reference", metavar="STORE_OR_BANDS", type=Path, required=True, help=reference)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the tables")
@@ -176,6 +183,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace, _: Overrides) -> int:
+    if (options.samples is None) == (options.compare is None):
+        found = "neither SAMPLES nor --compare is given" if options.samples is None else "SAMPLES and --compare are both given"
+        raise UserError("volgen report", found, "one of them", "see volgen report --help")
+    if options.compare:
+        from volgen.stages.compare import compare
+
+        comparison = compare(options.compare, options.reference, options.out, strict=options.strict, split=options.split)
+        return CHECK_FAILED if comparison.strict_failure else DONE
     from volgen.stages.report import report
 
     outcome = report(options.samples, options.reference, options.out, strict=options.strict, split=options.split)

@@ -1,8 +1,8 @@
 """How far other acquisitions move each metric of the slice report: what bands have to forgive scans of another scanner.
 
-Scans of training people are resampled, sharpened, blurred, shaded, made noisy, of thicker slices, another contrast, or stripped
-closer, as no fault would. A metric's ``transfer`` (``volgen/core/check.py``) is about twice the largest median move over all acquisitions and axes:
-``volgen bench acquisitions STORE --out FILE.json``.
+Scans of training people are resampled, sharpened, blurred, shaded, made noisy, of thicker slices, another contrast, or stripped closer,
+as no fault would. A metric's ``transfer`` (``volgen/core/check.py``) is about twice the largest median move over all acquisitions and
+axes: ``volgen bench acquisitions STORE --out FILE.json``.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volgen.checks._mask import head_mask
 from volgen.checks._slices import extent
+from volgen.checks._stripping import skull_sign
 from volgen.core.check import AXES, Check, CheckResult, Triple
 from volgen.core.config import validate
 from volgen.core.intensity import IntensityMap
@@ -18,6 +19,7 @@ from volgen.core.registry import config_class, kinds
 from volgen.core.scan import Scan
 
 PACKAGE = "volgen.checks"
+V = TypeVar("V", bound=np.generic)
 
 
 def default_checks() -> list[Check]:
@@ -49,6 +51,9 @@ class Measurement:
         means: mean of the unit volume inside the head per slice and axis; NaN outside.
         middle: the middle slices of the head, one image [rows, columns] in [0, 1] per axis, as a viewer shows them: upright, and the
             person's left on the left.
+        middle_mask: the head on the same slices.
+        litres: volume of the head.
+        skull: sign of a skull, see :func:`volgen.checks._stripping.skull_sign`.
     """
 
     results: dict[str, CheckResult]
@@ -58,6 +63,9 @@ class Measurement:
     areas: tuple[NDArray[np.float64], ...]
     means: tuple[NDArray[np.float64], ...]
     middle: tuple[NDArray[np.float32], ...]
+    middle_mask: tuple[NDArray[np.bool_], ...] = ()
+    litres: float = 0.0
+    skull: float = 0.0
 
     def slice_rows(self) -> Iterator[dict[str, Any]]:
         """One row per axis and slice: head area, mean, and each curve's value between the slice and the next one."""
@@ -77,10 +85,9 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     raw = np.asarray(voxels, dtype=np.float32)
     finite = np.isfinite(raw)
     bad = None if finite.all() else extent(~finite, 2)
-    if bad is not None:
-        raw = np.where(finite, raw, raw[finite].min() if finite.any() else np.float32(0))
-    unit = to_unit(raw)
-    scan = Scan(unit, head_mask(unit), voxel_size)
+    unit = to_unit(_mended(raw, finite))
+    mask = head_mask(unit)
+    scan = Scan(unit, mask, voxel_size)
     areas, means = [], []
     for axis in range(3):
         stack = scan.stack(axis)
@@ -90,7 +97,24 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
         means.append(np.where(count > 0, stack.whole(stack.sums) / np.maximum(count, 1), np.nan))
     results = {check.kind: check.measure(scan) for check in checks}
     middle = tuple(_middle(unit, scan.ends, axis) for axis in range(3))
-    return Measurement(results, scan.ends, bad, 1.0 - float(finite.mean()), tuple(areas), tuple(means), middle)
+    middle_mask = tuple(_middle(mask, scan.ends, axis) for axis in range(3))
+    litres = float(np.count_nonzero(mask)) * float(np.prod(voxel_size)) / 1e6
+    skull = skull_sign(unit, mask, voxel_size)
+    share = 1.0 - float(finite.mean())
+    return Measurement(results, scan.ends, bad, share, tuple(areas), tuple(means), middle, middle_mask, litres, skull)
+
+
+def seen(voxels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The volume in [0, 1] and its head, as :func:`measure` sees them."""
+    raw = np.asarray(voxels, dtype=np.float32)
+    unit = to_unit(_mended(raw, np.isfinite(raw)))
+    return unit, head_mask(unit)
+
+
+def _mended(raw: NDArray[np.float32], finite: NDArray[np.bool_]) -> NDArray[np.float32]:
+    if finite.all():
+        return raw
+    return np.where(finite, raw, raw[finite].min() if finite.any() else np.float32(0))
 
 
 def to_unit(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,7 +125,7 @@ def to_unit(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.zeros(voxels.shape, dtype=np.float32)
 
 
-def _middle(unit: NDArray[np.float32], extents: Sequence[tuple[int, int] | None], axis: int) -> NDArray[np.float32]:
+def _middle(unit: NDArray[V], extents: Sequence[tuple[int, int] | None], axis: int) -> NDArray[V]:
     ends = extents[axis] or (0, unit.shape[axis] - 1)
     plane = np.take(unit, (ends[0] + ends[1]) // 2, axis=axis)
     return np.ascontiguousarray(plane.T[::-1])

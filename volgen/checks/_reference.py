@@ -13,6 +13,7 @@ from volgen.checks import _bands
 from volgen.checks._bands import FALSE_ALARM, FEW, PERCENTILES, SMALLEST
 from volgen.checks._measure import Measurement, checks_of
 from volgen.checks._placement import POSITIONS, Entries, Placement
+from volgen.checks._stripping import SKULL
 from volgen.core.check import AXES, Check, Metric, Triple
 from volgen.core.errors import UserError
 
@@ -43,6 +44,8 @@ class Reference:
         placements: usual course and spread per axis, by curve, of those that a metric is placed on.
         stretch: factor on the widths of all bands at which real volumes pass.
         intervals: [low, high] end of the 95 % interval of each percentile per axis, by metric, from resampling the volumes.
+        head: ``litres``, percentiles of the volume of the head, and ``skulls``, in how many volumes a skull shows; empty for bands of an
+            earlier volgen.
     """
 
     subjects: int
@@ -57,6 +60,7 @@ class Reference:
     placements: Placements = field(default_factory=dict)
     stretch: float = 1.0
     intervals: dict[str, list[list[list[float]]]] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[tuple[str, Metric]]:
@@ -97,7 +101,8 @@ class Reference:
         intervals = {metric.name: _bands.percentile_intervals(values[metric.name]) for metric in metrics}
         placements = _placements(whole, checks)
         return cls(
-            len(whole), left_out, voxel_size, shape, list(checks), means, bands, percentiles, curves, placements, stretch, intervals
+            len(whole), left_out, voxel_size, shape, list(checks), means, bands, percentiles, curves, placements, stretch, intervals,
+            _head(whole),
         )  # fmt: skip
 
     def values(self, measured: Measurement) -> dict[str, Triple]:
@@ -162,7 +167,7 @@ class Reference:
             "placements": {
                 name: {axis: one.to_json() for axis, one in zip(AXES, axes, strict=True)} for name, axes in self.placements.items()
             },
-            "stretch": self.stretch,
+            "stretch": self.stretch, "head": self.head,
         }  # fmt: skip
 
     @classmethod
@@ -188,6 +193,7 @@ class Reference:
                 {name: [Placement.from_json(axes[axis]) for axis in AXES] for name, axes in content.get("placements", {}).items()},
                 float(content.get("stretch", 1.0)),
                 {name: [row["intervals"] for row in rows] for name, rows in of.items() if "intervals" in rows[0]},
+                dict(content.get("head", {})),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, UserError):
@@ -206,6 +212,11 @@ def _values(measured: Measurement, checks: Sequence[Check], means: Mapping[str, 
                     if measured.extents[axis] else float("nan") for axis in range(3)
                 ])  # fmt: skip
     return values
+
+
+def _head(measured: Sequence[Measurement]) -> dict[str, Any]:
+    litres = np.percentile([one.litres for one in measured], PERCENTILES)
+    return {"litres": [float(f"{value:.6g}") for value in litres], "skulls": sum(one.skull >= SKULL for one in measured)}
 
 
 def _placements(measured: Sequence[Measurement], checks: Sequence[Check]) -> Placements:

@@ -23,6 +23,7 @@ class Chart:
         last: last slice with head.
         band: low, middle and high values of real volumes at equal steps from the first to the last slice; empty without a reference.
         marked: slices at fault, [first, last] each.
+        lines: more curves, at the same equal steps as the band, each with the CSS classes that colour it.
     """
 
     title: str
@@ -31,10 +32,11 @@ class Chart:
     last: int
     band: Sequence[Values] = ()
     marked: Sequence[tuple[int, int]] = ()
+    lines: Sequence[tuple[str, Values]] = ()
 
     def svg(self) -> str:
         """The picture."""
-        known = [v for v in [*self.values, *(v for row in self.band for v in row)] if v is not None]
+        known = [v for v in [*self.values, *(v for row in [*self.band, *(line for _, line in self.lines)] for v in row)] if v is not None]
         if not known or self.last <= self.first:
             return '<p class="none">nothing to draw: no head was found</p>'
         low, high = min(known), max(known)
@@ -58,6 +60,10 @@ class Chart:
             lower, middle, upper = ([(x(p), y(v)) for p, v in zip(places, row, strict=True) if v is not None] for row in self.band)
             parts.append(f'<polygon class="band" points="{_points([*lower, *reversed(upper)])}"/>')
             parts.append(f'<polyline class="middle" points="{_points(middle)}"/>')
+        for colour, line in self.lines:
+            places = [self.first + i / (len(line) - 1) * (self.last - self.first) for i in range(len(line))]
+            drawn = [(x(p), y(v)) for p, v in zip(places, line, strict=True) if v is not None]
+            parts.append(f'<polyline class="curve {escape(colour)}" points="{_points(drawn)}"/>')
         parts += [f'<polyline class="curve" points="{_points(run)}"/>' for run in self._runs(x, y)]
         base = HEIGHT - BOTTOM
         parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}"/>')

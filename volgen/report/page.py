@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import csv
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from volgen.core.check import AXES
 from volgen.core.files import read_json, write_text
 from volgen.report import previews
 from volgen.report.charts import Chart
-from volgen.report.figures import FOLDER
+from volgen.report.figures import FOLDER, OUTLINES, WORST
 from volgen.report.tables import SLICES
 
 NAME, REPORT, BANDS = "report.html", "report.json", "bands.json"
@@ -24,6 +25,7 @@ CURVES = {
     "adjacent_l1": "Difference of neighbouring slices (L1)",
     "slice_bias": "Brightness step between slices",
 }
+PLANES = {"S": "axial", "A": "coronal", "R": "sagittal"}
 AXIS_NAMES = {"S": "S: bottom to top (axial slices)", "A": "A: back to front (coronal slices)", "R": "R: left to right (sagittal slices)"}
 SHOWN_ORDER = ("S", "A", "R")
 
@@ -42,30 +44,43 @@ def write_page(directory: Path) -> Path:
     """
     report = read_json(directory / REPORT, "the findings of a report")
     bands = read_json(directory / BANDS, "the bands of a report")
-    slices = _slices(directory / SLICES)
-    # What failed comes first, the worst of it at the top; names decide between equals.
-    order = sorted(report["volumes"], key=lambda v: (v["verdict"] == "pass", v["score"], v["name"]))
+    slices = read_slices(directory / SLICES)
     volumes = [
         {
-            **volume, "anchor": f"v{index}", "picture": _picture(directory / FOLDER / f"{volume['name']}.png"),
-            "charts": _charts(volume, slices[volume["name"]], bands["curves"]), "preview": _preview(directory, volume["name"]),
-            "findings": [{**finding, "place": _place(volume, finding)} for finding in volume["findings"]],
+            **volume, "anchor": f"v{index}", "picture": picture(directory / FOLDER / f"{volume['name']}.png"),
+            "outline": picture(directory / OUTLINES / f"{volume['name']}.png"),
+            "charts": _charts(volume, slices[volume["name"]], bands["curves"]),
+            "preview": _encoded(directory / previews.FOLDER / f"{volume['name']}.nii.gz"),
+            "mask": _encoded(directory / previews.MASKS / f"{volume['name']}.nii.gz"),
+            "findings": [{**finding, "place": _place(volume, finding["axis"], finding["slices"])} for finding in volume["findings"]],
+            **_worst(directory, volume),
         }
-        for index, volume in enumerate(order)
+        for index, volume in enumerate(worst_first(report["volumes"]))
     ]  # fmt: skip
+    viewer = resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
+    html = template("page.html.j2").render(
+        report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, planes=PLANES, viewer=viewer,
+        style=resource("style.css"), sorting=resource("sort.js"), script=resource("page.js"),
+    )  # fmt: skip
+    write_text(directory / NAME, html)
+    return directory / NAME
+
+
+def worst_first(volumes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What failed comes first, the worst of it at the top; names decide between equals."""
+    return sorted(volumes, key=lambda v: (v["verdict"] == "pass", v["score"], v["name"]))
+
+
+def template(name: str) -> Template:
+    """A page of this package; what stands in it is escaped, and what it names has to exist."""
     environment = Environment(
         loader=PackageLoader("volgen.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["short"] = _short
-    viewer = _resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
-    page = environment.get_template("page.html.j2").render(
-        report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, viewer=viewer, script=_resource("page.js")
-    )
-    write_text(directory / NAME, page)
-    return directory / NAME
+    return environment.get_template(name)
 
 
-def _slices(path: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
+def read_slices(path: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
     """Rows of ``slices.csv`` by volume and axis."""
     rows: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: {axis: [] for axis in AXES})
     with path.open(encoding="utf-8", newline="") as stream:
@@ -74,31 +89,45 @@ def _slices(path: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
     return rows
 
 
-def _resource(name: str) -> str:
-    """A script of this package, so that it can stand in a page: in HTML these words would begin a comment, a script, or end one."""
+def resource(name: str) -> str:
+    """A script or style of this package, fit for a page: in HTML these words would begin a comment or a script, or end one."""
     text = files("volgen.report").joinpath(name).read_text(encoding="utf-8")
     return text.replace("<!--", "<\\!--").replace("<script", "<\\script").replace("</script", "<\\/script")
 
 
-def _preview(directory: Path, name: str) -> str:
-    """Base64 of a volume's preview; empty if it has none."""
-    path = directory / previews.FOLDER / f"{name}.nii.gz"
+def picture(path: Path) -> str:
+    """A PNG as an address that holds it; empty if there is none."""
+    encoded = _encoded(path)
+    return f"data:image/png;base64,{encoded}" if encoded else ""
+
+
+def _encoded(path: Path) -> str:
+    """Base64 of a file; empty if there is none."""
     return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
 
 
-def _place(volume: dict[str, Any], finding: dict[str, Any]) -> str:
-    """Where the viewer goes for a finding: shares of the three edges; the middle for one that names no slices."""
-    slices: list[int | None] = [None] * 3
-    if finding["slices"]:
-        slices[AXES.index(finding["axis"])] = sum(finding["slices"]) // 2
-    return " ".join(f"{share:.4f}" for share in previews.place(volume.get("shape", [1, 1, 1]), slices))
+def _worst(directory: Path, volume: Mapping[str, Any]) -> dict[str, Any]:
+    """The picture of the worst slice between its neighbours, which slices those are, and where the viewer goes."""
+    worst = volume.get("worst")
+    if not worst:
+        return {"worst": None, "worst_picture": "", "worst_slices": [], "worst_place": _place(volume, "S", None)}
+    slices, count = worst["slice"], volume["shape"][AXES.index(worst["axis"])]
+    return {
+        "worst_picture": picture(directory / WORST / f"{volume['name']}.png"),
+        "worst_slices": [z for z in range(slices - 1, slices + 2) if 0 <= z < count],
+        "worst_place": _place(volume, worst["axis"], [slices, slices]),
+    }
 
 
-def _picture(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def _place(volume: Mapping[str, Any], axis: str, slices: Sequence[int] | None) -> str:
+    """Where the viewer goes: shares of the three edges; the middle if no slices are named."""
+    planes: list[int | None] = [None] * 3
+    if slices:
+        planes[AXES.index(axis)] = sum(slices) // 2
+    return " ".join(f"{share:.4f}" for share in previews.place(volume.get("shape", [1, 1, 1]), planes))
 
 
-def _charts(volume: dict[str, Any], rows: dict[str, list[dict[str, str]]], bands: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _charts(volume: Mapping[str, Any], rows: dict[str, list[dict[str, str]]], bands: dict[str, Any]) -> dict[str, dict[str, str]]:
     """SVG by curve title and axis."""
     charts: dict[str, dict[str, str]] = {}
     for curve, title in CURVES.items():

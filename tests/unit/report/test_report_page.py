@@ -193,5 +193,5 @@ def test_the_viewer_is_in_the_page_once_for_the_volumes_that_have_a_preview(dire
     assert text.count("niivue={}") == 1
     # A comment or a script that begins inside a script would swallow the rest of the page.
     scripts = text.split("<script")[1:]
-    assert len(scripts) == text.count("</script") == 3
+    assert len(scripts) == text.count("</script") == 4
     assert "<!--" not in text

@@ -1,0 +1,159 @@
+"""The files of one report: volumes judged by bands that are at hand already."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volgen.checks._cohort_sample import CohortSample
+from volgen.checks._measure import Measurement, measure, seen
+from volgen.checks._reference import Reference
+from volgen.checks._verdict import judge, number
+from volgen.core import manifest
+from volgen.core.check import AXES
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+from volgen.core.manifest import Provenance
+from volgen.core.progress import Ticker, progress, say
+from volgen.report import figures, page, previews, tables
+from volgen.report.summary import summarise
+from volgen.stages._report_reference import mismatches, tell
+from volgen.stages._report_sources import Source, same_voxels
+
+FILES = {
+    page.NAME, page.REPORT, page.BANDS, tables.VOLUMES, tables.SLICES, manifest.NAME,
+    figures.FOLDER, figures.OUTLINES, figures.WORST, previews.FOLDER, previews.MASKS,
+}  # fmt: skip
+
+
+def claim(out: Path, provenance: Provenance, known: Collection[str] = FILES) -> None:
+    """Makes sure that a folder is empty, or holds a report on the same inputs, or one that was cut short.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(str(out), "is a file", "a folder for the report")
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if names - set(known):
+        raise UserError(str(out), "holds other files", "an empty or new folder", "choose another --out")
+    if manifest.NAME in names:
+        before = read_json(out / manifest.NAME, "the manifest of a report")
+        if before.get("inputs") != provenance.inputs or before.get("config", {}).get("split") != provenance.config["split"]:
+            raise UserError(str(out), "holds a report on other volumes or another reference", "a new folder", "choose another --out")
+
+
+def write_report(
+    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path,
+    provenance: Provenance,
+) -> dict[str, Any]:  # fmt: skip
+    """Judges volumes and writes a report directory.
+
+    Args:
+        where: what the volumes are from, for messages.
+        sources: the volumes.
+        bands: the reference.
+        about: ``reference`` of ``report.json``; warnings about these volumes are added.
+        sample: takes the volumes in for the measures of the cohort; None if there is nothing to compare a cohort with.
+        out: the directory, claimed already.
+        provenance: written as the manifest.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        UserError: no volume can be read, or one has another voxel size.
+    """
+    write_json(out / page.BANDS, bands.to_json())
+    volumes, unread = _judge_all(sources, bands, out, sample)
+    if not volumes:
+        raise UserError(where, "none of its volumes can be read; the first one " + unread[0]["reason"], "images")
+    warnings = mismatches(volumes, bands)
+    tell(warnings)
+    cohort = sample.measure() if sample else None
+    tables.write_volumes(out, volumes)
+    labels = {metric.name: metric.label for _, metric in bands.metrics}
+    content: dict[str, Any] = {
+        "reference": {**about, "warnings": [*about["warnings"], *warnings]},
+        "summary": summarise(volumes, unread, labels, cohort),
+        "volumes": volumes,
+        "unread": unread,
+        "metrics": bands.thresholds(),
+        **({"cohort": cohort} if cohort else {}),
+    }
+    write_json(out / page.REPORT, content)
+    _write_worst(sources, volumes, out)
+    page.write_page(out)
+    provenance.write(out, volumes=len(volumes))
+    return content
+
+
+def _judge_all(
+    sources: Sequence[Source], bands: Reference, out: Path, sample: CohortSample | None
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Entries of the report, and files that could not be read; writes pictures and ``slices.csv`` on the way."""
+    volumes: list[dict[str, Any]] = []
+    unread: list[dict[str, str]] = []
+
+    def rows(ticker: Ticker) -> Iterator[dict[str, Any]]:
+        for source in sources:
+            ticker.advance(note=source.name)
+            try:
+                volume = source.read()
+            except UserError as error:
+                unread.append({"name": source.file, "reason": error.found})
+                say(f"{source.file}: {error.found}")
+                continue
+            same_voxels(source.file, volume.voxel_size, bands.voxel_size)
+            measured = measure(volume.voxels, volume.voxel_size, bands.checks)
+            entry = judge(source.name, measured, bands)
+            volumes.append({
+                **entry, "file": source.file, "shape": list(volume.shape), "worst": _worst(entry["findings"], measured),
+                "head": {"litres": number(measured.litres), "skull": number(measured.skull)},
+            })  # fmt: skip
+            figures.write_slices(out / figures.FOLDER / f"{source.name}.png", measured.middle, volume.voxel_size)
+            figures.write_outline(out / figures.OUTLINES / f"{source.name}.png", measured.middle_mask, volume.voxel_size)
+            if sample:
+                sample.add_generated(volume.voxels)
+            yield from _slice_rows(source.name, measured, volumes[-1]["findings"])
+
+    with progress("report", len(sources)) as ticker:
+        tables.write_slices(out, rows(ticker))
+    return volumes, unread
+
+
+def _worst(findings: Sequence[Mapping[str, Any]], measured: Measurement) -> dict[str, Any] | None:
+    """The slice to look at first: that of the first finding which names slices, else the middle of the head along the first's axis."""
+    if not findings:
+        return None
+    finding = next((one for one in findings if one["slices"]), findings[0])
+    ends = finding["slices"] or measured.extents[AXES.index(finding["axis"])] or (0, 0)
+    return {"axis": finding["axis"], "slice": (ends[0] + ends[1]) // 2, "placed": bool(finding["slices"]), "text": finding["text"]}
+
+
+def _write_worst(sources: Sequence[Source], volumes: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Previews and worst slices of the worst volumes; they are read again, because who is worst is known only now."""
+    worst = {volume["name"]: volume["worst"] for volume in page.worst_first(volumes)[: previews.MOST]}
+    for source in sources:
+        if source.name not in worst:
+            continue
+        volume = source.read()
+        unit, mask = seen(volume.voxels)
+        previews.write_preview(out / previews.FOLDER / f"{source.name}.nii.gz", unit, volume.voxel_size)
+        previews.write_mask(out / previews.MASKS / f"{source.name}.nii.gz", mask, volume.voxel_size)
+        place = worst[source.name]
+        if place:
+            axis = AXES.index(place["axis"])
+            beside = [z for z in range(place["slice"] - 1, place["slice"] + 2) if 0 <= z < unit.shape[axis]]
+            planes = [np.take(unit, z, axis=axis).T[::-1] for z in beside]
+            figures.write_row(out / figures.WORST / f"{source.name}.png", planes, volume.voxel_size, axis)
+
+
+def _slice_rows(name: str, measured: Measurement, findings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    places = [(finding["axis"], *finding["slices"]) for finding in findings if finding["slices"]]
+    for row in measured.slice_rows():
+        at_fault = any(row["axis"] == axis and first <= row["slice"] <= last for axis, first, last in places)
+        yield {"name": name, **row, "at_fault": int(at_fault)}
