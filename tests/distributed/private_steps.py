@@ -43,7 +43,7 @@ def patient(step: int, person: int, view: int) -> Tensor:
 
 
 def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int) -> list[dict[str, Tensor]]:
-    """Weights after each step of the plain loop."""
+    """Weights after each step of the plain loop, and Adam's first moments: the weights alone would forgive a wrong factor."""
     optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     weights, secret, history = list(module.parameters()), Secret(KEY), []
     for step, people in enumerate(BATCHES, 1):
@@ -65,12 +65,13 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
             std = mechanism.noise_multiplier * mechanism.clip_norm
             w.grad = ((mine + std * torch.cat(z).view_as(mine)) / DIVISOR).float()
         optimiser.step()
-        history.append({name: w.detach().clone() for name, w in module.named_parameters()})
+        moments = {f"moment of {name}": optimiser.state[w]["exp_avg"].clone() for name, w in module.named_parameters()}
+        history.append({name: w.detach().clone() for name, w in module.named_parameters()} | moments)
     return history
 
 
 def compare(stage: int, precision: str, noise: float, clip: float) -> dict[str, float]:
-    """Largest difference of weights after any step, and of the gradient's norm at the last."""
+    """Largest difference of weights and moments after any step."""
     launch = launches.discover()
     torch.manual_seed(0)
     module, mechanism = Network(), Mechanism(0.5, noise, clip)
@@ -93,7 +94,7 @@ def compare(stage: int, precision: str, noise: float, clip: float) -> dict[str, 
                 sanitiser.add(total, [torch.stack(gradients).sum(dim=0) for gradients in zip(*views, strict=True)])
         engine.give(sanitiser.finish(total))
         engine.step(RATE)
-        state = engine.full_state()
+        state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
         worst = max(worst, *(float((state[name] - w).abs().max()) for name, w in history[step - 1].items()))
     engine.destroy()
     return {"weights": worst}

@@ -37,6 +37,8 @@ def of_recipe(recipe: Any) -> Iterator[str]:
             f"engine.accumulation is {recipe.engine.accumulation}: patients go through the network one at a time and are accumulated before"
             " DeepSpeed, so there is nothing to divide. Set it to 1"
         )
+    if recipe.experts.groups != 1:
+        yield f"experts.groups is {recipe.experts.groups}: groups side by side are not tested. Set it to 1; other jobs may train with --only"
     if recipe.engine.offload != "none":
         yield f"engine.offload '{recipe.engine.offload}' is not tested. Set it to none"
 

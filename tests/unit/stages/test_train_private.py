@@ -143,6 +143,7 @@ def test_a_lost_journal_is_noticed(blob_store: Path, tmp_path: Path, monkeypatch
         ("preconditioner", {"kind": "gaussian"}, "fitted to the cohort"),
         ("engine", {"accumulation": 3}, "one at a time"),
         ("engine", {"zero_stage": 2, "offload": "optimiser"}, "offload 'optimiser' is not tested"),
+        ("experts", {"groups": 2, "chains": 2}, "side by side"),
         ("privacy", {"intensity": [5.0, 5.0]}, "is empty"),
         ("privacy", {"epsilon": 0.0}, "epsilon"),
         ("privacy", {"delta": 1.0}, "delta"),
