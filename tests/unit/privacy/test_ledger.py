@@ -49,7 +49,7 @@ def test_stops_when_the_budget_is_spent(tmp_path: Path) -> None:
     ledger = make(tmp_path, planned=1)
     steps = 0
     with suppress(BudgetSpent):
-        while True:
+        while steps < 1000:
             ledger.take("0", steps + 1, MECHANISM)
             steps += 1
     assert epsilon([Steps(0.1, 2.0, steps)], 1e-5, "rdp") <= 3.0 < epsilon([Steps(0.1, 2.0, steps + 1)], 1e-5, "rdp")
