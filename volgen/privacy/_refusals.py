@@ -38,7 +38,7 @@ def of_recipe(recipe: Any) -> Iterator[str]:
             " DeepSpeed, so there is nothing to divide. Set it to 1"
         )
     if recipe.experts.groups != 1:
-        yield f"experts.groups is {recipe.experts.groups}: groups side by side are not tested. Set it to 1; other jobs may train with --only"
+        yield f"experts.groups is {recipe.experts.groups}: groups side by side are not tested. Set it to 1, or use jobs with --only"
     if recipe.engine.offload != "none":
         yield f"engine.offload '{recipe.engine.offload}' is not tested. Set it to none"
 
