@@ -166,6 +166,32 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
     return DONE
 
 
+def _anonymise_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scan", metavar="IN.nii.gz", type=Path, help="the scan, NIfTI or MGH")
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
+    parser.add_argument("--epsilon", metavar="E", type=float, required=True, help="what the release may cost at most")
+    parser.add_argument("--delta", metavar="D", type=float, required=True, help="probability of a leak beyond epsilon, such as 1e-5")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder for the image and its certificate.json")
+    ball = "draw the scan to within this distance (Euclidean, voxels in [-1, 1]) of the centre, which lowers the noise (default: no limit)"
+    parser.add_argument("--radius", metavar="R", type=float, help=ball)
+    centres = "a public mean in the run's frame, or 'run' for the mean that a gaussian preconditioner knows (default: mid-grey)"
+    parser.add_argument("--centre", metavar="IMAGE", help=centres)
+    parser.add_argument("--steps", metavar="N", type=int, help="noise levels of the run to visit on the way down (default: all)")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="voxels in the file; int16 has a slope (default: %(default)s)")
+    parser.add_argument("--accept-vacuous", action="store_true", help="also release a scan under a budget that promises nothing")
+
+
+def _anonymise(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.anonymise import anonymise
+
+    anonymise(
+        options.scan, options.run, options.out, epsilon=options.epsilon, delta=options.delta, radius=options.radius,
+        centre=options.centre, steps=options.steps, device=options.device, dtype=options.dtype, accept_vacuous=options.accept_vacuous,
+    )  # fmt: skip
+    return DONE
+
+
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     splits = ("all", "train", "validation", "test")
     parser.usage = (
@@ -231,6 +257,7 @@ COMMANDS = {
     "train": Command("train the denoisers of one configuration", _train_arguments, _train, overrides=[""]),
     "plan": Command("memory, disk, network and time of a run before a launch", _plan_arguments, _plan, overrides=[""]),
     "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides=["sampler.", "noise."]),
+    "anonymise": Command("noise one scan to a privacy budget and denoise it with a run", _anonymise_arguments, _anonymise),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
     "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),
     "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),

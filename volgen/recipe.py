@@ -131,6 +131,9 @@ class Recipe(Config):
             )
         if self.data.batch_size % self.engine.accumulation:
             raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
+        refusals = list(self.privacy.refusals(self))
+        if refusals:
+            raise ValueError(f"privacy.kind '{self.privacy.kind}' cannot be had with this: {'; '.join(refusals)}")
         return self
 
     def _check_shapes(self) -> None:

@@ -29,7 +29,9 @@ def content(store: Path, runs: Path, name: str, **sections: Sections) -> Section
         "stopping": {"max_steps": 3, "validate_every": 2, "validation_volumes": 2, "validation_draws": 2},
     }  # fmt: skip
     for section, values in sections.items():
-        whole[section] = {**whole.get(section, {}), **values}
+        before = whole.get(section, {})
+        # Another kind has other keys.
+        whole[section] = values if values.get("kind", before.get("kind")) != before.get("kind") else {**before, **values}
     return whole
 
 

@@ -31,13 +31,13 @@ def sidecar_name(index: int) -> str:
     return f"sub-{index + 1:04d}_T1w.json"
 
 
-def write_description(directory: Path, name: str) -> None:
-    """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest, which BIDS has no name for."""
+def write_description(directory: Path, name: str, readme: str = README) -> None:
+    """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest and the like, which BIDS has no name for."""
     generator = {"Name": "volgen", "Version": volgen.__version__}
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
     write_json(directory / "dataset_description.json", content)
-    write_text(directory / "README.md", README)
-    write_text(directory / ".bidsignore", f"{NAME}\n")
+    write_text(directory / "README.md", readme)
+    write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\n")
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:

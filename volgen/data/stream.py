@@ -5,7 +5,7 @@ Legend: B batch, C channel, X Y Z voxels in RAS+.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -136,6 +136,20 @@ class Stream:
     def scans(self) -> Iterator[Scan]:
         """The whole split in the store's order, not augmented and not read yet, the same on every rank."""
         return (self._scan(record) for record in self.records)
+
+    def views(self, wanted: Iterable[tuple[SubjectRecord, int, int]]) -> Iterator[Tensor]:
+        """Augmented examples of chosen scans, decoded ahead in threads: [C, X, Y, Z] as in a batch, in the order asked for.
+
+        Args:
+            wanted: a scan, and the (step, position) that its augmentation is a function of.
+        """
+        waiting: list[Future[Tensor]] = []
+        for record, step, position in wanted:
+            waiting.append(self._threads.submit(self._example, record, step, position))
+            if len(waiting) > AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
 
     def volumes(self) -> Iterator[Tensor]:
         """One pass over the whole split in the store's order: float32 [X, Y, Z] in [-1, 1], not augmented, the same on every rank."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ from volgen.models.denoiser import Preconditioner
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.recipe import Recipe
-from volgen.stages import _train_parts
+from volgen.stages import _train_parts, _train_privacy
 from volgen.stages._train_parts import WAIT, on_chief, told_to_stop, when_ready
+from volgen.stages._train_privacy import Method
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
@@ -30,7 +32,6 @@ from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.protocols import Pulse
 from volgen.training.run import PhaseRecord
-from volgen.training.stopping import Stopping
 
 IN_VAIN = "in vain"
 """Instead of a phase: nobody trains what is waited for."""
@@ -55,21 +56,18 @@ def work(
         closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
         closing(Queue(paths, phases, wanted)) as queue,
     ):
+        method = _train_privacy.method(recipe)
+        on_chief(group, lambda: method.check({name: record.steps for name, record in queue.records.items()}))
         trainer = Trainer(
             recipe.optimiser, recipe.ema, _train_parts.batches(stream, group.device), recipe.data.batch_size,
-            _train_parts.make_validator(recipe, store, preconditioner, group),
-            recipe.engine.checkpoint_every, recipe.seed, group, metrics, interrupt, _train_parts.Pulses(pulse, queue),
+            _train_parts.make_validator(recipe, store, preconditioner, group) if method.validates else None,
+            recipe.engine.checkpoint_every, recipe.seed, group, method.metrics(metrics), interrupt, _train_parts.Pulses(pulse, queue),
         )  # fmt: skip
+        trainer = method.trainer(trainer, stream, group)
         crew = _Crew(
-            recipe,
-            paths,
-            queue,
-            trainer,
-            group,
-            interrupt,
-            _train_parts.make_objective(stream, preconditioner),
-            {phase.name: phase for phase in wanted},
-        )
+            recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner),
+            {phase.name: phase for phase in wanted}, method,
+        )  # fmt: skip
         try:
             while phase := crew.turn():
                 crew.train(phase)
@@ -89,6 +87,7 @@ class _Crew:
     interrupt: Interrupt
     learn: Callable[[Engine], Objective]
     named: Mapping[str, Phase]
+    method: Method
 
     def turn(self) -> Phase | None:
         """The next phase, which now belongs to these ranks; None: all are finished.
@@ -120,34 +119,31 @@ class _Crew:
         folder = self.paths.phase(phase.name)
         network = self._network(phase)
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        engine = Engine(
-            network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
-            betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
-            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate,
-        )  # fmt: skip
+        engine = self.method.engine(network, group)
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
         task = Task(
             phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
             phase.start is not None,
         )  # fmt: skip
-        rule = recipe.rule(phase)
         trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = trainer.run(task, engine, self.learn(engine), Stopping(rule, rule.max_steps))
+            outcome = trainer.run(task, engine, self.learn(engine), self.method.stopping(phase, group))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other
         group.barrier()
 
         def finish() -> None:
-            record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, sha256(folder / WEIGHTS))
+            loss = outcome.validation_loss if math.isfinite(outcome.validation_loss) else None
+            record = PhaseRecord(outcome.steps, outcome.best_step, loss, parameters, sha256(folder / WEIGHTS))
             self.queue.done(phase, record)
             relaunch.saved()
             checkpoint.remove(folder)
 
         on_chief(group, finish)
-        say(f"{title}: {outcome.steps} steps, validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}.")
+        loss = f", validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}" if self.method.validates else ""
+        say(f"{title}: {outcome.steps} steps{loss}.")
 
     def _network(self, phase: Phase) -> nn.Module:
         network = _train_parts.build_network(self.recipe, phase.name)

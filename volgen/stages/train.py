@@ -11,8 +11,7 @@ from pathlib import Path
 
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json, write_text
-from volgen.core.geometry import Geometry
+from volgen.core.files import read_json, write_text
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
@@ -26,7 +25,7 @@ from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
-from volgen.stages import _train_parts, _train_size
+from volgen.stages import _train_parts, _train_privacy, _train_size
 from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
@@ -136,10 +135,9 @@ def _begin(recipe: Recipe, store: Store, provenance: Provenance) -> None:
     run.check_same(root, recipe.model_dump(mode="json"))
     _check_cohort(root, store)
     write_text(root / run.CONFIG, dump_yaml(recipe))
-    write_json(root / "privacy_ledger.json", recipe.privacy.ledger())
-    records = store.split("train")
-    examples = (store.read_unit(record) for record in records[:8])
-    Geometry.of_cohort(recipe.data.shape, [r.affine for r in records], [r.intensity for r in records], examples).write(root)
+    method = _train_privacy.method(recipe)
+    method.begin(store)
+    method.geometry(store).write(root)
     provenance.write(root, state="training")
 
 
@@ -164,6 +162,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         ]  # fmt: skip
         (paths.root / FOR_TRAINING).unlink(missing_ok=True)
         metrics.put_in_order(paths.root, [phase.name for phase in phases])
+        _train_privacy.method(recipe).finish()
         provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
         ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))

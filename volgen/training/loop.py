@@ -78,7 +78,7 @@ class Trainer:
         ema: averaging.
         batch: number of a batch -> this rank's part of it.
         batch_size: volumes of a global batch.
-        validator: scores weights.
+        validator: scores weights; None where nothing may be looked at.
         checkpoint_every: steps.
         seed: of the run.
         ranks: the processes.
@@ -91,7 +91,7 @@ class Trainer:
     ema: EMAConfig
     batch: Callable[[int], Batch]
     batch_size: int
-    validator: Validator
+    validator: Validator | None
     checkpoint_every: int
     seed: int
     ranks: Ranks
@@ -138,7 +138,7 @@ class Trainer:
                     with ema.swapped(engine.masters()):
                         values["validation_loss"] = self._validate(task, engine, stopping, step, best)
                 self.metrics.write(task.name, step, values)
-                ticker.advance(note=f"loss {loss:.4f}, validation {stopping.best:.4f}" if stopping.best < math.inf else f"loss {loss:.4f}")
+                ticker.advance(note=self._note(loss, stopping))
                 self.pulse.beat()
                 if (stop or step % self.checkpoint_every == 0) and not stopping.done(step):
                     self._export(weights, best)
@@ -148,8 +148,14 @@ class Trainer:
                     self.pulse.beat()
                     if stop:
                         raise Interrupted(stop)
+            if stopping.late(step):
+                with ema.swapped(engine.masters()):
+                    self._validate(task, engine, stopping, step, best)
         self._export(weights, best)
         return Outcome(step, stopping.best_step, stopping.best)
+
+    def _note(self, loss: float, stopping: Stopping) -> str:
+        return f"loss {loss:.4f}, validation {stopping.best:.4f}" if stopping.best < math.inf else f"loss {loss:.4f}"
 
     def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
         """Forward and backward of one global batch; returns its mean loss and the signal that told any rank to stop, or 0."""
@@ -177,6 +183,7 @@ class Trainer:
     def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
         """Scores the weights that the engine holds now, and keeps them in ``best`` if they are."""
         state = engine.full_state()
+        assert self.validator is not None, "whoever trains without one takes weights another way"
         loss = self.validator.score(state, task.sigma)
         if not math.isfinite(loss):
             self._fail(task, step, f"the validation loss is {loss}")

@@ -28,14 +28,14 @@ class PhaseRecord:
     Attributes:
         steps: steps that were trained.
         best_step: step whose averaged weights were exported.
-        validation_loss: of those.
+        validation_loss: of those; None where nobody was validated on.
         parameters: trainable parameters.
         sha256: of the exported weights.
     """
 
     steps: int
     best_step: int
-    validation_loss: float
+    validation_loss: float | None
     parameters: int
     sha256: str
 

@@ -1,0 +1,142 @@
+"""A few private steps on the ranks that started this, beside a plain loop over patients; rank 0 prints what it found as JSON.
+
+The loop knows nothing of ranks, ZeRO or DeepSpeed: a gradient for each patient by torch.autograd.grad, clipped, summed, noised, divided.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from volgen.parallel import launch as launches
+from volgen.parallel.engine import EngineConfig
+from volgen.parallel.private_engine import PrivateEngine
+from volgen.privacy._ledger import Mechanism
+from volgen.privacy._mechanism import GradientMechanism
+from volgen.privacy._secret import Secret
+
+KEY = bytes(range(32))
+BATCHES = (5, 0, 1, 4)
+"""Patients in each step: nobody, fewer than ranks, more."""
+RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
+
+
+class Network(nn.Module):
+    """Sizes that no number of ranks divides."""
+
+    def __init__(self, hidden: int = 7) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv3d(1, hidden, 3, padding=1), nn.GroupNorm(1, hidden), nn.Conv3d(hidden, 1, 3, padding=1)
+        self.level = nn.Linear(1, hidden)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return self.last(nn.functional.silu(self.norm(self.first(x)) + self.level(noise[:, None])[..., None, None, None]))  # type: ignore[no-any-return]
+
+
+def patient(step: int, person: int, view: int) -> Tensor:
+    return torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1000 * step + 10 * person + view)) * (1 + person)
+
+
+def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int) -> list[dict[str, Tensor]]:
+    """Weights after each step of the plain loop, and Adam's first moments: the weights alone would forgive a wrong factor."""
+    optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    weights, secret, history = list(module.parameters()), Secret(KEY), []
+    for step, people in enumerate(BATCHES, 1):
+        total = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
+        for person in range(people):
+            losses = []
+            for view in range(VIEWS):
+                x = patient(step, person, view)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                    y = module(x, torch.ones(1))
+                losses.append((y.float() - x).square().mean())
+            gradient = [g.double() for g in torch.autograd.grad(sum(losses) / VIEWS, weights)]
+            norm = float(torch.cat([g.flatten() for g in gradient]).norm())
+            for mine, g in zip(total, gradient, strict=True):
+                mine += g * min(1.0, mechanism.clip_norm / norm)
+        for index, (w, mine) in enumerate(zip(weights, total, strict=True)):
+            parts = [w.numel() * place // world_size for place in range(world_size + 1)]
+            z = [secret.normal((b - a,), "noise", step, index, rank) for rank, (a, b) in enumerate(itertools.pairwise(parts))]
+            std = mechanism.noise_multiplier * mechanism.clip_norm
+            w.grad = ((mine + std * torch.cat(z).view_as(mine)) / DIVISOR).float()
+        optimiser.step()
+        moments = {f"moment of {name}": optimiser.state[w]["exp_avg"].clone() for name, w in module.named_parameters()}
+        history.append({name: w.detach().clone() for name, w in module.named_parameters()} | moments)
+    return history
+
+
+def compare(stage: int, precision: str, noise: float, clip: float) -> dict[str, float]:
+    """Largest difference of weights and moments after any step."""
+    launch = launches.discover()
+    torch.manual_seed(0)
+    module, mechanism = Network(), Mechanism(0.5, noise, clip)
+    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size)
+    engine = PrivateEngine(module, EngineConfig(zero_stage=stage, precision=precision), betas=(0.9, 0.99))  # type: ignore[arg-type]
+    sanitiser = GradientMechanism(mechanism, DIVISOR, Secret(KEY), launch.rank, launch.world_size)
+    worst = 0.0
+    for step, people in enumerate(BATCHES, 1):
+        sanitiser.draw(1)
+        mine = list(range(people))[launch.rank :: launch.world_size]
+        rounds = -(-people // launch.world_size) if engine.in_step else len(mine)
+        total = sanitiser.start(engine.shapes, engine.device)
+        for place in range(rounds):
+            person = mine[place] if place < len(mine) else 0
+            views = []
+            for view in range(VIEWS):
+                x = patient(step, person, view)
+                views.append(engine.gradients((engine(x, torch.ones(1)) - x).square().mean() / VIEWS))
+            if place < len(mine):
+                sanitiser.add(total, [torch.stack(gradients).sum(dim=0) for gradients in zip(*views, strict=True)])
+        engine.give(sanitiser.finish(total))
+        engine.step(RATE)
+        state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
+        worst = max(worst, *(float((state[name] - w).abs().max()) for name, w in history[step - 1].items()))
+    engine.destroy()
+    return {"weights": worst}
+
+
+def spread(stage: int) -> dict[str, float]:
+    """Standard deviation of a step's gradient without patients, as a multiple of sigma C / divisor, and the least of it in any tensor."""
+    launch = launches.discover()
+    module = Network(64)
+    engine = PrivateEngine(module, EngineConfig(zero_stage=stage), betas=(0.0, 0.0))  # type: ignore[arg-type]
+    before = engine.full_state()
+    sanitiser = GradientMechanism(Mechanism(0.5, 3.0, 0.5), DIVISOR, Secret(KEY), launch.rank, launch.world_size)
+    moments: list[Tensor] = []
+    for _ in range(8):
+        sanitiser.draw(1)
+        engine.give(sanitiser.finish(sanitiser.start(engine.shapes, engine.device)))
+        engine.step(0.0)
+        # With betas of 0 Adam's first moment is the gradient itself.
+        moments.append(torch.cat([m.flatten() for _, m in engine.read("exp_avg")]))
+    moved = max(float((w - before[name]).abs().max()) for name, w in engine.full_state().items())
+    z = torch.stack(moments).double() / (3.0 * 0.5 / DIVISOR)
+    half = z.shape[1] // 2
+    engine.destroy()
+    return {
+        "std": float(z.std()), "first_half": float(z[:, :half].std()), "second_half": float(z[:, half:].std()),
+        "least": float(z.abs().min()), "between_steps": float((z[0] * z[1]).mean()), "moved": moved,
+    }  # fmt: skip
+
+
+def main() -> None:
+    launch = launches.discover()
+    launches.publish(launch)
+    launches.start(launch)
+    found: dict[str, dict[str, float]] = {}
+    for stage in (0, 1, 2, 3):
+        for precision in ("fp32", "bf16"):
+            found[f"{stage} {precision}"] = compare(stage, precision, noise=0.7, clip=0.3)
+        found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
+        found[f"{stage} noise"] = spread(stage)
+    if launch.rank == 0:
+        print("FOUND" + json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""A private step is that of a plain loop over patients: every ZeRO stage, fp32 and bf16, one rank and two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.distributed
+SCRIPT = Path(__file__).with_name("private_steps.py")
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-rank", "two-ranks"])
+def found(request: pytest.FixtureRequest) -> dict[str, dict[str, float]]:
+    launcher = [] if request.param == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT)], capture_output=True, text=True, env=environment, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
+    return json.loads(line.removeprefix("FOUND"))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_update_is_that_of_a_loop_over_patients(stage: int, found: dict[str, dict[str, float]]) -> None:
+    assert found[f"{stage} fp32"]["weights"] < 1e-6
+    assert found[f"{stage} bf16"]["weights"] < 1e-6, "bf16 is the network's: clipping, noise and communication are fp32"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_without_noise_and_with_no_limit_it_is_the_ordinary_mean(stage: int, found: dict[str, dict[str, float]]) -> None:
+    assert found[f"{stage} plain"]["weights"] < 1e-6
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_noise_has_the_size_that_is_claimed_everywhere(stage: int, found: dict[str, dict[str, float]]) -> None:
+    noise = found[f"{stage} noise"]
+    for part in ("std", "first_half", "second_half"):
+        assert noise[part] == pytest.approx(1.0, rel=0.02), part
+    assert noise["least"] > 0.0, "a weight without noise"
+    assert abs(noise["between_steps"]) < 0.1, "the noise of one step is used again in the next"
+    assert noise["moved"] == 0.0

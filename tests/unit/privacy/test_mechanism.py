@@ -1,0 +1,106 @@
+"""Clipping, noise, divisor and sampling of private gradients: on simulated ranks, each with what would go wrong without it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from volgen.privacy._ledger import Mechanism
+from volgen.privacy._mechanism import GradientMechanism
+from volgen.privacy._secret import Secret
+
+KEY = bytes(range(32))
+SHAPES = [torch.Size((40, 25)), torch.Size((7,)), torch.Size((1,))]
+CPU = torch.device("cpu")
+
+
+def people(count: int, scale: float = 1.0) -> list[list[Tensor]]:
+    return [
+        [torch.randn(shape, generator=torch.Generator().manual_seed(10 * person + k)) * scale for k, shape in enumerate(SHAPES)]
+        for person in range(count)
+    ]
+
+
+def step(gradients: list[list[Tensor]], mechanism: Mechanism, divisor: float, ranks: int, key: bytes = KEY, steps: int = 1) -> Tensor:
+    """The gradient that the optimiser sees: the mean over ranks."""
+    parts = []
+    for rank in range(ranks):
+        sanitiser = GradientMechanism(mechanism, divisor, Secret(key), rank, ranks)
+        for _ in range(steps):
+            sanitiser.draw(1)
+        total = sanitiser.start(SHAPES, CPU)
+        for gradient in gradients[rank::ranks]:
+            sanitiser.add(total, gradient)
+        parts.append(torch.cat([part.flatten() for part in sanitiser.finish(total)]).double())
+    return torch.stack(parts).mean(dim=0)
+
+
+def flat(gradient: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in gradient]).double()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_one_patient_moves_the_sum_by_the_clip_norm_at_most(ranks: int) -> None:
+    everybody, quiet, divisor = people(6, 100.0), Mechanism(0.5, 0.0, 0.7), 4.0
+    for gone in range(6):
+        without = everybody[:gone] + everybody[gone + 1 :]
+        change = (step(everybody, quiet, divisor, ranks) - step(without, quiet, divisor, 1)) * divisor
+        assert float(change.norm()) == pytest.approx(0.7, rel=1e-4)
+        torch.testing.assert_close(change, 0.7 * flat(everybody[gone]) / flat(everybody[gone]).norm(), rtol=1e-3, atol=1e-5)
+
+
+def test_small_contributions_are_left_alone() -> None:
+    small = people(4, 1e-3)
+    torch.testing.assert_close(step(small, Mechanism(0.5, 0.0, 1.0), 4.0, 2), sum(map(flat, small)) / 4.0, rtol=1e-5, atol=1e-9)
+
+
+def test_the_divisor_is_public_whoever_was_drawn() -> None:
+    """Dividing by the number drawn would make one patient's part depend on who else is there."""
+    quiet = Mechanism(0.5, 0.0, 1e9)
+    for count in (0, 1, 5):
+        torch.testing.assert_close(
+            step(people(count), quiet, 4.0, 2), sum(map(flat, people(count)), torch.zeros(1008).double()) / 4.0, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_contribution_that_is_not_finite_adds_nothing(bad: float) -> None:
+    broken = people(1)
+    broken[0][1][3] = bad
+    assert torch.equal(step(broken, Mechanism(0.5, 0.0, 1.0), 4.0, 1), torch.zeros(1008).double())
+    huge = [[torch.full(shape, 1e30) for shape in SHAPES]]  # its norm overflows float32
+    assert float(step(huge, Mechanism(0.5, 0.0, 1.0), 1.0, 1).norm()) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_noise_is_that_of_the_claim_on_every_weight(ranks: int) -> None:
+    mechanism, divisor = Mechanism(0.5, 2.0, 0.3), 4.0
+    drawn = torch.stack([step([], mechanism, divisor, ranks, steps=n) for n in range(1, 61)]) / (2.0 * 0.3 / divisor)
+    assert float(drawn.std()) == pytest.approx(1.0, rel=0.02)
+    assert float(drawn.std(dim=0).min()) > 0.6 and float(drawn.std(dim=0).max()) < 1.5, "the same on every weight, whichever rank noises it"
+    correlation = torch.corrcoef(drawn)[~torch.eye(60, dtype=torch.bool)]
+    assert float(correlation.abs().max()) < 0.2, "no step shares noise with another"
+    assert abs(float(drawn.mean())) < 0.02
+
+
+def test_without_its_secret_noise_cannot_be_subtracted() -> None:
+    mechanism = Mechanism(0.5, 2.0, 0.3)
+    assert not torch.equal(step([], mechanism, 4.0, 1), step([], mechanism, 4.0, 1, key=KEY[::-1]))
+    assert torch.equal(step([], mechanism, 4.0, 1), step([], mechanism, 4.0, 1))
+
+
+def test_patients_are_drawn_independently_with_the_sampling_rate() -> None:
+    sanitiser = GradientMechanism(Mechanism(0.2, 1.0, 1.0), 4.0, Secret(KEY), 0, 2)
+    other = GradientMechanism(Mechanism(0.2, 1.0, 1.0), 4.0, Secret(KEY), 1, 2)
+    draws = [sanitiser.draw(20) for _ in range(2000)]
+    assert draws == [other.draw(20) for _ in range(2000)], "all ranks see the same batch"
+    sizes = torch.tensor([float(len(draw)) for draw in draws])
+    assert float(sizes.mean()) == pytest.approx(4.0, abs=0.15)
+    assert float(sizes.var()) == pytest.approx(20 * 0.2 * 0.8, rel=0.12), "Poisson sampling: batches differ in size"
+    assert min(map(len, draws)) == 0 and max(map(len, draws)) >= 9
+    each = torch.tensor([sum(person in draw for draw in draws) / 2000 for person in range(20)])
+    assert float((each - 0.2).abs().max()) < 0.04
+    assert GradientMechanism(Mechanism(1.0, 1.0, 1.0), 4.0, Secret(KEY), 0, 1).draw(5) == [0, 1, 2, 3, 4]

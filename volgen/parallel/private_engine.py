@@ -1,0 +1,75 @@
+"""An engine whose gradients pass through the caller's hands, one patient at a time, before DeepSpeed sees any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from volgen.parallel.engine import Engine, EngineConfig
+
+
+class PrivateEngine(Engine):
+    """DeepSpeed with one backward pass per step, of a gradient that is given to it.
+
+    A forward pass goes through the bare network (DeepSpeed's hooks would reduce a gradient before it is clipped), in the configured
+    precision. What reaches DeepSpeed is fp32 whatever that is, so that it also communicates in fp32: rounding after clipping would
+    be a contribution that nobody has bounded.
+
+    Args:
+        module: the network; equal weights on every rank.
+        config: sharding, precision, offload; there is one backward pass per step, so ``accumulation`` must be 1.
+        betas: AdamW's decay rates.
+        weight_decay: AdamW's decoupled decay.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
+    ) -> None:  # fmt: skip
+        assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
+        super().__init__(module, config.model_copy(update={"precision": "fp32"}), 1, betas=betas, weight_decay=weight_decay)
+        self._bf16 = config.precision == "bf16"
+        self._trained = [p for p in module.parameters() if p.requires_grad]
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every rank must make equally many forward and backward passes: ZeRO-3 gathers weights in them."""
+        return self._stage == 3
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the trained parameters, whole."""
+        return [getattr(p, "ds_shape", p.shape) for p in self._trained]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return torch.device(self._engine.device)
+
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+        """The bare network's output in fp32."""
+        with torch.autocast(input_BCXYZ.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            output: Tensor = self._module(input_BCXYZ, noise_B)
+        return output.float()
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """D loss / d weights as whole fp32 tensors, which nobody else sees. At ZeRO-3 a collective."""
+        found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        return [torch.zeros(s, device=loss.device) if g is None else g.float() for g, s in zip(found, self.shapes, strict=True)]
+
+    def give(self, gradients: Sequence[Tensor]) -> None:
+        """Makes the mean of all ranks' gradients the one that :meth:`step` takes. A collective."""
+        with self._whole():
+            # The gradient of sum(p * g) is g.
+            products = [(p * g.detach()).sum() for p, g in zip(self._trained, gradients, strict=True)]
+            self.backward(torch.stack(products).sum())
+
+    def _whole(self) -> AbstractContextManager[None]:
+        if self._stage != 3:
+            return nullcontext()
+        from deepspeed.runtime.zero import GatheredParameters
+
+        gathered: AbstractContextManager[None] = GatheredParameters(self._trained)
+        return gathered

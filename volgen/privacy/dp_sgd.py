@@ -1,0 +1,112 @@
+"""Differentially private training by patient: clipped contributions and noise (Abadi et al. 2016), one budget for all experts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from volgen.core.config import Config as BaseConfig
+from volgen.core.errors import UserError
+from volgen.privacy import _refusals
+from volgen.privacy._accounting import calibrate
+from volgen.privacy._ledger import Budget, Ledger, Mechanism
+
+COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
+NOT_COVERED = (
+    "manifest.json: its fingerprint of the cohort tells whoever already has a copy that it is the same",
+    "checkpoints and the privacy journal: they count the steps of each launch; nothing in them is of a patient, and nobody needs them",
+)
+DIGITS = 4
+
+
+class Config(BaseConfig):
+    """Training in which no patient of the training split is worth more than (epsilon, delta), over all experts, steps and restarts."""
+
+    kind: Literal["dp_sgd"] = "dp_sgd"
+    epsilon: PositiveFloat
+    """The budget of the whole run; neighbouring cohorts differ by one patient with all of their scans, added or removed."""
+    delta: float = Field(gt=0.0, lt=1.0)
+    """Probability of a leak beyond epsilon; below one over the number of patients."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest Euclidean norm of what one patient contributes to a step's gradient."""
+    views: PositiveInt = 1
+    """Augmentations, noise levels, noises and scans of a patient that are averaged into their contribution to one step."""
+    population: PositiveInt | None = None
+    """Public number of patients: each takes part in a step with probability data.batch_size / population. The cohort's if None."""
+    accountant: Literal["prv", "rdp"] = "prv"
+    """How steps are composed: numerically (tight), or by Renyi divergences (some 6 % more noise, fewer assumptions)."""
+    spare: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Share of steps that the noise allows beyond those planned: what is repeated after a restart is counted again."""
+    intensity: tuple[float, float] = (0.0, 1000.0)
+    """Window of generated volumes, in any units; public, because the cohort's median window is not."""
+    skull_stripped: bool = True
+    """Whether the cohort shows brains rather than heads; public, because looking would not be."""
+
+    @property
+    def private(self) -> bool:
+        """Yes."""
+        return True
+
+    def refusals(self, recipe: Any) -> Iterator[str]:
+        """Why this cannot be had with the rest of a recipe."""
+        if self.intensity[0] >= self.intensity[1]:
+            yield f"privacy.intensity {list(self.intensity)} is empty"
+        yield from _refusals.of_recipe(recipe)
+
+    def begin(self, directory: Path, *, patients: int, batch_size: int, steps: int) -> Ledger:
+        """Chooses the noise and begins the run's ledger; or opens it, if there is one, and changes nothing.
+
+        Args:
+            directory: the run.
+            patients: in the training split.
+            batch_size: expected number of patients in a step.
+            steps: planned, over all networks.
+
+        Raises:
+            UserError: delta or the batch is too large, the budget cannot be kept, or the ledger is another run's.
+        """
+        people = self.population or patients
+        if batch_size > people:
+            raise UserError("data.batch_size", f"{batch_size} patients in a step of {people}", f"at most {people}")
+        if self.delta >= 1.0 / people:
+            found = f"{self.delta:g} would let training give away one of {people} patients whole"
+            raise UserError("privacy.delta", found, f"less than 1/{people}", "1e-5 or one over ten times the number of patients is usual")
+        rate, planned = batch_size / people, math.ceil(steps * (1.0 + self.spare))
+        budget = Budget(self.epsilon, self.delta, self.accountant)
+        if Ledger.exists(directory):
+            ledger = Ledger(directory)
+            mine = (ledger.mechanism.sampling_rate, ledger.mechanism.clip_norm, ledger.budget)
+            if mine != (rate, self.clip_norm, budget):
+                expected = f"sampling rate {rate:g}, clip norm {self.clip_norm:g} and {budget}"
+                raise UserError(str(directory), f"has a ledger of another training ({mine})", expected, "give the run another `name`")
+            return ledger
+        noise = _round_up(calibrate(self.epsilon, self.delta, rate, planned, self.accountant))
+        ledger = Ledger.create(directory, budget, Mechanism(rate, noise, self.clip_norm), planned, self._assumed(patients))
+        ledger.write_summary(finished=False)
+        return ledger
+
+    def finish(self, directory: Path) -> None:
+        """Writes what was really spent."""
+        Ledger(directory).write_summary(finished=True)
+
+    def _assumed(self, patients: int) -> dict[str, Any]:
+        number = f"population {self.population}, given as public" if self.population else f"the number of patients, {patients}, is public"
+        return {
+            "sampling": f"Poisson, by patient; {number}",
+            "one_patient": "all scans with one patient id are one patient; whoever has two ids is protected less",
+            "views": self.views,
+            "randomness": "noise and sampling come from the operating system and were kept nowhere",
+            "people": "the training split; validation and test people were not looked at",
+            "covered": list(COVERED),
+            "not_covered": list(NOT_COVERED),
+        }
+
+
+def _round_up(value: float) -> float:
+    """To four significant digits: what people copy is then what was used."""
+    scale = 10.0 ** (DIGITS - 1 - math.floor(math.log10(value)))
+    return math.ceil(value * scale) / scale

@@ -1,0 +1,220 @@
+"""What changes in a training when patients are protected: its engine, its trainer, its rule of stopping and its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import write_json
+from volgen.core.geometry import Geometry
+from volgen.core.intensity import IntensityMap
+from volgen.core.progress import say
+from volgen.core.rng import uniform
+from volgen.data.record import SubjectRecord
+from volgen.data.store import Store
+from volgen.data.stream import Batch, Stream
+from volgen.experts.plan import Phase, plan
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.private_engine import PrivateEngine
+from volgen.privacy import _refusals
+from volgen.privacy._ledger import SUMMARY, BudgetSpent, Ledger
+from volgen.privacy._mechanism import GradientMechanism
+from volgen.privacy._secret import Secret
+from volgen.recipe import Recipe
+from volgen.training.loop import Trainer
+from volgen.training.metrics import Metrics
+from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
+from volgen.training.stopping import Stopping
+
+
+class Method(Protocol):
+    """How a run trains with respect to privacy."""
+
+    validates: bool
+    """Whether anybody's loss may be looked at."""
+
+    def begin(self, store: Store) -> None:
+        """Writes the ledger, before anything is trained."""
+        ...
+
+    def geometry(self, store: Store) -> Geometry:
+        """The frame of generated volumes."""
+        ...
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        """Makes sure that finished phases, with so many steps each, are in the ledger."""
+        ...
+
+    def finish(self) -> None:
+        """Writes the ledger of a finished run."""
+        ...
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        """Where numbers go."""
+        ...
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        """The trainer."""
+        ...
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        """The engine of one phase."""
+        ...
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        """The rule of one phase."""
+        ...
+
+
+def method(recipe: Recipe) -> Method:
+    """The one that a recipe asks for."""
+    return _Private(recipe) if recipe.privacy.private else _Plain(recipe)
+
+
+class _Plain:
+    validates = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def begin(self, store: Store) -> None:
+        write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
+
+    def geometry(self, store: Store) -> Geometry:
+        records = store.split("train")
+        examples = (store.read_unit(record) for record in records[:8])
+        return Geometry.of_cohort(self._recipe.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        return metrics
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        return plain
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        recipe = self._recipe
+        return Engine(
+            network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
+            betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
+            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate,
+        )  # fmt: skip
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        rule = self._recipe.rule(phase)
+        return Stopping(rule, rule.max_steps)
+
+
+class _Private:
+    validates = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe, self._ledger = recipe, None
+
+    def begin(self, store: Store) -> None:
+        recipe = self._recipe
+        patients = len({record.patient for record in store.split("train")})
+        steps = sum(recipe.rule(phase).max_steps for phase in plan(recipe.experts, recipe.schedule.grid()))
+        ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=recipe.data.batch_size, steps=steps)
+        rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
+        say(
+            f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient, over {steps} steps of all networks:"
+            f" noise multiplier {noise:g}, sampling rate {rate:.3g}; {ledger.count()} steps taken so far."
+        )
+
+    def geometry(self, store: Store) -> Geometry:
+        # The grid is the ingest's, the same for everybody; what is the cohort's own comes from the recipe.
+        window, privacy = IntensityMap(*self._recipe.privacy.intensity), self._recipe.privacy
+        record = store.split("train")[0]
+        x, y, z = (round(size, 3) for size in record.voxel_size)
+        return Geometry(self._recipe.data.shape, (x, y, z), window, privacy.skull_stripped)
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        ledger = Ledger(self._recipe.directory)
+        for scope, steps in finished.items():
+            ledger.check(scope, steps)
+
+    def finish(self) -> None:
+        self._recipe.privacy.finish(self._recipe.directory)
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        return Withheld(metrics)
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        people = _people(stream.records)
+        secret = Secret(bytes.fromhex(group.gather(Secret().hex())[0]))
+        mechanism = Ledger(self._recipe.directory).mechanism
+        sanitiser = GradientMechanism(mechanism, self._recipe.data.batch_size, secret, group.rank, group.world_size)
+        usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
+        views = _views(stream, people, self._recipe.privacy.views, self._recipe.seed)
+        return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, people=len(people))
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        refusal = next(_refusals.of_network(network), None)
+        if refusal:
+            raise UserError("network", refusal, "a network in which patients do not meet")
+        recipe = self._recipe
+        return PrivateEngine(network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay)
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        rule, directory = self._recipe.rule(phase), self._recipe.directory
+        allowance = None if group.rank else _Allowance(directory, cold=phase.start is None)
+        return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)
+
+
+class _Allowance:
+    """The ledger as training asks it."""
+
+    def __init__(self, directory: Path, cold: bool) -> None:
+        self._ledger, self._where, self._cold = Ledger(directory), directory, cold
+
+    def check(self, scope: str, steps: int) -> None:
+        self._ledger.check(scope, steps)
+
+    def take(self, scope: str, step: int) -> bool:
+        budget = self._ledger.budget
+        try:
+            self._ledger.take(scope, step, self._ledger.mechanism)
+        except BudgetSpent:
+            if step == 1 and self._cold:
+                found = f"epsilon {budget.epsilon:g} is spent after {self._ledger.count()} steps, and '{scope}' was not trained at all"
+                raise UserError(str(self._where), found, "budget for every network", "begin a run with a larger privacy.spare") from None
+            say(f"The budget (epsilon {budget.epsilon:g}) is spent: '{scope}' ends after {step - 1} steps.")
+            return False
+        return True
+
+
+def _people(records: Sequence[SubjectRecord]) -> list[list[SubjectRecord]]:
+    """Scans by patient, in an order that does not depend on anything but their ids."""
+    found: dict[str, list[SubjectRecord]] = {}
+    for record in records:
+        found.setdefault(record.patient, []).append(record)
+    return [found[patient] for patient in sorted(found)]
+
+
+def _views(stream: Stream, people: Sequence[Sequence[SubjectRecord]], count: int, seed: int) -> Views:
+    def views(persons: Sequence[int], number: int) -> Iterator[Batch]:
+        def record(person: int, view: int) -> SubjectRecord:
+            scans = people[person]
+            return scans[int(uniform(seed, "scan", number, person, view) * len(scans))]
+
+        chosen = [(record(person, view), number, person * count + view) for person in persons for view in range(count)]
+        examples = stream.views(chosen)
+        for place in range(len(persons)):
+            x_BCXYZ = torch.stack([next(examples) for _ in range(count)])
+            ids = [scan.id for scan, _, _ in chosen[place * count : (place + 1) * count]]
+            yield Batch(x_BCXYZ, list(range(count)), ids)
+
+    return views

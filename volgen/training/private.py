@@ -1,0 +1,233 @@
+"""Training in which each patient's part of a step is bounded and drowned in noise; the loop around it is the usual one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from volgen.training import checkpoint
+from volgen.training.draws import noise, quantiles
+from volgen.training.interrupt import SIGNALS
+from volgen.training.loop import Task, Trainer
+from volgen.training.loss import Objective, denoising_loss
+from volgen.training.metrics import Metrics
+from volgen.training.protocols import Batch, Engine, Ranks
+from volgen.training.stopping import Stopping, StoppingConfig
+from volgen.training.together import together
+
+PUBLIC = ("learning_rate", "gradient_norm")
+"""Metrics that give nothing away: the norm is that of the noised gradient. Losses would be exact functions of people."""
+
+
+class PatientEngine(Engine, Protocol):
+    """An engine that lets a gradient be taken, changed and given back."""
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all ranks must make equally many passes."""
+        ...
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the trained parameters."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient of a loss, which nobody else sees."""
+        ...
+
+    def give(self, gradients: Sequence[Tensor]) -> None:
+        """The mean of all ranks' gradients is the next step's."""
+        ...
+
+
+class Sanitiser(Protocol):
+    """Sampling, clipping and noise (``volgen/privacy``)."""
+
+    def draw(self, people: int) -> list[int]:
+        """Who takes part in the next step; the same on all ranks."""
+        ...
+
+    def start(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
+        """A sum of nothing."""
+        ...
+
+    def add(self, total: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Adds one patient's clipped gradient."""
+        ...
+
+    def finish(self, total: Sequence[Tensor]) -> list[Tensor]:
+        """Adds noise and divides."""
+        ...
+
+
+Views = Callable[[Sequence[int], int], Iterator[Batch]]
+"""(numbers of patients, number of a batch) -> for each of them K views, positions 0 to K - 1."""
+
+
+class Withheld:
+    """Passes on only those numbers that are noised already.
+
+    Args:
+        metrics: where they go.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def begin(self, phase: str, step: int) -> None:
+        """Numbers of a phase follow."""
+        self._metrics.begin(phase, step)
+
+    def write(self, phase: str, step: int, values: dict[str, float]) -> None:
+        """Numbers of one step; losses stay behind."""
+        self._metrics.write(phase, step, {name: values[name] for name in PUBLIC if name in values})
+
+    def flush(self) -> None:
+        """Makes safe what was passed on."""
+        self._metrics.flush()
+
+
+class Allowance(Protocol):
+    """What a run may still spend (``volgen/privacy``'s ledger)."""
+
+    def check(self, scope: str, steps: int) -> None:
+        """Refuses to go on if steps that were taken are not in the ledger."""
+        ...
+
+    def take(self, scope: str, step: int) -> bool:
+        """Enters a step before it is taken; False if there is no budget for it, and nothing was entered."""
+        ...
+
+
+class PrivateStopping(Stopping):
+    """A fixed number of steps, or as many as the budget allows. No loss is looked at.
+
+    A step is entered in the ledger when the loop first asks whether there is one more, so before anything of it is computed. Whoever is
+    stopped in between has paid for nothing; nobody has ever got anything unpaid.
+
+    Args:
+        config: the rule.
+        max_steps: its upper bound, which is also its lower.
+        scope: name of the network.
+        allowance: the ledger; only rank 0 needs one.
+        ranks: the processes, which are all told the same.
+        where: the run, for messages.
+    """
+
+    def __init__(
+        self, config: StoppingConfig, max_steps: int, scope: str, allowance: Allowance | None, ranks: Ranks, where: Path
+    ) -> None:  # fmt: skip
+        super().__init__(config, max_steps)
+        self._scope, self._allowance, self._ranks, self._where = scope, allowance, ranks, where
+        self._granted: dict[int, bool] = {}
+        self._exported = False
+
+    def done(self, step: int) -> bool:
+        """Whether training ends after ``step``; if not, the next step is paid for. A collective call.
+
+        Raises:
+            UserError: the ledger does not know of steps that were taken, or cannot be written.
+        """
+        if step >= self.max_steps:
+            return True
+        if step not in self._granted:
+            first = not self._granted
+
+            def ask() -> str:
+                if self._allowance is None:
+                    return ""
+                if first:
+                    self._allowance.check(self._scope, step)
+                return "yes" if self._allowance.take(self._scope, step + 1) else "no"
+
+            answer = self._ranks.gather(together(self._ranks, self._where, checkpoint.MAKE_ROOM, ask) or " ")[0]
+            self._granted = {step: answer == "yes"}
+        return not self._granted[step]
+
+    def due(self, step: int) -> bool:
+        """Weights are taken once, at the end."""
+        return self.done(step)
+
+    def late(self, step: int) -> bool:
+        """Whether training ended without its weights having been taken: it was resumed when nothing was left to spend."""
+        return step > 0 and not self._exported
+
+    def take_weights(self, step: int) -> None:
+        """The weights of ``step`` are the ones that are exported."""
+        self.best_step, self._exported = step, True
+
+
+@dataclass(frozen=True)
+class PrivateTrainer(Trainer):
+    """A trainer whose unit is the patient.
+
+    Attributes:
+        sanitiser: sampling, clipping and noise.
+        views: what a patient contributes with.
+        people: number of patients.
+    """
+
+    sanitiser: Sanitiser | None = None
+    views: Views | None = None
+    people: int = 0
+
+    def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
+        """One noisy gradient; no loss is returned (NaN), because nothing would protect it."""
+        patients: PatientEngine = engine  # type: ignore[assignment]  # the stage brings the two together
+        assert self.sanitiser is not None and self.views is not None
+        drawn = self.sanitiser.draw(self.people)
+        mine = drawn[self.ranks.rank :: self.ranks.world_size]
+        rounds = -(-len(drawn) // self.ranks.world_size) if patients.in_step else len(mine)
+        # Ranks that have to keep up with the others compute somebody's gradient, and forget it.
+        turns = [*mine, *drawn[:1] * (rounds - len(mine))]
+        total = self.sanitiser.start(patients.shapes, patients.device)
+        for place, (person, batch) in enumerate(zip(turns, self.views(turns, number), strict=True)):
+            contribution = self._contribution(task, patients, objective, step, person, batch)
+            if place < len(mine):
+                self.sanitiser.add(total, contribution)
+            self.pulse.beat()
+        patients.give(self.sanitiser.finish(total))
+        told = self.ranks.sum([float(self.interrupt.received == number) for number in SIGNALS])
+        return float("nan"), next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
+
+    def _contribution(
+        self, task: Task, engine: PatientEngine, objective: Objective, step: int, person: int, batch: Batch
+    ) -> list[Tensor]:  # fmt: skip
+        """The gradient of the mean loss over a patient's views, which go through the network one by one."""
+        count, key = len(batch.positions), f"{task.name}/{person}"
+        levels = quantiles(count, self.seed, key, step)
+        mean: list[Tensor] = []
+        for view, position in enumerate(batch.positions):
+            x = batch.x_BCXYZ[view : view + 1].to(engine.device)
+            z = noise(x[:, :1], [position], self.seed, key, step)
+            sigma = torch.tensor([task.sigma(levels[position])], device=x.device)
+            denoise, weight = objective(batch.ids[view : view + 1])
+            gradients = engine.gradients(denoising_loss(denoise, weight, x, z, sigma).mean() / count)
+            if mean:
+                torch._foreach_add_(mean, gradients)
+            else:
+                mean = gradients
+        return mean
+
+    def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
+        """Takes the weights that the engine holds now; there is nobody to score them with."""
+        assert isinstance(stopping, PrivateStopping)
+        state = engine.full_state()
+        if self.ranks.rank == 0:
+            best.update(state)
+        stopping.take_weights(step)
+        return float("nan")
+
+    def _note(self, loss: float, stopping: Stopping) -> str:
+        return "private: losses are not looked at"
