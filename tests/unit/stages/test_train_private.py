@@ -67,6 +67,13 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     assert "differentially private" in json.loads((out / "sub-0001_T1w.json").read_text())["PrivacyStatement"]
 
 
+@pytest.mark.parametrize("kind", ["slice_unet2d", "triplanar"])
+def test_networks_of_slices_train_privately(blob_store: Path, tmp_path: Path, kind: str) -> None:
+    slices = {"kind": kind, "neighbours": 1}
+    run = train(recipe(blob_store, tmp_path, network=slices, experts={"count": 1}))
+    assert [(entry["scope"], entry["steps"]) for entry in ledger_of(run)["entries"]] == [("0", 4)]
+
+
 def test_two_trainings_share_no_noise_although_they_share_a_seed(blob_store: Path, tmp_path: Path) -> None:
     one, two = (train(recipe(blob_store, tmp_path / name, experts={"count": 1})) for name in ("one", "two"))
     assert sha256(one / "experts/0/weights.safetensors") != sha256(two / "experts/0/weights.safetensors")
@@ -141,6 +148,11 @@ def test_a_lost_journal_is_noticed(blob_store: Path, tmp_path: Path, monkeypatch
         ("optimiser", {"matrix_learning_rate": 0.01}, "Muon is not tested"),
         ("stopping", {"min_steps": 1}, "validation people"),
         ("preconditioner", {"kind": "gaussian"}, "fitted to the cohort"),
+        (
+            "assembly",
+            {"kind": "autoregressive", "thickness": 2, "coarse_levels": 2},
+            "assembly.kind 'autoregressive' is fitted to the cohort",
+        ),
         ("engine", {"accumulation": 3}, "one at a time"),
         ("engine", {"zero_stage": 2, "offload": "optimiser"}, "offload 'optimiser' is not tested"),
         ("experts", {"groups": 2, "chains": 2}, "side by side"),
