@@ -115,7 +115,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-node", metavar="G", type=int, required=True, help="GPUs of each machine, one rank for each")
     parser.add_argument("--gpu-memory", metavar="GiB", type=float, required=True, help="memory of one GPU")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder for plan.json, DeepSpeed's configuration and the launch lines")
-    parser.add_argument("--measure", action="store_true", help="take the throughput from two real steps on this machine")
+    parser.add_argument("--measure", action="store_true", help="take the throughput from some real steps on this machine")
     parser.add_argument("--throughput", metavar="TFLOPS", type=float, help="TFLOP/s that one GPU achieves (default: an assumption)")
     parser.add_argument("--bandwidth", metavar="GBPS", type=float, help="GB/s that one GPU sends (default: an assumption)")
     parser.add_argument("--people", metavar="N", type=int, help="training volumes (default: those of the store, if it is here)")

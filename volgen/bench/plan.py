@@ -1,14 +1,16 @@
 """The plan against measurement: peak memory and seconds per step of real training on this machine, beside what was predicted.
 
-Each case trains a run of its own in a process of its own, on a synthetic store: once for few steps and once for more. The peak is the
-resident set of the longer one; a step is the difference of their processor seconds over the difference of their steps, so that start
-and end of the process do not count and other work on the machine hardly does. The prediction of the peak is made without training, that of
-the step from two calibration steps with made-up volumes (`volgen plan --measure`), in processor seconds too. The table in docs/plan.md
-comes from here: ``volgen bench plan --out FILE.json``.
+Each case trains runs of its own in processes of their own, on a synthetic store. One is short and does everything that a long run does,
+with steps after it: it validates, keeps better weights, writes a checkpoint. Its resident set is the peak. Two others do nothing between
+their steps: a step is the difference of their processor seconds over the difference of their steps, so that start and end of the process
+do not count and other work on the machine hardly does. There are enough steps for that difference to be seconds. The prediction of the
+peak is made without training, that of the step from calibration steps with made-up volumes (`volgen plan --measure`), in processor seconds
+too. The table in docs/plan.md comes from here: ``volgen bench plan --out FILE.json``.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -37,7 +39,14 @@ from volgen.stages.ingest import ingest
 
 Section = Mapping[str, object]
 SCANS = 12
-FEW, MORE = 2, 6
+STEPS = 4
+"""Of the run whose peak is measured."""
+VALIDATE, SAVE = 2, 3
+"""Steps between its validations and its checkpoints."""
+FEW, MORE = 1, 3
+"""Steps of the two runs that are timed, at least."""
+SECONDS, MOST = 6.0, 61
+"""Processor seconds that their difference should be, and the most steps."""
 FIELD_OF_VIEW = 128.0
 BIG: Section = {"kind": "wavelet_unet3d", "channels": [64, 128, 256, 400]}
 UNET: Section = {"kind": "unet3d"}
@@ -122,13 +131,20 @@ def _case(case: Case, scratch: Path) -> list[Row]:
     people = len(Store.open(store).split("train"))
     predicted = memory(recipe, trace(recipe, case.batch, people, gpu=False), 1, people, process_bytes(recipe)).total
     step = calibrate_apart(recipe, case.batch, people).cpu
-    (_, seconds_few), (peak, seconds_more) = (_train(recipe, steps, scratch) for steps in (FEW, MORE))
-    measured, spent = Row(f"{case.name}: peak", peak / 2**20, "MiB"), Row(
-        f"{case.name}: step", (seconds_more - seconds_few) / (MORE - FEW), "CPU s")  # fmt: skip
+    peak, _ = _train(recipe, STEPS, scratch, VALIDATE, SAVE)
+    more = steps_to_time(step)
+    (_, seconds_few), (_, seconds_more) = (_train(recipe, steps, scratch) for steps in (FEW, more))
+    measured = Row(f"{case.name}: peak", peak / 2**20, "MiB")
+    spent = Row(f"{case.name}: step", (seconds_more - seconds_few) / (more - FEW), "CPU s")
     return [
         measured, row(f"{case.name}: predicted peak", predicted / 2**20, "MiB", measured),
         spent, row(f"{case.name}: predicted step", step, "CPU s", spent),
     ]  # fmt: skip
+
+
+def steps_to_time(step: float) -> int:
+    """Steps of the longer of the two runs that are timed, for steps of about so many processor seconds."""
+    return min(MOST, max(MORE, FEW + math.ceil(SECONDS / step)))
 
 
 def _recipe(case: Case, store: Path, scratch: Path) -> Recipe:
@@ -137,7 +153,7 @@ def _recipe(case: Case, store: Path, scratch: Path) -> Recipe:
         "data": {"store": str(store), "shape": [case.edge] * 3, "batch_size": case.batch},
         "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 8},
         "network": case.network, "preconditioner": case.preconditioner, "engine": case.engine, "optimiser": case.optimiser,
-        "stopping": {"max_steps": MORE, "min_steps": MORE, "validate_every": MORE, "validation_volumes": 2, "validation_draws": 1},
+        "stopping": {"validation_volumes": 2, "validation_draws": 1},
     }  # fmt: skip
     return validate(Recipe, content, case.name)
 
@@ -159,12 +175,12 @@ def _store(scratch: Path, edge: int) -> Path:
     return store
 
 
-def _train(recipe: Recipe, steps: int, scratch: Path) -> tuple[int, float]:
-    """Peak resident bytes and processor seconds of `volgen train` in a process of its own."""
-    stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
-    changed = recipe.model_copy(
-        update={"name": f"{recipe.name}-{recipe.data.shape[0]}-{steps}-{os.urandom(4).hex()}", "stopping": stopping}
-    )
+def _train(recipe: Recipe, steps: int, scratch: Path, validate_every: int = 0, checkpoint_every: int = 0) -> tuple[int, float]:
+    """Peak resident bytes and processor seconds of `volgen train` in a process of its own; without more, it validates once, at its end."""
+    stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": validate_every or steps})
+    engine = recipe.engine.model_copy(update={"checkpoint_every": checkpoint_every or steps})
+    name = f"{recipe.name}-{recipe.data.shape[0]}-{steps}-{os.urandom(4).hex()}"
+    changed = recipe.model_copy(update={"name": name, "stopping": stopping, "engine": engine})
     path = scratch / "train.yaml"
     path.write_text(dump_yaml(changed), encoding="utf-8")
     log = scratch / "train.log"

@@ -86,8 +86,8 @@ class PreconditionerConfig(Protocol):
         """Zeros of the sizes that a fit to ``volumes`` volumes would have, for planning: on fake tensors it takes no memory."""
         ...
 
-    def fit_bytes(self, shape: Shape3) -> int:
-        """Host memory that :meth:`fit` takes at most, for any number of volumes."""
+    def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
+        """Host memory that :meth:`fit` takes at most, to some number of volumes or (None) to any."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:

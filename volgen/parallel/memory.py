@@ -65,6 +65,7 @@ class EngineMemory:
         resident_gradients: the part of ``gradients`` that also exists between steps.
         optimizer: masters and moments.
         buckets: what DeepSpeed allocates for communication when the first gradient arrives, whatever the network's size.
+        touched: the part of ``buckets`` that gradients are ever written to: a system gives a process no memory for the rest.
         reduction: at the end of a backward pass, beyond weights, optimiser and the gradients as they came.
         update: during a step, beyond what exists between steps.
         host: what offloading puts into host memory.
@@ -76,6 +77,7 @@ class EngineMemory:
     resident_gradients: int
     optimizer: int
     buckets: int
+    touched: int
     reduction: int
     update: int
     host: int
@@ -96,10 +98,13 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
     if stage == 0:
         # The gradients are flattened for the all-reduce (by one rank, too); AdamW on a GPU takes roots of all moments at once.
         root = whole if torch.cuda.is_available() else largest
-        return EngineMemory(whole, 0, whole, 0, moments, 0, min(whole, FP32 * BUCKET), whole + root, 0)
+        return EngineMemory(whole, 0, whole, 0, moments, 0, 0, min(whole, FP32 * BUCKET), whole + root, 0)
     mixed = config.precision == "bf16"
     kinds = [FP32] if not mixed else [FP32, *([BF16 if stage == 3 else FP32] if size.low else [])]
     buckets = min(BUCKET, size.parameters) * sum(kinds)
+    # One bucket for each type of gradient under autocast, each with room for all of them.
+    counts = [size.parameters - size.low, size.low] if len(kinds) > 1 else [size.parameters]
+    touched = sum(min(BUCKET, count) * kind for count, kind in zip(counts, kinds, strict=True))
     # At stages 1 and 2 Muon's one momentum is there twice, in ZeRO and in the optimiser.
     optimizer = shard + (-(-moments // ranks) if stage == 3 else 2 * shard)
     # Flat gradients, their copy for the optimiser and a root of the second moments.
@@ -110,9 +115,9 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
             # Muon orthogonalises whole matrices: gradients and momenta of all ranks are gathered, one momentum stays.
             optimizer += FP32 * size.matrices
             update += 6 * FP32 * size.matrices
-        memory = EngineMemory(shard, gathered, shard, shard, optimizer, buckets, 2 * whole, update, 0)
+        memory = EngineMemory(shard, gathered, shard, shard, optimizer, buckets, touched, 2 * whole, update, 0)
     else:
-        memory = EngineMemory(whole, 0, shard, 0, optimizer, buckets, whole, update, 0)
+        memory = EngineMemory(whole, 0, shard, 0, optimizer, buckets, touched, whole, update, 0)
     return _offloaded(config, memory, shard)
 
 
@@ -123,7 +128,8 @@ def _offloaded(config: EngineConfig, memory: EngineMemory, shard: int) -> Engine
     moved = memory.optimizer + shard
     weights = memory.weights if config.offload == "optimiser" else 0
     return EngineMemory(
-        weights, memory.gathered, 0, 0, 0, memory.buckets, memory.reduction, 0, moved + memory.weights - weights + memory.update,
+        weights, memory.gathered, 0, 0, 0, memory.buckets, memory.touched, memory.reduction, 0,
+        moved + memory.weights - weights + memory.update,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from volgen.training.draws import noise
 from volgen.training.ema import EMA
 from volgen.training.loss import denoising_loss
 
-STEPS = 2
+STEPS, SECONDS, MOST = 2, 2.0, 40
+"""At least so many steps are timed, for so many seconds, but not more than the most: one short step says little."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Measured:
 
 
 def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
-    """Times :data:`STEPS` steps after one that is not counted (the first use of every kernel).
+    """Times some steps after one that is not counted (the first use of every kernel).
 
     Args:
         recipe: as it would be trained.
@@ -71,13 +72,14 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
     try:
         step(0)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for number in range(1, STEPS + 1):
+        number, began, cpu = 0, time.perf_counter(), time.process_time()
+        while number < STEPS or (time.perf_counter() - began < SECONDS and number < MOST):
+            number += 1
             step(number)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     finally:
         engine.destroy()
-    return Measured(wall / STEPS, cpu / STEPS, micro_batch, device.type)
+    return Measured(wall / number, cpu / number, micro_batch, device.type)
 
 
 def calibrate_apart(recipe: Recipe, micro_batch: int, people: int) -> Measured:

@@ -65,27 +65,38 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     """
     size, gpu = traced.network, process is None
     engine = engine_memory(recipe.engine, size, ranks)
-    average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
-    parts = _buffers(recipe, traced, engine, ranks)
+    whole = FP32 * size.parameters
+    average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else whole
+    parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
     host = _host(recipe, size, ranks, people)
     if process is None:
         parts["CUDA context and workspaces (assumed)"] = GPU_RESERVE
     else:
         parts |= {"process before training": process, **host}
-    moments = _moments(traced, engine, size, 0.0 if gpu else RETAINED[recipe.engine.precision], gpu)
+    retained = 0.0 if gpu else RETAINED[recipe.engine.precision]
+    fit = recipe.preconditioner.fit_bytes(recipe.data.shape, people)
+    moments = _moments(traced, engine, size, retained, gpu, ranks, average if recipe.engine.zero_stage else 0)
     moment = max(moments, key=lambda name: sum(moments[name]))
     gradients, rest = moments[moment]
     gathered = engine.gathered if moment in ("forward and backward", "reduction") else 0
     held = engine.weights + gathered + engine.optimizer + average + gradients + rest
     if gpu:
         parts["fragmentation (assumed)"] = round(FRAGMENTATION * (held + sum(parts.values()) - GPU_RESERVE))
-    return Memory(
-        engine.weights + gathered, gradients, engine.optimizer + average, rest, sum(parts.values()), moment,
-        engine.host + (sum(host.values()) if gpu else 0), parts,
+    # On the host, a copy of all weights (to be validated, or as the bytes of a file) comes to what lies there; or the fit was more.
+    on_host = engine.host + (max(sum(host.values()) + whole, host["cache"] + fit) if gpu else 0)
+    training = Memory(
+        engine.weights + gathered, gradients, engine.optimizer + average, rest, sum(parts.values()), moment, on_host, parts
     )  # fmt: skip
+    if process is None or process + host["cache"] + fit <= training.total:
+        return training
+    # Before there is a network, on rank 0.
+    before = {"process before training": process, "cache": host["cache"]}
+    return Memory(0, 0, 0, fit, sum(before.values()), "fit of the preconditioner", on_host, before)
 
 
-def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, retained: float, gpu: bool) -> dict[str, tuple[int, int]]:
+def _moments(
+    traced: StepTrace, engine: EngineMemory, size: NetworkSize, retained: float, gpu: bool, ranks: int, masters: int
+) -> dict[str, tuple[int, int]]:
     """Gradients and other bytes at each moment that could be the worst."""
     whole, kept = FP32 * size.parameters, engine.resident_gradients
     # With buckets (stages 1 to 3) gradients live in them, and a GPU holds the whole bucket from the first gradient on.
@@ -98,17 +109,20 @@ def _moments(traced: StepTrace, engine: EngineMemory, size: NetworkSize, retaine
         "forward and backward": backward,
         "reduction": (whole, engine.reduction + kept),
         "update": (engine.gradients, max(0, engine.update - engine.gradients)),
+        # The best weights as bytes of a file; then a rank's share of one kind of state, as tensors and as bytes. On a GPU they pass by one
+        # after another, but to be read a state takes the place of the masters, which are copied.
+        "checkpoint": (kept, (masters or FP32 * size.largest) + FP32 * size.largest if gpu else max(whole, -(-2 * whole // ranks))),
         # The weights and the average change places tensor by tensor, then one volume at a time is denoised; a copy of all lies on the host.
         "validation": (kept, round(traced.validation * (1 + retained)) + FP32 * (size.largest + (0 if gpu else size.parameters))),
     }
 
 
-def _buffers(recipe: Recipe, traced: StepTrace, engine: EngineMemory, ranks: int) -> dict[str, int]:
+def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dict[str, int]:
     return {
         "validation network": FP32 * traced.network.parameters + traced.network.buffers,
         "preconditioner": traced.preconditioner,
         "batch": FP32 * recipe.channels * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
-        "communication": engine.buckets,
+        "communication": buckets,
     }
 
 

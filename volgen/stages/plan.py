@@ -43,7 +43,7 @@ def plan(
         gpus_per_node: GPUs (or processes) on each.
         gpu_memory: GiB of one of them.
         out: folder for ``plan.json``, the DeepSpeed configuration and the launch line.
-        calibrate: measure the throughput here, with two real steps.
+        calibrate: measure the throughput here, with some real steps.
         throughput: TFLOP/s that one GPU achieves.
         bandwidth: GB/s that one GPU sends.
         device: what ranks compute on; on a CPU ``gpu_memory`` is the memory of one process.
@@ -125,5 +125,5 @@ def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
         raise UserError("--measure", found, do="measure on a larger machine, or give --throughput")
     measured = measure(recipe, micro_batch, people)
     achieved = recipe.engine.accumulation * traced.flops / measured.step
-    say(f"Two steps of {micro_batch} volumes took {measured.step:.3g} s each on this {measured.device}: {achieved / 1e12:.3g} TFLOP/s.")
+    say(f"Steps of {micro_batch} volumes took {measured.step:.3g} s each on this {measured.device}: {achieved / 1e12:.3g} TFLOP/s.")
     return achieved / 1e12

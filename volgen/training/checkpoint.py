@@ -147,6 +147,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
         for kind in engine.kinds:
             share = _share(engine.read(kind), ranks)
             written |= together(ranks, folder, MAKE_ROOM, lambda kind=kind, share=share: write(kind, share))  # type: ignore[misc]
+            del share  # before the next kind is read
         with ema.swapped(engine.masters()):
             share = _share(engine.read("weights"), ranks)
         written |= together(ranks, folder, MAKE_ROOM, lambda: write(AVERAGE, share))

@@ -98,6 +98,17 @@ def test_memory_does_not_grow_with_the_cohort_and_is_what_the_estimate_says(conf
     assert 0.5 * allowed < peaks[96] < allowed + gram
 
 
+@pytest.mark.parametrize("volumes", [8, 30])
+def test_the_estimate_for_a_small_cohort_is_what_a_fit_to_it_takes(volumes: int) -> None:
+    config, shape = Config(levels=1, rank=6, folds=3), (32, 32, 32)
+    allowed = config.fit_bytes(shape, volumes)
+    assert allowed < config.fit_bytes(shape) / 50, "without a number of volumes all that a fit may ever keep counts"
+    volume = torch.randn(shape)
+    with Allocations() as allocations:
+        config.fit(lambda: (volume.roll(index) for index in range(volumes)), [str(index) for index in range(volumes)], 0)
+    assert 0.6 * allowed < allocations.peak <= 1.02 * allowed
+
+
 def test_the_estimate_is_that_of_the_tensors() -> None:
     voxels, corner = 64**3, 32**3
     result = 4 * ((6 + 2) * voxels + (6 + 1) * 24 * corner)

@@ -48,6 +48,15 @@ def test_offloading_moves_bytes_to_the_host() -> None:
     assert planned(3, 8, offload="optimiser_and_weights").weights == 0
 
 
+def test_of_a_bucket_for_each_type_of_gradient_only_what_is_written_to_takes_memory() -> None:
+    size = NetworkSize(parameters=1_000_000, matrices=0, largest=100_000, low=300_000, buffers=0)
+    for stage, reserved, written in ((1, 8_000_000, 4_000_000), (2, 8_000_000, 4_000_000), (3, 6_000_000, 3_400_000)):
+        mixed, single = planned(stage, 1, size, precision="bf16"), planned(stage, 1, size)
+        assert (mixed.buckets, mixed.touched) == (reserved, written)
+        assert single.buckets == single.touched == 4_000_000
+    assert (planned(0, 1, size).buckets, planned(0, 1, size).touched) == (0, 0)
+
+
 def test_bytes_sent_by_hand() -> None:
     whole = 4_000_000
     sent = [network_bytes(EngineConfig.model_validate({"zero_stage": stage}), MILLION, 8) for stage in range(4)]

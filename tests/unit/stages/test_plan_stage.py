@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save as serialise
 
 from volgen import recipe as recipes
 from volgen.cli import main
 from volgen.core.config import validate
 from volgen.experts.plan import ExpertsConfig
 from volgen.experts.plan import plan as phases_of
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.launch import Launch, start
+from volgen.parallel.memory_trace import Allocations
 from volgen.recipe import Recipe
+from volgen.stages._plan_memory import memory
 from volgen.stages._plan_settings import disk_bytes, hours_of_run, shares
 from volgen.stages._plan_step import trace
 from volgen.stages.train import train
+from volgen.training import checkpoint
+from volgen.training.checkpoint import Place
+from volgen.training.ema import EMA
+from volgen.training.stopping import Stopping
+
+MIB = 2**20
 
 CONFIG = """
 name: tiny
@@ -110,6 +125,47 @@ def test_checkpointing_computes_more_and_keeps_less(config: Path) -> None:
     assert again.peak < 0.8 * kept.peak
     # Twice the volumes, twice the work.
     assert trace(recipe, 2, 10, gpu=True).flops * 2 == kept.flops
+
+
+def test_the_fit_of_the_preconditioner_is_planned_where_it_takes_most(config: Path) -> None:
+    recipe = recipes.load(config, [("preconditioner.kind", "gaussian"), ("preconditioner.rank", "64"), ("data.cache_gib", "0.5")])
+    process, people = 10 * MIB, 2000
+    fit, cache = recipe.preconditioner.fit_bytes((16, 16, 16), people), 2 * 16**3 * people
+    small = memory(recipe, trace(recipe, 4, people, gpu=False), 1, people, process)
+    assert small.moment == "fit of the preconditioner"
+    assert small.total == process + cache + fit == sum(small.parts.values()) + small.activations
+    # With few people there is little to fit, and training is the worst.
+    few = memory(recipe, trace(recipe, 4, 8, gpu=False), 1, 8, process)
+    assert few.moment != small.moment and few.total > process + recipe.preconditioner.fit_bytes((16, 16, 16), 8)
+    # With GPUs it is done in the host's memory.
+    gpu = memory(recipe, trace(recipe, 4, people, gpu=True), 1, people, None)
+    assert gpu.moment != small.moment and gpu.host == cache + fit
+
+
+def test_a_checkpoint_takes_what_the_plan_says(config: Path, tmp_path: Path) -> None:
+    """A kind of state once as tensors and once as bytes, and the best weights as bytes: no more."""
+    start(Launch())
+    recipe = recipes.load(config, [("network.channels", "[64, 128]")])
+    network = recipe.network.build(inputs=1)
+    whole = 4 * sum(p.numel() for p in network.parameters())
+    engine = Engine(network, recipe.engine, 1)
+    group, ema = Group(Launch(), torch.device("cpu")), EMA(recipe.ema, engine.masters())
+    engine.backward(engine(torch.randn(1, 1, 16, 16, 16), torch.zeros(1)).square().mean())
+    engine.step(1e-3)
+    gc.collect()
+    (tmp_path / "experts").mkdir()
+    exported = tmp_path / "experts" / "weights.safetensors"
+    tracemalloc.start()
+    try:
+        with Allocations() as tensors:
+            exported.write_bytes(serialise(engine.full_state()))
+            checkpoint.save(Place("0", 0, 1, 0), engine, ema, Stopping(recipe.stopping, 2), group, exported)
+        _, in_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        engine.destroy()
+    assert 0.9 * whole < in_bytes < 1.15 * whole, "one copy as bytes at a time"
+    assert 0.9 * whole < tensors.peak < 1.3 * whole, "one kind of state at a time"
 
 
 def test_disk_is_that_of_a_real_run(blob_store: Path, tmp_path: Path) -> None:

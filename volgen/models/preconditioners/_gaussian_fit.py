@@ -113,14 +113,18 @@ def usable_rank(wanted: int, volumes: int, largest_fold: int) -> int:
     return min(wanted, (volumes - largest_fold) // 2)
 
 
-def fit_bytes(layout: Layout, shape: Sequence[int]) -> int:
-    """Largest memory of :func:`fit` for volumes of a shape, whatever their number (but for 24 bytes for each pair of them)."""
+def fit_bytes(layout: Layout, shape: Sequence[int], volumes: int | None = None) -> int:
+    """Largest memory of :func:`fit` to some number of volumes of a shape, or (None) to any (but for 24 bytes for each pair of them)."""
     voxels = math.prod(shape)
     corner = math.prod(size >> layout.rank_level for size in shape)
-    result = (layout.folds + 2) * voxels + (layout.folds + 1) * layout.rank * corner
+    rank, part, kept, pairs = layout.rank, PART, max(KEPT_BYTES, 4 * PART * corner), 0
+    if volumes is not None:
+        rank, part = usable_rank(rank, volumes, -(-volumes // layout.folds)), min(PART, volumes)
+        kept, pairs = min(kept, 4 * volumes * corner), 24 * volumes**2
+    result = (layout.folds + 2) * voxels + (layout.folds + 1) * rank * corner
     # Beside the result: two parts, a basis while it is made orthonormal (thrice), and a volume on its way to the sums (six times).
-    work = 2 * PART * corner + 3 * layout.rank * corner + 6 * voxels
-    return 4 * (result + work) + max(KEPT_BYTES, 4 * PART * corner)
+    work = 2 * part * corner + 3 * rank * corner + 6 * voxels
+    return 4 * (result + work) + kept + pairs
 
 
 def _folds(layout: Layout, people: Sequence[str], seed: int) -> Tensor:

@@ -54,7 +54,7 @@ class ScalarConfig(Config):
         """Nothing is stored."""
         return ScalarPreconditioner(self)
 
-    def fit_bytes(self, shape: Shape3) -> int:
+    def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
         """Nothing is read."""
         return 0
 

@@ -89,9 +89,9 @@ class Config(BaseConfig):
         number, means = torch.zeros(volumes, dtype=torch.int64), torch.zeros(self.folds, *shape)
         return GaussianPreconditioner(self, statistics, Folds(number, means, torch.zeros(self.folds, rank, *corner)))
 
-    def fit_bytes(self, shape: Shape3) -> int:
+    def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
         """Host memory of the fit: the folds' components are most of it."""
-        return fit_bytes(self._layout, shape)
+        return fit_bytes(self._layout, shape, volumes)
 
     @property
     def _layout(self) -> Layout:
