@@ -89,7 +89,7 @@ def _entry(name: str, volumes: Sequence[Mapping[str, Any]], scores: _Scores, ban
     verdict = _verdict(condemned, count)
     middle = int(np.argsort(scores.of_volume, kind="stable")[(count - 1) // 2])
     exact = stats.binomtest(condemned, count).proportion_ci(0.95, method="exact")
-    reasons = _reasons(volumes, bands)
+    reasons = _reasons(volumes, bands, {metric.name: scores.distances[:, m].mean(axis=0) for m, (_, metric) in enumerate(bands.metrics)})
     return {
         "verdict": verdict, "text": _text(name, verdict, condemned, count, reasons), "volumes": count, "condemned": condemned,
         "share_condemned": {"value": number(condemned / count), "interval": [number(exact.low), number(exact.high)]},
@@ -151,8 +151,11 @@ def _verdict(condemned: int, count: int) -> str:
     return "condemned" if 2 * condemned > count else "partly condemned"
 
 
-def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference) -> list[dict[str, Any]]:
-    """What most volumes are condemned for, at most one reason per check: metric, axis, in how many volumes, and in words."""
+def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference, distances: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """What most volumes are condemned for, and by the farthest: metric, axis, in how many volumes, in words.
+
+    At most one per check, and one of those that compare the axes: a fault along one axis moves the others too, the other way.
+    """
     metrics = {metric.name: metric for _, metric in bands.metrics}
     found: dict[tuple[str, str, str, bool], set[str]] = defaultdict(set)
     for volume in volumes:
@@ -160,9 +163,15 @@ def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference) -> list[dic
             low = finding["value"] is not None and finding["value"] < finding["band"][0]
             found[finding["check"], finding["metric"], finding["axis"], low].add(volume["name"])
     reasons: list[dict[str, Any]] = []
-    for (check, name, axis, low), names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
-        if len(reasons) < MOST_REASONS and check not in {reason["check"] for reason in reasons}:
-            metric = metrics.get(name)
+
+    def weight(item: tuple[tuple[str, str, str, bool], set[str]]) -> tuple[float, float, Any]:
+        (_, name, axis, _), names = item
+        return -len(names), -float(distances[name][AXES.index(axis)]) if name in distances else -math.inf, item[0]
+
+    for (check, name, axis, low), names in sorted(found.items(), key=weight):
+        metric = metrics.get(name)
+        mirrored = bool(metric and metric.contrast and any(metrics[r["metric"]].contrast for r in reasons if r["metric"] in metrics))
+        if len(reasons) < MOST_REASONS and check not in {reason["check"] for reason in reasons} and not mirrored:
             words = "has voxels that are not numbers" if metric is None else (metric.low if low else metric.high) or metric.high
             reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": words.replace(" here", "")})
     return reasons
@@ -173,6 +182,6 @@ def _text(name: str, verdict: str, condemned: int, count: int, reasons: Sequence
     if verdict == "passes":
         tail = "none condemned" if not condemned else f"{condemned} {of} condemned, as many as real scans may be"
         return f"{name}: passes; {tail}{f' {of}' if not condemned else ''}"
-    words = "; ".join(f"along {reason['axis']} a volume {reason['text']} in {reason['volumes']} {of}" for reason in reasons)
+    words = "; ".join(f"along {reason['axis']} in {reason['volumes']} of {count} it {reason['text']}" for reason in reasons)
     more = " (too few volumes to tell from chance)" if verdict == "undecided" else ""
     return f"{name}: {verdict}{more}, {condemned} {of}; {words}"

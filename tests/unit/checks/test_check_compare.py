@@ -119,9 +119,7 @@ def test_verdicts_allow_for_the_false_alarms_of_real_scans(bands: Reference, bad
 def test_a_verdict_in_words_says_what_where_and_how_often(bands: Reference) -> None:
     first, second = compare(reports(bands, independent=[40.0] * 15 + [-40.0], real=[5.0] * 3), bands)
     assert first["text"] == "real: passes; none condemned of 3 volumes"
-    assert second["text"] == (
-        "independent: condemned, 16 of 16 volumes; along S a volume has slices with too much of a in 15 of 16 volumes"
-    )
+    assert second["text"] == ("independent: condemned, 16 of 16 volumes; along S in 15 of 16 it has slices with too much of a")
     assert second["reasons"] == [
         {"check": "numbers", "metric": "a", "axis": "S", "volumes": 15, "text": "has slices with too much of a"},
     ]  # fmt: skip
