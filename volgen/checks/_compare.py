@@ -154,27 +154,38 @@ def _verdict(condemned: int, count: int) -> str:
 def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference, distances: Mapping[str, Array]) -> list[dict[str, Any]]:
     """What most volumes are condemned for, and by the farthest: metric, axis, in how many volumes, in words.
 
-    At most one per check, and one of those that compare the axes: a fault along one axis moves the others too, the other way.
+    A check has one reason, and more only if others of its numbers condemn volumes that no reason covers yet; those that compare the axes
+    have one between them, because a fault along one axis moves the others too, the other way.
     """
     metrics = {metric.name: metric for _, metric in bands.metrics}
-    found: dict[tuple[str, str, str, bool], set[str]] = defaultdict(set)
+    found: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for volume in volumes:
         for finding in volume["findings"]:
-            low = finding["value"] is not None and finding["value"] < finding["band"][0]
-            found[finding["check"], finding["metric"], finding["axis"], low].add(volume["name"])
-    reasons: list[dict[str, Any]] = []
+            side = "none" if finding["value"] is None else "low" if finding["value"] < finding["band"][0] else "high"
+            found[finding["check"], finding["metric"], finding["axis"], side].add(volume["name"])
 
-    def weight(item: tuple[tuple[str, str, str, bool], set[str]]) -> tuple[float, float, Any]:
+    def weight(item: tuple[tuple[str, str, str, str], set[str]]) -> tuple[float, float, Any]:
         (_, name, axis, _), names = item
         return -len(names), -float(distances[name][AXES.index(axis)]) if name in distances else -math.inf, item[0]
 
-    for (check, name, axis, low), names in sorted(found.items(), key=weight):
-        metric = metrics.get(name)
-        mirrored = bool(metric and metric.contrast and any(metrics[r["metric"]].contrast for r in reasons if r["metric"] in metrics))
-        if len(reasons) < MOST_REASONS and check not in {reason["check"] for reason in reasons} and not mirrored:
-            words = "has voxels that are not numbers" if metric is None else (metric.low if low else metric.high) or metric.high
-            reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": words.replace(" here", "")})
+    reasons: list[dict[str, Any]] = []
+    covered: set[str] = set()
+    told: set[str] = set()  # checks, and "contrast"
+    for (check, name, axis, side), names in sorted(found.items(), key=weight):
+        groups = {check, "contrast"} if name in metrics and metrics[name].contrast else {check}
+        if len(reasons) < MOST_REASONS and (not groups & told or names - covered):
+            covered |= names
+            told |= groups
+            reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": _words(metrics.get(name), side)})
     return reasons
+
+
+def _words(metric: Metric | None, side: str) -> str:
+    if metric is None:
+        return "has voxels that are not numbers"
+    if side == "none":
+        return "shows no head, or too little of one to measure"
+    return ((metric.low if side == "low" else metric.high) or metric.high).replace(" here", "")
 
 
 def _text(name: str, verdict: str, condemned: int, count: int, reasons: Sequence[Mapping[str, Any]]) -> str:
