@@ -89,7 +89,7 @@ def _entry(name: str, volumes: Sequence[Mapping[str, Any]], scores: _Scores, ban
     verdict = _verdict(condemned, count)
     middle = int(np.argsort(scores.of_volume, kind="stable")[(count - 1) // 2])
     exact = stats.binomtest(condemned, count).proportion_ci(0.95, method="exact")
-    reasons = _reasons(volumes, bands)
+    reasons = _reasons(volumes, bands, {metric.name: scores.distances[:, m].mean(axis=0) for m, (_, metric) in enumerate(bands.metrics)})
     return {
         "verdict": verdict, "text": _text(name, verdict, condemned, count, reasons), "volumes": count, "condemned": condemned,
         "share_condemned": {"value": number(condemned / count), "interval": [number(exact.low), number(exact.high)]},
@@ -151,21 +151,41 @@ def _verdict(condemned: int, count: int) -> str:
     return "condemned" if 2 * condemned > count else "partly condemned"
 
 
-def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference) -> list[dict[str, Any]]:
-    """What most volumes are condemned for, at most one reason per check: metric, axis, in how many volumes, and in words."""
+def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference, distances: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """What most volumes are condemned for, and by the farthest: metric, axis, in how many volumes, in words.
+
+    A check has one reason, and more only if others of its numbers condemn volumes that no reason covers yet; those that compare the axes
+    have one between them, because a fault along one axis moves the others too, the other way.
+    """
     metrics = {metric.name: metric for _, metric in bands.metrics}
-    found: dict[tuple[str, str, str, bool], set[str]] = defaultdict(set)
+    found: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for volume in volumes:
         for finding in volume["findings"]:
-            low = finding["value"] is not None and finding["value"] < finding["band"][0]
-            found[finding["check"], finding["metric"], finding["axis"], low].add(volume["name"])
+            side = "none" if finding["value"] is None else "low" if finding["value"] < finding["band"][0] else "high"
+            found[finding["check"], finding["metric"], finding["axis"], side].add(volume["name"])
+
+    def weight(item: tuple[tuple[str, str, str, str], set[str]]) -> tuple[float, float, Any]:
+        (_, name, axis, _), names = item
+        return -len(names), -float(distances[name][AXES.index(axis)]) if name in distances else -math.inf, item[0]
+
     reasons: list[dict[str, Any]] = []
-    for (check, name, axis, low), names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
-        if len(reasons) < MOST_REASONS and check not in {reason["check"] for reason in reasons}:
-            metric = metrics.get(name)
-            words = "has voxels that are not numbers" if metric is None else (metric.low if low else metric.high) or metric.high
-            reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": words.replace(" here", "")})
+    covered: set[str] = set()
+    told: set[str] = set()  # checks, and "contrast"
+    for (check, name, axis, side), names in sorted(found.items(), key=weight):
+        groups = {check, "contrast"} if name in metrics and metrics[name].contrast else {check}
+        if len(reasons) < MOST_REASONS and (not groups & told or names - covered):
+            covered |= names
+            told |= groups
+            reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": _words(metrics.get(name), side)})
     return reasons
+
+
+def _words(metric: Metric | None, side: str) -> str:
+    if metric is None:
+        return "has voxels that are not numbers"
+    if side == "none":
+        return "shows no head, or too little of one to measure"
+    return ((metric.low if side == "low" else metric.high) or metric.high).replace(" here", "")
 
 
 def _text(name: str, verdict: str, condemned: int, count: int, reasons: Sequence[Mapping[str, Any]]) -> str:
@@ -173,6 +193,6 @@ def _text(name: str, verdict: str, condemned: int, count: int, reasons: Sequence
     if verdict == "passes":
         tail = "none condemned" if not condemned else f"{condemned} {of} condemned, as many as real scans may be"
         return f"{name}: passes; {tail}{f' {of}' if not condemned else ''}"
-    words = "; ".join(f"along {reason['axis']} a volume {reason['text']} in {reason['volumes']} {of}" for reason in reasons)
+    words = "; ".join(f"along {reason['axis']} in {reason['volumes']} of {count} it {reason['text']}" for reason in reasons)
     more = " (too few volumes to tell from chance)" if verdict == "undecided" else ""
     return f"{name}: {verdict}{more}, {condemned} {of}; {words}"

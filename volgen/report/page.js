@@ -20,6 +20,10 @@ async function look(id, place) {
   document.getElementById(id).open = true;
   try {
     if (!viewer) {
+      // The viewer is most of the page's script. It is read when it is needed, so that the page itself is there at once.
+      const code = document.createElement("script");
+      code.textContent = document.getElementById("niivue").textContent;
+      document.head.append(code);
       viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.5, crosshairColor: [1, 0.35, 0.4, 0.8], logLevel: "error" });
       await viewer.attachToCanvas(canvas);
       viewer.setSliceType(viewer.sliceTypeMultiplanar);
@@ -52,13 +56,14 @@ for (const button of document.querySelectorAll("button[data-place]")) {
     holder.scrollIntoView({ block: "nearest" });
   });
 }
-// On paper nothing can be opened: what is folded is printed open.
+// On paper nothing can be opened: volumes that fail are printed open.
 let folded = [];
 addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open])")];
+  folded = [...document.querySelectorAll("details.failed:not([open])")];
   for (const one of folded) one.open = true;
 });
 addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
 // Open at the worst slice of the worst volume, once the page itself can be read.
 const worst = document.querySelector("details button[data-place]");
-if (worst) setTimeout(() => look(worst.dataset.volume, worst.dataset.place.split(" ").map(Number)), 0);
+const begin = () => setTimeout(() => look(worst.dataset.volume, worst.dataset.place.split(" ").map(Number)), 0);
+if (worst) addEventListener("load", () => requestAnimationFrame(begin));

@@ -20,6 +20,8 @@ from volgen.report.figures import FOLDER, OUTLINES, WORST
 from volgen.report.tables import SLICES
 
 NAME, REPORT, BANDS = "report.html", "report.json", "bands.json"
+PREVIEW_BYTES = 14_000_000
+"""Of base64 for the viewer in one page: 20 volumes as a rule; previews of grainy whole heads are larger."""
 CURVES = {
     "adjacent_ssim": "Likeness of neighbouring slices (SSIM)",
     "adjacent_l1": "Difference of neighbouring slices (L1)",
@@ -57,6 +59,7 @@ def write_page(directory: Path) -> Path:
         }
         for index, volume in enumerate(worst_first(report["volumes"]))
     ]  # fmt: skip
+    _within_budget(volumes)
     viewer = resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
     html = template("page.html.j2").render(
         report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, planes=PLANES, viewer=viewer,
@@ -64,6 +67,15 @@ def write_page(directory: Path) -> Path:
     )  # fmt: skip
     write_text(directory / NAME, html)
     return directory / NAME
+
+
+def _within_budget(volumes: Sequence[dict[str, Any]]) -> None:
+    """Takes previews away, from the best volume upwards, until what stays can be sent by mail and opens at once."""
+    spent = 0
+    for volume in volumes:
+        spent += len(volume["preview"]) + len(volume["mask"])
+        if spent > PREVIEW_BYTES:
+            volume["preview"] = volume["mask"] = ""
 
 
 def worst_first(volumes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

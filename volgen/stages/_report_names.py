@@ -8,7 +8,7 @@ from pathlib import Path
 
 from volgen.core.errors import UserError
 
-_NAME = re.compile(r"[\w+-][\w .+-]{0,62}")
+_NAME = re.compile(r"[\w+-][\w .+=-]{0,62}")
 
 
 def named(words: Sequence[str]) -> dict[str, Path]:

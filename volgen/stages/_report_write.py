@@ -111,7 +111,7 @@ def _judge_all(
             measured = measure(volume.voxels, volume.voxel_size, bands.checks)
             entry = judge(source.name, measured, bands)
             volumes.append({
-                **entry, "file": source.file, "shape": list(volume.shape), "worst": _worst(entry["findings"], measured),
+                **entry, "file": source.file, "shape": list(volume.shape), "worst": _worst(entry["findings"], measured, bands),
                 "head": {"litres": number(measured.litres), "skull": number(measured.skull)},
             })  # fmt: skip
             figures.write_slices(out / figures.FOLDER / f"{source.name}.png", measured.middle, volume.voxel_size)
@@ -125,13 +125,32 @@ def _judge_all(
     return volumes, unread
 
 
-def _worst(findings: Sequence[Mapping[str, Any]], measured: Measurement) -> dict[str, Any] | None:
-    """The slice to look at first: that of the first finding which names slices, else the middle of the head along the first's axis."""
+def _worst(findings: Sequence[Mapping[str, Any]], measured: Measurement, bands: Reference) -> dict[str, Any] | None:
+    """The slice to look at first: the farthest out of the first finding that names slices, else the middle of the head along its axis."""
     if not findings:
         return None
     finding = next((one for one in findings if one["slices"]), findings[0])
-    ends = finding["slices"] or measured.extents[AXES.index(finding["axis"])] or (0, 0)
-    return {"axis": finding["axis"], "slice": (ends[0] + ends[1]) // 2, "placed": bool(finding["slices"]), "text": finding["text"]}
+    axis = AXES.index(finding["axis"])
+    if finding["slices"]:
+        place = _farthest(finding, axis, measured, bands)
+    else:
+        first, last = measured.extents[axis] or (0, len(measured.areas[axis]) - 1)
+        place = (first + last) // 2
+    return {"axis": finding["axis"], "slice": place, "placed": bool(finding["slices"]), "text": finding["text"]}
+
+
+def _farthest(finding: Mapping[str, Any], axis: int, measured: Measurement, bands: Reference) -> int:
+    """Of the slices that a finding names, the one whose number lies farthest out."""
+    first, last = finding["slices"]
+    metric = next((metric for _, metric in bands.metrics if metric.name == finding["metric"]), None)
+    if metric is None:  # voxels that are not numbers have no curve
+        return int(first + last) // 2
+    if metric.placed:
+        curve, low = bands.standing_out(measured, metric.curve, axis), metric.placed == "low"
+    else:
+        curve, low = measured.results[finding["check"]].curves[metric.curve][axis], finding["value"] < finding["band"][0]
+    named = np.nan_to_num(-curve if low else curve, nan=-np.inf)[first : last + 1]
+    return int(first) + (int(named.argmax()) if named.size else 0)
 
 
 def _write_worst(sources: Sequence[Source], volumes: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -120,13 +120,19 @@ def test_a_verdict_in_words_says_what_where_and_how_often(bands: Reference) -> N
     first, second = compare(reports(bands, independent=[40.0] * 15 + [-40.0], real=[5.0] * 3), bands)
     assert first["text"] == "real: passes; none condemned of 3 volumes"
     assert second["text"] == (
-        "independent: condemned, 16 of 16 volumes; along S a volume has slices with too much of a in 15 of 16 volumes"
+        "independent: condemned, 16 of 16 volumes; along S in 15 of 16 it has slices with too much of a; "
+        "along S in 1 of 16 it has too little of a"
     )
     assert second["reasons"] == [
         {"check": "numbers", "metric": "a", "axis": "S", "volumes": 15, "text": "has slices with too much of a"},
+        {"check": "numbers", "metric": "a", "axis": "S", "volumes": 1, "text": "has too little of a"},
     ]  # fmt: skip
 
 
 def test_the_median_volume_is_the_one_in_the_middle(bands: Reference) -> None:
     entry = compare(reports(bands, x=[90.0, 5.0, 40.0], y=[5.0]), bands)[1]
     assert entry["median_volume"] == "x-2"
+
+
+def test_a_volume_without_a_head_says_so(bands: Reference) -> None:
+    assert "in 2 of 2 it shows no head" in compare(reports(bands, x=[None, None], y=[5.0]), bands)[1]["text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from matplotlib.image import imread
 
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
-from volgen.report import figures, previews, tables
+from volgen.report import figures, page, previews, tables
 from volgen.report.charts import Chart
 from volgen.report.page import write_page
 from volgen.report.summary import summarise
@@ -195,3 +196,67 @@ def test_the_viewer_is_in_the_page_once_for_the_volumes_that_have_a_preview(dire
     scripts = text.split("<script")[1:]
     assert len(scripts) == text.count("</script") == 4
     assert "<!--" not in text
+
+
+def test_previews_that_do_not_fit_are_left_out_of_the_page_from_the_best_volume_upwards(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (HOSTILE, "sub-2"):
+        previews.write_preview(directory / previews.FOLDER / f"{name}.nii.gz", np.ones((6, 6, 6), np.float32), (2.0, 2.0, 2.0))
+        previews.write_mask(directory / previews.MASKS / f"{name}.nii.gz", np.ones((6, 6, 6), np.bool_), (2.0, 2.0, 2.0))
+    assert write_page(directory).read_text().count('type="text/plain" id="data-') == 2
+    sizes = [-(-(directory / folder / f"{HOSTILE}.nii.gz").stat().st_size // 3) * 4 for folder in (previews.FOLDER, previews.MASKS)]
+    monkeypatch.setattr(page, "PREVIEW_BYTES", sum(sizes) + 1)
+    text = write_page(directory).read_text()
+    assert 'id="data-v0"' in text  # the one that fails
+    assert 'id="mask-v0"' in text
+    assert 'id="data-v1"' not in text
+    assert 'data-volume="v1"' not in text  # nor a button that would find nothing
+
+
+def test_the_gallery_shows_a_worst_slice_between_its_neighbours(directory: Path) -> None:
+    report = json.loads((directory / "report.json").read_text())
+    for volume in report["volumes"]:
+        volume["shape"] = [6, 6, 6]
+    failed = report["volumes"][1]
+    failed["worst"] = {"axis": "S", "slice": 5, "placed": True, "text": "Axial slice 5: it jumps."}
+    write_json(directory / "report.json", report)
+    planes = [np.full((6, 6), level, np.float32) for level in (0.25, 0.75)]
+    figures.write_row(directory / figures.WORST / f"{HOSTILE}.png", planes, (2.0, 2.0, 2.0), 2)
+    text = write_page(directory).read_text()
+    gallery = text[text.index('id="gallery"') : text.index("Volume by volume")]
+    assert gallery.count("<figure") == 1
+    assert "Axial slice 5: it jumps." in gallery
+    assert re.findall(r"<span>(?:<b>)?(\d+)(?:</b>)?</span>", gallery) == ["4", "5"]  # slice 5 is the last one
+    assert "<b>5</b>" in gallery
+
+
+def test_the_outline_lies_on_the_rim_of_the_mask(tmp_path: Path) -> None:
+    mask = np.zeros((10, 10), np.bool_)
+    mask[2:8, 3:7] = True
+    figures.write_outline(tmp_path / "o.png", [mask] * 3, (1.0, 1.0, 1.0))
+    opaque = imread(tmp_path / "o.png")[:, :10, 3] > 0
+    assert opaque.sum() == 2 * 6 + 2 * 2
+    assert not opaque[3:7, 4:6].any()
+    assert not (opaque & ~mask).any()
+
+
+def test_a_mask_preview_is_the_rim_on_the_grid_of_the_preview(tmp_path: Path) -> None:
+    mask = np.zeros((230, 60, 60), np.bool_)
+    mask[60:180, 15:45, 15:45] = True
+    previews.write_mask(tmp_path / "m.nii.gz", mask, (1.0, 1.0, 1.0))
+    previews.write_preview(tmp_path / "p.nii.gz", mask.astype(np.float32), (1.0, 1.0, 1.0))
+    rim, image = (nib.load(tmp_path / name) for name in ("m.nii.gz", "p.nii.gz"))
+    assert rim.shape == image.shape
+    assert np.array_equal(rim.affine, image.affine)
+    levels = np.asarray(rim.dataobj)
+    assert set(np.unique(levels)) == {0, 1}
+    assert levels[20, 10, 10] == 1  # the end of it
+    assert levels[40, 10, 10] == 0  # the middle
+
+
+def test_a_chart_draws_a_line_for_each_generator() -> None:
+    svg = Chart("t", [], 0, 100, [[0.0] * 41, [1.0] * 41, [2.0] * 41], lines=[("g0", [1.0] * 41), ("g1 dashed", [None] + [3.0] * 40)]).svg()
+    lines = [e for e in ET.fromstring(svg).iter("polyline") if (e.get("class") or "").startswith("curve")]
+    assert [e.get("class") for e in lines] == ["curve g0", "curve g1 dashed"]
+    assert [len((e.get("points") or "").split()) for e in lines] == [41, 40]
