@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from volgen.checks._bands import SMALLEST
 from volgen.checks._measure import Measurement
 from volgen.checks._reference import Reference
-from volgen.core.check import AXES, Metric
+from volgen.core.check import AXES, Metric, Triple
 
 PLANES = {"R": "sagittal", "A": "coronal", "S": "axial"}
 DIRECTIONS = {"R": "left to right", "A": "back to front", "S": "bottom to top"}
@@ -48,7 +48,7 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
         d for kind, metric in reference.metrics for axis in range(3)
         if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None
     ]  # fmt: skip
-    general = _all_axes_alike(outside)
+    general = _all_axes_alike(outside, values, reference)
     if general:
         faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, measured, reference))])
     else:
@@ -98,15 +98,21 @@ def _departure(kind: str, metric: Metric, axis: int, value: float, reference: Re
     return _Departure(kind, metric, axis, value, beyond / max(high - low, SMALLEST), above > below) if beyond > 0 else None
 
 
-def _all_axes_alike(departures: Sequence[_Departure]) -> list[_Departure]:
-    """Departures of numbers that tell acquisitions apart, where they lie outside the same way along all three axes."""
+def _all_axes_alike(departures: Sequence[_Departure], values: Mapping[str, Triple], reference: Reference) -> list[_Departure]:
+    """Departures of numbers that tell acquisitions apart, where the other two axes lie the same way from the middle of their bands.
+
+    At least 0.45 as far, in widths of their bands: blur along one axis moves the others a little too.
+    """
     found = []
     for departure in departures:
-        same = [d for d in departures if d.metric == departure.metric and d.above == departure.above and d.value is not None]
-        # From the middle of the band: blur along one axis moves the others a little too.
-        reach = [d.distance + 0.5 for d in same]
-        if departure.metric.acquisition and len(same) == len(AXES) and min(reach) >= ALIKE * max(reach):
-            found.append(departure)
+        metric = departure.metric
+        if metric.acquisition and departure.value is not None:
+            ends, numbers = np.array(reference.bands[metric.name]), np.array(values[metric.name])
+            if metric.scale == "log":
+                ends, numbers = (np.log(np.maximum(x, SMALLEST)) for x in (ends, numbers))
+            reach = (numbers - ends.mean(axis=1)) / np.maximum(np.ptp(ends, axis=1), SMALLEST) * (1 if departure.above else -1)
+            if reach.min() >= ALIKE * reach.max():
+                found.append(departure)
     return found
 
 
