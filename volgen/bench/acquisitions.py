@@ -1,8 +1,9 @@
 """How far other acquisitions move each metric of the slice report: what bands have to forgive scans of another scanner.
 
-Scans of training people are resampled, sharpened, blurred, shaded, made noisy, of thicker slices, another contrast, or stripped closer,
-as no fault would. A metric's ``transfer`` (``volgen/core/check.py``) is about twice the largest median move over all acquisitions and
-axes: ``volgen bench acquisitions STORE --out FILE.json``.
+Scans of training people are resampled, sharpened, blurred, shaded, made noisy, of thicker slices, another contrast, or stripped
+closer, as no fault would.
+A metric's ``transfer`` (``volgen/core/check.py``) is about twice the largest median move over all acquisitions and axes:
+``volgen bench acquisitions STORE --out FILE.json``.
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ def run(config: Config) -> list[Row]:
                 ticker.advance(note=record.id)
     rows = [Row("people", len(chosen), "")]
     for _, metric in reference.metrics:
-        medians = np.median(np.array(moves[metric.name]), axis=1)  # [acquisition, axis]
-        rows.append(Row(metric.name, float(np.abs(medians).max()), "log" if metric.scale == "log" else "sd" if metric.placed else ""))
+        # A volume that is too small to be measured once acquired anew says nothing.
+        measured = ([move for move in one if np.isfinite(move).all()] for one in moves[metric.name])
+        largest = max((float(np.abs(np.median(some, axis=0)).max()) for some in measured if some), default=0.0)
+        rows.append(Row(metric.name, largest, "log" if metric.scale == "log" else "sd" if metric.placed else ""))
     return rows
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from volgen.checks._bands import SMALLEST
 from volgen.checks._measure import Measurement
 from volgen.checks._reference import Reference
-from volgen.core.check import AXES, Metric
+from volgen.core.check import AXES, Metric, Triple
 
 PLANES = {"R": "sagittal", "A": "coronal", "S": "axial"}
 DIRECTIONS = {"R": "left to right", "A": "back to front", "S": "bottom to top"}
 MOST_PLACES = 3
 SHADOW = 1.5
+ALIKE = 0.45
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,22 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     head's extent says why).
     """
     values = reference.values(measured)
-    departures, outside = [], 0
-    for kind, metric in reference.metrics:
-        found = [d for axis in range(3) if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None]
-        outside += len(found)
-        departures += [max(found, key=lambda d: d.distance)] if metric.contrast and found else found
-    faults = sorted(departures, key=lambda d: -d.distance)
-    general = _all_axes_alike(departures)
+    outside = [
+        d for kind, metric in reference.metrics for axis in range(3)
+        if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None
+    ]  # fmt: skip
+    general = _all_axes_alike(outside, values, reference)
     if general:
-        beyond = [(d, far) for d in departures if d not in general and (far := _beyond(d, measured, reference)) > 0]
-        faults = [d for d, _ in sorted(beyond, key=lambda pair: -pair[1])]
+        faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, measured, reference))])
+    else:
+        faults = _sorted(outside)
     findings = list(_not_finite(measured))
     for departure in faults:
         findings += _findings(departure, measured, reference)
     if faults and not findings:  # the band of a small reference can be so wide that a head of no length lies in it
         findings += [_unmeasured(departure, reference) for departure in faults[:3]]
     wrong = len(findings)
-    for departure in sorted(general, key=lambda d: -d.distance):
+    for departure in _sorted(general):
         findings += _findings(departure, measured, reference)
     levels = ["fail"] * wrong + ["other"] * (len(findings) - wrong)
     total = 3 * len(reference.metrics)
@@ -71,7 +71,7 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     return {
         "name": name,
         "verdict": min(levels, default="pass"),
-        "score": round((total - outside) / total, 4),
+        "score": round((total - len(outside)) / total, 4),
         "checks": {check.kind: worst("check", check.kind) for check in reference.checks},
         "metrics": {m.name: {axis: number(values[m.name][i]) for i, axis in enumerate(AXES)} for _, m in reference.metrics},
         "axes": {axis: worst("axis", axis) for axis in AXES},
@@ -98,27 +98,42 @@ def _departure(kind: str, metric: Metric, axis: int, value: float, reference: Re
     return _Departure(kind, metric, axis, value, beyond / max(high - low, SMALLEST), above > below) if beyond > 0 else None
 
 
-def _all_axes_alike(departures: Sequence[_Departure]) -> list[_Departure]:
-    """Departures of numbers that tell acquisitions apart, where they lie outside the same way along all three axes."""
+def _all_axes_alike(departures: Sequence[_Departure], values: Mapping[str, Triple], reference: Reference) -> list[_Departure]:
+    """Departures of numbers that tell acquisitions apart, where the other two axes lie the same way from the middle of their bands.
+
+    At least 0.45 as far, in widths of their bands: blur along one axis moves the others a little too.
+    """
     found = []
     for departure in departures:
-        same = [d for d in departures if d.metric == departure.metric and d.above == departure.above and d.value is not None]
-        if departure.metric.acquisition and len(same) == len(AXES):
-            found.append(departure)
+        metric = departure.metric
+        if metric.acquisition and departure.value is not None:
+            ends, numbers = np.array(reference.bands[metric.name]), np.array(values[metric.name])
+            if metric.scale == "log":
+                ends, numbers = (np.log(np.maximum(x, SMALLEST)) for x in (ends, numbers))
+            reach = (numbers - ends.mean(axis=1)) / np.maximum(np.ptp(ends, axis=1), SMALLEST) * (1 if departure.above else -1)
+            if reach.min() >= ALIKE * reach.max():
+                found.append(departure)
     return found
 
 
-def _beyond(departure: _Departure, measured: Measurement, reference: Reference) -> float:
-    """How far, in widths of the band, a number lies beyond what another acquisition explains; 0 if it does not."""
+def _sorted(departures: Sequence[_Departure]) -> list[_Departure]:
+    """Farthest first; of contrasts between the axes only the farthest of each metric."""
+    order = sorted(departures, key=lambda d: -d.distance)
+    first = {d.metric.name: d for d in reversed(order)}
+    return [d for d in order if not d.metric.contrast or first[d.metric.name] is d]
+
+
+def _beyond(departure: _Departure, measured: Measurement, reference: Reference) -> _Departure | None:
+    """The departure from what another acquisition explains; None if it lies within."""
     metric, value = departure.metric, departure.value
     if metric.transfer is None:
-        return 0.0
+        return None
     if value is None:
-        return departure.distance
+        return departure
     if metric.placed:
         value /= reference.own_spread(measured, metric.curve, departure.axis)
     further = _departure(departure.check, metric, departure.axis, value, reference, metric.transfer)
-    return further.distance if further else 0.0
+    return replace(further, value=departure.value) if further else None
 
 
 def _findings(departure: _Departure, measured: Measurement, reference: Reference) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ class Config(BaseConfig):
         Metric("adjacent_l1_min", "adjacent-slice L1, minimum", "has two neighbouring slices that are nearly the same (a repeated slice)",
                "has no two neighbouring slices as alike as in real volumes", "log", "adjacent_l1"),
         Metric("adjacent_l1_spike", "sharpest jump between slices", "", "has slices here that do not fit their neighbours", "log",
-               "adjacent_l1_spike"),
+               "adjacent_l1_spike", transfer=0.28),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

@@ -32,7 +32,7 @@ class Config(BaseConfig):
         Metric("adjacent_ssim_min", "adjacent-slice SSIM, minimum", "has two neighbouring slices that do not resemble each other",
                curve="adjacent_ssim"),
         Metric("adjacent_ssim_spike", "sharpest drop of SSIM", "", "has slices here that do not resemble their neighbours", "log",
-               "adjacent_ssim_spike"),
+               "adjacent_ssim_spike", transfer=0.42),
     )  # fmt: skip
 
     smallest_share: float = Field(default=0.2, gt=0, lt=1)

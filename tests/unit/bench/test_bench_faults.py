@@ -63,13 +63,29 @@ def test_a_flip_is_a_mirror_about_the_middle_of_the_head(brain: NDArray[np.float
 def test_the_benchmark_counts_and_its_table_has_every_fault(blob_store: Path) -> None:
     rows = faults.run(faults.Config(store=blob_store, cases=1))
     names = {row.name for row in rows}
-    assert {f"{name}, {word}: {what}" for name in (*FAULTS, "all") for word in STRENGTHS for what in ("caught", "found")} <= names
+    assert {
+        f"STORE on STORE: {name}, {word}: {what}" for name in (*FAULTS, "all") for word in STRENGTHS for what in ("caught", "found")
+    } <= names
     by_name = {row.name: row.value for row in rows}
     for name in FAULTS:
-        assert all(by_name[f"{name}, {word}: found"] <= by_name[f"{name}, {word}: caught"] for word in STRENGTHS)
+        assert all(
+            by_name[f"STORE on STORE: {name}, {word}: found"] <= by_name[f"STORE on STORE: {name}, {word}: caught"] for word in STRENGTHS
+        )
     table = faults.table(rows)
     assert all(f"| {name} |" in table for name in FAULTS)
     assert all(row.interval is None or row.interval[0] <= row.value <= row.interval[1] for row in rows)
+
+
+def test_with_another_cohort_there_are_six_settings_and_other_is_not_caught_on_it(blob_store: Path) -> None:
+    rows = faults.run(faults.Config(store=blob_store, other=blob_store, cases=1))
+    by_name = {row.name: row.value for row in rows}
+    settings = [name.removesuffix(": people behind the bands") for name in by_name if name.endswith("people behind the bands")]
+    assert settings == ["STORE on STORE", "other on other", "STORE on other", "other on STORE", "both on STORE", "both on other"]
+    assert by_name["both on other: people behind the bands"] == 2 * by_name["STORE on STORE: people behind the bands"]
+    for word in STRENGTHS:  # the same bands and volumes: only what counts as caught differs
+        assert by_name[f"STORE on other: all, {word}: caught"] <= by_name[f"other on other: all, {word}: caught"]
+    assert len({row.name for row in rows}) == len(rows)
+    assert faults.table(rows).count("| motion ghosting |") == len(settings)
 
 
 def test_stores_that_do_not_fit_are_refused(blob_store: Path, tmp_path: Path) -> None:

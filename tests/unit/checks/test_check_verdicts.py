@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from volgen.checks import _bands
 from volgen.checks._measure import Measurement, default_checks, measure
 from volgen.checks._reference import FALSE_ALARM, Reference
 from volgen.checks._verdict import judge
@@ -126,6 +127,83 @@ def test_noise_and_blur_of_the_whole_volume_fail_along_every_axis(
     assert named == set(AXES)
 
 
+def other_scanner(brain: Brain) -> Brain:
+    """As a sharper, brighter scanner shows it: no fault, and unlike every volume of the reference."""
+    unit = brain / np.percentile(brain, 99.8)
+    return np.clip(2 * unit - ndimage.gaussian_filter(unit, 0.5), 0, 1) ** np.float32(0.9)
+
+
+def test_a_scan_of_another_scanner_is_other_and_does_not_fail(brains: list[Brain], reference: Reference) -> None:
+    entries = [judge("sub", measure(other_scanner(brain), SIZE, reference.checks), reference) for brain in brains[1::4]]
+    verdicts = [entry["verdict"] for entry in entries]
+    assert verdicts.count("other") >= 0.8 * len(verdicts)
+    for entry in entries:
+        assert entry["verdict"] != "pass"
+        if entry["verdict"] == "other":
+            assert entry["findings"] and {finding["level"] for finding in entry["findings"]} == {"other"}
+            assert set(entry["axes"].values()) <= {"other", "pass"} and "fail" not in entry["checks"].values()
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("fault", [repeated_slice, banding])
+def test_a_fault_in_a_scan_of_another_scanner_fails_first_of_all_and_at_its_slice(
+    fault: Callable[[Brain], None], axis: int, brains: list[Brain], reference: Reference
+) -> None:
+    for brain in brains[1:9:4]:
+        broken = other_scanner(brain)
+        fault(np.moveaxis(broken, axis, 0))
+        entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
+        assert entry["verdict"] == "fail"
+        assert entry["findings"][0]["axis"] == AXES[axis] and entry["findings"][0]["level"] == "fail"
+        if fault is not banding:
+            middle = broken.shape[axis] // 2
+            first, last = next(f["slices"] for f in entry["findings"] if f["slices"])
+            assert middle - 3 <= first <= last <= middle + 3
+
+
+def test_what_is_blurred_along_one_axis_alone_is_no_other_scanner(brains: list[Brain], reference: Reference) -> None:
+    broken = ndimage.gaussian_filter1d(brains[1], 1.2, axis=2)
+    entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
+    assert entry["verdict"] == "fail" and {finding["level"] for finding in entry["findings"]} == {"fail"}
+
+
+def test_a_volume_in_pieces_is_never_excused_as_another_scanner(brains: list[Brain], reference: Reference) -> None:
+    half = other_scanner(brains[1])
+    half[:, :, half.shape[2] // 2 :] = 0
+    entry = judge("sub", measure(half, SIZE, reference.checks), reference)
+    assert entry["verdict"] == "fail"
+
+
+class _Sharpness:
+    """A number that tells acquisitions apart, and one whose spread differs between them."""
+
+    kind = "numbers"
+    metrics = (Metric("sharpness", "s", "low", "high", acquisition=True), Metric("jump", "j", "", "high"))
+
+    def relate(self, values: dict, means: dict) -> dict:
+        return dict(values)
+
+
+@pytest.mark.parametrize("apart", [0.0, 12.0])
+def test_the_smaller_of_two_acquisitions_passes_too(apart: float) -> None:
+    alarms = []
+    for draw in range(30):
+        rng = np.random.default_rng(draw)
+
+        def person(second: bool, rng: np.random.Generator = rng) -> Measurement:
+            values = {"sharpness": tuple(rng.normal(apart * second, 1, 3)), "jump": tuple(rng.normal(0, 1 + 2 * second, 3))}
+            return Measurement({"numbers": CheckResult(values)}, (None,) * 3, None, 0.0, (), (), ())
+
+        both = [person(False) for _ in range(90)] + [person(True) for _ in range(30)]
+        fitted = Reference.fit(both, [_Sharpness()], SIZE, (1, 1, 1))  # type: ignore[list-item]
+        values = {name: np.array([m.results["numbers"].values[name] for m in both]) for name in ("sharpness", "jump")}
+        groups = _bands.acquisitions(values, _Sharpness.metrics)
+        assert groups.tolist() == ([0] * 90 + [1] * 30 if apart else [0] * 120)
+        alarms += [judge("x", person(True), fitted)["verdict"] != "pass" for _ in range(20)]
+    if apart:
+        assert np.mean(alarms) <= 1.5 * FALSE_ALARM
+
+
 def test_a_constant_volume_fails_for_want_of_a_head(brains: list[Brain], reference: Reference) -> None:
     entry = judge("sub", measure(np.full(brains[0].shape, 3.0), SIZE, reference.checks), reference)
     assert entry["verdict"] == "fail"
@@ -141,7 +219,7 @@ def test_nan_voxels_fail_with_their_slices(brains: list[Brain], reference: Refer
     entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
     assert entry["findings"][0] | {"text": ""} == {
         "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [18, 20], "value": pytest.approx(3 / broken.size, rel=1e-4),
-        "band": [0.0, 0.0], "text": "",
+        "band": [0.0, 0.0], "text": "", "level": "fail",
     }  # fmt: skip
 
 
