@@ -37,7 +37,7 @@ class Outcome:
     Attributes:
         page: the HTML file.
         passed: number of volumes that pass.
-        failed: number of volumes that fail.
+        failed: number of volumes that do not pass: those that fail and those of another acquisition.
         unread: number of files that could not be read.
         strict: whether failures are the caller's failure too.
     """
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def strict_failure(self) -> bool:
-        """Whether ``--strict`` was asked for and a volume failed or a file could not be read."""
+        """Whether ``--strict`` was asked for and a volume did not pass or a file could not be read."""
         return self.strict and self.failed + self.unread > 0
 
 
@@ -108,7 +108,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     html = page.write_page(out)
     provenance.write(out, volumes=len(volumes))
     say(f"{summary['headline']}; see {html}")
-    return Outcome(html, summary["passed"], summary["failed"], len(unread), strict)
+    return Outcome(html, summary["passed"], summary["failed"] + summary["other"], len(unread), strict)
 
 
 def _sha256_of(reference: Path) -> str:
