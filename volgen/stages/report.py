@@ -20,7 +20,7 @@ class Outcome:
     Attributes:
         page: the HTML file.
         passed: number of volumes that pass.
-        failed: number of volumes that fail.
+        failed: number of volumes that do not pass: those that fail and those of another acquisition.
         unread: number of files that could not be read.
         strict: whether failures are the caller's failure too.
     """
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def strict_failure(self) -> bool:
-        """Whether ``--strict`` was asked for and a volume failed or a file could not be read."""
+        """Whether ``--strict`` was asked for and a volume did not pass or a file could not be read."""
         return self.strict and self.failed + self.unread > 0
 
 
@@ -61,4 +61,4 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     summary = write_report(str(samples), sources, bands, about, sample, out, provenance)["summary"]
     html = out / page.NAME
     say(f"{summary['headline']}; see {html}")
-    return Outcome(html, summary["passed"], summary["failed"], summary["unread"], strict)
+    return Outcome(html, summary["passed"], summary["failed"] + summary["other"], summary["unread"], strict)
