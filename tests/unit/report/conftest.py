@@ -36,7 +36,7 @@ class Browser:
 
     def _call(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        with urlopen(Request(self._address + path, body, {"Content-Type": "application/json"}, method=method), timeout=120) as answer:
+        with urlopen(Request(self._address + path, body, {"Content-Type": "application/json"}, method=method), timeout=280) as answer:
             return json.load(answer)["value"]
 
     def open(self, page: Path, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
@@ -52,7 +52,7 @@ class Browser:
         """What JavaScript returns."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def wait(self, condition: str, *arguments: Any, seconds: float = 60) -> None:
+    def wait(self, condition: str, *arguments: Any, seconds: float = 200) -> None:
         """Until a JavaScript expression is true."""
         script = """const [ms, ...rest] = arguments, done = rest.pop(), end = performance.now() + ms;
         const look = () => { if ((function () { return %s; }).apply(null, rest)) done(true);
