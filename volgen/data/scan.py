@@ -53,7 +53,9 @@ class StoredScan:
         """Means of cubes of ``edge``^3 voxels; the scan is read once."""
         key = (self._record.id, edge)
         if key not in self._coarse:
-            self._coarse[key] = _means(self.whole(), edge)
+            # Not through the cache where slices do not come from it: the scan would push out nothing that is needed, and stay for nobody.
+            whole = self.whole() if self._cached else torch.from_numpy(self._store.read_unit(self._record)).mul_(2.0).sub_(1.0)
+            self._coarse[key] = _means(whole, edge)
         return self._coarse[key]
 
 

@@ -23,7 +23,7 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
-from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, write
+from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, restore_assembly, write
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
 from volgen.training.protocols import Pulse, Ranks
@@ -54,6 +54,8 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
     do = "delete this file: it will be fitted again"
     fitted = restore(recipe.preconditioner, path, do)
     check_unchanged(path, do)
+    # Training does not need it, but a run that has lost it could not be sampled from.
+    restore_assembly(recipe.assembly, root, f"delete {FOR_TRAINING}: both will be fitted again")
     return fitted.to(group.device)
 
 

@@ -66,7 +66,9 @@ class TrainedRun:
         # The weights are in it through their checksums in ensemble.json.
         names = [ensembles.NAME, GEOMETRY, PRECONDITIONER, *([ASSEMBLY] if (directory / ASSEMBLY).is_file() else [])]
         files = {name: sha256(directory / name) for name in names}
-        model = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "preconditioner", "assembly")}
+        # The default assembly goes without saying: runs from before there were others keep their fingerprints.
+        decisive = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
+        model = {name: getattr(recipe, name).model_dump(mode="json") for name in decisive}
         identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
         return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
 

@@ -80,6 +80,9 @@ def anonymise(
         raise UserError(str(out), "exists already", "a new directory", "each call is a release of its own; choose another --out")
     where = usable_device(device)
     trained = TrainedRun.read(run)
+    if not trained.recipe.assembly.whole:
+        found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}'), and a scan is denoised as a whole"
+        raise UserError(str(run), found, "a run that denoises whole volumes")
     preconditioner = trained.preconditioner(where)
     clip = Clip(_centre(centre, trained, preconditioner, where), radius)
     budget, needed = _budget(trained, clip, epsilon, delta)

@@ -27,6 +27,7 @@ from volgen.stages._device import usable_device
 from volgen.stages._trained_run import TrainedRun
 
 SAMPLERS, NOISES = "volgen.samplers", "volgen.noises"
+WHITE = "white"
 BYTES_PER_WEIGHT = 4
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
 
@@ -80,7 +81,7 @@ def sample(
     where = usable_device(device)
     trained = TrainedRun.read(run)
     solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
-    noises = _component("--noise", NOISES, noise, config_class(NOISES, "white")())
+    noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     grid = _grid(trained.ensemble, steps)
     job = _Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
     preconditioner, assembly = trained.preconditioner(where), trained.assembly()
@@ -102,7 +103,9 @@ def sample(
 
             def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
                 def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
-                    return noises.draw(whole, seed, *key)[(slice(None), *place)]  # type: ignore[no-any-return]
+                    drawn: Tensor = noises.draw(whole, seed, *key)
+                    # A copy: a view would keep the noise of the whole volume for the sake of a slab.
+                    return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
 
                 return _driver.sample(
                     bank, solver.build(), grid, seed=seed, indices=indices, shape=trained.recipe.piece, batch_size=batch_size,
@@ -135,9 +138,10 @@ class _Job:
     def __post_init__(self) -> None:
         settings = {
             "sampler": self.solver.model_dump(mode="json"),
-            "noise": self.noise.model_dump(mode="json"),
             "sigma_grid": list(self.grid),
             "dtype": self.dtype,
+            # White noise goes without saying: directories from before there was another can be continued.
+            **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
         }
         provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
         object.__setattr__(self, "provenance", provenance)

@@ -16,7 +16,9 @@ from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.recipe import Recipe
+from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._trained_run import TrainedRun
+from volgen.stages.anonymise import anonymise
 from volgen.stages.sample import sample
 from volgen.stages.train import train
 
@@ -96,6 +98,33 @@ def test_a_changed_or_missing_file_of_the_assembly_is_named(run: Path, tmp_path:
     finally:
         path.write_bytes(content)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_is_not_anonymised_by_pieces(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="draws volumes in pieces"):
+        anonymise(tmp_path / "scan.nii.gz", run, tmp_path / "out", epsilon=1.0, delta=1e-5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_does_not_go_on_without_what_samples_will_need(blob_store: Path, tmp_path: Path) -> None:
+    asked = recipe(blob_store, tmp_path)
+    run = train(asked)
+    for name in ("ensemble.json", "assembly.safetensors"):
+        (run / name).unlink()
+    save_file({}, run / FOR_TRAINING)
+    (run / "preconditioner.json").unlink()
+    with pytest.raises(UserError, match=r"assembly.safetensors: there is no such file.*both will be fitted again"):
+        train(asked)
+    (run / FOR_TRAINING).unlink()
+    train(asked)
+    assert (run / "assembly.safetensors").is_file()
+
+
+def test_too_few_people_for_coarse_views_are_named(blob_store: Path, tmp_path: Path) -> None:
+    asked = recipe(blob_store, tmp_path)
+    few = asked.model_copy(update={"assembly": asked.assembly.model_copy(update={"coarse_folds": 500})})
+    with pytest.raises(UserError, match=r"assembly\.coarse_folds is 500, but there are .* lower it, or coarse_levels 0"):
+        train(few)
 
 
 def test_the_benchmark_of_experts_refuses_pieces(run: Path, blob_store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,7 @@ def test_noise_is_chosen_recorded_and_does_not_mix(run: Path, tmp_path: Path) ->
     noises = [json.loads((out / "sub-0001_T1w.json").read_text())["Noise"] for out in (plain, shared)]
     assert noises == [{"kind": "white"}, {"kind": "slerp", "axis": "A", "spacing": 2}]
     assert not np.allclose(voxels(plain / "sub-0001_T1w.nii.gz"), voxels(shared / "sub-0001_T1w.nii.gz"))
+    assert "noise" not in json.loads((plain / "manifest.json").read_text())["config"], "older directories can be continued"
     with pytest.raises(UserError, match="another 'config'"):
         sample(run, tmp_path / "plain", count=2, seed=1, noise="slerp", device="cpu")
     for wrong, message in (("sler", "there is no noise 'sler'"), ({"kind": "slerp", "spacng": 2}, "spacing")):

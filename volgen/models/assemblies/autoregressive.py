@@ -146,6 +146,10 @@ class Config(BaseConfig):
         """
         if not self.coarse_levels:
             return Autoregressive(self, None)
+        if len(set(people)) < self.coarse_folds:
+            raise ValueError(
+                f"assembly.coarse_folds is {self.coarse_folds}, but there are {len(set(people))} people: lower it, or coarse_levels 0"
+            )
         edge = 2**self.coarse_levels
         return Autoregressive(self, self._gaussian.fit(lambda: (scan.coarse(edge) for scan in scans()), people, seed))
 
