@@ -219,6 +219,7 @@ def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) 
     parser = argparse.ArgumentParser()
     commands.COMMANDS[command].arguments(parser)
     options = vars(parser.parse_args(words))
+    options.pop("compare", None)  # of `report`: chooses another stage, which takes the rest
     parameters = inspect.signature(stage).parameters
     assert set(options) == set(parameters), "an option of the stage that cannot be given, or the reverse"
     for name, parameter in parameters.items():
@@ -234,6 +235,16 @@ def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) 
     for words in ([], ["--sampler", "heun"], ["--sampler.eta", "0.5", "--sampler", "ddim"], ["--sampler.eta=1"]):
         assert cli.main(["sample", "run", "--out", "x", "--count", "1", "--seed", "0", *words]) == 0
     assert asked == [None, {"kind": "heun"}, {"kind": "ddim", "eta": 0.5}, {"eta": 1}]
+
+
+def test_settings_of_noise_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    import volgen.stages.sample as stage
+
+    asked: list[object] = []
+    monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append((options["sampler"], options["noise"])))
+    for words in ([], ["--noise", "slerp", "--noise.axis", "A"], ["--noise.spacing=3", "--sampler.eta=1"]):
+        assert cli.main(["sample", "run", "--out", "x", "--count", "1", "--seed", "0", *words]) == 0
+    assert asked == [(None, None), (None, {"kind": "slerp", "axis": "A"}), ({"eta": 1}, {"spacing": 3})]
 
 
 def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
