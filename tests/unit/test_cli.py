@@ -205,18 +205,22 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "name", "words", "elsewhere"),
     [
-        ("sample", ["run", "--out", "x", "--count", "1", "--seed", "0"]),
-        ("export", ["s", "--out", "x"]),
-        ("report", ["s", "--reference", "r", "--out", "x"]),
+        ("sample", "sample", ["run", "--out", "x", "--count", "1", "--seed", "0"], {}),
+        ("export", "export", ["s", "--out", "x"], {}),
+        # One command, two stages: --compare leads to the second.
+        ("report", "report", ["s", "--reference", "r", "--out", "x"], {"compare": None}),
+        ("report", "compare", ["--compare", "a", "b", "--reference", "r", "--out", "x"], {"samples": None}),
     ],
 )
-def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) -> None:
-    stage = getattr(importlib.import_module(f"volgen.stages.{command}"), command)
+def test_options_have_the_defaults_of_the_stage(command: str, name: str, words: list[str], elsewhere: dict[str, None]) -> None:
+    stage = getattr(importlib.import_module(f"volgen.stages.{name}"), name)
     parser = argparse.ArgumentParser()
     commands.COMMANDS[command].arguments(parser)
     options = vars(parser.parse_args(words))
+    for option, unset in elsewhere.items():
+        assert options.pop(option) is unset
     parameters = inspect.signature(stage).parameters
     assert set(options) == set(parameters), "an option of the stage that cannot be given, or the reverse"
     for name, parameter in parameters.items():
