@@ -43,11 +43,11 @@ class Comparison:
         return self.strict and self.failed > 0
 
 
-def compare(generators: Sequence[str], reference: Path, out: Path, *, strict: bool = False, split: str = "all") -> Comparison:
+def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool = False, split: str = "all") -> Comparison:
     """Judges the volumes of several generators by the same bands and ranks the generators.
 
     Args:
-        generators: folders of images or stores, as ``FOLDER`` (called as the folder is) or ``NAME=FOLDER``.
+        compare: folders of images or stores, as ``FOLDER`` (called as the folder is) or ``NAME=FOLDER``.
         reference: a store of real scans, or the ``bands.json`` of an earlier report; read once.
         out: directory for ``compare.html``, ``compare.json``, ``bands.json``, the manifest, and ``generators/NAME/`` with a whole
             report of each.
@@ -57,7 +57,7 @@ def compare(generators: Sequence[str], reference: Path, out: Path, *, strict: bo
     Raises:
         UserError: fewer than two generators, unusable names, or anything that a report of one of them would raise.
     """
-    folders = named(generators)
+    folders = named(compare)
     sources = {name: sources_of(folder) for name, folder in folders.items()}
     against = Against.find(reference, split)
     prints = {name: {source.name: source.fingerprint() for source in sources[name]} for name in folders}

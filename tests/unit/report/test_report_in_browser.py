@@ -249,6 +249,17 @@ def test_the_page_prints_what_fails_and_no_viewer(window: Browser, large: Path, 
     assert window.run("return [...document.querySelectorAll('details.card[open]')].length") == 3
 
 
+@pytest.mark.parametrize("which", ["report", "comparison"])
+def test_tables_are_as_wide_as_the_paper(window: Browser, which: str, request: pytest.FixtureRequest) -> None:
+    window.open(request.getfixturevalue(which), width=718)  # A4 without its margins, at 96 pixels to the inch
+    window.devtools("Emulation.setEmulatedMedia", media="print")
+    assert window.run("return document.querySelectorAll('main table').length") >= 2
+    assert (
+        window.run("return [...document.querySelectorAll('main table')].map((e) => e.getBoundingClientRect().right).filter((x) => x > 718)")
+        == []
+    )
+
+
 def test_a_report_of_20_volumes_is_small_and_opens_at_once(window: Browser, large: Path) -> None:
     assert large.stat().st_size < BYTES
     assert large.read_text().count('type="text/plain" id="data-') == COUNT
