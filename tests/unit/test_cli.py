@@ -206,7 +206,7 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
 
 
 @pytest.mark.parametrize(
-    ("command", "name", "words", "elsewhere"),
+    ("command", "words"),
     [
         ("sample", ["run", "--out", "x", "--count", "1", "--seed", "0"]),
         ("export", ["s", "--out", "x"]),
@@ -214,8 +214,8 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
         ("report", ["s", "--reference", "r", "--out", "x"]),
     ],
 )
-def test_options_have_the_defaults_of_the_stage(command: str, name: str, words: list[str], elsewhere: dict[str, None]) -> None:
-    stage = getattr(importlib.import_module(f"volgen.stages.{name}"), name)
+def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) -> None:
+    stage = getattr(importlib.import_module(f"volgen.stages.{command}"), command)
     parser = argparse.ArgumentParser()
     commands.COMMANDS[command].arguments(parser)
     options = vars(parser.parse_args(words))
