@@ -3,7 +3,8 @@
 Each case trains runs of its own in processes of their own, on a synthetic store. One is short and does everything that a long run does,
 with steps after it: it validates, keeps better weights, writes a checkpoint. Its resident set is the peak. Two others do nothing between
 their steps: a step is the difference of their processor seconds over the difference of their steps, so that start and end of the process
-do not count and other work on the machine hardly does. There are enough steps for that difference to be seconds. The prediction of the
+do not count and other work on the machine hardly does (threads that wait sleep: they would burn processor seconds when something else has
+their core). There are enough steps for that difference to be seconds. The prediction of the
 peak is made without training, that of the step from calibration steps with made-up volumes (`volgen plan --measure`), in processor seconds
 too. The table in docs/plan.md comes from here: ``volgen bench plan --out FILE.json``.
 """
@@ -105,6 +106,7 @@ def run(config: Config) -> list[Row]:
         UserError: a training process failed.
     """
     rows: list[Row] = []
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of the processes that are started below; here it comes too late
     with tempfile.TemporaryDirectory() as scratch, progress("bench", min(config.cases, len(CASES))) as ticker:
         for case in CASES[: config.cases]:
             found = _case(case, Path(scratch))
