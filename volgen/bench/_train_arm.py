@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -128,7 +129,7 @@ def _train(arm: Arm, steps: int) -> Figures:
     network = recipe.build_network(arm.checkpointing)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if arm.channels_last:
-        network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(memory_format=torch.channels_last_3d), *inputs[1:]))
+        network.register_forward_pre_hook(_innermost)
     if arm.compiled:
         network.compile()
     preconditioner = _preconditioner(recipe, device)
@@ -138,13 +139,18 @@ def _train(arm: Arm, steps: int) -> Figures:
         _wait(device)
         began, spent = time.perf_counter(), time.process_time()
         x = torch.rand(1, 1, *recipe.data.shape, device=device)
-        step(lambda network, x=x: _loss(network, preconditioner, x))
+        step(partial(_loss, preconditioner=preconditioner, x_BCXYZ=x))
         _wait(device)
         if number:
             cpu.append(time.process_time() - spent)
             wall.append(time.perf_counter() - began)
     peak = peak_memory_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
     return Figures(min(cpu), min(wall), peak, parameters)
+
+
+def _innermost(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    x_BCXYZ, *others = inputs
+    return x_BCXYZ.contiguous(memory_format=torch.channels_last_3d), *others
 
 
 def _loss(network: Network, preconditioner: Preconditioner, x_BCXYZ: Tensor) -> Tensor:
@@ -201,7 +207,8 @@ def _preconditioner(recipe: Recipe, device: torch.device) -> Preconditioner:
     state = recipe.preconditioner.blank(recipe.data.shape, 16).state(training=True)
     # Any numbers will do that keep the loss finite.
     made_up = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    return recipe.preconditioner.restore(made_up).to(device)
+    preconditioner: Preconditioner = recipe.preconditioner.restore(made_up)
+    return preconditioner.to(device)
 
 
 def _wait(device: torch.device) -> None:

@@ -25,14 +25,13 @@ MONAI: dict[str, Any] = {
     "residual_blocks": 2, "head_channels": 8, "norm_groups": 32,
 }  # fmt: skip
 """MONAI's ``DiffusionModelUNet`` at its defaults, but for widths that make 97 million parameters."""
-PLAIN = {"precision": "fp32", "checkpointing": False}
 
 
 class Config(BaseConfig):
     """Which arms."""
 
     what: tuple[Literal["growth", "settings", "loop"], ...] = ("growth", "settings", "loop")
-    """growth: volgen's network and MONAI's at each edge; settings: recomputation, precision, layout, compilation; loop: DeepSpeed's cost."""
+    """growth: volgen's network and MONAI's at each edge; settings: recomputation, precision, layout and more; loop: DeepSpeed's cost."""
     edges: tuple[PositiveInt, ...] = (64, 96, 128, 192, 256)
     """Edges of the growth."""
     edge: PositiveInt = 128
@@ -70,7 +69,7 @@ def _arms(config: Config) -> Iterator[tuple[Arm, str]]:
         for edge in config.edges:
             name = f"growth {edge}^3 wavelet"
             yield Arm(name, edge, wavelet), f"growth {config.edges[0]}^3 wavelet"
-            yield Arm(f"growth {edge}^3 MONAI", edge, monai, "epsilon", "bare", **PLAIN), name
+            yield Arm(f"growth {edge}^3 MONAI", edge, monai, "epsilon", "bare", "fp32", checkpointing=False), name
             yield Arm(f"growth {edge}^3 MONAI, bf16 and checkpointing", edge, monai, "epsilon", "bare"), name
     if "settings" in config.what:
         name = f"settings {config.edge}^3 as it is"
