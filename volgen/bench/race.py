@@ -3,8 +3,9 @@
 Each arm trains in a process of its own on the training people of one store, for `minutes` of processor time, and draws volumes. The
 slice report then compares all arms with the same real people: share of volumes condemned, Frechet distance over that of real people
 among themselves, MS-SSIM, likeness to the nearest training person. The distance is to the store's validation people; volgen only looks
-at them once, after its last step, so nobody's choices depend on them. Three arms: volgen as configs/brain4mm_k1.yaml has it; MONAI's
-recipe as it is; and MONAI's recipe with a larger learning rate (`tuned_rate`), because its own is meant for long training.
+at them once, after its last step, so nobody's choices depend on them. The arms: volgen as configs/brain4mm_k1.yaml has it; MONAI's
+recipe as it is; and MONAI's recipe with a larger learning rate (`tuned_rate`), because its own is meant for long training. Two more take
+volgen apart, to tell why: without the structured Gaussian, and with MONAI's network in place of the wavelet one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,21 @@ from volgen.recipe import Recipe
 from volgen.stages._plan_measure import calibrate_apart
 from volgen.stages.compare import compare
 
-RATES = {"MONAI": 5e-5}
+Section = Mapping[str, Any]
+RATE = 5e-5
+"""Of MONAI's tutorial."""
+WAVELET: Section = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
+UNET: Section = {
+    "kind": "unet3d", "channels": [32, 64, 64, 64], "attention": [False, False, True, True],
+    "residual_blocks": 2, "head_channels": 8, "norm_groups": 32,
+}  # fmt: skip
+"""`DiffusionModelUNet` at its defaults."""
+OURS: dict[str, tuple[Section, Section, float]] = {
+    "volgen": (WAVELET, {"kind": "gaussian"}, 1e-2),
+    "volgen without the Gaussian": (WAVELET, {"kind": "edm"}, 1e-2),
+    "volgen with MONAI's network": (UNET, {"kind": "gaussian"}, 0.0),
+}
+"""Network, preconditioner and learning rate of Muon."""
 FLOOR = "real people"
 
 
@@ -69,30 +84,39 @@ def run(config: Config) -> list[Row]:
     if store.shape is None or len(store.split("validation")) < 2:
         raise UserError(str(config.store), "has fewer than two validation people, or scans of several shapes", "a cohort to race on")
     config.folder.mkdir(parents=True)
-    with progress("bench", 4) as ticker:
-        figures = {"volgen": _volgen(config, store)}
-        ticker.advance(note="volgen")
-        for name, rate in {**RATES, "MONAI tuned": config.tuned_rate}.items():
+    theirs = {"MONAI": RATE, "MONAI, larger rate": config.tuned_rate}
+    figures: dict[str, Mapping[str, float]] = {}
+    with progress("bench", len(OURS) + len(theirs) + 1) as ticker:
+        for name in OURS:
+            figures[name] = _volgen(config, name, store)
+            ticker.advance(note=name)
+        for name, rate in theirs.items():
             figures[name] = _monai(config, name, rate)
             ticker.advance(note=name)
-        folders = [f"{name.replace(' ', '-')}={_volumes(config, name)}" for name in figures]
+        folders = [f"{_label(name)}={_volumes(config, name)}" for name in figures]
         compare(folders, config.store, config.folder / "comparison")
         ticker.advance(note="comparison")
     return [entry for name, taken in figures.items() for entry in _rows(name, taken, config.folder / "comparison")]
 
 
+def _label(name: str) -> str:
+    return name.replace(", ", "-").replace("'", "").replace(" ", "-")
+
+
 def _volumes(config: Config, name: str) -> Path:
-    return config.folder / "samples" / name.replace(" ", "-")
+    return config.folder / "samples" / _label(name)
 
 
-def _volgen(config: Config, store: Store) -> dict[str, float]:
+def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
     assert store.shape is not None
+    label = _label(name)
+    network, preconditioner, muon = OURS[name]
     content = {
-        "name": "volgen", "runs": str(config.folder / "runs"), "seed": config.seed,
+        "name": label, "runs": str(config.folder / "runs"), "seed": config.seed,
         "data": {"store": str(config.store), "shape": list(store.shape), "batch_size": config.batch_size},
         "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 16},
-        "network": {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}, "preconditioner": {"kind": "gaussian"},
-        "optimiser": {"learning_rate": 1e-3, "matrix_learning_rate": 1e-2, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0},
+        "network": dict(network), "preconditioner": dict(preconditioner),
+        "optimiser": {"learning_rate": 1e-3, "matrix_learning_rate": muon, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0},
         "ema": {"decay": 0.98}, "engine": {"precision": config.precision, "checkpoint_every": 100_000},
         "stopping": {"validation_volumes": 2, "validation_draws": 1}, "sampler": {"kind": "dpmpp_2m"},
     }  # fmt: skip
@@ -100,12 +124,12 @@ def _volgen(config: Config, store: Store) -> dict[str, float]:
     step = calibrate_apart(recipe, config.batch_size, len(store.split("train"))).cpu
     steps = max(round(config.minutes * 60 / step), 1)
     stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
-    path = config.folder / "volgen.yaml"
+    path = config.folder / f"{label}.yaml"
     path.write_text(dump_yaml(recipe.model_copy(update={"stopping": stopping})), encoding="utf-8")
-    train = _process(config, ["-m", "volgen", "train", "--config", str(path)], "training")
+    train = _process(config, ["-m", "volgen", "train", "--config", str(path)], name)
     drawn = ["--count", str(config.volumes), "--seed", str(config.seed), "--batch-size", "4"]
-    out = _volumes(config, "volgen")
-    sample = _process(config, ["-m", "volgen", "sample", str(config.folder / "runs" / "volgen"), "--out", str(out), *drawn], "sampling")
+    released, out = config.folder / "runs" / label, _volumes(config, name)
+    sample = _process(config, ["-m", "volgen", "sample", str(released), "--out", str(out), *drawn], name)
     parameters = sum(parameter.numel() for parameter in recipe.build_network().parameters())
     return {"steps": steps, "train": train, "sample": sample, "parameters": parameters}
 
@@ -118,7 +142,7 @@ def _monai(config: Config, name: str, rate: float) -> dict[str, float]:
         "batch_size": config.batch_size, "learning_rate": rate, "precision": config.precision,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }  # fmt: skip
-    log = config.folder / f"{name.replace(' ', '-')}.json"
+    log = config.folder / f"{_label(name)}.json"
     _process(config, ["-m", "volgen.bench._race_monai", json.dumps(work)], name, log)
     found: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
     say(f"{name}: {found['steps']} steps in {found['train']:.0f} CPU s")
@@ -141,7 +165,7 @@ def _process(config: Config, arguments: Sequence[str], what: str, output: Path |
 
 
 def _rows(name: str, taken: Mapping[str, float], comparison: Path) -> list[Row]:
-    label = name.replace(" ", "-")
+    label = _label(name)
     report = read_json(comparison / "generators" / label / "report.json", "a report")
     entries = read_json(comparison / "compare.json", "a comparison")["generators"]
     entry: Mapping[str, Any] = next(one for one in entries if one["name"] == label)
