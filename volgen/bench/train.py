@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from volgen.bench._result import Row, row
+from volgen.bench._result import Better, Row, row
 from volgen.bench._train_arm import Arm, Figures, measure
 from volgen.core.config import Config as BaseConfig
 from volgen.core.progress import progress, say
@@ -87,6 +87,13 @@ def _arms(config: Config) -> Iterator[tuple[Arm, str]]:
         yield Arm(f"loop {config.edge}^3 bare PyTorch, fused AdamW", config.edge, wavelet, loop="bare", fused=True), name
 
 
+def _better_way(name: str) -> Better | None:
+    """What is gated: the lead over MONAI's network, and what DeepSpeed costs."""
+    if name.endswith(" MONAI"):
+        return "higher"
+    return "lower" if name.endswith(" DeepSpeed") else None
+
+
 def _scaled(network: dict[str, Any], factor: float) -> dict[str, Any]:
     step = network.get("norm_groups", 8)
     return network | {"channels": [max(step, round(width * factor / step) * step) for width in network["channels"]]}
@@ -104,7 +111,8 @@ def _rows(name: str, found: Figures, reference: Figures | None, reference_name: 
     others = {} if reference is None else {"step": reference.cpu, "wall": reference.wall, "peak": reference.peak / 2**30}
     for what, (value, unit) in values.items():
         known = what in others and math.isfinite(others[what]) and name != reference_name
-        yield row(f"{name}: {what}", value, unit, *([Row(f"{reference_name}: {what}", others[what], unit)] if known else []))
+        compared = [Row(f"{reference_name}: {what}", others[what], unit)] if known else []
+        yield row(f"{name}: {what}", value, unit, *compared, better=_better_way(name) if compared and what != "wall" else None)
     yield Row(f"{name}: parameters", found.parameters, "")
 
 
