@@ -10,6 +10,7 @@ from volgen.bench import train
 from volgen.bench._train_arm import Arm, Figures, measure
 
 SMALL = {"kind": "wavelet_unet3d", "channels": [8]}
+WIDE = {"kind": "wavelet_unet3d", "channels": [32]}
 
 
 @pytest.mark.slow
@@ -23,7 +24,7 @@ def test_an_arm_trains_in_a_process_of_its_own(loop: str) -> None:
 
 @pytest.mark.slow
 def test_too_little_memory_is_a_figure() -> None:
-    found = measure(Arm("arm", 128, SMALL, loop="bare", precision="fp32", checkpointing=False), steps=1, memory_gib=1, patience=120)
+    found = measure(Arm("arm", 192, WIDE, loop="bare", precision="fp32", checkpointing=False), steps=1, memory_gib=1, patience=120)
     assert found.failed == "out of memory"
 
 
