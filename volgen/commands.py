@@ -232,8 +232,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 def _bench(options: argparse.Namespace, _: Overrides) -> int:
     from volgen.bench._command import run
 
-    run(options)
-    return DONE
+    return run(options)
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import volgen
-from volgen.bench import _result
+from volgen.bench import _gate, _result
 from volgen.core.config import Config
 from volgen.core.errors import UserError
+from volgen.core.exit_codes import CHECK_FAILED, DONE
 from volgen.core.files import write_json
 from volgen.core.manifest import git_revision
 from volgen.core.options import Parser, add_options, from_options
@@ -42,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.late = partial(_add_options, name=name)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Runs a benchmark, prints its table and writes its file; lists all of them if none is named.
+
+    Returns:
+        The exit code: 1 if a ratio is worse than that of ``--against`` by more than the margin.
 
     Raises:
         UserError: an option that the benchmark refuses, or what it says of its inputs.
@@ -52,17 +56,24 @@ def run(options: argparse.Namespace) -> None:
         names = titles()
         width = max(map(len, names))
         print("\n".join(f"{name:<{width}}  {title}" for name, title in names.items()))
-        return
+        return DONE
     found = module(PACKAGE, options.benchmark)
     if options.out is not None and options.out.is_dir():  # said before the work, not after it
         raise UserError("--out", f"{options.out} is a folder", "a file", "such as --out FILE.json")
     config = from_options(found.Config, options, f"volgen bench {options.benchmark}")
+    reference = None if options.against is None else _gate.read_reference(options.against, options.benchmark, _settings(config))
     rows = found.run(config)
     print(getattr(found, "table", _result.table)(rows))
     if options.out is not None:
         from volgen.bench._machine import machine  # asks torch, which the list of benchmarks need not wait for
 
         write_json(options.out, content(options.benchmark, config, rows, machine()))
+    if reference is None:
+        return DONE
+    worse = _gate.regressions(rows, reference, options.margin)
+    gated = sum(len(row.ratio_to) for row in reference)
+    print("\n".join([f"\n{len(worse)} of {gated} ratios are worse than the reference's by more than {options.margin:.0%}", *worse]))
+    return CHECK_FAILED if worse else DONE
 
 
 def content(name: str, config: Config, rows: Sequence[_result.Row], machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def content(name: str, config: Config, rows: Sequence[_result.Row], machine: Map
         "benchmark": name,
         "volgen_version": volgen.__version__,
         "git_revision": git_revision(),
-        "settings": {key: _nameless(value) for key, value in config},
+        "settings": _settings(config),
         "machine": dict(machine),
         "rows": [row.to_json() for row in rows],
     }
@@ -80,7 +91,22 @@ def content(name: str, config: Config, rows: Sequence[_result.Row], machine: Map
 def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
     add_options(parser, module(PACKAGE, name).Config)
     parser.add_argument("--out", metavar="FILE.json", type=Path, help="file for the figures (default: they are only printed)")
+    against = "file of --out of an earlier run: exit with 1 if a ratio fell behind it"
+    parser.add_argument("--against", metavar="FILE.json", type=Path, help=against)
+    margin = "with --against: part of a ratio that may be lost (default: %(default)s)"
+    parser.add_argument("--margin", metavar="SHARE", type=_share, default=_gate.MARGIN, help=margin)
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {key: _nameless(value) for key, value in config}
 
 
 def _nameless(value: Any) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Row:
         unit: of the value; "" for counts and ratios.
         ratio_to: for each row that this one is compared with, its name and this value divided by that one's.
         interval: low and high end of the 95 % interval of the value, where one was computed.
+        better: which way the value and its ratios should go; makes them part of the regression gate (``--against``).
     """
 
     name: str
@@ -24,18 +27,16 @@ class Row:
     unit: str
     ratio_to: Mapping[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    better: Better | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the file; ``interval`` only where there is one."""
-        content = asdict(self)
-        if self.interval is None:
-            del content["interval"]
-        return content
+        """The keys of the file; ``interval`` and ``better`` only where there is one."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def row(name: str, value: float, unit: str, *others: Row) -> Row:
+def row(name: str, value: float, unit: str, *others: Row, better: Better | None = None) -> Row:
     """A row relative to others. Those that are 0 are left out: nothing is a multiple of 0."""
-    return Row(name, value, unit, {other.name: value / other.value for other in others if other.value})
+    return Row(name, value, unit, {other.name: value / other.value for other in others if other.value}, better=better)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -70,12 +70,14 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Config]) -> None:
         default = None if required else field.get_default(call_default_factory=True)
         several = any(get_origin(part) is tuple for part in (field.annotation, *get_args(field.annotation)))
         text = " ".join((field.description or "").replace("``", "").split())
-        if not required and default is not None:
+        if not required and default not in (None, False):
             text += f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
         text = text.replace("%", "%%")
         place = next((mark for mark in field.metadata if isinstance(mark, Positional)), None)
         if place is not None:
             parser.add_argument(name, metavar=place.metavar, nargs="+" if several else None, help=text)
+        elif field.annotation is bool and default is False:
+            parser.add_argument(_option(name), dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
         elif several:
             numbers = any(leaf in (int, float) for leaf in _leaves(field.annotation))
             parser.add_argument(

@@ -24,6 +24,8 @@ class _Config(Config):
     """Words."""
     rate: float = Field(default=0.5, gt=0)
     """A number."""
+    short: bool = False
+    """A flag."""
 
 
 def _parse(*words: str) -> _Config:
@@ -52,8 +54,9 @@ def test_values_are_those_of_the_class_where_nothing_is_given() -> None:
     config = _parse("one", "--store", "s")
     assert (config.shape, config.kinds, config.rate) == ((8, 8, 8), ("a", "b"), 0.5)
     assert _parse("one", "--store", "s", "--rate", "1e-4", "--kinds", "c").model_dump() == {
-        "runs": (Path("one"),), "store": Path("s"), "shape": (8, 8, 8), "kinds": ("c",), "rate": 1e-4,
+        "runs": (Path("one"),), "store": Path("s"), "shape": (8, 8, 8), "kinds": ("c",), "rate": 1e-4, "short": False,
     }  # fmt: skip
+    assert _parse("one", "--short", "--store", "s").short
 
 
 @pytest.mark.parametrize(
