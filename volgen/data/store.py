@@ -19,6 +19,7 @@ from volgen.core.files import read_json
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.volume import Volume
+from volgen.data.convert import contiguous, to_unit
 from volgen.data.discover import safe
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
@@ -86,19 +87,27 @@ class Store:
         return [record for record in self.records if record.split == name]
 
     def read_codes(self, record: SubjectRecord, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Codes [X, Y, Z], C-contiguous; into ``out`` if given (right shape and dtype), which is then returned.
+        """Codes [X, Y, Z] in stored order, which is Fortran's: the transpose of what is on disk, not turned.
+
+        Args:
+            record: the scan.
+            out: read into this and return it; right shape and dtype, quickest from :meth:`buffer`.
 
         Raises:
             UserError: the shard is missing or damaged; names the scan.
         """
-        buffer = np.empty(record.shape, dtype=record.dtype) if out is None else out
+        buffer = self.buffer(record) if out is None else out
         if buffer.shape != record.shape or buffer.dtype != np.dtype(record.dtype):
             raise ValueError(f"buffer is {buffer.dtype}{list(buffer.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
-        return self._fill(record, buffer, self._array(record).T)
+        return self._fill(record, buffer, self._array(record))
+
+    def buffer(self, record: SubjectRecord) -> NDArray[Any]:
+        """An empty array that a scan's codes fit in, in stored order. Reusing it spares the page faults of a new one."""
+        return np.empty(record.shape, dtype=record.dtype, order="F")
 
     def read(self, record: SubjectRecord) -> Volume:
         """The scan in scanner units, float32."""
-        return Volume(decode(self.read_codes(record), record.slope, record.inter), record.affine)
+        return Volume(decode(contiguous(self.read_codes(record)), record.slope, record.inter), record.affine)
 
     def read_unit(self, record: SubjectRecord) -> NDArray[np.float32]:
         """The scan in [0, 1], float32 [X, Y, Z], through its robust window."""
@@ -112,9 +121,18 @@ class Store:
         """
         if not (0 <= axis < 3 and 0 <= start < stop <= record.shape[axis]):
             raise ValueError(f"slices {start}:{stop} of axis {axis} are outside {list(record.shape)}")
-        window = [slice(start, stop) if a == axis else slice(None) for a in range(3)]
-        buffer = np.empty([stop - start if a == axis else n for a, n in enumerate(record.shape)], dtype=record.dtype)
-        return to_unit(self._fill(record, buffer, self._array(record).T[tuple(window)].translate_to[0]), record)
+        window = [slice(start, stop) if a == axis else slice(0, size) for a, size in enumerate(record.shape)]
+        return to_unit(self._part(record, window), record)
+
+    def read_block(self, record: SubjectRecord, start: Shape3, shape: Shape3) -> NDArray[np.float32]:
+        """The block of ``shape`` whose first voxel is ``start``, float32 in [0, 1]. Only its chunks are read.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        if not all(first >= 0 and 0 < size <= whole - first for first, size, whole in zip(start, shape, record.shape, strict=True)):
+            raise ValueError(f"block {list(shape)} at {list(start)} is outside {list(record.shape)}")
+        return to_unit(self._part(record, [slice(first, first + size) for first, size in zip(start, shape, strict=True)]), record)
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum.
@@ -140,9 +158,13 @@ class Store:
             raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
         return array
 
-    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source: Any) -> NDArray[Any]:
+    def _part(self, record: SubjectRecord, window: Sequence[slice]) -> NDArray[Any]:
+        buffer = np.empty([part.stop - part.start for part in window], dtype=record.dtype, order="F")
+        return self._fill(record, buffer, self._array(record)[tuple(window[::-1])].translate_to[0])
+
+    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source_ZYX: Any) -> NDArray[Any]:
         try:
-            ts.array(buffer).write(source).result()
+            ts.array(buffer.T).write(source_ZYX).result()
         except Exception as error:
             raise self._damaged(record, error) from None
         return buffer
@@ -160,12 +182,3 @@ def open_array(group: Path) -> Any:
     """The codes of a group as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
     kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
     return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
-
-
-def to_unit(codes: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
-    """Codes -> [0, 1] through the record's window, in one pass (dequantising and windowing are both linear)."""
-    width = record.intensity.high - record.intensity.low
-    unit = np.multiply(codes, np.float32(record.slope / width), dtype=np.float32)
-    unit += np.float32((record.inter - record.intensity.low) / width)
-    clipped: NDArray[np.float32] = np.clip(unit, 0.0, 1.0, out=unit)
-    return clipped

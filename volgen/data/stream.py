@@ -128,7 +128,10 @@ class Stream:
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), key, p) for p in self._positions]
-        x_BCXYZ = torch.stack([future.result() for future in self._ahead.pop(step)])
+        examples = [future.result() for future in self._ahead.pop(step)]
+        x_BCXYZ = (
+            examples[0].contiguous()[None] if len(examples) == 1 else torch.stack(examples)
+        )  # a volume of 256^3 is not copied for nothing
         if torch.cuda.is_available():
             x_BCXYZ = x_BCXYZ.pin_memory()
         return Batch(x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions])
@@ -186,9 +189,9 @@ class Stream:
         return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
 
     def _example(self, record: SubjectRecord, step: int, position: int) -> Tensor:
-        scan: Scan = self._scan(record)
+        stored = self._scan(record)
         if self._augment.moves:
-            plain = scan
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            scan = VolumeScan(scan.shape, lambda: self._augment(plain.whole(), record.affine, self.seed, step, position))
-        return self._cut(scan, self.seed, step, position)
+            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, self.seed, step, position))
+            return self._cut(moved, self.seed, step, position)
+        return self._cut(stored, self.seed, step, position)
