@@ -126,10 +126,10 @@ def index_matrix(pose: tio.Affine, shape: Shape3, affine: NDArray[np.float64]) -
 
 def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
     """The volume whose voxel i is the source's value at index ``matrix @ i``: trilinear, and the fill outside of it; float32 [X, Y, Z]."""
-    volume_XYZ = torch.full(piece.shape, piece.fill)
+    volume_XYZ = np.full(piece.shape, piece.fill, np.float32)  # numpy asks for huge pages, torch does not: half the page faults
     start, size = _reached(piece, matrix)
     if min(size) == 0:
-        return volume_XYZ
+        return torch.from_numpy(volume_XYZ)
     # ITK's axes are named in the order of memory, so its x is our Z.
     backwards, shift = matrix[:3, :3][::-1, ::-1], (matrix[:3, 3] - piece.start)[::-1]
     transform = sitk.AffineTransform(3)
@@ -143,8 +143,8 @@ def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
     work.SetOutputOrigin([float(first) for first in start[::-1]])
     work.SetSize(size[::-1])
     result = work.Execute(sitk.GetImageFromArray(piece.voxels_XYZ.numpy()))
-    volume_XYZ.numpy()[_box(start, size)] = sitk.GetArrayViewFromImage(result)
-    return volume_XYZ
+    volume_XYZ[_box(start, size)] = sitk.GetArrayViewFromImage(result)
+    return torch.from_numpy(volume_XYZ)
 
 
 def _reached(piece: Piece, matrix: NDArray[np.float64]) -> tuple[list[int], list[int]]:

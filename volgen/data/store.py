@@ -122,7 +122,7 @@ class Store:
         if not (0 <= axis < 3 and 0 <= start < stop <= record.shape[axis]):
             raise ValueError(f"slices {start}:{stop} of axis {axis} are outside {list(record.shape)}")
         window = [slice(start, stop) if a == axis else slice(0, size) for a, size in enumerate(record.shape)]
-        return to_unit(self._part(record, window), record)
+        return to_unit(self.read_window(record, window), record)
 
     def read_block(self, record: SubjectRecord, start: Shape3, shape: Shape3) -> NDArray[np.float32]:
         """The block of ``shape`` whose first voxel is ``start``, float32 in [0, 1]. Only its chunks are read.
@@ -130,9 +130,19 @@ class Store:
         Raises:
             UserError: the shard is missing or damaged; names the scan.
         """
-        if not all(first >= 0 and 0 < size <= whole - first for first, size, whole in zip(start, shape, record.shape, strict=True)):
-            raise ValueError(f"block {list(shape)} at {list(start)} is outside {list(record.shape)}")
-        return to_unit(self._part(record, [slice(first, first + size) for first, size in zip(start, shape, strict=True)]), record)
+        window = [slice(first, first + size) for first, size in zip(start, shape, strict=True)]
+        return to_unit(self.read_window(record, window), record)
+
+    def read_window(self, record: SubjectRecord, window: Sequence[slice]) -> NDArray[Any]:
+        """Codes of a window, one slice with both ends for each RAS+ axis, in stored order as :meth:`read_codes`. Only its chunks are read.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        if not all(0 <= part.start < part.stop <= size for part, size in zip(window, record.shape, strict=True)):
+            raise ValueError(f"window {[(part.start, part.stop) for part in window]} is outside {list(record.shape)}")
+        buffer = np.empty([part.stop - part.start for part in window], dtype=record.dtype, order="F")
+        return self._fill(record, buffer, self._array(record)[tuple(window[::-1])].translate_to[0])
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum.
@@ -157,10 +167,6 @@ class Store:
         if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
             raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
         return array
-
-    def _part(self, record: SubjectRecord, window: Sequence[slice]) -> NDArray[Any]:
-        buffer = np.empty([part.stop - part.start for part in window], dtype=record.dtype, order="F")
-        return self._fill(record, buffer, self._array(record)[tuple(window[::-1])].translate_to[0])
 
     def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source_ZYX: Any) -> NDArray[Any]:
         try:
