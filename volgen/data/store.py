@@ -6,6 +6,7 @@ Legend: X Y Z voxels in RAS+; on disk the axes are z, y, x.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +16,12 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_json
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.volume import Volume
 from volgen.data.convert import contiguous, to_unit
 from volgen.data.discover import safe
+from volgen.data.place import EXPECTED, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
@@ -32,43 +33,38 @@ class Store:
     """A finished cohort. Safe to share between threads; not to be carried over a fork (open it again instead).
 
     Attributes:
-        path: the Zarr group.
+        path: where the Zarr group is.
         records: every scan, in the order of the manifest.
         fingerprint: of all records: voxels, geometry, windows and splits.
     """
 
-    def __init__(self, path: Path, records: Sequence[SubjectRecord]) -> None:
-        self.path = path
+    def __init__(self, path: Path | str | Place, records: Sequence[SubjectRecord]) -> None:
+        self.path = place(path) if isinstance(path, Path | str) else path
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
-        self._arrays: dict[str, Any] = {}
+        self._arrays: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Opens a store that ``volgen ingest`` finished.
+    def open(cls, path: Path | str) -> Self:
+        """Opens a store that ``volgen ingest`` finished: a folder, or an address that fsspec knows (``s3://bucket/store``).
 
         Raises:
             UserError: not a store, an unfinished one, or one whose manifest does not fit its fingerprint.
         """
-        expected = "a store made by `volgen ingest`"
-        if not path.is_dir():
-            raise UserError(str(path), "there is no such folder", expected)
-        if not (path / NAME).exists():
-            unfinished = (path / "zarr.json").exists()
-            found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
-            raise UserError(str(path), found, expected, "run the same ingest again, it will resume" if unfinished else "")
-        content = read_json(path / NAME, expected)
+        where = place(path)
+        content = where.manifest()
+        manifest = f"{where}/{NAME}"
         if content.get("stage") != "ingest" or content.get("store_version") != VERSION:
-            raise UserError(str(path / NAME), f"is of stage '{content.get('stage')}', version {content.get('store_version')}", expected)
+            raise UserError(manifest, f"is of stage '{content.get('stage')}', version {content.get('store_version')}", EXPECTED)
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             do = f"it was changed: delete {NAME} and run the same ingest again"
-            raise UserError(str(path / NAME), f"its subjects have another form ({error!r})", expected, do) from None
+            raise UserError(manifest, f"its subjects have another form ({error!r})", EXPECTED, do) from None
         if any(safe(record.id) != record.id for record in records) or cohort_fingerprint(records) != content.get("fingerprint"):
-            raise UserError(str(path / NAME), "was changed: its subjects do not fit its fingerprint", expected, "ingest again")
-        return cls(path, records)
+            raise UserError(manifest, "was changed: its subjects do not fit its fingerprint", EXPECTED, "ingest again")
+        return cls(where, records)
 
     @property
     def shape(self) -> Shape3 | None:
@@ -155,13 +151,19 @@ class Store:
 
     def _array(self, record: SubjectRecord) -> Any:
         with self._lock:
-            if record.id not in self._arrays:
-                self._arrays[record.id] = self._open(record)
-            return self._arrays[record.id]
+            if record.id in self._arrays:
+                self._arrays.move_to_end(record.id)
+                return self._arrays[record.id]
+        array = self._open(record)  # outside the lock: it may be fetched from far away
+        with self._lock:
+            self._arrays[record.id] = array
+            while self.path.most is not None and len(self._arrays) > self.path.most:
+                self._arrays.popitem(last=False)
+        return array
 
     def _open(self, record: SubjectRecord) -> Any:
         try:
-            array = open_array(self.path / record.id)
+            array = self.path.array(record.id)
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
             raise self._damaged(record, error) from None
         if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
@@ -179,12 +181,5 @@ class Store:
         return f"subject {record.id} of {self.path}"
 
     def _damaged(self, record: SubjectRecord, error: Exception) -> UserError:
-        shard = self.path / record.id / "0" / "c" / "0" / "0" / "0"
-        reason = "is missing" if not shard.exists() else "is damaged (" + " ".join(str(error).split())[:200] + ")"
+        reason = "is missing" if self.path.lacks(record.id) else "is damaged (" + " ".join(str(error).split())[:200] + ")"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
-
-
-def open_array(group: Path) -> Any:
-    """The codes of a group as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
-    kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
-    return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()

@@ -33,7 +33,8 @@ class StreamConfig(Config):
     """What is read, and how much of it at once."""
 
     store: str
-    """Path of a Zarr store that ``volgen ingest`` made; relative paths start at the working directory."""
+    """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address that fsspec knows
+    (``s3://bucket/store``)."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Voxels along the RAS+ axes; must be that of the store (stated here so that a dry run needs no data)."""
     batch_size: PositiveInt = 4
