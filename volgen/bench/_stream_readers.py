@@ -35,13 +35,13 @@ class Reader:
     Attributes:
         name: of its rows.
         new: the whole scan, in memory of its own.
-        part: a window of it, in memory of its own.
+        part: a window of it, in memory of its own; where the library can without reading the whole.
         into: the whole scan, into an array that was used before; where the library can.
     """
 
     name: str
     new: Callable[[int], Any]
-    part: Callable[[int, Window], Any]
+    part: Callable[[int, Window], Any] | None = None
     into: Callable[[int, Codes], Any] | None = None
 
 
@@ -57,6 +57,7 @@ def readers(folder: Path, records: Sequence[SubjectRecord], scans_ZYX: Sequence[
         yield from _hdf5(folder, scans_ZYX)
     for suffix in (".nii", ".nii.gz"):
         yield _nifti(folder, suffix, records, scans_ZYX)
+    yield Reader(f"{NIFTI_GZ}, get_fdata", lambda i: nib.load(folder / f"{i}.nii.gz").get_fdata().T)  # type: ignore[attr-defined]
 
 
 def _volgen(folder: Path, records: Sequence[SubjectRecord], scans_ZYX: Sequence[Codes]) -> Iterator[Reader]:

@@ -9,7 +9,6 @@ background is read and written, and it stays in the axis order of the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 from volgen.core.config import Config
 from volgen.core.protocols import Shape3
 from volgen.core.rng import generator
-from volgen.data.piece import Piece
+from volgen.data.piece import Piece, placed
 
 
 class AugmentConfig(Config):
@@ -65,9 +64,7 @@ class Unchanged:
 
     def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
         """The volume as it is."""
-        volume_XYZ = torch.full(piece.shape, piece.fill)
-        volume_XYZ[_box(piece.start, piece.voxels_XYZ.shape)] = piece.voxels_XYZ
-        return volume_XYZ
+        return piece.whole()
 
 
 class RandomPose:
@@ -126,10 +123,9 @@ def index_matrix(pose: tio.Affine, shape: Shape3, affine: NDArray[np.float64]) -
 
 def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
     """The volume whose voxel i is the source's value at index ``matrix @ i``: trilinear, and the fill outside of it; float32 [X, Y, Z]."""
-    volume_XYZ = np.full(piece.shape, piece.fill, np.float32)  # numpy asks for huge pages, torch does not: half the page faults
     start, size = _reached(piece, matrix)
     if min(size) == 0:
-        return torch.from_numpy(volume_XYZ)
+        return placed(np.empty((0, 0, 0)), start, piece.shape, piece.fill)
     # ITK's axes are named in the order of memory, so its x is our Z.
     backwards, shift = matrix[:3, :3][::-1, ::-1], (matrix[:3, 3] - piece.start)[::-1]
     transform = sitk.AffineTransform(3)
@@ -143,8 +139,7 @@ def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
     work.SetOutputOrigin([float(first) for first in start[::-1]])
     work.SetSize(size[::-1])
     result = work.Execute(sitk.GetImageFromArray(piece.voxels_XYZ.numpy()))
-    volume_XYZ[_box(start, size)] = sitk.GetArrayViewFromImage(result)
-    return torch.from_numpy(volume_XYZ)
+    return placed(sitk.GetArrayViewFromImage(result), start, piece.shape, piece.fill)
 
 
 def _reached(piece: Piece, matrix: NDArray[np.float64]) -> tuple[list[int], list[int]]:
@@ -155,10 +150,6 @@ def _reached(piece: Piece, matrix: NDArray[np.float64]) -> tuple[list[int], list
     first = np.clip(np.floor(reached.min(axis=1)), 0, piece.shape).astype(int)
     last = np.clip(np.ceil(reached.max(axis=1)) + 1, first, piece.shape).astype(int)
     return first.tolist(), (last - first).tolist()
-
-
-def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

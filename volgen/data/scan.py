@@ -40,7 +40,7 @@ class StoredScan:
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""
-        return torch.from_numpy(to_model(self._cache.codes(self._record), self._record))
+        return self.piece().whole()
 
     def piece(self) -> Piece:
         """All voxels but the background around them, in [-1, 1]."""

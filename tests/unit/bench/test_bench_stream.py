@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from volgen.bench import stream as benchmark
+from volgen.bench._stream_ranks import ranks
 from volgen.cli import main
+from volgen.data.store import Store
 
 
 def test_every_way_is_measured_on_the_same_voxels(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,8 +32,6 @@ def test_every_way_is_measured_on_the_same_voxels(blob_store: Path, tmp_path: Pa
 
 
 def test_ranks_are_processes(blob_store: Path) -> None:
-    from volgen.data.store import Store
-
-    records = Store.open(blob_store).split("train")
-    steps, seconds = benchmark._rank(blob_store, records, 1, 2, 3)
-    assert steps == 3 and seconds > 0
+    rows = ranks(blob_store, Store.open(blob_store).split("train"), 2)
+    assert [row.name.rsplit(maxsplit=1)[1] for row in rows] == ["1", "2"] and all(row.value > 0 for row in rows)
+    assert rows[1].ratio_to == {rows[0].name: pytest.approx(rows[1].value / rows[0].value)}
