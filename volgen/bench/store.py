@@ -24,8 +24,9 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.layout import CHUNK, Packing, write_array
+from volgen.data.place import open_array
 from volgen.data.quantise import CodeType, encode
-from volgen.data.store import Store, open_array
+from volgen.data.store import Store
 
 PACKINGS = (
     Packing(),

@@ -1,7 +1,10 @@
-"""Random transforms of a training volume: the numbers are drawn here, TorchIO's deterministic transforms apply them.
+"""Random transforms of a training volume: the numbers are drawn here, TorchIO says what they mean, one resampling applies them all.
 
 TorchIO's own random transforms, and ``Transform.__call__``, draw from torch's global generator, which threads share. Drawing from a
-keyed generator and calling ``apply_transform`` leaves that generator alone, and makes a volume a function of its key.
+keyed generator and asking TorchIO for the matrix alone leaves that generator alone, and makes a volume a function of its key.
+
+The result is that of ``torchio.Affine`` followed by ``torchio.Flip``, up to rounding, in a tenth of the time: only the box that is not
+background is read and written, and it stays in the axis order of the tensor.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torchio as tio
 from numpy.typing import NDArray
@@ -16,7 +20,9 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.protocols import Shape3
 from volgen.core.rng import generator
+from volgen.data.piece import Piece, placed
 
 
 class AugmentConfig(Config):
@@ -46,8 +52,8 @@ class Augmentation(Protocol):
 
     moves: bool
 
-    def __call__(self, volume_XYZ: Tensor, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """A volume of the same shape and, up to interpolation, the same range."""
+    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+        """The whole volume [X, Y, Z], of the same shape and, up to interpolation, the same range."""
         ...
 
 
@@ -56,9 +62,9 @@ class Unchanged:
 
     moves = False
 
-    def __call__(self, volume_XYZ: Tensor, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """Returns the volume itself."""
-        return volume_XYZ
+    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+        """The volume as it is."""
+        return piece.whole()
 
 
 class RandomPose:
@@ -69,22 +75,81 @@ class RandomPose:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, volume_XYZ: Tensor, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
         """Returns a new volume; equal keys give equal volumes on every rank."""
         config, source = self.config, generator(seed, "augment", *key)
         draws = (torch.rand(10, generator=source, dtype=torch.float64) * 2 - 1).tolist()
-        subject = tio.Subject(image=tio.ScalarImage(tensor=volume_XYZ[None], affine=affine))
+        matrix = np.eye(4)
         if config.rotation_degrees or config.translation_mm or config.scale:
             pose = tio.Affine(
                 scales=_three([1.0 + config.scale * draw for draw in draws[0:3]]),
                 degrees=_three([config.rotation_degrees * draw for draw in draws[3:6]]),
                 translation=_three([config.translation_mm * draw for draw in draws[6:9]]),
-                default_pad_value="minimum",
             )
-            subject = pose.apply_transform(subject)
-        moved: Tensor = subject["image"].data[0]
-        # Mirrored by index, about the image's middle; axis 0 runs from left to right in every store.
-        return moved.flip(0).contiguous() if config.flip_left_right and draws[9] > 0 else moved.contiguous()
+            matrix = index_matrix(pose, piece.shape, affine)
+        if config.flip_left_right and draws[9] > 0:
+            # Mirrored by index, about the image's middle; axis 0 runs from left to right in every store.
+            mirror = np.eye(4)
+            mirror[0, 0], mirror[0, 3] = -1.0, piece.shape[0] - 1.0
+            matrix = matrix @ mirror
+        return resample(piece, matrix)
+
+
+class _Frame:
+    """What ``torchio.Affine.get_affine_transform`` asks of an image."""
+
+    def __init__(self, shape: Shape3, affine: NDArray[np.float64]) -> None:
+        self._centre = (affine @ [*((size - 1) / 2 for size in shape), 1.0])[:3]
+        self._flat = shape[2] == 1
+
+    def is_2d(self) -> bool:
+        return self._flat
+
+    def get_center(self, lps: bool = False) -> tuple[float, float, float]:
+        x, y, z = self._centre.tolist()
+        return (-x, -y, z) if lps else (x, y, z)
+
+
+def index_matrix(pose: tio.Affine, shape: Shape3, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where a TorchIO transform takes the value of a voxel from: indices of the result -> indices of the source, [4, 4]."""
+    transform = pose.get_affine_transform(_Frame(shape, affine))
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    points = np.eye(4)
+    points[:3, :3] = np.array([transform.TransformPoint(tuple(unit)) for unit in np.eye(3).tolist()]).T - origin[:, None]
+    points[:3, 3] = origin
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return np.asarray(np.linalg.inv(to_lps) @ points @ to_lps)
+
+
+def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
+    """The volume whose voxel i is the source's value at index ``matrix @ i``: trilinear, and the fill outside of it; float32 [X, Y, Z]."""
+    start, size = _reached(piece, matrix)
+    if min(size) == 0:
+        return placed(np.empty((0, 0, 0)), start, piece.shape, piece.fill)
+    # ITK's axes are named in the order of memory, so its x is our Z.
+    backwards, shift = matrix[:3, :3][::-1, ::-1], (matrix[:3, 3] - piece.start)[::-1]
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(backwards.ravel().tolist())
+    transform.SetTranslation(shift.tolist())
+    work = sitk.ResampleImageFilter()
+    work.SetNumberOfThreads(1)  # the stream's workers are the threads
+    work.SetInterpolator(sitk.sitkLinear)
+    work.SetTransform(transform)
+    work.SetDefaultPixelValue(piece.fill)
+    work.SetOutputOrigin([float(first) for first in start[::-1]])
+    work.SetSize(size[::-1])
+    result = work.Execute(sitk.GetImageFromArray(piece.voxels_XYZ.numpy()))
+    return placed(sitk.GetArrayViewFromImage(result), start, piece.shape, piece.fill)
+
+
+def _reached(piece: Piece, matrix: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+    """First voxel and size of the box of the result outside of which nothing of the piece can be seen."""
+    low = np.array(piece.start) - 0.5
+    corners = low[:, None] + np.array(piece.voxels_XYZ.shape)[:, None] * np.indices((2, 2, 2)).reshape(3, -1)
+    reached = np.linalg.inv(matrix)[:3] @ np.vstack([corners, np.ones(8)])
+    first = np.clip(np.floor(reached.min(axis=1)), 0, piece.shape).astype(int)
+    last = np.clip(np.ceil(reached.max(axis=1)) + 1, first, piece.shape).astype(int)
+    return first.tolist(), (last - first).tolist()
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

@@ -22,6 +22,8 @@ from volgen.data import nifti
 from volgen.data.record import SubjectRecord
 
 CHUNK = 64
+SLAB_BYTES = 2**20
+"""Largest chunk of the layout for whole volumes: it and its packed form stay in one core's second-level cache while they are decoded."""
 ATTRIBUTE = "volgen"
 
 
@@ -32,6 +34,18 @@ class Packing:
     codec: Literal["none", "blosc-lz4", "blosc-zstd", "zstd"] = "blosc-lz4"
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "noshuffle"
     chunk: int = CHUNK
+    """Voxels along each axis of a chunk; 0: whole axial slices, as many as make 1 MiB."""
+
+    def inner(self, shape_ZYX: Shape3, itemsize: int) -> Shape3:
+        """Chunk of an array, z, y, x."""
+        if self.chunk:
+            return chunk_shape(shape_ZYX, self.chunk)
+        z, y, x = shape_ZYX
+        return chunk_shape((z, 1, 1), max(1, SLAB_BYTES // (y * x * itemsize)))[0], y, x
+
+
+Layout = Literal["slices", "volumes"]
+PACKINGS: Mapping[Layout, Packing] = {"slices": Packing(), "volumes": Packing(chunk=0)}
 
 
 def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
@@ -40,7 +54,7 @@ def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
     return x, y, z
 
 
-def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any]) -> None:
+def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any], layout: Layout = "slices") -> None:
     """Writes one scan.
 
     Args:
@@ -48,10 +62,11 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
         record: stored in the group's attributes as well, so that the manifest can be rebuilt from the groups.
         codes_ZYX: the codes.
         more: further attributes under ``volgen``.
+        layout: what reading is to be quick for.
     """
     attributes = {"ome": _ome(record), ATTRIBUTE: {"record": record.to_dict(), **more}}
     group = zarr.create_group(store=str(folder), zarr_format=3, attributes=attributes)
-    write_array(group, codes_ZYX, Packing())
+    write_array(group, codes_ZYX, PACKINGS[layout])
     head = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
     stored = group.create_array("nifti", shape=(len(head),), chunks=(len(head),), dtype="uint8", compressors=None, filters=None)
     stored[:] = np.frombuffer(head, dtype=np.uint8)
@@ -60,7 +75,7 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
 def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Packing) -> None:
     """Array ``0``: one shard over the whole volume, every inner chunk stored, so that absent data is damage and never zeros."""
     z, y, x = codes_ZYX.shape
-    inner = chunk_shape((z, y, x), packing.chunk)
+    inner = packing.inner((z, y, x), codes_ZYX.dtype.itemsize)
     shard = tuple(math.ceil(n / c) * c for n, c in zip(codes_ZYX.shape, inner, strict=True))
     codecs: list[Any] = [BytesCodec(endian="little"), *_compressor(packing, codes_ZYX.dtype.itemsize), Crc32cCodec()]
     array = group.create_array(

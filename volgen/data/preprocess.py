@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from volgen.core.config import Config
 from volgen.core.errors import UserError
 from volgen.core.volume import Volume
+from volgen.data.layout import Layout
 from volgen.data.quantise import CodeType
 
 SAME_SIZE = 1e-4
@@ -36,6 +37,8 @@ class IngestConfig(Config):
     """What the middle of the new grid is: the centre of mass of the foreground (voxels above the mean), or the middle of the old grid."""
     dtype: CodeType = "uint16"
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""
+    layout: Layout = "slices"
+    """What reading is to be quick for: ``slices`` in every orientation, blocks and volumes; or whole ``volumes`` alone, twice as quick."""
     suffix: str = Field(default="T1w", pattern=r"^[A-Za-z0-9]+$")
     """BIDS suffix of the images taken from a BIDS tree."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)

@@ -10,8 +10,10 @@ from torch.nn.functional import avg_pool3d
 
 from volgen.core.protocols import Shape3
 from volgen.data.cache import CodeCache
+from volgen.data.convert import to_model
+from volgen.data.piece import Piece, foreground
 from volgen.data.record import SubjectRecord
-from volgen.data.store import Store, to_unit
+from volgen.data.store import Store
 
 Coarse = dict[tuple[str, int], Tensor]
 """Coarse views by scan and edge: small, and needed again in every epoch."""
@@ -38,16 +40,18 @@ class StoredScan:
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""
-        return torch.from_numpy(to_unit(self._cache.codes(self._record), self._record)).mul_(2.0).sub_(1.0)
+        return self.piece().whole()
+
+    def piece(self) -> Piece:
+        """All voxels but the background around them, in [-1, 1]."""
+        return foreground(self._cache.codes(self._record), self._record)
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
         if self._cached:
             place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
-            unit = to_unit(self._cache.codes(self._record)[place], self._record)
-        else:
-            unit = self._store.read_slices(self._record, axis, start, stop)
-        return torch.from_numpy(unit).mul_(2.0).sub_(1.0)
+            return torch.from_numpy(to_model(self._cache.codes(self._record)[place], self._record))
+        return torch.from_numpy(self._store.read_slices(self._record, axis, start, stop)).mul_(2.0).sub_(1.0)
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels; the scan is read once."""

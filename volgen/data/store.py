@@ -6,6 +6,7 @@ Legend: X Y Z voxels in RAS+; on disk the axes are z, y, x.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +16,12 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_json
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.volume import Volume
+from volgen.data.convert import contiguous, to_unit
 from volgen.data.discover import safe
+from volgen.data.place import EXPECTED, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
@@ -31,43 +33,38 @@ class Store:
     """A finished cohort. Safe to share between threads; not to be carried over a fork (open it again instead).
 
     Attributes:
-        path: the Zarr group.
+        path: where the Zarr group is.
         records: every scan, in the order of the manifest.
         fingerprint: of all records: voxels, geometry, windows and splits.
     """
 
-    def __init__(self, path: Path, records: Sequence[SubjectRecord]) -> None:
-        self.path = path
+    def __init__(self, path: Path | str | Place, records: Sequence[SubjectRecord]) -> None:
+        self.path = place(path) if isinstance(path, Path | str) else path
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
-        self._arrays: dict[str, Any] = {}
+        self._arrays: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Opens a store that ``volgen ingest`` finished.
+    def open(cls, path: Path | str) -> Self:
+        """Opens a store that ``volgen ingest`` finished: a folder, or an address that fsspec knows (``s3://bucket/store``).
 
         Raises:
             UserError: not a store, an unfinished one, or one whose manifest does not fit its fingerprint.
         """
-        expected = "a store made by `volgen ingest`"
-        if not path.is_dir():
-            raise UserError(str(path), "there is no such folder", expected)
-        if not (path / NAME).exists():
-            unfinished = (path / "zarr.json").exists()
-            found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
-            raise UserError(str(path), found, expected, "run the same ingest again, it will resume" if unfinished else "")
-        content = read_json(path / NAME, expected)
+        where = place(path)
+        content = where.manifest()
+        manifest = f"{where}/{NAME}"
         if content.get("stage") != "ingest" or content.get("store_version") != VERSION:
-            raise UserError(str(path / NAME), f"is of stage '{content.get('stage')}', version {content.get('store_version')}", expected)
+            raise UserError(manifest, f"is of stage '{content.get('stage')}', version {content.get('store_version')}", EXPECTED)
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             do = f"it was changed: delete {NAME} and run the same ingest again"
-            raise UserError(str(path / NAME), f"its subjects have another form ({error!r})", expected, do) from None
+            raise UserError(manifest, f"its subjects have another form ({error!r})", EXPECTED, do) from None
         if any(safe(record.id) != record.id for record in records) or cohort_fingerprint(records) != content.get("fingerprint"):
-            raise UserError(str(path / NAME), "was changed: its subjects do not fit its fingerprint", expected, "ingest again")
-        return cls(path, records)
+            raise UserError(manifest, "was changed: its subjects do not fit its fingerprint", EXPECTED, "ingest again")
+        return cls(where, records)
 
     @property
     def shape(self) -> Shape3 | None:
@@ -86,19 +83,27 @@ class Store:
         return [record for record in self.records if record.split == name]
 
     def read_codes(self, record: SubjectRecord, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Codes [X, Y, Z], C-contiguous; into ``out`` if given (right shape and dtype), which is then returned.
+        """Codes [X, Y, Z] in stored order, which is Fortran's: the transpose of what is on disk, not turned.
+
+        Args:
+            record: the scan.
+            out: read into this and return it; right shape and dtype, quickest from :meth:`buffer`.
 
         Raises:
             UserError: the shard is missing or damaged; names the scan.
         """
-        buffer = np.empty(record.shape, dtype=record.dtype) if out is None else out
+        buffer = self.buffer(record) if out is None else out
         if buffer.shape != record.shape or buffer.dtype != np.dtype(record.dtype):
             raise ValueError(f"buffer is {buffer.dtype}{list(buffer.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
-        return self._fill(record, buffer, self._array(record).T)
+        return self._fill(record, buffer, self._array(record))
+
+    def buffer(self, record: SubjectRecord) -> NDArray[Any]:
+        """An empty array that a scan's codes fit in, in stored order. Reusing it spares the page faults of a new one."""
+        return np.empty(record.shape, dtype=record.dtype, order="F")
 
     def read(self, record: SubjectRecord) -> Volume:
         """The scan in scanner units, float32."""
-        return Volume(decode(self.read_codes(record), record.slope, record.inter), record.affine)
+        return Volume(decode(contiguous(self.read_codes(record)), record.slope, record.inter), record.affine)
 
     def read_unit(self, record: SubjectRecord) -> NDArray[np.float32]:
         """The scan in [0, 1], float32 [X, Y, Z], through its robust window."""
@@ -112,9 +117,28 @@ class Store:
         """
         if not (0 <= axis < 3 and 0 <= start < stop <= record.shape[axis]):
             raise ValueError(f"slices {start}:{stop} of axis {axis} are outside {list(record.shape)}")
-        window = [slice(start, stop) if a == axis else slice(None) for a in range(3)]
-        buffer = np.empty([stop - start if a == axis else n for a, n in enumerate(record.shape)], dtype=record.dtype)
-        return to_unit(self._fill(record, buffer, self._array(record).T[tuple(window)].translate_to[0]), record)
+        window = [slice(start, stop) if a == axis else slice(0, size) for a, size in enumerate(record.shape)]
+        return to_unit(self.read_window(record, window), record)
+
+    def read_block(self, record: SubjectRecord, start: Shape3, shape: Shape3) -> NDArray[np.float32]:
+        """The block of ``shape`` whose first voxel is ``start``, float32 in [0, 1]. Only its chunks are read.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        window = [slice(first, first + size) for first, size in zip(start, shape, strict=True)]
+        return to_unit(self.read_window(record, window), record)
+
+    def read_window(self, record: SubjectRecord, window: Sequence[slice]) -> NDArray[Any]:
+        """Codes of a window, one slice with both ends for each RAS+ axis, in stored order as :meth:`read_codes`. Only its chunks are read.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        if not all(0 <= part.start < part.stop <= size for part, size in zip(window, record.shape, strict=True)):
+            raise ValueError(f"window {[(part.start, part.stop) for part in window]} is outside {list(record.shape)}")
+        buffer = np.empty([part.stop - part.start for part in window], dtype=record.dtype, order="F")
+        return self._fill(record, buffer, self._array(record)[tuple(window[::-1])].translate_to[0])
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum.
@@ -127,22 +151,28 @@ class Store:
 
     def _array(self, record: SubjectRecord) -> Any:
         with self._lock:
-            if record.id not in self._arrays:
-                self._arrays[record.id] = self._open(record)
-            return self._arrays[record.id]
+            if record.id in self._arrays:
+                self._arrays.move_to_end(record.id)
+                return self._arrays[record.id]
+        array = self._open(record)  # outside the lock: it may be fetched from far away
+        with self._lock:
+            self._arrays[record.id] = array
+            while self.path.most is not None and len(self._arrays) > self.path.most:
+                self._arrays.popitem(last=False)
+        return array
 
     def _open(self, record: SubjectRecord) -> Any:
         try:
-            array = open_array(self.path / record.id)
+            array = self.path.array(record.id)
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
             raise self._damaged(record, error) from None
         if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
             raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
         return array
 
-    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source: Any) -> NDArray[Any]:
+    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source_ZYX: Any) -> NDArray[Any]:
         try:
-            ts.array(buffer).write(source).result()
+            ts.array(buffer.T).write(source_ZYX).result()
         except Exception as error:
             raise self._damaged(record, error) from None
         return buffer
@@ -151,21 +181,5 @@ class Store:
         return f"subject {record.id} of {self.path}"
 
     def _damaged(self, record: SubjectRecord, error: Exception) -> UserError:
-        shard = self.path / record.id / "0" / "c" / "0" / "0" / "0"
-        reason = "is missing" if not shard.exists() else "is damaged (" + " ".join(str(error).split())[:200] + ")"
+        reason = "is missing" if self.path.lacks(record.id) else "is damaged (" + " ".join(str(error).split())[:200] + ")"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
-
-
-def open_array(group: Path) -> Any:
-    """The codes of a group as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
-    kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
-    return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
-
-
-def to_unit(codes: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
-    """Codes -> [0, 1] through the record's window, in one pass (dequantising and windowing are both linear)."""
-    width = record.intensity.high - record.intensity.low
-    unit = np.multiply(codes, np.float32(record.slope / width), dtype=np.float32)
-    unit += np.float32((record.inter - record.intensity.low) / width)
-    clipped: NDArray[np.float32] = np.clip(unit, 0.0, 1.0, out=unit)
-    return clipped

@@ -33,7 +33,8 @@ class StreamConfig(Config):
     """What is read, and how much of it at once."""
 
     store: str
-    """Path of a Zarr store that ``volgen ingest`` made; relative paths start at the working directory."""
+    """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address that fsspec knows
+    (``s3://bucket/store``)."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Voxels along the RAS+ axes; must be that of the store (stated here so that a dry run needs no data)."""
     batch_size: PositiveInt = 4
@@ -128,7 +129,10 @@ class Stream:
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), key, p) for p in self._positions]
-        x_BCXYZ = torch.stack([future.result() for future in self._ahead.pop(step)])
+        examples = [future.result() for future in self._ahead.pop(step)]
+        x_BCXYZ = (
+            examples[0].contiguous()[None] if len(examples) == 1 else torch.stack(examples)
+        )  # a volume of 256^3 is not copied for nothing
         if torch.cuda.is_available():
             x_BCXYZ = x_BCXYZ.pin_memory()
         return Batch(x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions])
@@ -186,9 +190,9 @@ class Stream:
         return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
 
     def _example(self, record: SubjectRecord, step: int, position: int) -> Tensor:
-        scan: Scan = self._scan(record)
+        stored = self._scan(record)
         if self._augment.moves:
-            plain = scan
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            scan = VolumeScan(scan.shape, lambda: self._augment(plain.whole(), record.affine, self.seed, step, position))
-        return self._cut(scan, self.seed, step, position)
+            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, self.seed, step, position))
+            return self._cut(moved, self.seed, step, position)
+        return self._cut(stored, self.seed, step, position)

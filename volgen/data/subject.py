@@ -159,7 +159,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcom
     share = round(kept(scan.volume, volume), 6)
     temporary = store / f"{TEMPORARY}{found.id}"
     shutil.rmtree(temporary, ignore_errors=True)
-    write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share})
+    write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share}, config.layout)
     temporary.replace(store / found.id)
     return Outcome(found, record, file=file, voxels=voxels, kept=share)
 

@@ -199,7 +199,7 @@ def _open_or_create(store: Path, config: IngestConfig) -> None:
         return
     try:
         attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        before: dict[str, Any] = attributes[ATTRIBUTE]["settings"]
+        before: dict[str, Any] = {"layout": "slices", **attributes[ATTRIBUTE]["settings"]}  # stores older than the choice have this one
     except (OSError, ValueError, KeyError, TypeError):
         found = "is a Zarr group, but not a store"
         raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None

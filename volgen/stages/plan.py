@@ -108,8 +108,8 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
 def _people(recipe: Recipe, assumptions: list[str]) -> int:
     """Training volumes of the store, if it is there."""
     path = Path(recipe.data.store)
-    if path.exists():
-        return len(Store.open(path).split("train"))
+    if "://" in recipe.data.store or path.exists():
+        return len(Store.open(recipe.data.store).split("train"))
     assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
     return ASSUMED_PEOPLE
 

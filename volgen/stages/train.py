@@ -60,7 +60,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     launch = launches.discover()
     launches.publish(launch)
     _check_batch(recipe, group_of(launch, recipe.experts.groups)[1].world_size)
-    store = Store.open(Path(recipe.data.store))
+    store = Store.open(recipe.data.store)
     run.check_same(recipe.directory, recipe.model_dump(mode="json"))
     _check_cohort(recipe.directory, store)
     # Ranks must not answer this one by one: another job may finish the run in between.

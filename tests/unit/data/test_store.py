@@ -15,7 +15,7 @@ import tensorstore
 import zarr
 
 from volgen.core.errors import UserError
-from volgen.data.layout import chunk_shape
+from volgen.data.layout import PACKINGS, chunk_shape
 from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store
 from volgen.stages.ingest import ingest
@@ -49,9 +49,9 @@ def test_reads_agree_with_each_other_and_with_zarr(made: Path) -> None:
         codes = store.read_codes(record)
         with_zarr = zarr.open_group(str(made / record.id), mode="r")["0"]
         assert isinstance(with_zarr, zarr.Array) and with_zarr.shape == SHAPE[::-1]
-        assert np.array_equal(codes, np.asarray(with_zarr[...]).T) and codes.flags.c_contiguous
-        out = np.zeros(SHAPE, np.uint16)
-        assert store.read_codes(record, out=out) is out and np.array_equal(out, codes)
+        assert np.array_equal(codes, np.asarray(with_zarr[...]).T) and codes.flags.f_contiguous
+        for out in (np.zeros(SHAPE, np.uint16), store.buffer(record)):
+            assert store.read_codes(record, out=out) is out and np.array_equal(out, codes)
         volume = store.read(record)
         assert np.array_equal(volume.voxels, (codes.astype(np.float64) * record.slope + record.inter).astype(np.float32))
         unit = store.read_unit(record)
@@ -61,6 +61,7 @@ def test_reads_agree_with_each_other_and_with_zarr(made: Path) -> None:
             window = [slice(None)] * 3
             window[axis] = slice(5, 9)
             assert np.array_equal(store.read_slices(record, axis, 5, 9), unit[tuple(window)])
+        assert np.array_equal(store.read_block(record, (3, 30, 0), (20, 40, 33)), unit[3:23, 30:])
         store.verify(record)
     assert store.shape == SHAPE and len(store.split("train")) + len(store.split("validation")) + len(store.split("test")) == 2
 
@@ -71,6 +72,8 @@ def test_wrong_buffers_and_windows_are_refused(made: Path) -> None:
         store.read_codes(store.records[0], out=np.zeros(SHAPE, np.uint8))
     with pytest.raises(ValueError, match="outside"):
         store.read_slices(store.records[0], 2, 30, 34)
+    with pytest.raises(ValueError, match="outside"):
+        store.read_block(store.records[0], (0, 0, 30), (5, 5, 5))
     with pytest.raises(UserError, match="one of train"):
         store.split("holdout")  # type: ignore[arg-type]
 
@@ -89,6 +92,28 @@ def test_layout_is_one_shard_with_checked_chunks_all_stored(made: Path) -> None:
     count = int(np.prod([-(-n // c) for n, c in zip(SHAPE[::-1], inner, strict=True)]))
     index = np.frombuffer((array / "c/0/0/0").read_bytes()[-(16 * count + 4) : -4], "<u8")
     assert (index != 2**64 - 1).all()
+
+
+def test_the_layout_for_volumes_holds_the_same_cohort_in_whole_slices(made: Path, tmp_path: Path) -> None:
+    ingest(made.parent / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None, layout="volumes"))
+    store, other = Store.open(tmp_path / "store"), Store.open(made)
+    assert store.fingerprint == other.fingerprint
+    for record in store.records:
+        store.verify(record)
+        assert np.array_equal(store.read_slices(record, 0, 3, 8), other.read_slices(record, 0, 3, 8))
+    (sharding,) = json.loads((tmp_path / "store" / "sub-0" / "0" / "zarr.json").read_text())["codecs"]
+    assert sharding["configuration"]["chunk_shape"] == list(SHAPE)[::-1]  # all of it is below 1 MiB
+    assert PACKINGS["volumes"].inner((256, 256, 256), 1) == (16, 256, 256)
+    assert PACKINGS["volumes"].inner((181, 288, 288), 2) == (6, 288, 288)
+    with pytest.raises(UserError, match="layout was volumes, now slices"):
+        ingest(made.parent / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None))
+
+
+def test_a_store_that_is_older_than_the_choice_of_layout_goes_on(made: Path, store: Path) -> None:
+    content = json.loads((store / "zarr.json").read_text())
+    assert content["attributes"]["volgen"]["settings"].pop("layout") == "slices"
+    (store / "zarr.json").write_text(json.dumps(content))
+    ingest(made.parent / "in", store, IngestConfig(shape=None, voxel_size=None))
 
 
 def test_chunks_divide_evenly() -> None:

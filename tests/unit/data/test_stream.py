@@ -13,6 +13,7 @@ import torch
 from volgen.core.errors import UserError
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
+from volgen.data.piece import Piece
 from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, StreamConfig
@@ -124,7 +125,7 @@ def test_flips_mirror_left_and_right_only(store: Store) -> None:
 def test_rotation_is_about_the_centre_and_fills_with_the_minimum() -> None:
     volume = torch.full((21, 21, 21), -1.0)
     volume[8:13, 8:13, 8:13] = 1.0
-    moved = AugmentConfig(rotation_degrees=30).build()(volume, np.eye(4), 0, 1, 2)
+    moved = AugmentConfig(rotation_degrees=30).build()(Piece.of(volume), np.eye(4), 0, 1, 2)
     assert float(moved.min()) == -1.0 and not torch.equal(moved, volume)
     weights = moved + 1
     centre = [float((weights.sum(dim=[a for a in range(3) if a != axis]) * torch.arange(21)).sum() / weights.sum()) for axis in range(3)]

@@ -1,0 +1,37 @@
+"""Every way to read is measured on the same voxels, and volgen's rows say what they are relative to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from volgen.bench import stream as benchmark
+from volgen.bench._stream_ranks import ranks
+from volgen.cli import main
+from volgen.data.store import Store
+
+
+def test_every_way_is_measured_on_the_same_voxels(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "stream.json"
+    command = ["bench", "stream", "--store", str(blob_store), "--volumes", "2", "--repeats", "1", "--block", "6", "--short"]
+    assert main([*command, "--out", str(out)]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows["voxels"]["value"] == 16**3 and 0 < rows["background"]["value"] < 1
+    for group in benchmark.GROUPS:
+        for layout in ("slices", "volumes"):
+            own = rows[f"{group}: volgen, {layout}"]
+            assert own["better"] == "higher" and len(own["ratio_to"]) >= 3 and rows[f"{group}: volgen, {layout}, wall"]["value"] > 0
+            for other, ratio in own["ratio_to"].items():
+                assert ratio == pytest.approx(own["value"] / rows[other]["value"])
+        assert not any("volgen" in name for name in own["ratio_to"])
+    assert "volume, new array: nibabel .nii.gz" in rows["volume, reused buffer: volgen, volumes"]["ratio_to"]
+    assert "| volgen, slices |" in capsys.readouterr().out
+    assert main([*command, "--against", str(out), "--margin", "0.99"]) == 0
+
+
+def test_ranks_are_processes(blob_store: Path) -> None:
+    rows = ranks(blob_store, Store.open(blob_store).split("train"), 2)
+    assert [row.name.rsplit(maxsplit=1)[1] for row in rows] == ["1", "2"] and all(row.value > 0 for row in rows)
+    assert rows[1].ratio_to == {rows[0].name: pytest.approx(rows[1].value / rows[0].value)}

@@ -1,0 +1,85 @@
+"""A store behind fsspec gives the batches of the same store in a folder, and its damage is found too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from volgen.core.errors import UserError
+from volgen.data.augment import AugmentConfig
+from volgen.data.place import Remote
+from volgen.data.store import Store
+from volgen.data.stream import Stream, StreamConfig
+
+
+@pytest.fixture
+def memory(blob_store: Path) -> Iterator[str]:
+    """The store, in fsspec's memory."""
+    files = fsspec.filesystem("memory")
+    files.put(f"{blob_store}/", "/cohort/", recursive=True)
+    yield "memory://cohort"
+    files.rm("/cohort", recursive=True)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(blob_store: Path) -> Iterator[str]:
+    """The store, behind a web server on this machine."""
+    pytest.importorskip("aiohttp", reason="fsspec needs aiohttp for http://")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(blob_store))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["memory", "web"])
+def test_batches_are_those_of_the_folder(
+    kind: str, blob_store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Remote, "most", 2)  # so that scans are fetched again
+    local, remote = Store.open(blob_store), Store.open(request.getfixturevalue(kind))
+    assert remote.fingerprint == local.fingerprint
+    config = StreamConfig(store="", shape=(16, 16, 16), cache_gib=0.0, augment=AugmentConfig(rotation_degrees=10, flip_left_right=True))
+    with closing(Stream(local, "train", config, 1)) as one, closing(Stream(remote, "train", config, 1)) as other:
+        for step in (0, 5, 2):
+            first, second = one.batch(step), other.batch(step)
+            assert first.ids == second.ids and torch.equal(first.x_BCXYZ, second.x_BCXYZ)
+    record = local.records[0]
+    remote.verify(record)
+    assert np.array_equal(remote.read_slices(record, 1, 4, 6), local.read_slices(record, 1, 4, 6))
+
+
+def test_what_is_missing_or_damaged_is_named(memory: str) -> None:
+    files, store = fsspec.filesystem("memory"), Store.open(memory)
+    first, second = store.records[:2]
+    shard = f"/cohort/{first.id}/0/c/0/0/0"
+    data = bytearray(files.cat_file(shard))
+    data[len(data) // 3] ^= 0x10
+    files.pipe_file(shard, bytes(data))
+    with pytest.raises(UserError, match=f"subject {first.id} of memory://cohort: its data is damaged"):
+        store.read(first)
+    files.rm(f"/cohort/{second.id}/0/c/0/0/0")
+    with pytest.raises(UserError, match=f"subject {second.id} .*is missing"):
+        store.read(second)
+    files.rm("/cohort/manifest.json")
+    with pytest.raises(UserError, match=r"memory://cohort: holds no manifest\.json"):
+        Store.open(memory)
+
+
+def test_addresses_that_nothing_reads_are_refused_without_their_password() -> None:
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        Store.open("nonsense://somebody:secret@host/store")
+    assert "secret" not in str(caught.value)

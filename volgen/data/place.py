@@ -1,0 +1,134 @@
+"""Where a store is: a folder, or anything that fsspec reads (``s3://``, ``https://``, ``memory://``, ...)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import tensorstore as ts
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json
+from volgen.core.manifest import NAME
+
+EXPECTED = "a store made by `volgen ingest`"
+ARRAY, SHARD = "0/zarr.json", "0/c/0/0/0"
+
+
+class Place(Protocol):
+    """What a store asks of where it is; as text, what messages call it.
+
+    Attributes:
+        most: arrays that may be open at once, or None for any number.
+    """
+
+    most: int | None
+
+    def manifest(self) -> dict[str, Any]:
+        """Content of the manifest.
+
+        Raises:
+            UserError: no finished store is there, or it cannot be reached.
+        """
+        ...
+
+    def array(self, name: str) -> Any:
+        """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
+        ...
+
+    def lacks(self, name: str) -> bool:
+        """Whether the data of a scan is not there at all."""
+        ...
+
+
+class Local:
+    """A folder."""
+
+    most: int | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def manifest(self) -> dict[str, Any]:
+        """Content of the manifest."""
+        if not self.path.is_dir():
+            raise UserError(str(self), "there is no such folder", EXPECTED)
+        if not (self.path / NAME).exists():
+            unfinished = (self.path / "zarr.json").exists()
+            found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
+            raise UserError(str(self), found, EXPECTED, "run the same ingest again, it will resume" if unfinished else "")
+        content: dict[str, Any] = read_json(self.path / NAME, EXPECTED)
+        return content
+
+    def array(self, name: str) -> Any:
+        """The codes of a scan: chunks are read from the file as they are asked for."""
+        return open_array(self.path / name)
+
+    def lacks(self, name: str) -> bool:
+        """Whether the data of a scan is not there at all."""
+        return not (self.path / name / SHARD).exists()
+
+
+class Remote:
+    """A folder behind fsspec.
+
+    A scan is fetched whole, in one request: packed it is one object of a few megabytes, which costs less than a request for each chunk.
+    The packed scans used last are kept. Credentials are those of fsspec's own configuration and of the environment.
+
+    Raises:
+        UserError: no such protocol, or the package for it is missing.
+    """
+
+    most: int | None = 64
+
+    def __init__(self, url: str) -> None:
+        self._name = re.sub(r"//[^/@]*@", "//", url)  # no password in messages or manifests
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise UserError(self._name, f"cannot be reached ({error})", "an address that fsspec knows, such as s3://bucket/store") from None
+
+    def __str__(self) -> str:
+        return self._name
+
+    def manifest(self) -> dict[str, Any]:
+        """Content of the manifest."""
+        try:
+            content = json.loads(self._fetch(NAME))
+        except FileNotFoundError:
+            raise UserError(str(self), f"holds no {NAME}", EXPECTED) from None
+        except Exception as error:  # each file system has errors of its own
+            raise UserError(str(self), f"its {NAME} cannot be read ({' '.join(str(error).split())[:200]})", EXPECTED) from None
+        return content if isinstance(content, dict) else {}
+
+    def array(self, name: str) -> Any:
+        """The codes of a scan, fetched."""
+        held = ts.KvStore.open({"driver": "memory"}, context=ts.Context()).result()
+        for part in (ARRAY, SHARD):
+            held.write(part.removeprefix("0/"), self._fetch(f"{name}/{part}")).result()
+        return ts.open({"driver": "zarr3", "fill_missing_data_reads": False}, kvstore=held, read=True, open=True).result()
+
+    def lacks(self, name: str) -> bool:
+        """Whether the data of a scan is not there at all."""
+        return not self._files.exists(f"{self._root}/{name}/{SHARD}")
+
+    def _fetch(self, name: str) -> bytes:
+        content: bytes = self._files.cat_file(f"{self._root}/{name}")
+        return content
+
+
+def place(at: Path | str) -> Place:
+    """A folder, or an address with ``://`` in it."""
+    return Remote(at) if isinstance(at, str) and "://" in at else Local(Path(at))
+
+
+def open_array(group: Path) -> Any:
+    """The codes of a group on disk as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
+    kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
+    return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
