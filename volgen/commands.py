@@ -205,9 +205,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--canaries", metavar="PREFIX", help=chosen)
     drawn = "volumes to draw and to compare with people; 0 for none (default: %(default)s)"
     parser.add_argument("--count", metavar="N", type=int, default=32, help=drawn)
-    parser.add_argument(
-        "--levels", metavar="N", type=int, default=4, help="noise levels to compare losses at (default: %(default)s)"
-    )
+    parser.add_argument("--levels", metavar="N", type=int, default=4, help="noise levels to compare losses at (default: %(default)s)")
     parser.add_argument("--draws", metavar="N", type=int, default=8, help="noises for each scan and level (default: %(default)s)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of noises and volumes (default: %(default)s)")
     parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="volumes denoised together (default: %(default)s)")

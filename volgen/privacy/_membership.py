@@ -50,7 +50,7 @@ def statistics(losses_PL: Array, names: list[str], shadows: Shadows | None = Non
 
 
 def likelihood_ratio(losses_PL: Array, shadows: Shadows) -> Array:
-    """The log-likelihood ratio log p(loss | trained on) - log p(loss | not), summed over noise levels, up to a constant that all people share.
+    """The log-likelihood ratio log p(loss | trained on) - log p(loss | not), over all noise levels, up to a constant.
 
     LiRA (Carlini et al. 2022) with few shadow models: their losses are fitted by log loss = person + model + gain * (trained on) + normal
     rest, level by level. What Carlini et al. estimate for each person (both means and variances) would take hundreds of models; here the

@@ -64,18 +64,19 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
         headline = f"There is a guarantee on paper, but epsilon {epsilon:.3g} is too large to protect anybody."
     if not finished:
         headline += " Training has not finished; the number is the whole budget."
-    steps = sum(int(entry["steps"]) for entry in ledger.get("entries", ()))
+    entries = ledger.get("entries", ())
+    steps = sum(int(entry["steps"]) for entry in entries)
     numbers = [
         _row("epsilon", f"{epsilon:.4g}", "no odds about a patient change by more than a factor of e^epsilon"),
         _row("delta", f"{delta:.2g}", "the chance that this fails; it has to be far below one over the number of patients"),
         _row("even odds become at most", odds(epsilon), "that somebody took part, for whoever held it to be as likely as not"),
-        _row("counted with", str(ledger.get("accountant")), f"over {steps} noisy steps of {len(ledger.get('entries', ()))} networks, with all"
-             " restarts, and any number of volumes drawn"),
+        _row("counted with", str(ledger.get("accountant")), f"over {steps} noisy steps of {len(entries)} networks, with all restarts,"
+             " and any number of volumes drawn"),
     ]  # fmt: skip
     numbers += [
         _row("noise multiplier", f"{entry['noise_multiplier']:.4g}", f"network '{entry['scope']}': {entry['steps']} steps, sampling rate"
              f" {entry['sampling_rate']:.3g}, clip norm {entry['clip_norm']:g}")
-        for entry in ledger.get("entries", ())[:20]
+        for entry in entries[:20]
     ]  # fmt: skip
     covered = ", ".join(assumed.get("covered", ()))
     return {
@@ -123,9 +124,11 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
         rows.append(_row("epsilon at least", "unknown", bound["skipped"]))
     else:
         best = bound["best"]
-        rows.append(_row("epsilon at least", f"{bound['epsilon']:.3g}", f"at delta {bound['delta']:.2g}, confidence {bound['confidence']:.0%}:"
-                         f" {best['right']} of {best['made']} guesses about {bound['people']} patients were right ({best['statistic']};"
-                         f" {bound['tests']} tests paid for)"))  # fmt: skip
+        words = (
+            f"at delta {bound['delta']:.2g}, confidence {bound['confidence']:.0%}: {best['right']} of {best['made']} guesses about"
+            f" {bound['people']} patients were right ({best['statistic']}; {bound['tests']} tests paid for)"
+        )
+        rows.append(_row("epsilon at least", f"{bound['epsilon']:.3g}", words))
     for part, name in (("nearest", "copies"), ("twins", "two models of halves that share nobody")):
         found = audit[part]
         rows.append(_row(name, "not looked at" if "skipped" in found else "found" if found["leaks"] else "none found",

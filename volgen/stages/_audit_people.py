@@ -51,7 +51,7 @@ def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
     check_cohort(trained, members)
     data, same = trained.recipe.data, others.fingerprint == members.fingerprint
     inside = {record.patient for record in data.records(members, "train")}
-    looked_at: tuple[Split, ...] = ("train", "test", *(("validation",) if trained.recipe.privacy.private else ()))  # type: ignore[assignment]
+    looked_at: tuple[Split, ...] = ("train", "test", *(("validation",) if trained.recipe.privacy.private else ()))
     records = [record for record in members.records if record.split in looked_at and (same or record.patient in inside)]
     people = _people(members, records, inside, coin=data.half is not None and same)
     if not same:

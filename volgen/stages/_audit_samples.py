@@ -94,7 +94,10 @@ def twins(
     found = _memorisation.twins(points, volumes, others, also)
     leaks = found["nearer_to_training"] > MOST * found["pairs"]
     if leaks:
-        verdict = f"memorises: {found['nearer_to_training']} of {found['pairs']} pairs are more like people of their own halves than like each other"
+        verdict = (
+            f"memorises: {found['nearer_to_training']} of {found['pairs']} pairs are more like people of their own halves than like each"
+            " other"
+        )
     else:
         verdict = "generalises: from the same seed both halves' models draw volumes more alike than each is to those it was trained on"
         if found["twins"] < min(found["first_to_training"], found["second_to_training"]):
