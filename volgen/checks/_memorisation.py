@@ -19,8 +19,9 @@ from volgen.checks._mask import head_mask
 
 LARGEST_EDGE = 32
 PERMUTATIONS = 4999
-COPY = 0.5
-"""A volume nearer to a person than this times the smallest distance between any two people is a copy of them."""
+COPY = 0.2
+"""A volume nearer to a person than this times the smallest distance between any two people is a copy of them (half-way between two people
+it would be a quarter)."""
 SPACE = "1 - correlation inside the union of real heads, means over cubes until no edge exceeds 32 voxels"
 Unit = NDArray[np.float32]
 Rows = NDArray[np.float64]
@@ -64,7 +65,7 @@ def nearest(people: People, drawn: Sequence[Unit], seed: int) -> dict[str, Any]:
 
     Returns:
         Medians of distances: drawn to trained-on and to others, others to trained-on, trained-on to other trained-on (between different
-        persons); ``copies``: drawn volumes that are nearer to a person trained on than half the smallest distance of two people;
+        persons); ``copies``: drawn volumes that are nearer to a person trained on than a fifth of the smallest distance of two people;
         ``nearest_is_member``: for how many drawn volumes the nearest person of all was trained on, ``expected`` for how many by chance,
         ``p_value``: how often equally many random people would be nearest to as many (permutation test, one-sided).
     """

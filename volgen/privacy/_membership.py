@@ -6,7 +6,7 @@ Legend: P people, L noise levels, S shadow models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy.stats import binomtest, mannwhitneyu, rankdata
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FALSE_POSITIVES = (0.001, 0.01, 0.1)
+NEXT = 1e-9
 COMBINED, LIRA = "all levels", "shadow models (LiRA)"
 CURVE_POINTS = 200
 
@@ -107,17 +108,15 @@ def auc_interval(auc: float, yes: int, no: int, confidence: float) -> list[float
         spread = end * (1.0 - end) * (1.0 + half * ((1.0 - end) / (2.0 - end) + end / (1.0 + end))) / (yes * no)
         return abs(auc - end) - z * math.sqrt(max(spread, 0.0))
 
-    return [_end(reach, 0.0, auc) if auc > 0.0 else 0.0, _end(reach, 1.0, auc) if auc < 1.0 else 1.0]
+    # Not from the area itself: at 0 and 1 that is a root too.
+    low = float(brentq(reach, 0.0, auc - NEXT)) if auc > NEXT else 0.0
+    return [low, float(brentq(reach, auc + NEXT, 1.0)) if auc < 1.0 - NEXT else 1.0]
 
 
 def summary(measured: Mapping[str, Mapping[str, Any]]) -> tuple[str, float]:
     """The statistic that tells most, and its p-value times their number (Bonferroni)."""
     best = min(measured, key=lambda name: measured[name]["p_value"])
     return best, min(measured[best]["p_value"] * len(measured), 1.0)
-
-
-def _end(reach: Callable[[float], float], outer: float, auc: float) -> float:
-    return outer if reach(outer) <= 0.0 else float(brentq(reach, *sorted((outer, auc))))
 
 
 def _at(rate: float, yes: Array, no: Array, confidence: float) -> dict[str, Any]:

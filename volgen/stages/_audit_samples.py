@@ -53,7 +53,10 @@ def nearest(points: _memorisation.People, volumes: Sequence[Unit], seed: int) ->
     """:func:`volgen.checks._memorisation.nearest` with a verdict in words."""
     found = _memorisation.nearest(points, volumes, seed)
     if found["copies"]:
-        verdict = f"copies: {found['copies']} of {found['drawn']} volumes are nearer to somebody trained on than any two people are by half"
+        verdict = (
+            f"copies: {found['copies']} of {found['drawn']} volumes are nearer to somebody trained on than a fifth of the smallest distance"
+            " between any two people"
+        )
     elif found["p_value"] < SIGNIFICANT:
         verdict = (
             f"drawn to its training people: for {found['nearest_is_member']} of {found['drawn']} volumes the nearest person was trained on,"
