@@ -96,8 +96,8 @@ def audit(
     inputs = {"run": trained.fingerprint, "members": store.fingerprint, "non_members": others.fingerprint,
               "shadows": [each.fingerprint for each in shadows], "twin": other_half.fingerprint if other_half else None}  # fmt: skip
     provenance = Provenance("audit", settings, inputs, seed)
-    claim(out, trained, "audit")
     guessed = _chosen(people, canaries)
+    claim(out, trained, "audit")
     claimed: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
 
     sigmas = _audit_losses.levels(trained, levels)
