@@ -95,7 +95,7 @@ def lower_bound(scores: Mapping[str, NDArray[np.float64]], inside: NDArray[np.bo
     tests = [guesses for name, values in scores.items() for guesses in _guess(name, values, inside)]
     level = (1.0 - confidence) / len(tests)
     bounds = [_refuted(len(inside), test, delta, level) for test in tests]
-    best = int(np.argmax(bounds))
+    best = max(range(len(tests)), key=lambda test: (bounds[test], -p_value(len(inside), tests[test].made, tests[test].right, 0.0, delta)))
     return Bound(bounds[best], delta, confidence, len(inside), len(tests), tests[best])
 
 

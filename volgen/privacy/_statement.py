@@ -74,10 +74,9 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
              " and any number of volumes drawn"),
     ]  # fmt: skip
     numbers += [
-        _row("noise multiplier", f"{entry['noise_multiplier']:.4g}", f"network '{entry['scope']}': {entry['steps']} steps, sampling rate"
-             f" {entry['sampling_rate']:.3g}, clip norm {entry['clip_norm']:g}")
-        for entry in entries[:20]
-    ]  # fmt: skip
+        _row("noise multiplier", f"{noise:.4g}", f"in {steps} steps of {networks} networks: sampling rate {rate:.3g}, clip norm {clip:g}")
+        for (noise, rate, clip), (steps, networks) in _by_mechanism(entries).items()
+    ]
     covered = ", ".join(assumed.get("covered", ()))
     return {
         "guarantee": finished and not vacuous,
@@ -96,6 +95,16 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
         ],
         "not_protected": [*PEOPLE, CORRELATED, *map(str, assumed.get("not_covered", ()))],
     }  # fmt: skip
+
+
+def _by_mechanism(entries: Sequence[Content]) -> dict[tuple[float, float, float], tuple[int, int]]:
+    """(noise multiplier, sampling rate, clip norm) -> (steps, networks)."""
+    found: dict[tuple[float, float, float], tuple[int, int]] = {}
+    for entry in entries:
+        key = (float(entry["noise_multiplier"]), float(entry["sampling_rate"]), float(entry["clip_norm"]))
+        steps, networks = found.get(key, (0, 0))
+        found[key] = (steps + int(entry["steps"]), networks + 1)
+    return found
 
 
 def _without(ledger: Content) -> dict[str, Any]:

@@ -210,5 +210,6 @@ def _verdict(content: Mapping[str, Any]) -> str:
     least = content["epsilon"].get("epsilon")
     words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {least:.3g}"
     if content["findings"]:
-        return f"the run gives away who was trained on: {len(content['findings'])} findings; {words}"
+        found = len(content["findings"])
+        return f"the run gives away who was trained on ({found} finding{'s' if found > 1 else ''}); {words}"
     return f"these attacks found nothing, which is no proof that there is nothing; {words}"
