@@ -192,6 +192,53 @@ def _anonymise(options: argparse.Namespace, _: Overrides) -> int:
     return DONE
 
 
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
+    parser.add_argument("--members", metavar="STORE", type=Path, required=True, help="the store it was trained on")
+    strangers = "store of people it never saw (default: those of the members' store that it did not look at)"
+    parser.add_argument("--non-members", metavar="STORE", type=Path, help=strangers)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder for audit.json and the privacy statement")
+    shadows = "runs by the same recipe, each on a random half of its own (--data.half.seed N), to attack with likelihood ratios"
+    parser.add_argument("--shadow", metavar="RUN", type=Path, nargs="+", default=[], help=shadows)
+    parser.add_argument("--twin", metavar="RUN", type=Path, help="the run on the other half, to draw volumes from the same seeds")
+    chosen = "guess only about people whose ids begin with this, such as sub-canary (default: everybody)"
+    parser.add_argument("--canaries", metavar="PREFIX", help=chosen)
+    drawn = "volumes to draw and to compare with people; 0 for none (default: %(default)s)"
+    parser.add_argument("--count", metavar="N", type=int, default=32, help=drawn)
+    parser.add_argument("--levels", metavar="N", type=int, default=4, help="noise levels to compare losses at (default: %(default)s)")
+    parser.add_argument("--draws", metavar="N", type=int, default=8, help="noises for each scan and level (default: %(default)s)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of noises and volumes (default: %(default)s)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="volumes denoised together (default: %(default)s)")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+
+
+def _audit(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.audit import audit
+
+    outcome = audit(
+        options.run, options.members, options.out, non_members=options.non_members, shadow=options.shadow, twin=options.twin,
+        canaries=options.canaries, count=options.count, levels=options.levels, draws=options.draws, seed=options.seed,
+        batch_size=options.batch_size, device=options.device,
+    )  # fmt: skip
+    return CHECK_FAILED if outcome.findings else DONE
+
+
+def _statement_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
+    where = "new folder for statement.html and statement.json, or a folder of the run's samples, whose statement is replaced"
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help=where)
+    parser.add_argument("--audit", metavar="DIR", type=Path, help="folder that volgen audit made of the run")
+    made = "folders that volgen anonymise made with the run"
+    parser.add_argument("--certificate", metavar="DIR", type=Path, nargs="+", default=[], help=made)
+
+
+def _statement(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.statement import statement
+
+    statement(options.run, options.out, audit=options.audit, certificate=options.certificate)
+    return DONE
+
+
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     splits = ("all", "train", "validation", "test")
     parser.usage = (
@@ -257,6 +304,8 @@ COMMANDS = {
     "plan": Command("memory, disk, network and time of a run before a launch", _plan_arguments, _plan, overrides=[""]),
     "sample": Command("draw volumes from a run and write NIfTI", _sample_arguments, _sample, overrides=["sampler.", "noise."]),
     "anonymise": Command("noise one scan to a privacy budget and denoise it with a run", _anonymise_arguments, _anonymise),
+    "audit": Command("attack a run: who was in training, copies, and a lower bound on epsilon", _audit_arguments, _audit),
+    "statement": Command("one page on a run's privacy, for a reviewer", _statement_arguments, _statement),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
     "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),
     "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),

@@ -137,7 +137,7 @@ def _high_frequency(volumes: Sequence[Unit], masks: Sequence[NDArray[np.bool_]])
 def _nearest(
     volumes: Sequence[Unit], train: Sequence[Unit], union: NDArray[np.bool_], own: Sequence[Pyramid], theirs: Sequence[Pyramid]
 ) -> dict[str, Any]:
-    correlation = _standardised(volumes, union) @ _standardised(train, union).T
+    correlation = standardised(volumes, union) @ standardised(train, union).T
     best = correlation.max(axis=1)
     candidates = np.argsort(correlation, axis=1)[:, ::-1][:, :NEAREST_CANDIDATES]
     similar = np.array([max(ms_ssim(own[i], theirs[j]) for j in row) for i, row in enumerate(candidates)])
@@ -147,7 +147,7 @@ def _nearest(
     }  # fmt: skip
 
 
-def _standardised(volumes: Sequence[Unit], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def standardised(volumes: Sequence[Unit], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """[M, voxels inside the mask], each row of mean 0 and length 1 (a constant row stays 0)."""
     rows = np.stack([v[mask] for v in volumes]).astype(np.float64)
     rows -= rows.mean(axis=1, keepdims=True)

@@ -65,7 +65,7 @@ class CohortSample:
         if self.shape is None or voxels.shape != self.shape:
             self._another_shape = True
         elif np.isfinite(voxels).all():
-            self._kept[group].append(_reduced(to_unit(np.asarray(voxels, dtype=np.float32)), self.factor))
+            self._kept[group].append(reduced(to_unit(np.asarray(voxels, dtype=np.float32)), self.factor))
 
 
 def _spread(people: Sequence[str], most: int) -> list[str]:
@@ -74,7 +74,7 @@ def _spread(people: Sequence[str], most: int) -> list[str]:
     return [people[place] for place in np.unique(places)]
 
 
-def _reduced(unit: Unit, factor: int) -> Unit:
+def reduced(unit: Unit, factor: int) -> Unit:
     """Means over blocks of factor^3 voxels; what is left over at the far ends is dropped."""
     if factor == 1:
         return unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DONE = 0
 CHECK_FAILED = 1
-"""``--strict`` and a check failed, or a question was answered with no."""
+"""``--strict`` and a check failed, a question was answered with no, or an audit found something."""
 BAD_INPUT = 2
 """Bad usage, configuration or data, a full disk: one message says what to do."""
 DEFECT = 70

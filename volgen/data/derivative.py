@@ -37,7 +37,7 @@ def write_description(directory: Path, name: str, readme: str = README) -> None:
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
     write_json(directory / "dataset_description.json", content)
     write_text(directory / "README.md", readme)
-    write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\n")
+    write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\nstatement.json\nstatement.html\n")
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import permutation
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
+from volgen.data.half import HalfConfig
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.scan import Coarse, StoredScan, VolumeScan
 from volgen.data.store import Store
@@ -45,6 +46,13 @@ class StreamConfig(Config):
     """Decoded volumes kept in memory by each rank."""
     augment: AugmentConfig = AugmentConfig()
     """Random transforms of training volumes."""
+    half: HalfConfig | None = None
+    """Only a random half of the training split, for audits; all of it if None."""
+
+    def records(self, store: Store, split: Split) -> list[SubjectRecord]:
+        """Scans of a split that a run may look at, in the order of the manifest."""
+        half = self.half if split == "train" else None
+        return [record for record in store.split(split) if half is None or half.holds(record.patient)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Stream:
     def __init__(
         self, store: Store, split: Split, config: StreamConfig, seed: int, rank: int = 0, world: int = 1, cut: Cut = everything,
     ) -> None:  # fmt: skip
-        self.records = store.split(split)
+        self.records = config.records(store, split)
         if not self.records:
             raise UserError(str(store.path), f"has nobody in its {split} split", "at least one scan", "ingest more people or other shares")
         odd = next((record for record in self.records if record.shape != config.shape), None)

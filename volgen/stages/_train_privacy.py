@@ -88,7 +88,7 @@ class _Plain:
         write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
 
     def geometry(self, store: Store) -> Geometry:
-        records = store.split("train")
+        records = self._recipe.data.records(store, "train")
         examples = (store.read_unit(record) for record in records[:8])
         return Geometry.of_cohort(self._recipe.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
 
@@ -125,7 +125,7 @@ class _Private:
 
     def begin(self, store: Store) -> None:
         recipe = self._recipe
-        patients = len({record.patient for record in store.split("train")})
+        patients = len({record.patient for record in recipe.data.records(store, "train")})
         steps = sum(recipe.rule(phase).max_steps for phase in plan(recipe.experts, recipe.schedule.grid()))
         ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=recipe.data.batch_size, steps=steps)
         rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier

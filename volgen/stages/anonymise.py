@@ -26,6 +26,7 @@ from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, 
 from volgen.privacy._secret import Secret
 from volgen.samplers import _driver
 from volgen.stages._device import usable_device
+from volgen.stages._statement_file import PAGE, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 CERTIFICATE = "certificate.json"
@@ -214,12 +215,14 @@ def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str
     derivative.write_description(out, f"A scan under local differential privacy, by {trained.recipe.name}", README)
     nifti.write(out / derivative.image_name(0), Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine), dtype=dtype)
     write_json(out / CERTIFICATE, content)
+    write_statement(out, trained, certificates=[content])
     sidecar = {
         "Description": "A scan that was noised to a privacy budget and then denoised by a generative model. Not for diagnosis.",
         "SkullStripped": geometry.skull_stripped,
         "RunFingerprint": trained.fingerprint,
         "PrivacyStatement": content["meaning"],
         "PrivacyCertificate": CERTIFICATE,
+        "PrivacyStatementPage": PAGE,
         "IntensityWindow": geometry.intensity.to_dict(),
     }
     write_json(out / derivative.sidecar_name(0), sidecar)

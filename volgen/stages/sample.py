@@ -15,21 +15,18 @@ from volgen.core.config import Config, validate
 from volgen.core.errors import UserError, nearest
 from volgen.core.files import read_json, write_json
 from volgen.core.noise import choose
-from volgen.core.progress import progress, say
-from volgen.core.protocols import Shape3
+from volgen.core.progress import say
 from volgen.core.registry import config_class, kinds
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.experts.ensemble import Ensemble
-from volgen.models.assembly import Place
-from volgen.samplers import _driver
 from volgen.stages._device import usable_device
+from volgen.stages._draw import Drawing
+from volgen.stages._statement_file import PAGE, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 SAMPLERS, NOISES = "volgen.samplers", "volgen.noises"
 WHITE = "white"
-BYTES_PER_WEIGHT = 4
-BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
 
 
 def sample(
@@ -90,32 +87,9 @@ def sample(
     missing = [index for index in indices if not job.holds(index)]
     if len(missing) < count:
         say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-    whole = trained.geometry.shape
-    fitting = memory_gib * 2**30 / (BYTES_PER_VOXEL * math.prod(whole))
-    wave = max(batch_size, int(min(fitting, count)))
-    pieces = assembly.pieces(whole)
-    resident = 2 if pieces == 1 else _resident(trained.ensemble, memory_gib)
     if missing:
-        with (
-            trained.bank(preconditioner, where, grid, resident) as bank,
-            progress("sampling", len(missing) * pieces * len(grid)) as ticker,
-        ):
-
-            def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
-                def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
-                    drawn: Tensor = noises.draw(whole, seed, *key)
-                    # A copy: a view would keep the noise of the whole volume for the sake of a slab.
-                    return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
-
-                return _driver.sample(
-                    bank, solver.build(), grid, seed=seed, indices=indices, shape=trained.recipe.piece, batch_size=batch_size,
-                    device=where, start=preconditioner.start, noise=there, known=known, done=ticker.advance,
-                )  # fmt: skip
-
-            for first in range(0, len(missing), wave):
-                chosen = missing[first : first + wave]
-                for index, volume in zip(chosen, assembly.generate(draw, whole, seed, chosen), strict=True):
-                    job.export(index, volume)
+        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, where, batch_size, memory_gib)
+        drawing.draw(seed, missing, job.export)
     job.finish()
     say(f"{count} volumes in {out}")
     return out
@@ -168,6 +142,8 @@ class _Job:
         # The manifest comes first: a directory that was left half-way says whose it is.
         self._write_manifest(complete=False)
         derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+        if not (self.out / PAGE).exists():  # one with an audit in it stays
+            write_statement(self.out, self.run)
 
     def holds(self, index: int) -> bool:
         """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
@@ -190,6 +166,7 @@ class _Job:
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,
             "PrivacyStatement": self.run.privacy,
+            "PrivacyStatementPage": PAGE,
             "IntensityWindow": geometry.intensity.to_dict(),
         }
         write_json(self.out / derivative.sidecar_name(index), sidecar)
@@ -212,12 +189,6 @@ def _component(option: str, package: str, asked: str | Mapping[str, Any] | None,
     if kind not in kinds(package):
         raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))
     return validate(config_class(package, kind), content, option)
-
-
-def _resident(ensemble: Ensemble, memory_gib: float) -> int:
-    """How many experts fit into memory; at least two, at most all."""
-    largest = max(expert.parameters for expert in ensemble.experts)
-    return max(2, min(len(ensemble.experts), int(memory_gib * 2**30 / (BYTES_PER_WEIGHT * largest))))
 
 
 def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:

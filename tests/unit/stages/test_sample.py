@@ -74,7 +74,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=2, seed=4)
     names = {"sub-0001_T1w.nii.gz", "sub-0001_T1w.json", "sub-0002_T1w.nii.gz", "sub-0002_T1w.json"}
-    assert {path.name for path in out.iterdir()} == names | {"dataset_description.json", "manifest.json", "README.md", ".bidsignore"}
+    assert {path.name for path in out.iterdir()} == names | {
+        "dataset_description.json", "manifest.json", "README.md", ".bidsignore", "statement.html", "statement.json",
+    }  # fmt: skip
     image = nib.load(out / "sub-0001_T1w.nii.gz")
     assert image.shape == SHAPE  # type: ignore[attr-defined]
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")  # type: ignore[attr-defined]

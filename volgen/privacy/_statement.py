@@ -1,0 +1,164 @@
+"""What may be said of a run's privacy, on one page, for somebody who decides whether it may leave the house."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from volgen.privacy._local import LARGEST_EPSILON
+
+Content = Mapping[str, Any]
+PEOPLE = (
+    "validation and test people of the cohort, whom private training does not look at",
+    "what a study finds out about everybody: a conclusion about a disease holds for somebody who took no part, too",
+    "that the hospital has this cohort, and whatever else is published about the same people",
+    "who can read the memory or the disks of the machines that trained the model",
+)
+ANYBODY = (
+    "anybody who holds the released files: with unlimited computing power, the source code, the recipe and its seed, and the scans of all"
+    " other patients"
+)
+NOBODY = "nobody: whoever holds the weights or the volumes may find out who was in training, and what their scans look like"
+CORRELATED = "scans of relatives are not protected together: the unit is one patient"
+
+
+def statement(
+    run: str, fingerprint: str, ledger: Content, audit: Content | None = None, certificates: Sequence[Content] = ()
+) -> dict[str, Any]:
+    """Content of ``statement.json``.
+
+    Args:
+        run: name of the run.
+        fingerprint: of it.
+        ledger: its ``privacy_ledger.json``.
+        audit: an ``audit.json`` of it, if there is one.
+        certificates: ``certificate.json`` of scans that it denoised.
+
+    Returns:
+        ``headline``, ``guarantee`` (whether there is one that means something), and for the page ``protected``, ``from_whom``,
+        ``numbers``, ``assumptions``, ``not_protected`` (lists of sentences, or of name and text), ``audit`` and ``certificates``.
+    """
+    content = _with_guarantee(ledger) if ledger.get("epsilon") is not None else _without(ledger)
+    refuted = bool(audit and audit.get("refuted"))
+    if refuted:
+        content["guarantee"] = False
+        content["headline"] = "The guarantee that the ledger claims is refuted by the audit. This run must not be released."
+    return {
+        "run": run, "run_fingerprint": fingerprint, **content, "audit": _audited(audit),
+        "certificates": [_certified(certificate) for certificate in certificates],
+    }  # fmt: skip
+
+
+def odds(epsilon: float) -> str:
+    """What even odds may become, in words."""
+    return f"{100.0 / (1.0 + math.exp(-epsilon)):.4g} %"
+
+
+def _with_guarantee(ledger: Content) -> dict[str, Any]:
+    epsilon, delta, assumed = float(ledger["epsilon"]), float(ledger["delta"]), ledger.get("assumed", {})
+    vacuous = epsilon > LARGEST_EPSILON
+    finished = ledger.get("state", "finished") == "finished"
+    headline = f"Each training patient is protected by ({epsilon:.3g}, {delta:.1g})-differential privacy."
+    if vacuous:
+        headline = f"There is a guarantee on paper, but epsilon {epsilon:.3g} is too large to protect anybody."
+    if not finished:
+        headline += " Training has not finished; the number is the whole budget."
+    entries = ledger.get("entries", ())
+    steps = sum(int(entry["steps"]) for entry in entries)
+    numbers = [
+        _row("epsilon", f"{epsilon:.4g}", "no odds about a patient change by more than a factor of e^epsilon"),
+        _row("delta", f"{delta:.2g}", "the chance that this fails; it has to be far below one over the number of patients"),
+        _row("even odds become at most", odds(epsilon), "that somebody took part, for whoever held it to be as likely as not"),
+        _row("counted with", str(ledger.get("accountant")), f"over {steps} noisy steps of {len(entries)} networks, with all restarts,"
+             " and any number of volumes drawn"),
+    ]  # fmt: skip
+    numbers += [
+        _row("noise multiplier", f"{noise:.4g}", f"in {steps} steps of {networks} networks: sampling rate {rate:.3g}, clip norm {clip:g}")
+        for (noise, rate, clip), (steps, networks) in _by_mechanism(entries).items()
+    ]
+    covered = ", ".join(assumed.get("covered", ()))
+    return {
+        "guarantee": finished and not vacuous,
+        "headline": headline,
+        "protected": [
+            "that a patient was in the training split, and everything that their scans show: all scans of one patient together, added to or"
+            " removed from the cohort",
+            "over all networks of the run, all training steps, all restarts, and every volume that is ever drawn",
+            *([f"in these files: {covered}"] if covered else []),
+        ],
+        "from_whom": [ANYBODY],
+        "numbers": numbers,
+        "assumptions": [
+            "the software that ran is the software that was reviewed: the ledger counts what it did",
+            *(f"{key.replace('_', ' ')}: {text}" for key, text in assumed.items() if isinstance(text, str | int | float)),
+        ],
+        "not_protected": [*PEOPLE, CORRELATED, *map(str, assumed.get("not_covered", ()))],
+    }  # fmt: skip
+
+
+def _by_mechanism(entries: Sequence[Content]) -> dict[tuple[float, float, float], tuple[int, int]]:
+    """(noise multiplier, sampling rate, clip norm) -> (steps, networks)."""
+    found: dict[tuple[float, float, float], tuple[int, int]] = {}
+    for entry in entries:
+        key = (float(entry["noise_multiplier"]), float(entry["sampling_rate"]), float(entry["clip_norm"]))
+        steps, networks = found.get(key, (0, 0))
+        found[key] = (steps + int(entry["steps"]), networks + 1)
+    return found
+
+
+def _without(ledger: Content) -> dict[str, Any]:
+    why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
+    return {
+        "guarantee": False,
+        "headline": "There is no privacy guarantee.",
+        "protected": [f"nothing: {why}"],
+        "from_whom": [NOBODY],
+        "numbers": [_row("epsilon", "none", "no number bounds what the model gives away, however harmless its volumes look")],
+        "assumptions": ["none is needed for no guarantee; an audit that finds nothing does not make one"],
+        "not_protected": ["every patient of the training split", "every patient of the validation split, whose losses chose the weights"],
+    }
+
+
+def _audited(audit: Content | None) -> dict[str, Any] | None:
+    if audit is None:
+        return None
+    bound = audit["epsilon"]
+    rows = [
+        _row("people", f"{audit['people']['members']} trained on, {audit['people']['others']} others", "patients, with all of their scans"),
+        _row("telling who was trained on", f"{audit['membership']['statistics'][audit['membership']['best']]['auc']:.3f}",
+             audit["membership"]["verdict"]),
+    ]  # fmt: skip
+    if "skipped" in bound:
+        rows.append(_row("epsilon at least", "unknown", bound["skipped"]))
+    else:
+        best = bound["best"]
+        words = (
+            f"at delta {bound['delta']:.2g}, confidence {bound['confidence']:.0%}: {best['right']} of {best['made']} guesses about"
+            f" {bound['people']} patients were right ({best['statistic']}; {bound['tests']} tests paid for)"
+        )
+        rows.append(_row("epsilon at least", f"{bound['epsilon']:.3g}", words))
+    for part, name in (("nearest", "copies"), ("twins", "two models of halves that share nobody")):
+        found = audit[part]
+        rows.append(_row(name, "not looked at" if "skipped" in found else "found" if found["leaks"] else "none found",
+                         found.get("skipped") or found["verdict"]))  # fmt: skip
+    curves = {name: measured["roc"] for name, measured in audit["membership"]["statistics"].items()}
+    return {"verdict": audit["verdict"], "findings": list(audit["findings"]), "refuted": bool(audit["refuted"]), "rows": rows,
+            "roc": curves[audit["membership"]["best"]], "roc_name": audit["membership"]["best"]}  # fmt: skip
+
+
+def _certified(certificate: Content) -> dict[str, Any]:
+    rows = [
+        _row("epsilon", f"{certificate['epsilon']:.4g}", f"at delta {certificate['delta']:.2g}; {certificate['neighbouring']}"),
+        _row("noise", f"{certificate['sigma']:.4g}", f"in each of {certificate['d']} voxels; sensitivity {certificate['sensitivity']:.4g},"
+             f" mu {certificate['mu']:.4g}"),
+        _row("assumed", "", certificate["denoiser"]["assumed"]),
+        _row("covers", "", certificate["covers"]),
+        _row("does not cover", "", certificate["not_covered"]),
+        _row("several releases", "", certificate["composition"]),
+    ]  # fmt: skip
+    return {"unit": certificate["unit"], "meaning": certificate["meaning"], "vacuous": bool(certificate["vacuous"]), "rows": rows}
+
+
+def _row(name: str, value: str, text: str) -> dict[str, str]:
+    return {"name": name, "value": value, "text": text}

@@ -1,0 +1,215 @@
+"""``volgen audit``: a run, the people it was trained on and others in; what it gives away of the former out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+from volgen.core.manifest import Provenance
+from volgen.core.progress import say
+from volgen.data.store import Store
+from volgen.privacy import _membership
+from volgen.privacy._ledger import SUMMARY
+from volgen.privacy._membership import Shadows
+from volgen.privacy._one_run import lower_bound
+from volgen.stages import _audit_losses, _audit_samples
+from volgen.stages._audit_people import HALF, Person, check_cohort, find, open_store, trained_on
+from volgen.stages._device import usable_device
+from volgen.stages._statement_file import AUDIT, claim, write_statement
+from volgen.stages._trained_run import TrainedRun
+
+CONFIDENCE = 0.95
+SIGNIFICANT = 0.01
+DELTA = 1e-5
+"""Of the bound for a run that claims nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an audit found.
+
+    Attributes:
+        directory: of ``audit.json`` and the statement.
+        findings: what the run gives away, in words; empty if nothing was found.
+        refuted: whether the run gives away more than its ledger claims is possible.
+    """
+
+    directory: Path
+    findings: list[str]
+    refuted: bool
+
+
+def audit(
+    run: Path,
+    members: Path,
+    out: Path,
+    *,
+    non_members: Path | None = None,
+    shadow: Sequence[Path] = (),
+    twin: Path | None = None,
+    canaries: str | None = None,
+    count: int = 32,
+    levels: int = 4,
+    draws: int = 8,
+    seed: int = 0,
+    batch_size: int = 1,
+    device: str | None = None,
+) -> Outcome:
+    """Attacks a run as somebody would who holds its weights, and says what came of it.
+
+    Args:
+        run: directory that ``volgen train`` made.
+        members: its store.
+        out: a new directory.
+        non_members: store of people whom the run never saw; those of ``members`` if None.
+        shadow: other runs of the same recipe and store, each on a random half with a ``data.half.seed`` of its own.
+        twin: the run on the other half.
+        canaries: only people whose ids begin so are guessed about; everybody if None.
+        count: volumes to draw for copies and twins; 0 leaves both out.
+        levels: noise levels at which losses are compared.
+        draws: noises for each scan and level.
+        seed: of noises and samples.
+        batch_size: volumes denoised together.
+        device: torch device; a GPU if there is one, if None.
+
+    Raises:
+        UserError: the runs and stores do not belong together, or there is too little to look at.
+    """
+    for option, value, least in (("count", count, 0), ("levels", levels, 1), ("draws", draws, 1), ("batch-size", batch_size, 1)):
+        if value < least:
+            raise UserError(f"--{option}", str(value), f"at least {least}")
+    where, trained, store = usable_device(device), TrainedRun.read(run), open_store(members, "--members")
+    others = store if non_members is None else open_store(non_members, "--non-members")
+    people = find(trained, store, others)
+    shadows, other_half = [TrainedRun.read(path) for path in shadow], None if twin is None else TrainedRun.read(twin)
+    _check_shadows(trained, shadows, store)
+    if other_half:
+        _audit_samples.check_twin(trained, other_half, store)
+    settings = {"count": count, "levels": levels, "draws": draws, "batch_size": batch_size}
+    inputs = {"run": trained.fingerprint, "members": store.fingerprint, "non_members": others.fingerprint,
+              "shadows": [each.fingerprint for each in shadows], "twin": other_half.fingerprint if other_half else None}  # fmt: skip
+    provenance = Provenance("audit", settings, inputs, seed)
+    guessed = _chosen(people, canaries)
+    claim(out, trained, "audit")
+    claimed: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
+
+    sigmas = _audit_losses.levels(trained, levels)
+
+    def losses(of: TrainedRun) -> Any:
+        return _audit_losses.losses(of, guessed, sigmas, draws, seed, where, batch_size)
+
+    table = [[trained_on(each, person, store) for person in guessed] for each in shadows]
+    known = Shadows(np.stack([losses(each) for each in shadows]), np.array(table)) if shadows else None
+    scores = _membership.statistics(losses(trained), [f"loss at sigma {sigma:.3g}" for sigma in sigmas], known)
+    content: dict[str, Any] = {
+        "run": trained.recipe.name,
+        "run_fingerprint": trained.fingerprint,
+        "claim": {"epsilon": claimed.get("epsilon"), "delta": claimed.get("delta")},
+        "people": _counted(people, guessed),
+        "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
+        "epsilon": _bound(scores, guessed, claimed),
+        **_copies(trained, other_half, people, store, count, seed, where, batch_size),
+    }
+    content["findings"], content["refuted"] = _findings(content)
+    content["verdict"] = _verdict(content)
+    write_json(out / AUDIT, content)
+    write_statement(out, trained, audit=content)
+    provenance.write(out, complete=True, run_name=trained.recipe.name)
+    for finding in content["findings"]:
+        say(f"found: {finding}")
+    say(f"{out}: {content['verdict']}")
+    return Outcome(out, content["findings"], content["refuted"])
+
+
+def _check_shadows(trained: TrainedRun, shadows: Sequence[TrainedRun], store: Store) -> None:
+    seeds = [trained.recipe.data.half.seed] if trained.recipe.data.half else []
+    for shadow in shadows:
+        half = shadow.recipe.data.half
+        if half is None or half.seed in seeds:
+            found = f"{shadow.recipe.name} was trained on " + (
+                "everybody" if half is None else f"a half of seed {half.seed}, as another run"
+            )
+            raise UserError("--shadow", found, "a random half of its own", "volgen train ... --data.half.seed N, another N for each run")
+        if shadow.geometry.shape != trained.geometry.shape or shadow.ensemble.grid != trained.ensemble.grid:
+            raise UserError("--shadow", f"{shadow.recipe.name} has another shape or other noise levels", "the recipe of the run")
+        check_cohort(shadow, store)
+        seeds.append(half.seed)
+
+
+def _chosen(people: list[Person], canaries: str | None) -> list[Person]:
+    chosen = [person for person in people if canaries is None or person.patient.startswith(canaries)]
+    if len({person.inside for person in chosen}) < 2:
+        raise UserError("--canaries", f"{len(chosen)} people have ids that begin so, all on one side", "some trained on and some not")
+    return chosen
+
+
+def _counted(people: Sequence[Person], guessed: Sequence[Person]) -> dict[str, int]:
+    inside = sum(person.inside for person in people)
+    return {"members": inside, "others": len(people) - inside, "guessed": len(guessed), "coins": sum(p.coin for p in guessed)}
+
+
+def _inferred(scores: Mapping[str, Any], people: Sequence[Person]) -> dict[str, Any]:
+    inside = np.array([person.inside for person in people])
+    measured = {name: _membership.measure(values, inside, CONFIDENCE) for name, values in scores.items()}
+    best, p_value = _membership.summary(measured)
+    leaks = p_value < SIGNIFICANT
+    auc, (low, high) = measured[best]["auc"], measured[best]["interval"]
+    words = f"area under the curve {auc:.3f} ({low:.3f} to {high:.3f}) by '{best}', p = {p_value:.2g} over all statistics"
+    verdict = f"who was trained on can be told: {words}" if leaks else f"who was trained on could not be told: {words}"
+    return {"confidence": CONFIDENCE, "statistics": measured, "best": best, "p_value": p_value, "leaks": leaks, "verdict": verdict}
+
+
+def _bound(scores: Mapping[str, Any], people: Sequence[Person], claimed: Mapping[str, Any]) -> dict[str, Any]:
+    """Only people left to a coin: for the others no theorem holds."""
+    coins = np.array([person.coin for person in people])
+    if coins.sum() < 2:
+        return {"skipped": f"who is in training was not left to coins, and then no bound on epsilon holds; for one, {HALF}"}
+    inside = np.array([person.inside for person in people])[coins]
+    delta = DELTA if claimed.get("delta") is None else float(claimed["delta"])
+    return asdict(lower_bound({name: values[coins] for name, values in scores.items()}, inside, delta, CONFIDENCE))
+
+
+def _copies(
+    trained: TrainedRun, twin: TrainedRun | None, people: Sequence[Person], store: Store, count: int, seed: int, where: torch.device,
+    batch_size: int,
+) -> dict[str, Any]:  # fmt: skip
+    if not count:
+        skipped = {"skipped": "no volumes were drawn (--count 0)"}
+        return {"nearest": skipped, "twins": skipped}
+    points, volumes = _audit_samples.placed(people), _audit_samples.drawn(trained, count, seed, where, batch_size)
+    found: dict[str, Any] = {
+        "nearest": _audit_samples.nearest(points, volumes, seed),
+        "twins": {"skipped": "no run on the other half (--twin)"},
+    }
+    if twin:
+        others = _audit_samples.drawn(twin, count, seed, where, batch_size)
+        found["twins"] = _audit_samples.twins(points, people, volumes, twin, others, store)
+    return found
+
+
+def _findings(content: Mapping[str, Any]) -> tuple[list[str], bool]:
+    findings = [content[part]["verdict"] for part in ("membership", "nearest", "twins") if content[part].get("leaks")]
+    least, claimed = content["epsilon"].get("epsilon"), content["claim"]["epsilon"]
+    refuted = least is not None and claimed is not None and least > claimed
+    if refuted:
+        findings.insert(0, (
+            f"THE LEDGER IS REFUTED: epsilon is at least {least:.3g} (confidence {CONFIDENCE:.0%}), and the ledger claims {claimed:.3g}:"
+            " something was done that it does not know of. Do not release this run"
+        ))  # fmt: skip
+    return findings, refuted
+
+
+def _verdict(content: Mapping[str, Any]) -> str:
+    least = content["epsilon"].get("epsilon")
+    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {least:.3g}"
+    if content["findings"]:
+        found = len(content["findings"])
+        return f"the run gives away who was trained on ({found} finding{'s' if found > 1 else ''}); {words}"
+    return f"these attacks found nothing, which is no proof that there is nothing; {words}"

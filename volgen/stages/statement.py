@@ -1,0 +1,63 @@
+"""``volgen statement``: a run's ledger, its audit and certificates in, one page for a privacy reviewer out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from volgen.core import manifest
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, sha256
+from volgen.core.progress import say
+from volgen.stages._statement_file import AUDIT, PAGE, claim, write_statement
+from volgen.stages._trained_run import TrainedRun
+
+AUDITED = {"people", "membership", "epsilon", "nearest", "twins", "findings", "refuted", "verdict", "run_fingerprint"}
+CERTIFIED = {"unit", "neighbouring", "epsilon", "delta", "sigma", "mu", "d", "sensitivity", "vacuous", "meaning", "denoiser", "covers",
+             "not_covered", "composition"}  # fmt: skip
+
+
+def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: Sequence[Path] = ()) -> Path:
+    """Writes ``statement.html`` and ``statement.json``.
+
+    Args:
+        run: directory that ``volgen train`` made.
+        out: a new directory, an earlier statement of the run, or a folder of its samples, whose statement is then replaced.
+        audit: directory that ``volgen audit`` made of the run.
+        certificate: directories that ``volgen anonymise`` made with the run.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: the files are not of this run, or damaged.
+    """
+    trained = TrainedRun.read(run)
+    audited = None if audit is None else read_json(audit / AUDIT, "the findings of volgen audit", lambda content: _has(content, AUDITED))
+    if audited and audited["run_fingerprint"] != trained.fingerprint:
+        raise UserError(str(audit), "is the audit of another run", f"an audit of {trained.recipe.name}")
+    paths = [path / "certificate.json" for path in certificate]
+    certificates = [read_json(path, "a certificate of volgen anonymise", lambda content: _has(content, CERTIFIED)) for path in paths]
+    for path, content in zip(paths, certificates, strict=True):
+        if content["denoiser"].get("run_fingerprint") != trained.fingerprint:
+            raise UserError(str(path), "is of a scan that another run denoised", f"a certificate with {trained.recipe.name}")
+    inputs = {
+        "run": trained.fingerprint,
+        "audit": sha256(audit / AUDIT) if audit else None,
+        "certificates": [sha256(path) for path in paths],
+    }
+    provenance = manifest.Provenance("statement", {}, inputs)
+    beside_samples = claim(out, trained, "statement", "sample") and _stage(out) == "sample"
+    content = write_statement(out, trained, audit=audited, certificates=certificates)
+    if not beside_samples:
+        provenance.write(out, complete=True, run_name=trained.recipe.name)
+    say(f"{out / PAGE}: {content['headline']}")
+    return out / PAGE
+
+
+def _has(content: object, keys: set[str]) -> bool:
+    return isinstance(content, dict) and keys <= content.keys()
+
+
+def _stage(out: Path) -> str:
+    return str(read_json(out / manifest.NAME, "the manifest of a directory").get("stage"))
