@@ -26,6 +26,7 @@ KEY = bytes(range(32))
 BATCHES = (5, 0, 1, 4)
 """Patients in each step: nobody, fewer than ranks, more."""
 RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
+ONE_VIEW, ALL_VIEWS, PATIENTS = Pass(), Pass(1, whole=True), Pass(3, whole=True)
 
 
 class Network(nn.Module):
@@ -76,7 +77,7 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
     return history
 
 
-def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = Pass()) -> dict[str, float]:
+def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW) -> dict[str, float]:
     """Largest difference of weights and moments after any step."""
     launch = launches.discover()
     torch.manual_seed(0)
@@ -147,9 +148,9 @@ def main() -> None:
     for stage in (0, 1, 2, 3):
         for precision in ("fp32", "bf16"):
             found[f"{stage} {precision}"] = compare(stage, precision, noise=0.7, clip=0.3)
-            found[f"{stage} {precision} views"] = compare(stage, precision, noise=0.7, clip=0.3, at_once=Pass(1, whole=True))
+            found[f"{stage} {precision} views"] = compare(stage, precision, noise=0.7, clip=0.3, at_once=ALL_VIEWS)
         if stage < 3:
-            found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=Pass(3, whole=True))
+            found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:

@@ -42,6 +42,9 @@ class Pass:
     whole: bool = False
 
 
+ONE_VIEW = Pass()
+
+
 class PrivateEngine(Engine):
     """DeepSpeed with one backward pass per step, of a gradient that is given to it.
 
@@ -60,7 +63,7 @@ class PrivateEngine(Engine):
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0,
-        at_once: Pass = Pass(), per_sample: PerSample | None = None,
+        at_once: Pass = ONE_VIEW, per_sample: PerSample | None = None,
     ) -> None:  # fmt: skip
         assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
         assert (at_once.patients > 1) == (per_sample is not None)

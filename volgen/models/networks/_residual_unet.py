@@ -121,7 +121,7 @@ class Conv(nn.Module):
         return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
 
     def plain(self) -> nn.Module:
-        """Torch's layer that computes the same, without memory of its own: for who knows torch's layers alone (gradients of each sample)."""
+        """Torch's layer that computes the same, without its weights: for whoever knows torch's layers alone (gradients of each sample)."""
         kind: type[nn.Module] = {2: nn.Conv2d, 3: nn.Conv3d}[self.dims]
         outputs, inputs, size, *_ = self.shape
         return kind(inputs, outputs, size, self.stride, size // 2, device="meta")
