@@ -86,19 +86,19 @@ def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
     def loss(inputs: Tensor, noise: Tensor) -> Tensor:
         return (tried(inputs, noise) - 1.0).square().mean(dim=(1, 2, 3, 4))  # type: ignore[no-any-return]
 
-    rows = [slice(row, row + 1) for row in range(len(noise_B))]
-    alone = [torch.autograd.grad(loss(input_BCXYZ[row], noise_B[row]).sum(), trained, allow_unused=True) for row in rows]
     try:
         each = PerSample(tried)
-        together = each.gradients(loss(*each.inputs(input_BCXYZ, noise_B)), len(rows))
+        together = each.gradients(loss(*each.inputs(input_BCXYZ, noise_B)), len(noise_B))
+        each.close()
     except Exception as error:  # whatever it is, the other way is always right
         return f"Opacus cannot take a layer apart by patients ({(str(error) or type(error).__name__).splitlines()[0]})"
-    for row, gradients in enumerate(alone):
+    for row in range(len(noise_B)):
+        alone = loss(input_BCXYZ[row : row + 1], noise_B[row : row + 1]).sum()
+        gradients = torch.autograd.grad(alone, trained, allow_unused=True)
         if any(gradient is None for gradient in gradients):
             return "a parameter is not used"
-        whole = torch.nn.utils.get_total_norm(gradients)
+        whole, norm = torch.nn.utils.get_total_norm(gradients), torch.linalg.vector_norm
         for mine, gradient in zip(together, gradients, strict=True):
-            norm = torch.linalg.vector_norm
             if not norm(mine[row] - gradient) <= CLOSE * norm(gradient) + ROUNDING * whole:
                 return "Opacus' gradients of its patients differ from those of passes of their own"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,30 +55,38 @@ def choose(recipe: Recipe, network: nn.Module, group: Group) -> Choice:
     """
     alike = group.gather(identity())
     free = _free(group.device) // (alike.count(alike[group.rank]) if group.device.type == "cpu" else 1)
-    why = obstacle(recipe, network)  # the same everywhere: recipe and network are
-    found = options(recipe, network, group.world_size, several=not why, gpu=group.device.type != "cpu")
-    allowed = [place for place, (at_once, need) in enumerate(found) if need <= SHARE * free]
+    why = excluded(recipe) or group.gather("" if group.rank else _differs(recipe, network) or " ")[0].strip()
+    passes = candidates(recipe, group.world_size, several=not why)
+    size, held = NetworkSize.of(network, muon=False), peaks(recipe, passes, gpu=group.device.type != "cpu")
+    needs = [need(recipe, size, group.world_size, peak) for peak in held]
     # Ranks may have different machines; the least of them decides.
-    place = min(int(text) for text in group.gather(str(max(allowed, default=0))))
-    at_once, need = found[place]
-    if not why and place < len(found) - 1:
-        more, larger = found[place + 1]
-        why = (
-            f"{_called(more, recipe)} would take {larger / GIB:.2f} GiB of {free / GIB:.2f} GiB free, of which {SHARE:.0%} are used at most"
-        )
+    place = min(int(text) for text in group.gather(str(largest(needs, free))))
+    if not why and place < len(passes) - 1:
+        more = f"{_called(passes[place + 1], recipe)} would take {needs[place + 1] / GIB:.2f}"
+        why = f"{more} GiB of {free / GIB:.2f} GiB free, of which {SHARE:.0%} are used at most"
     elif not why:
-        why = f"a rank draws {at_once.patients} on average"
-    return Choice(at_once, need, f"{_called(at_once, recipe)} at once, {need / GIB:.2f} GiB on each rank by estimate ({why})")
+        why = f"a rank draws {-(-recipe.data.batch_size // group.world_size)} on average"
+    text = f"{_called(passes[place], recipe)} at once, {needs[place] / GIB:.2f} GiB on each rank by estimate ({why})"
+    return Choice(passes[place], needs[place], text)
 
 
-def obstacle(recipe: Recipe, network: nn.Module) -> str:
-    """Why gradients of several patients cannot be had from one pass, or ""."""
+def largest(needs: Sequence[int], free: int) -> int:
+    """Place of the last that fits; the first is what there is no way around."""
+    return max((place for place, count in enumerate(needs) if count <= SHARE * free), default=0)
+
+
+def excluded(recipe: Recipe) -> str:
+    """Why gradients of several patients cannot be had from one pass with this engine, or ""."""
     if recipe.engine.zero_stage == 3:
         return "more patients: not with ZeRO-3, where no layer has its weights"
     if recipe.engine.precision != "fp32":
         return "more patients: not in bf16, where gradients of single patients are rounded otherwise"
     if recipe.engine.activation_checkpointing:
         return "more patients: not with activation checkpointing, which runs a layer twice"
+    return ""
+
+
+def _differs(recipe: Recipe, network: nn.Module) -> str:
     edges = [multiple * -(-EDGE // multiple) for multiple in recipe.network.multiples]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -87,39 +95,43 @@ def obstacle(recipe: Recipe, network: nn.Module) -> str:
     return f"more patients: {reason}" if reason else ""
 
 
-def options(recipe: Recipe, network: nn.Module, ranks: int, several: bool, gpu: bool) -> list[tuple[Pass, int]]:
-    """What could go through the network at once, from little to much, and bytes of training with it.
+def candidates(recipe: Recipe, ranks: int, several: bool) -> list[Pass]:
+    """What could go through the network at once, from little to much.
 
     Args:
         recipe: private.
-        network: real or fake.
         ranks: that share the patients of a step.
         several: whether it may be more than one patient.
-        gpu: whether not to count what oneDNN's convolutions take.
     """
-    size = NetworkSize.of(network, muon=False)
-    fp32 = recipe.engine.model_copy(update={"precision": "fp32"})
-    engine, whole = engine_memory(fp32, size, ranks), FP32 * size.parameters
-    average = whole if recipe.engine.zero_stage == 0 else FP32 * -(-size.parameters // ranks)
-    held = (whole if recipe.engine.zero_stage == 3 else engine.weights) + engine.optimizer + average + engine.buckets + whole
-    update = max(engine.reduction + whole, engine.update)
     passes = [Pass()]
     if recipe.privacy.views > 1:
         passes.append(Pass(1, whole=True))
     if several:
         passes += [Pass(patients, whole=True) for patients in range(2, -(-recipe.data.batch_size // ranks) + 1)]
-    return [(each, held + max(peak, update)) for each, peak in zip(passes, _peaks(recipe, passes, gpu), strict=True)]
+    return passes
 
 
-def _peaks(recipe: Recipe, passes: list[Pass], gpu: bool) -> Iterator[int]:
+def need(recipe: Recipe, size: NetworkSize, ranks: int, peak: int) -> int:
+    """Bytes that training takes on one rank: what it holds all the time, and a pass or the update."""
+    engine = engine_memory(recipe.engine.model_copy(update={"precision": "fp32"}), size, ranks)
+    whole = FP32 * size.parameters
+    average = whole if recipe.engine.zero_stage == 0 else FP32 * -(-size.parameters // ranks)
+    total = whole  # of the patients so far
+    held = engine.weights + engine.gathered + engine.optimizer + average + engine.buckets + total
+    return held + max(peak, engine.reduction + whole, engine.update)
+
+
+def peaks(recipe: Recipe, passes: Sequence[Pass], gpu: bool) -> list[int]:
     """Most that forward and backward of each pass hold, gradients included. From three patients on it grows in proportion."""
     known: dict[int, int] = {}
+    found = []
     for each in passes:
         if each.patients <= 3:
             known[each.patients] = trace(recipe, each, gpu)
-            yield known[each.patients]
+            found.append(known[each.patients])
         else:
-            yield known[3] + (each.patients - 3) * (known[3] - known[2])
+            found.append(known[3] + (each.patients - 3) * (known[3] - known[2]))
+    return found
 
 
 def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:

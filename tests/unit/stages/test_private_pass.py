@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from volgen.core.config import validate
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
+from volgen.parallel.memory import NetworkSize
 from volgen.parallel.private_engine import Pass
 from volgen.privacy import _secret
 from volgen.recipe import Recipe
 from volgen.stages import _private_pass, _train_privacy
-from volgen.stages._private_pass import Choice, choose, options
+from volgen.stages._private_pass import SHARE, Choice, candidates, choose, need, peaks
 from volgen.stages.train import train
 
 UNET = {"kind": "unet3d", "channels": [8, 16], "attention": [False, False], "head_channels": 8, "norm_groups": 4}
@@ -40,14 +41,15 @@ def chosen(recipe: Recipe) -> Choice:
 
 def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(tmp_path, tmp_path)
-    found = options(asked, asked.build_network(), 1, several=True, gpu=False)
-    assert [each for each, _ in found] == [Pass(), Pass(1, True), Pass(2, True), Pass(3, True), Pass(4, True)]
-    needs = [need for _, need in found]
-    assert needs == sorted(needs)
-    monkeypatch.setattr(_private_pass, "options", lambda *_, **__: found)
-    for place, need in [(4, needs[4]), (3, needs[4] - 1), (1, needs[1]), (0, needs[0]), (0, 0)]:
-        monkeypatch.setattr(_private_pass, "_free", lambda device, need=need: int(need / _private_pass.SHARE) + 1)
-        assert chosen(asked).at_once == found[place][0]
+    passes = candidates(asked, 1, several=True)
+    assert passes == [Pass(), Pass(1, True), Pass(2, True), Pass(3, True), Pass(4, True)]
+    held = peaks(asked, passes, gpu=False)
+    needs = [need(asked, NetworkSize.of(asked.build_network(), False), 1, peak) for peak in held]
+    assert needs == sorted(needs) and needs[-1] > needs[0]
+    monkeypatch.setattr(_private_pass, "peaks", lambda *_, **__: held)
+    for place, bytes_needed in [(4, needs[4]), (3, needs[4] - 1), (1, needs[1]), (0, needs[0]), (0, 0)]:
+        monkeypatch.setattr(_private_pass, "_free", lambda _, count=bytes_needed: round(count / SHARE))
+        assert chosen(asked).at_once == passes[place]
     assert "GiB free" in chosen(asked).why
 
 
