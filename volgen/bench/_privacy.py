@@ -61,13 +61,15 @@ def report(path: str, arm: int) -> None:
     """Prints what one arm took, as JSON without blanks."""
     recipe = recipes.load(Path(path))
     device = launches.start(launches.Launch())
-    import opacus  # noqa: F401  # for its size, in every arm
+    import opacus  # for its size, in every arm
     import opacus.optimizers  # noqa: F401
 
     before = peak_memory_bytes()
     torch.manual_seed(0)
     network = recipe.build_network().to(device)
-    step, end = (_plain, _plain_one_by_one, _one_patient, _several_patients, _opacus)[arm](recipe, network, Group(launches.Launch(), device))
+    step, end = (_plain, _plain_one_by_one, _one_patient, _several_patients, _opacus)[arm](
+        recipe, network, Group(launches.Launch(), device)
+    )
     step(0)
     number, began, cpu = 0, time.perf_counter(), time.process_time()
     while number < STEPS or (time.perf_counter() - began < SECONDS and number < MOST):
