@@ -118,7 +118,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", action="store_true", help="take the throughput from some real steps on this machine")
     parser.add_argument("--throughput", metavar="TFLOPS", type=float, help="TFLOP/s that one GPU achieves (default: an assumption)")
     parser.add_argument("--bandwidth", metavar="GBPS", type=float, help="GB/s that one GPU sends (default: an assumption)")
-    parser.add_argument("--people", metavar="N", type=int, help="training volumes (default: those of the store, if it is here)")
+    parser.add_argument("--people", metavar="N", type=int, help="training volumes, or patients (default: those of the store)")
     devices = "what ranks compute on; for cpu, --gpu-memory is the memory of one process (default: %(default)s)"
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help=devices)
 

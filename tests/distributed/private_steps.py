@@ -9,21 +9,24 @@ import copy
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
-from volgen.parallel.private_engine import PrivateEngine
+from volgen.parallel.private_engine import Pass, PrivateEngine
 from volgen.privacy._ledger import Mechanism
 from volgen.privacy._mechanism import GradientMechanism
+from volgen.privacy._per_sample import PerSample
 from volgen.privacy._secret import Secret
 
 KEY = bytes(range(32))
 BATCHES = (5, 0, 1, 4)
 """Patients in each step: nobody, fewer than ranks, more."""
 RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
+ONE_VIEW, ALL_VIEWS, PATIENTS = Pass(), Pass(1, whole=True), Pass(3, whole=True)
 
 
 class Network(nn.Module):
@@ -42,20 +45,24 @@ def patient(step: int, person: int, view: int) -> Tensor:
     return torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1000 * step + 10 * person + view)) * (1 + person)
 
 
-def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int) -> list[dict[str, Tensor]]:
+def views_of(step: int, person: int) -> list[Tensor]:
+    return [patient(step, person, view) for view in range(VIEWS)]
+
+
+def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int, whole: bool) -> list[dict[str, Tensor]]:
     """Weights after each step of the plain loop, and Adam's first moments: the weights alone would forgive a wrong factor."""
     optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     weights, secret, history = list(module.parameters()), Secret(KEY), []
     for step, people in enumerate(BATCHES, 1):
         total = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
         for person in range(people):
-            losses = []
-            for view in range(VIEWS):
-                x = patient(step, person, view)
+            losses, views = [], views_of(step, person)
+            # bf16 rounds the gradient of two views together otherwise than those of each.
+            for x in [torch.cat(views)] if bf16 and whole else views:
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                    y = module(x, torch.ones(1))
+                    y = module(x, torch.ones(len(x)))
                 losses.append((y.float() - x).square().mean())
-            gradient = [g.double() for g in torch.autograd.grad(sum(losses) / VIEWS, weights)]
+            gradient = [g.double() for g in torch.autograd.grad(sum(losses) / len(losses), weights)]
             norm = float(torch.cat([g.flatten() for g in gradient]).norm())
             for mine, g in zip(total, gradient, strict=True):
                 mine += g * min(1.0, mechanism.clip_norm / norm)
@@ -70,13 +77,15 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
     return history
 
 
-def compare(stage: int, precision: str, noise: float, clip: float) -> dict[str, float]:
+def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW) -> dict[str, float]:
     """Largest difference of weights and moments after any step."""
     launch = launches.discover()
     torch.manual_seed(0)
     module, mechanism = Network(), Mechanism(0.5, noise, clip)
-    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size)
-    engine = PrivateEngine(module, EngineConfig(zero_stage=stage, precision=precision), betas=(0.9, 0.99))  # type: ignore[arg-type]
+    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.whole)
+    each = PerSample(module) if at_once.patients > 1 else None
+    config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
+    engine = PrivateEngine(module, config, betas=(0.9, 0.99), at_once=at_once, per_sample=each)
     sanitiser = GradientMechanism(mechanism, DIVISOR, Secret(KEY), launch.rank, launch.world_size)
     worst = 0.0
     for step, people in enumerate(BATCHES, 1):
@@ -84,20 +93,27 @@ def compare(stage: int, precision: str, noise: float, clip: float) -> dict[str, 
         mine = list(range(people))[launch.rank :: launch.world_size]
         rounds = -(-people // launch.world_size) if engine.in_step else len(mine)
         total = sanitiser.start(engine.shapes, engine.device)
-        for place in range(rounds):
-            person = mine[place] if place < len(mine) else 0
-            views = []
-            for view in range(VIEWS):
-                x = patient(step, person, view)
-                views.append(engine.gradients((engine(x, torch.ones(1)) - x).square().mean() / VIEWS))
-            if place < len(mine):
-                sanitiser.add(total, [torch.stack(gradients).sum(dim=0) for gradients in zip(*views, strict=True)])
+        turns = [*mine, *[0] * (rounds - len(mine))]
+        for first in range(0, rounds, at_once.patients):
+            for place, contribution in enumerate(contributions(engine, step, turns[first : first + at_once.patients]), first):
+                if place < len(mine):
+                    sanitiser.add(total, contribution)
         engine.give(sanitiser.finish(total))
         engine.step(RATE)
         state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
         worst = max(worst, *(float((state[name] - w).abs().max()) for name, w in history[step - 1].items()))
     engine.destroy()
     return {"weights": worst}
+
+
+def contributions(engine: PrivateEngine, step: int, people: list[int]) -> Iterator[list[Tensor]]:
+    """What the trainer does with one pass, or with one for each view."""
+    if engine.at_once.whole:
+        x = torch.cat([view for person in people for view in views_of(step, person)])
+        yield from engine.gradients_of((engine(x, torch.ones(len(x))) - x).square().mean(dim=(1, 2, 3, 4)), len(people))
+        return
+    views = [engine.gradients((engine(x, torch.ones(1)) - x).square().mean() / VIEWS) for x in views_of(step, people[0])]
+    yield [torch.stack(gradients).sum(dim=0) for gradients in zip(*views, strict=True)]
 
 
 def spread(stage: int) -> dict[str, float]:
@@ -132,6 +148,9 @@ def main() -> None:
     for stage in (0, 1, 2, 3):
         for precision in ("fp32", "bf16"):
             found[f"{stage} {precision}"] = compare(stage, precision, noise=0.7, clip=0.3)
+            found[f"{stage} {precision} views"] = compare(stage, precision, noise=0.7, clip=0.3, at_once=ALL_VIEWS)
+        if stage < 3:
+            found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:

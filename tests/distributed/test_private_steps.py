@@ -35,6 +35,17 @@ def test_the_update_is_that_of_a_loop_over_patients(stage: int, found: dict[str,
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_all_views_of_a_patient_at_once_change_nothing(stage: int, found: dict[str, dict[str, float]]) -> None:
+    assert found[f"{stage} fp32 views"]["weights"] < 1e-6
+    assert found[f"{stage} bf16 views"]["weights"] < 1e-6
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage < 3])
+def test_several_patients_at_once_change_nothing(stage: int, found: dict[str, dict[str, float]]) -> None:
+    assert found[f"{stage} patients"]["weights"] < 1e-6, "gradients of each patient by Opacus, with ZeRO-3 one at a time"
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_without_noise_and_with_no_limit_it_is_the_ordinary_mean(stage: int, found: dict[str, dict[str, float]]) -> None:
     assert found[f"{stage} plain"]["weights"] < 1e-6
 

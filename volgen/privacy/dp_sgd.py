@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.privacy import _refusals
-from volgen.privacy._accounting import calibrate
+from volgen.privacy._accounting import Steps, calibrate, epsilon
 from volgen.privacy._ledger import Budget, Ledger, Mechanism
 
 COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
@@ -21,6 +22,29 @@ NOT_COVERED = (
     "checkpoints and the privacy journal: they count the steps of each launch; nothing in them is of a patient, and nobody needs them",
 )
 DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the ledger of a run would say that has not begun.
+
+    Attributes:
+        budget: epsilon that may be spent.
+        delta: of it.
+        sampling_rate: with which each patient takes part in a step.
+        noise_multiplier: of the noise on the sum, in units of the clip norm.
+        steps: planned, over all networks.
+        allowed: steps that the budget is enough for.
+        epsilon: spent if nothing is repeated.
+    """
+
+    budget: float
+    delta: float
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+    allowed: int
+    epsilon: float
 
 
 class Config(BaseConfig):
@@ -69,13 +93,7 @@ class Config(BaseConfig):
         Raises:
             UserError: delta or the batch is too large, the budget cannot be kept, or the ledger is another run's.
         """
-        people = self.population or patients
-        if batch_size > people:
-            raise UserError("data.batch_size", f"{batch_size} patients in a step of {people}", f"at most {people}")
-        if self.delta >= 1.0 / people:
-            found = f"{self.delta:g} would let training give away one of {people} patients whole"
-            raise UserError("privacy.delta", found, f"less than 1/{people}", "1e-5 or one over ten times the number of patients is usual")
-        rate, planned = batch_size / people, math.ceil(steps * (1.0 + self.spare))
+        rate, planned = self._rate(patients, batch_size), math.ceil(steps * (1.0 + self.spare))
         budget = Budget(self.epsilon, self.delta, self.accountant)
         if Ledger.exists(directory):
             ledger = Ledger(directory)
@@ -84,7 +102,7 @@ class Config(BaseConfig):
                 expected = f"sampling rate {rate:g}, clip norm {self.clip_norm:g} and {budget}"
                 raise UserError(str(directory), f"has a ledger of another training ({mine})", expected, "give the run another `name`")
             return ledger
-        noise = _round_up(calibrate(self.epsilon, self.delta, rate, planned, self.accountant))
+        noise = self._noise(rate, planned)
         ledger = Ledger.create(directory, budget, Mechanism(rate, noise, self.clip_norm), planned, self._assumed(patients))
         ledger.write_summary(finished=False)
         return ledger
@@ -92,6 +110,25 @@ class Config(BaseConfig):
     def finish(self, directory: Path) -> None:
         """Writes what was really spent."""
         Ledger(directory).write_summary(finished=True)
+
+    def forecast(self, *, patients: int, batch_size: int, steps: int) -> Forecast:
+        """What the ledger of such a run would say; the arguments, and what is refused, are those of :meth:`begin`."""
+        rate, planned = self._rate(patients, batch_size), math.ceil(steps * (1.0 + self.spare))
+        noise = self._noise(rate, planned)
+        spent = epsilon([Steps(rate, noise, steps)], self.delta, self.accountant)
+        return Forecast(self.epsilon, self.delta, rate, noise, steps, planned, spent)
+
+    def _rate(self, patients: int, batch_size: int) -> float:
+        people = self.population or patients
+        if batch_size > people:
+            raise UserError("data.batch_size", f"{batch_size} patients in a step of {people}", f"at most {people}")
+        if self.delta >= 1.0 / people:
+            found = f"{self.delta:g} would let training give away one of {people} patients whole"
+            raise UserError("privacy.delta", found, f"less than 1/{people}", "1e-5 or one over ten times the number of patients is usual")
+        return batch_size / people
+
+    def _noise(self, rate: float, planned: int) -> float:
+        return _round_up(calibrate(self.epsilon, self.delta, rate, planned, self.accountant))
 
     def _assumed(self, patients: int) -> dict[str, Any]:
         number = f"population {self.population}, given as public" if self.population else f"the number of patients, {patients}, is public"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def content(plan: Plan) -> dict[str, Any]:
         "chosen": None if plan.chosen is None else _row(plan.chosen, disk),
         "reason": plan.reason,
         "disk": plan.disk,
+        "privacy": None if plan.forecast is None else asdict(plan.forecast),
         "assumptions": list(plan.assumptions),
     }  # fmt: skip
 
@@ -61,6 +63,7 @@ def _row(setting: Setting, disk: int) -> dict[str, Any]:
         "buffers": memory.parts,
         "worst_moment": memory.moment,
         "host_bytes_per_rank": memory.host,
+        "patients_at_once": None if setting.at_once is None else setting.at_once.patients,
         "flops_per_step": setting.flops,
         "network_bytes_per_step": setting.network_bytes,
         "step_seconds": setting.step_seconds,
@@ -72,11 +75,13 @@ def _row(setting: Setting, disk: int) -> dict[str, Any]:
 
 def deepspeed_json(setting: Setting, ranks: int, parameters: int) -> dict[str, Any]:
     """What the engine will hand to DeepSpeed."""
-    recipe = setting.recipe
+    recipe, engine = setting.recipe, setting.engine
     micro_batch = recipe.data.batch_size * recipe.experts.groups // (ranks * setting.engine.accumulation)
+    if recipe.privacy.private:  # patients are accumulated before DeepSpeed, in fp32
+        micro_batch, engine = 1, engine.model_copy(update={"precision": "fp32"})
     optimiser = recipe.optimiser
     return settings(
-        setting.engine, micro_batch, optimiser.betas, optimiser.weight_decay, optimiser.gradient_clip, bool(optimiser.matrix_learning_rate),
+        engine, micro_batch, optimiser.betas, optimiser.weight_decay, optimiser.gradient_clip, bool(optimiser.matrix_learning_rate),
         parameters,
     )  # fmt: skip
 

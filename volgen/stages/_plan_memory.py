@@ -63,8 +63,9 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         people: training volumes.
         process: what the process takes before it trains, on a CPU; None plans for a GPU.
     """
-    size, gpu = traced.network, process is None
-    engine = engine_memory(recipe.engine, size, ranks)
+    size, gpu, private = traced.network, process is None, recipe.privacy.private
+    # What reaches DeepSpeed in private training is fp32.
+    engine = engine_memory(recipe.engine.model_copy(update={"precision": "fp32"}) if private else recipe.engine, size, ranks)
     whole = FP32 * size.parameters
     average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else whole
     parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
@@ -75,7 +76,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         parts |= {"process before training": process, **host}
     retained = 0.0 if gpu else RETAINED[recipe.engine.precision]
     fit = recipe.preconditioner.fit_bytes(recipe.data.shape, people)
-    moments = _moments(traced, engine, size, retained, gpu, ranks, average if recipe.engine.zero_stage else 0)
+    moments = _moments(traced, engine, size, retained, gpu and not private, gpu, ranks, average if recipe.engine.zero_stage else 0)
     moment = max(moments, key=lambda name: sum(moments[name]))
     gradients, rest = moments[moment]
     gathered = engine.gathered if moment in ("forward and backward", "reduction") else 0
@@ -95,14 +96,14 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
 
 
 def _moments(
-    traced: StepTrace, engine: EngineMemory, size: NetworkSize, retained: float, gpu: bool, ranks: int, masters: int
+    traced: StepTrace, engine: EngineMemory, size: NetworkSize, retained: float, in_buckets: bool, gpu: bool, ranks: int, masters: int
 ) -> dict[str, tuple[int, int]]:
-    """Gradients and other bytes at each moment that could be the worst."""
+    """Gradients and other bytes at each moment that could be the worst; a patient's gradients never see a bucket."""
     whole, kept = FP32 * size.parameters, engine.resident_gradients
     # With buckets (stages 1 to 3) gradients live in them, and a GPU holds the whole bucket from the first gradient on.
     backward = (
         (kept, traced.apart)
-        if gpu and engine.buckets
+        if in_buckets and engine.buckets
         else (min(whole, traced.peak), round(max(0, traced.peak - whole) * (1 + retained)) + kept)
     )
     return {
@@ -118,8 +119,9 @@ def _moments(
 
 
 def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dict[str, int]:
+    whole = FP32 * traced.network.parameters
     return {
-        "validation network": FP32 * traced.network.parameters + traced.network.buffers,
+        **({"sum over patients": whole} if recipe.privacy.private else {"validation network": whole + traced.network.buffers}),
         "preconditioner": traced.preconditioner,
         "batch": FP32 * recipe.channels * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
         "communication": buckets,
@@ -129,8 +131,9 @@ def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dic
 def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
     """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
     example, views = recipe.channels * math.prod(recipe.piece), recipe.assembly.views(recipe.data.shape)
+    validated = 0 if recipe.privacy.private else recipe.stopping.validation_volumes
     return {
-        "validation volumes": FP32 * example * views * recipe.stopping.validation_volumes,
+        "validation volumes": FP32 * example * views * validated,
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
         "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.shape) * people),
         "best weights": FP32 * size.parameters + size.buffers,

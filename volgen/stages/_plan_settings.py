@@ -5,19 +5,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from volgen.experts.plan import Phase, blocker, plan
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
+from volgen.parallel.private_engine import Pass
+from volgen.privacy.dp_sgd import Forecast
 from volgen.recipe import Recipe
 from volgen.stages._checkpoint_size import checkpoint_bytes
-from volgen.stages._plan_memory import GIB, Memory, memory
+from volgen.stages._plan_memory import GIB, GPU_RESERVE, Memory, memory
 from volgen.stages._plan_step import StepTrace, trace
+from volgen.stages._private_pass import candidates, excluded, largest, need, peaks
 
 HOST_BANDWIDTH = 12e9
 """Bytes per second between a GPU and its host: an assumption, for offloading."""
+NOISE_SECONDS = 55e-9
+"""Of a processor for one weight's noise in private training: measured on one machine (docs/privacy.md)."""
 SECONDS_PER_HOUR = 3600.0
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
@@ -62,6 +67,7 @@ class Setting:
         step_seconds: computing, then sending: nothing overlaps.
         expert_hours: of the longest expert at most; stopping may end an expert earlier.
         hours: of the whole run, at most.
+        at_once: what goes through the network at once, in private training.
     """
 
     recipe: Recipe
@@ -72,6 +78,7 @@ class Setting:
     step_seconds: float
     expert_hours: float
     hours: float
+    at_once: Pass | None = None
 
     @property
     def engine(self) -> EngineConfig:
@@ -97,6 +104,7 @@ class Plan:
         assumptions: what nobody measured.
         reason: why nothing fits, empty if something does.
         parameters: of one network.
+        forecast: what the ledger of a private run will say.
     """
 
     cluster: Cluster
@@ -105,6 +113,7 @@ class Plan:
     assumptions: tuple[str, ...]
     reason: str
     parameters: int = 0
+    forecast: Forecast | None = None
 
     @property
     def chosen(self) -> Setting | None:
@@ -118,6 +127,7 @@ class Planner:
     def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
         self._recipe, self._cluster, self._people = recipe, cluster, people
         self._traces: dict[tuple[int, bool], StepTrace] = {}
+        self._peaks: dict[tuple[bool, bool], list[int] | None] = {}
 
     @property
     def a_trace(self) -> StepTrace:
@@ -127,7 +137,7 @@ class Planner:
     def settings(self, groups: int, accumulation: int) -> list[Setting]:
         """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
         found = [self._setting(stage, checkpointing, "none", groups, accumulation) for stage in STAGES for checkpointing in (False, True)]
-        if self._cluster.process is None and not any(setting.fits for setting in found):
+        if self._cluster.process is None and not self._recipe.privacy.private and not any(setting.fits for setting in found):
             for stage, offload in ((1, "optimiser"), (2, "optimiser"), (3, "optimiser"), (3, "optimiser_and_weights")):
                 found += [self._setting(stage, checkpointing, offload, groups, accumulation) for checkpointing in (False, True)]
         return sorted(found, key=lambda setting: setting.order)
@@ -140,17 +150,28 @@ class Planner:
         experts = self._recipe.experts.model_copy(update={"groups": groups})
         recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
         ranks = self._cluster.ranks // groups
-        micro_batch = recipe.data.batch_size // (ranks * accumulation)
+        micro_batch = 1 if recipe.privacy.private else recipe.data.batch_size // (ranks * accumulation)
         key = (micro_batch, checkpointing)
         if key not in self._traces:
             self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
         traced = self._traces[key]
+        at_once, volumes, engine_used = None, accumulation, recipe.engine
+        if recipe.privacy.private:
+            at_once, traced = self._private(recipe, traced, ranks)
+            volumes = -(-recipe.data.batch_size // ranks) * recipe.privacy.views
+            engine_used = recipe.engine.model_copy(update={"precision": "fp32"})
         used = memory(recipe, traced, ranks, self._people, self._cluster.process)
-        sent = network_bytes(recipe.engine, traced.network, ranks)
-        flops = accumulation * traced.flops
+        sent = network_bytes(engine_used, traced.network, ranks)
+        if at_once is not None and stage == 3:  # weights come together for every pass
+            passes = volumes // recipe.privacy.views if at_once.whole else volumes
+            sent += FP32 * traced.network.parameters * passes * (ranks - 1) // ranks
+        flops = volumes * traced.flops
         moved = 0 if offload == "none" else 2 * FP32 * traced.network.parameters * (2 if offload == "optimiser_and_weights" else 1) / ranks
         step = flops / self._cluster.throughput + sent / self._cluster.bandwidth + moved / HOST_BANDWIDTH
         draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws
+        if recipe.privacy.private:
+            step += NOISE_SECONDS * traced.network.parameters / ranks
+            draws = 0  # nobody is looked at
         validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
         phases = plan(recipe.experts, recipe.schedule.grid())
         each = {}
@@ -161,12 +182,34 @@ class Planner:
             each[phase.name] = (rule.max_steps * step + validations * validation) / SECONDS_PER_HOUR
         longest = max(each[phase.name] for phase in phases if phase.index is not None)
         fits = used.total <= self._cluster.gpu_memory
-        return Setting(recipe, used, fits, flops, sent, step, longest, hours_of_run(phases, each, groups))
+        return Setting(recipe, used, fits, flops, sent, step, longest, hours_of_run(phases, each, groups), at_once)
+
+    def _private(self, recipe: Recipe, traced: StepTrace, ranks: int) -> tuple[Pass, StepTrace]:
+        """What training will choose to send through the network at once, with its memory."""
+        gpu, process = self._cluster.process is None, self._cluster.process or GPU_RESERVE
+        several = not excluded(recipe)
+        key = (several, recipe.engine.activation_checkpointing)
+        if key not in self._peaks:
+            try:
+                self._peaks[key] = peaks(recipe, candidates(recipe, ranks, several), gpu)
+            except RuntimeError:  # Opacus finds a layer that does not see patients
+                self._peaks[key] = None
+        held = self._peaks[key]
+        if held is None:
+            several, held = False, peaks(recipe, candidates(recipe, ranks, several=False), gpu)
+        needs = [need(recipe, traced.network, ranks, peak) for peak in held]
+        place = largest(needs, self._cluster.gpu_memory - process)
+        apart = max(0, held[place] - FP32 * traced.network.parameters)
+        return candidates(recipe, ranks, several)[place], replace(traced, peak=held[place], apart=apart, validation=0)
 
 
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
     """(groups, accumulation) with which a batch can be shared evenly: as configured, then other groups, then more micro-batches."""
     wanted, batch = recipe.experts.groups, recipe.data.batch_size
+    if recipe.privacy.private:  # no other groups or micro-batches are accepted
+        if batch % ranks == 0:
+            yield 1, 1
+        return
     groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted)]
     first, later = [], []
     for count in groups:

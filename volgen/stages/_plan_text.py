@@ -32,7 +32,9 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
     lines = [
         f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all",
-        f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
+        _private(plan, first, ranks)
+        if recipe.privacy.private
+        else f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
         f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
         f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
@@ -43,6 +45,20 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
         + "  network/step  h/expert     h/run  fits",
     ]
     return lines + [_row(setting) for setting in plan.settings]
+
+
+def _private(plan: Plan, first: Setting, ranks: int) -> str:
+    """What goes through the network at once, and what the ledger will say."""
+    recipe, told, at_once = first.recipe, plan.forecast, first.at_once
+    assert told is not None and at_once is not None
+    patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"
+    views = recipe.privacy.views if at_once.whole else 1
+    return (
+        f"patients in a step   {recipe.data.batch_size} expected, {recipe.privacy.views} views of each, shared by {ranks} ranks;"
+        f" at once: {patients}, {views} views (the first setting below)\n"
+        f"privacy              epsilon {told.epsilon:.3g} of {told.budget:g} at delta {told.delta:g} per patient after {told.steps} steps"
+        f" of all networks ({told.allowed} are allowed): noise multiplier {told.noise_multiplier:g}, sampling rate {told.sampling_rate:.3g}"
+    )
 
 
 def _row(setting: Setting) -> str:

@@ -26,8 +26,10 @@ from volgen.parallel.private_engine import PrivateEngine
 from volgen.privacy import _refusals
 from volgen.privacy._ledger import SUMMARY, BudgetSpent, Ledger
 from volgen.privacy._mechanism import GradientMechanism
+from volgen.privacy._per_sample import PerSample
 from volgen.privacy._secret import Secret
 from volgen.recipe import Recipe
+from volgen.stages._private_pass import Choice, choose
 from volgen.training.loop import Trainer
 from volgen.training.metrics import Metrics
 from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
@@ -121,7 +123,8 @@ class _Private:
     validates = False
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe, self._ledger = recipe, None
+        self._recipe = recipe
+        self._choice: Choice | None = None
 
     def begin(self, store: Store) -> None:
         recipe = self._recipe
@@ -166,7 +169,14 @@ class _Private:
         if refusal:
             raise UserError("network", refusal, "a network in which patients do not meet")
         recipe = self._recipe
-        return PrivateEngine(network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay)
+        if self._choice is None:  # networks of a run are alike
+            self._choice = choose(recipe, network, group)
+            say(f"Private: {self._choice.why}.")
+        at_once = self._choice.at_once
+        return PrivateEngine(
+            network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, at_once=at_once,
+            per_sample=PerSample(network) if at_once.patients > 1 else None,
+        )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
         rule, directory = self._recipe.rule(phase), self._recipe.directory

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.data.store import Store
+from volgen.experts.plan import plan as phases
 from volgen.recipe import Recipe
 from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
 from volgen.stages._plan_memory import GIB
 from volgen.stages._plan_process import process_bytes
-from volgen.stages._plan_settings import Cluster, Plan, Planner, Setting, disk_bytes, shares
+from volgen.stages._plan_settings import NOISE_SECONDS, Cluster, Plan, Planner, Setting, disk_bytes, shares
 from volgen.stages._plan_step import trace
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
@@ -47,7 +49,7 @@ def plan(
         throughput: TFLOP/s that one GPU achieves.
         bandwidth: GB/s that one GPU sends.
         device: what ranks compute on; on a CPU ``gpu_memory`` is the memory of one process.
-        people: training volumes; from the store if it exists.
+        people: training volumes, in private training one of each patient; from the store if it exists.
 
     Raises:
         UserError: a number is not positive, or throughput is both given and to be measured.
@@ -59,12 +61,11 @@ def plan(
     if calibrate and throughput is not None:
         raise UserError("--throughput", "is given, and --measure would measure it", "one of them")
     assumptions: list[str] = []
-    if people is None:
-        people = _people(recipe, assumptions)
+    volumes, patients = (people, people) if people is not None else _people(recipe, assumptions)
     ranks = nodes * gpus_per_node
     process = process_bytes(recipe) if device == "cpu" else None
     if calibrate:
-        throughput = _calibrated(recipe, ranks, people)
+        throughput = _calibrated(recipe, ranks, volumes)
     if throughput is None:
         throughput = ASSUMED_CPU_TFLOPS if device == "cpu" else ASSUMED_TFLOPS[recipe.engine.precision]
         assumptions.append(f"throughput: {throughput:g} TFLOP/s achieved by each {device.upper()} (give --throughput, or --measure)")
@@ -74,8 +75,15 @@ def plan(
             assumptions.append(f"bandwidth: {bandwidth:g} GB/s sent by each rank, not overlapped with computing (give --bandwidth)")
     if device == "gpu":
         assumptions.append("1.5 GiB for CUDA, NCCL and cuDNN on each GPU, and 5 % lost to fragmentation")
+    if recipe.privacy.private:
+        assumptions.append(
+            f"noise: {NOISE_SECONDS * 1e9:g} ns of a processor for each weight in each step; as many patients drawn as expected"
+        )
     cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
-    found = _search(recipe, cluster, people, assumptions)
+    found = _search(recipe, cluster, volumes, assumptions)
+    if recipe.privacy.private:
+        steps = sum(recipe.rule(phase).max_steps for phase in phases(recipe.experts, recipe.schedule.grid()))
+        found = replace(found, forecast=recipe.privacy.forecast(patients=patients, batch_size=recipe.data.batch_size, steps=steps))
     print(_plan_text.text(recipe, found))
     if out is not None:
         _plan_files.write(out, found, recipe, config, overrides)
@@ -105,19 +113,20 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
     return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, traced.network.parameters)
 
 
-def _people(recipe: Recipe, assumptions: list[str]) -> int:
-    """Training volumes of the store, if it is there."""
+def _people(recipe: Recipe, assumptions: list[str]) -> tuple[int, int]:
+    """Training volumes of the store, if it is there, and of how many patients they are."""
     path = Path(recipe.data.store)
     if "://" in recipe.data.store or path.exists():
-        return len(Store.open(recipe.data.store).split("train"))
+        records = Store.open(recipe.data.store).split("train")
+        return len(records), len({record.patient for record in records})
     assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
-    return ASSUMED_PEOPLE
+    return ASSUMED_PEOPLE, ASSUMED_PEOPLE
 
 
 def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
     """TFLOP/s of this machine in the configured step."""
     first = next(shares(recipe, ranks), None)
-    micro_batch = 1 if first is None else recipe.data.batch_size * first[0] // (ranks * first[1])
+    micro_batch = 1 if first is None or recipe.privacy.private else recipe.data.batch_size * first[0] // (ranks * first[1])
     traced = trace(recipe, micro_batch, people, gpu=False)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if traced.peak > memory:

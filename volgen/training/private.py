@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +25,27 @@ PUBLIC = ("learning_rate", "gradient_norm")
 """Metrics that give nothing away: the norm is that of the noised gradient. Losses would be exact functions of people."""
 
 
+class Pass(Protocol):
+    """What goes through the network at once: one view, one patient with all views, or several patients."""
+
+    @property
+    def patients(self) -> int:
+        """At most."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether all views of a patient go together."""
+        ...
+
+
 class PatientEngine(Engine, Protocol):
     """An engine that lets a gradient be taken, changed and given back."""
+
+    @property
+    def at_once(self) -> Pass:
+        """What goes through the network at once."""
+        ...
 
     @property
     def in_step(self) -> bool:
@@ -44,6 +64,10 @@ class PatientEngine(Engine, Protocol):
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of a loss, which nobody else sees."""
+        ...
+
+    def gradients_of(self, loss_B: Tensor, patients: int) -> Iterator[list[Tensor]]:
+        """The gradient of each patient's mean loss; all views of one after another."""
         ...
 
     def give(self, gradients: Sequence[Tensor]) -> None:
@@ -192,33 +216,46 @@ class PrivateTrainer(Trainer):
         # Ranks that have to keep up with the others compute somebody's gradient, and forget it.
         turns = [*mine, *drawn[:1] * (rounds - len(mine))]
         total = self.sanitiser.start(patients.shapes, patients.device)
-        for place, (person, batch) in enumerate(zip(turns, self.views(turns, number), strict=True)):
-            contribution = self._contribution(task, patients, objective, step, person, batch)
-            if place < len(mine):
-                self.sanitiser.add(total, contribution)
+        pairs = zip(turns, self.views(turns, number), strict=True)
+        place = 0
+        while people := list(islice(pairs, patients.at_once.patients)):
+            for contribution in self._contributions(task, patients, objective, step, people):
+                if place < len(mine):
+                    self.sanitiser.add(total, contribution)
+                place += 1
             self.pulse.beat()
         patients.give(self.sanitiser.finish(total))
         told = self.ranks.sum([float(self.interrupt.received == number) for number in SIGNALS])
         return float("nan"), next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
 
-    def _contribution(
-        self, task: Task, engine: PatientEngine, objective: Objective, step: int, person: int, batch: Batch
-    ) -> list[Tensor]:  # fmt: skip
-        """The gradient of the mean loss over a patient's views, which go through the network one by one."""
-        count, key = len(batch.positions), f"{task.name}/{person}"
-        levels = quantiles(count, self.seed, key, step)
+    def _contributions(
+        self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[int, Batch]]
+    ) -> Iterator[list[Tensor]]:  # fmt: skip
+        """For each patient the gradient of the mean loss over the views."""
+        parts = [self._part(task, engine, step, person, batch) for person, batch in people]
+        ids = [name for _, batch in people for name in batch.ids]
+        if engine.at_once.whole:
+            x, z, sigma = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            yield from engine.gradients_of(_loss(objective, ids, x, z, sigma), len(people))
+            return
+        ((x, z, sigma),) = parts
         mean: list[Tensor] = []
-        for view, position in enumerate(batch.positions):
-            x = batch.x_BCXYZ[view : view + 1].to(engine.device)
-            z = noise(x[:, :1], [position], self.seed, key, step)
-            sigma = torch.tensor([task.sigma(levels[position])], device=x.device)
-            denoise, weight = objective(batch.ids[view : view + 1])
-            gradients = engine.gradients(denoising_loss(denoise, weight, x, z, sigma).mean() / count)
+        for view, name in enumerate(ids):
+            row = slice(view, view + 1)
+            gradients = engine.gradients(_loss(objective, [name], x[row], z[row], sigma[row]).mean() / len(ids))
             if mean:
                 torch._foreach_add_(mean, gradients)
             else:
                 mean = gradients
-        return mean
+        yield mean
+
+    def _part(self, task: Task, engine: PatientEngine, step: int, person: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """A patient's volumes, noise and noise levels: functions of the patient and the step, whoever else is in the pass."""
+        key = f"{task.name}/{person}"
+        levels = quantiles(len(batch.positions), self.seed, key, step)
+        x = batch.x_BCXYZ.to(engine.device)
+        z = noise(x[:, :1], batch.positions, self.seed, key, step)
+        return x, z, torch.tensor([task.sigma(levels[position]) for position in batch.positions], device=x.device)
 
     def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
         """Takes the weights that the engine holds now; there is nobody to score them with."""
@@ -231,3 +268,8 @@ class PrivateTrainer(Trainer):
 
     def _note(self, loss: float, stopping: Stopping) -> str:
         return "private: losses are not looked at"
+
+
+def _loss(objective: Objective, ids: Sequence[str], x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+    denoise, weight = objective(ids)
+    return denoising_loss(denoise, weight, x_BCXYZ, noise_BCXYZ, sigma_B)

@@ -191,3 +191,37 @@ def test_experts_of_a_chain_follow_one_another(experts: int, chains: int, groups
     phases = phases_of(config, [1.0 + index for index in range(experts)])
     each = {phase.name: 2.0 if phase.index is None else 1.0 for phase in phases}
     assert hours_of_run(phases, each, groups) == 2 + hours
+
+
+PRIVATE = """
+name: private
+runs: {runs}
+data: {{store: {store}, shape: [16, 16, 16], batch_size: 4, workers: 1}}
+schedule: {{kind: log_snr, points: 4}}
+network: {{kind: wavelet_unet3d, channels: [8], norm_groups: 4}}
+preconditioner: {{kind: edm}}
+experts: {{count: 2}}
+optimiser: {{gradient_clip: 0.0}}
+stopping: {{max_steps: 2, min_steps: 2}}
+privacy: {{kind: dp_sgd, epsilon: 6, delta: 1.0e-3, views: 3, accountant: rdp}}
+"""
+
+
+def test_a_private_plan_says_what_the_ledger_will(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "private.yaml"
+    config.write_text(PRIVATE.format(store=blob_store, runs=tmp_path / "runs"))
+    assert plan(config, "--out", str(tmp_path / "plan")) == 0
+    found = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert "epsilon" in capsys.readouterr().out
+    ledger = json.loads((train(recipes.load(config)) / "privacy_ledger.json").read_text())
+    entry = ledger["entries"][0]
+    told = found["privacy"]
+    assert told["epsilon"] == ledger["epsilon"] and told["steps"] == sum(entry["steps"] for entry in ledger["entries"]) == 4
+    assert (told["noise_multiplier"], told["sampling_rate"]) == (entry["noise_multiplier"], entry["sampling_rate"])
+    best = {row["stage"]: row for row in found["stages"]}
+    assert best[0]["patients_at_once"] == 2 and best[3]["patients_at_once"] == 1, "a rank draws two of four patients"
+    network = recipes.load(config).build_network()
+    assert best[0]["buffers"]["sum over patients"] == 4 * sum(p.numel() for p in network.parameters())
+    assert "validation network" not in best[0]["buffers"]
+    assert found["chosen"]["flops_per_step"] == 2 * 3 * trace(recipes.load(config), 1, 1, gpu=True).flops, "patients times views"
+    assert plan(config, "--people", "2000") == 2, "delta must be below one over the number of patients"

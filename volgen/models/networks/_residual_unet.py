@@ -120,6 +120,12 @@ class Conv(nn.Module):
         """[B, in, ...] -> [B, out, ...]."""
         return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
 
+    def plain(self) -> nn.Module:
+        """Torch's layer that computes the same, without its weights: for whoever knows torch's layers alone (gradients of each sample)."""
+        kind: type[nn.Module] = {2: nn.Conv2d, 3: nn.Conv3d}[self.dims]
+        outputs, inputs, size, *_ = self.shape
+        return kind(inputs, outputs, size, self.stride, size // 2, device="meta")
+
 
 class Block(nn.Module):
     """norm - SiLU - conv - norm - FiLM - SiLU - conv, with a residual path."""

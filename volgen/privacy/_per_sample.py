@@ -1,0 +1,142 @@
+"""Gradients of every sample of one backward pass, by Opacus' hooks. The other door to Opacus.
+
+Two things are done otherwise than Opacus does them, because they take time or memory: a convolution's gradient of each sample is a
+convolution of its own (Opacus unfolds the input: size^3 times its memory), and the sum over the batch is not computed beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLOSE, ROUNDING = 1e-4, 1e-6
+"""Largest difference between a sample's gradient and that of a pass of its own, relative to the norm of one parameter's, and of all."""
+
+
+class PerSample:
+    """Opacus' ``GradSampleModule`` on a network that stays as it is: what it adds are hooks.
+
+    The backward pass asks for gradients of the network's inputs: on its way every layer meets its hook, and DeepSpeed's are not met.
+
+    Args:
+        network: fp32 weights, in training mode, without activation checkpointing (a layer must run once).
+
+    Raises:
+        NotImplementedError: a trained layer has buffers.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._wrapped = _module(network)
+        self._leaves: list[Tensor] = []
+
+    def inputs(self, input_BCXYZ: Tensor, noise_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network gets instead of its inputs, in the forward pass before :meth:`gradients`."""
+        self._leaves = [tensor.detach().requires_grad_() for tensor in (input_BCXYZ, noise_B)]
+        return self._leaves[0], self._leaves[1]
+
+    def gradients(self, loss_B: Tensor, patients: int) -> list[Tensor]:
+        """For each trained parameter [patients, ...]: the gradients of patients' mean losses.
+
+        Args:
+            loss_B: as many views of one patient after another.
+            patients: how many they are.
+
+        Raises:
+            RuntimeError: a parameter was not met, or not once.
+        """
+        views = len(loss_B) // patients
+        torch.autograd.grad(loss_B.sum() / views, self._leaves, allow_unused=True)
+        found: list[Tensor] = []
+        for parameter in self._trained:
+            each, parameter.grad_sample = parameter.grad_sample, None  # type: ignore[attr-defined]
+            if not isinstance(each, Tensor) or len(each) != len(loss_B):
+                raise RuntimeError("a parameter meets something else than one sample after another")
+            found.append(each if views == 1 else each.unflatten(0, (patients, views)).sum(dim=1))
+        self._leaves = []
+        return found
+
+    def close(self) -> None:
+        """Takes the hooks off."""
+        self._wrapped.cleanup()
+
+
+def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
+    """Whether this network's gradients of each sample differ from those of a loop over samples; why, or "" if they do not.
+
+    What Opacus does wrongly is found by trying, not by a list of layers. It is tried on a copy with random weights: what starts at
+    zero would hide a difference.
+
+    Args:
+        network: in fp32.
+        input_BCXYZ: small and all different, B at least 2.
+        noise_B: likewise.
+    """
+    tried = copy.deepcopy(network).train()
+    generator = torch.Generator().manual_seed(0)
+    for p in tried.parameters():
+        scale = (p[0].numel() if p.dim() > 1 else 1) ** -0.5
+        p.data = p.data + (torch.randn(p.shape, generator=generator) * scale).to(p.device)
+    trained = [p for p in tried.parameters() if p.requires_grad]
+
+    def loss(inputs: Tensor, noise: Tensor) -> Tensor:
+        return (tried(inputs, noise) - 1.0).square().mean(dim=(1, 2, 3, 4))  # type: ignore[no-any-return]
+
+    try:
+        each = PerSample(tried)
+        together = each.gradients(loss(*each.inputs(input_BCXYZ, noise_B)), len(noise_B))
+        each.close()
+    except Exception as error:  # whatever it is, the other way is always right
+        return f"Opacus cannot take a layer apart by patients ({(str(error) or type(error).__name__).splitlines()[0]})"
+    for row in range(len(noise_B)):
+        alone = loss(input_BCXYZ[row : row + 1], noise_B[row : row + 1]).sum()
+        gradients = torch.autograd.grad(alone, trained, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            return "a parameter is not used"
+        whole, norm = torch.nn.utils.get_total_norm(gradients), torch.linalg.vector_norm
+        for mine, gradient in zip(together, gradients, strict=True):
+            if not norm(mine[row] - gradient) <= CLOSE * norm(gradient) + ROUNDING * whole:
+                return "Opacus' gradients of its patients differ from those of passes of their own"
+    return ""
+
+
+def _module(network: nn.Module) -> Any:
+    from opacus.grad_sample import GradSampleModule
+
+    ours = {type(layer) for layer in network.modules() if hasattr(layer, "plain")} | {nn.Conv2d, nn.Conv3d}
+    # A table of its own: everybody else's stays as Opacus made it.
+    table = {**GradSampleModule.GRAD_SAMPLERS, **dict.fromkeys(ours, _convolution)}
+    kind = type("GradSampleModule", (GradSampleModule,), {"GRAD_SAMPLERS": table})
+    return kind(network, loss_reduction="sum", strict=True)
+
+
+def _convolution(layer: Any, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """One convolution for each sample, as long as the backward pass of an ordinary step takes for it.
+
+    Args:
+        layer: of torch, or one with ``plain()``, which is torch's layer with the same weights in another shape.
+        activations: what went in, [B, in, ...].
+        backprops: gradient of what came out, [B, out, ...].
+    """
+    plain = layer.plain() if hasattr(layer, "plain") else layer
+    if plain.padding_mode != "zeros" or isinstance(plain.padding, str):
+        raise NotImplementedError(f"{plain} has no gradient of each sample")
+    x, dims = activations[0].to(backprops.dtype), len(plain.kernel_size)
+    blank = torch.empty(plain.weight.shape, dtype=backprops.dtype, device=backprops.device)
+    found: dict[nn.Parameter, Tensor] = {}
+    if layer.weight.requires_grad:
+        weight = torch.empty((len(x), *layer.weight.shape), dtype=backprops.dtype, device=backprops.device)
+        for row in range(len(x)):
+            _, gradient, _ = torch.ops.aten.convolution_backward(
+                backprops[row : row + 1], x[row : row + 1], blank, None, plain.stride, plain.padding, plain.dilation, False, [0] * dims,
+                plain.groups, [False, True, False],
+            )  # fmt: skip
+            weight[row] = gradient.view(layer.weight.shape)
+        found[layer.weight] = weight
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = backprops.flatten(2).sum(dim=2)
+    return found
