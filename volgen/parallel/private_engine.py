@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from volgen.parallel.engine import Engine, EngineConfig
+from volgen.parallel.engine import Engine, EngineConfig, Release
 
 
 class PrivateEngine(Engine):
@@ -23,13 +23,16 @@ class PrivateEngine(Engine):
         config: sharding, precision, offload; there is one backward pass per step, so ``accumulation`` must be 1.
         betas: AdamW's decay rates.
         weight_decay: AdamW's decoupled decay.
+        release: makes the weights that others get from the module's own.
     """
 
     def __init__(
-        self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
+        self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0,
+        release: Release = dict,
     ) -> None:  # fmt: skip
         assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
-        super().__init__(module, config.model_copy(update={"precision": "fp32"}), 1, betas=betas, weight_decay=weight_decay)
+        fp32 = config.model_copy(update={"precision": "fp32"})
+        super().__init__(module, fp32, 1, betas=betas, weight_decay=weight_decay, release=release)
         self._bf16 = config.precision == "bf16"
         self._trained = [p for p in module.parameters() if p.requires_grad]
 
