@@ -25,7 +25,7 @@ from volgen.stages import _train_parts, _train_privacy
 from volgen.stages._train_parts import WAIT, on_chief, told_to_stop, when_ready
 from volgen.stages._train_privacy import Method
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
-from volgen.stages._train_start import Start
+from volgen.stages._train_start import Start, adapt
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
@@ -155,7 +155,7 @@ class _Crew:
             network.load_state_dict(load_file(weights))
         if public := self.start.weights(phase):
             network.load_state_dict(public)
-        return _train_parts.adapt(self.recipe, network, phase.name)
+        return adapt(self.recipe, network, phase.name)
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:

@@ -84,22 +84,6 @@ def build_network(recipe: Recipe, name: str) -> nn.Module:
         return recipe.build_network(recipe.engine.activation_checkpointing)
 
 
-def adapt(recipe: Recipe, network: nn.Module, name: str) -> nn.Module:
-    """Leaves only what the recipe trains to be trained.
-
-    Raises:
-        UserError: the network has nothing of the kind.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, "adapter", name).initial_seed())
-        try:
-            recipe.adapter.attach(network)
-        except ValueError as error:
-            found = f"{error} that adapter.kind '{recipe.adapter.kind}' could train"
-            raise UserError("network", found, "another adapter.kind", "use all or lora") from None
-    return network
-
-
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.assembly.cut)) as stream:

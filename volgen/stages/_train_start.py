@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, read_json, sha256
@@ -16,6 +16,7 @@ from volgen.core.geometry import Geometry
 from volgen.core.lock import Lock
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
+from volgen.core.rng import generator
 from volgen.core.span import owner
 from volgen.data.store import Store
 from volgen.experts.ensemble import ExpertRecord
@@ -57,6 +58,22 @@ class Start(Protocol):
         ...
 
 
+def adapt(recipe: Recipe, network: nn.Module, name: str) -> nn.Module:
+    """Leaves only what the recipe trains to be trained.
+
+    Raises:
+        UserError: the network has nothing of the kind.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(recipe.seed, "adapter", name).initial_seed())
+        try:
+            recipe.adapter.attach(network)
+        except ValueError as error:
+            found = f"{error} that adapter.kind '{recipe.adapter.kind}' could train"
+            raise UserError("network", found, "another adapter.kind", "use all or lora") from None
+    return network
+
+
 def start(recipe: Recipe, store: Store) -> Start:
     """The one that a recipe asks for.
 
@@ -92,6 +109,8 @@ class _Public:
             directory / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict)
         )
         self._check_model()
+        with torch.device("meta"):
+            adapt(recipe, recipe.build_network(), "check")
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         people = self._compare_people(store)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
