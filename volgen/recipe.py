@@ -25,6 +25,8 @@ Schedule: Any = union("volgen.schedules")
 Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
 Assembly: Any = union("volgen.models.assemblies")
+Adapter: Any = union("volgen.models.adapters")
+Start: Any = union("volgen.experts.starts")
 Sampler: Any = union("volgen.samplers")
 Privacy: Any = union("volgen.privacy")
 
@@ -53,6 +55,10 @@ class Recipe(Config):
     """What of a volume is denoised at once, and how volumes are put together from it."""
     experts: ExpertsConfig = ExpertsConfig()
     """The bank."""
+    start: Start = Field(default_factory=lambda: {"kind": "scratch"})
+    """What the whole run begins from: nothing, or a run of a public cohort."""
+    adapter: Adapter = Field(default_factory=lambda: {"kind": "all"})
+    """Which weights are trained."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """Step sizes."""
     ema: EMAConfig = EMAConfig()
@@ -94,6 +100,14 @@ class Recipe(Config):
         """How long one network of the plan trains."""
         return self.stopping.bounds(len(phase.points)) if phase.max_steps is None else self.stopping.fixed(phase.max_steps)
 
+    def phases(self) -> list[Phase]:
+        """Every network of the run, in an order in which one process can train them."""
+        return plan(self.experts, self.schedule.grid())
+
+    def trained(self) -> list[Phase]:
+        """Those that are trained, rather than taken over from a public run as they are."""
+        return [phase for phase in self.phases() if not self.start.keeps(phase.points)]
+
     @model_validator(mode="after")
     def _across(self) -> Self:
         try:
@@ -119,6 +133,7 @@ class Recipe(Config):
                 "experts.shared_steps trains a shared network, but experts.warm_start is 'none': no expert would start from it"
             )
         self._check_shapes()
+        self._check_start()
         if self.stopping.min_steps > self.stopping.max_steps:
             raise ValueError(f"stopping.min_steps ({self.stopping.min_steps}) is above stopping.max_steps ({self.stopping.max_steps})")
         if self.engine.offload == "optimiser_and_weights" and self.engine.zero_stage != 3:
@@ -135,6 +150,24 @@ class Recipe(Config):
         if refusals:
             raise ValueError(f"privacy.kind '{self.privacy.kind}' cannot be had with this: {'; '.join(refusals)}")
         return self
+
+    def _check_start(self) -> None:
+        if not self.start.public:
+            if not self.adapter.whole:
+                raise ValueError(
+                    f"adapter.kind '{self.adapter.kind}' changes trained weights, but start.kind is '{self.start.kind}': use public"
+                )
+            return
+        if self.experts.warm_start != "none" or self.experts.shared_steps:
+            raise ValueError(
+                "start.kind is 'public', so experts start from those of that run: set experts.warm_start to none and shared_steps to 0"
+            )
+        try:
+            trained = self.trained()
+        except ValueError as error:
+            raise ValueError(f"start: {error}") from None
+        if not trained:
+            raise ValueError(f"start.sigma {list(self.start.sigma)} holds the noise levels of no expert, so nothing would be trained")
 
     def _check_shapes(self) -> None:
         try:

@@ -11,8 +11,8 @@ import volgen
 
 ROOT = Path(volgen.__file__).parent
 FOLDERS = (
-    "bench", "checks", "models/assemblies", "models/networks", "models/preconditioners", "noises", "privacy", "samplers", "schedules",
-    "stages",
+    "bench", "checks", "experts/starts", "models/adapters", "models/assemblies", "models/networks", "models/preconditioners", "noises",
+    "privacy", "samplers", "schedules", "stages",
 )  # fmt: skip
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py")) if not path.name.startswith("__")]
 

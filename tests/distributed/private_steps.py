@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from volgen.models.adapters import lora
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
@@ -51,8 +52,9 @@ def views_of(step: int, person: int) -> list[Tensor]:
 
 def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int, whole: bool) -> list[dict[str, Tensor]]:
     """Weights after each step of the plain loop, and Adam's first moments: the weights alone would forgive a wrong factor."""
-    optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    weights, secret, history = list(module.parameters()), Secret(KEY), []
+    trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
+    weights, secret, history = list(trained.values()), Secret(KEY), []
+    optimiser = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     for step, people in enumerate(BATCHES, 1):
         total = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
         for person in range(people):
@@ -72,16 +74,22 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
             std = mechanism.noise_multiplier * mechanism.clip_norm
             w.grad = ((mine + std * torch.cat(z).view_as(mine)) / DIVISOR).float()
         optimiser.step()
-        moments = {f"moment of {name}": optimiser.state[w]["exp_avg"].clone() for name, w in module.named_parameters()}
+        moments = {f"moment of {name}": optimiser.state[w]["exp_avg"].clone() for name, w in trained.items()}
         history.append({name: w.detach().clone() for name, w in module.named_parameters()} | moments)
     return history
 
 
-def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW) -> dict[str, float]:
-    """Largest difference of weights and moments after any step."""
+def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW, rank: int = 0) -> dict[str, float]:
+    """Largest difference of weights and moments after any step; with a rank, of low-rank adapters, which alone are trained."""
     launch = launches.discover()
     torch.manual_seed(0)
     module, mechanism = Network(), Mechanism(0.5, noise, clip)
+    if rank:
+        lora.Config(rank=rank).attach(module)
+        for adapter in module.modules():
+            if isinstance(adapter, lora.LowRank):
+                torch.nn.init.normal_(adapter.lora_up.weight, std=0.3)  # at 0 nothing would reach the other half
+    frozen = {name: w.detach().clone() for name, w in module.named_parameters() if not w.requires_grad}
     history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.whole)
     each = PerSample(module) if at_once.patients > 1 else None
     config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
@@ -102,8 +110,9 @@ def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass
         engine.step(RATE)
         state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
         worst = max(worst, *(float((state[name] - w).abs().max()) for name, w in history[step - 1].items()))
+    moved = sum(not torch.equal(state[name], w) for name, w in frozen.items())
     engine.destroy()
-    return {"weights": worst}
+    return {"weights": worst, "frozen": float(len(frozen)), "frozen_moved": float(moved)}
 
 
 def contributions(engine: PrivateEngine, step: int, people: list[int]) -> Iterator[list[Tensor]]:
@@ -152,6 +161,7 @@ def main() -> None:
         if stage < 3:
             found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
+        found[f"{stage} lora"] = compare(stage, "fp32", noise=0.7, clip=0.3, rank=2)
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:
         print("FOUND" + json.dumps(found), flush=True)

@@ -51,6 +51,12 @@ def test_without_noise_and_with_no_limit_it_is_the_ordinary_mean(stage: int, fou
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_of_adapters_alone_it_is_the_same_and_the_rest_does_not_move(stage: int, found: dict[str, dict[str, float]]) -> None:
+    assert found[f"{stage} lora"]["weights"] < 1e-6
+    assert found[f"{stage} lora"]["frozen"] == 8 and found[f"{stage} lora"]["frozen_moved"] == 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_noise_has_the_size_that_is_claimed_everywhere(stage: int, found: dict[str, dict[str, float]]) -> None:
     noise = found[f"{stage} noise"]
     for part in ("std", "first_half", "second_half"):

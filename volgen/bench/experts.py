@@ -8,8 +8,7 @@ with all of its scans and noise (a paired bootstrap). The tables in docs/experts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from volgen.bench._bootstrap import interval
+from volgen.bench._denoising import Errors, errors_of, names_of, read
 from volgen.bench._result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -28,15 +27,13 @@ from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.options import Positional
 from volgen.core.progress import progress, say
 from volgen.core.protocols import Denoiser
-from volgen.core.rng import normal
 from volgen.data.record import Split
 from volgen.data.store import Store
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.stages._device import usable_device
 from volgen.stages._trained_run import TrainedRun
 
 BASELINE = "preconditioner alone"
-Errors = NDArray[np.float64]
 
 
 class Config(BaseConfig):
@@ -58,14 +55,6 @@ class Config(BaseConfig):
     """Torch device (default: a GPU if there is one)."""
 
 
-@dataclass(frozen=True)
-class _Volumes:
-    """What is denoised: volumes [X, Y, Z] in [-1, 1] and, for each, the number of its person."""
-
-    volumes: list[Tensor]
-    person: NDArray[np.int64]
-
-
 def run(config: Config) -> list[Row]:
     """Errors of the preconditioner alone and of each run: mean over the grid, and at each of its points.
 
@@ -75,15 +64,15 @@ def run(config: Config) -> list[Row]:
     device = usable_device(config.device)
     store = Store.open(config.store)
     runs = [TrainedRun.read(directory) for directory in config.runs]
-    names = _names(config.runs)
-    held = _read(config, store, runs)
+    names = names_of(config.runs)
+    held = read(config, store, runs)
     steps = [manifest["steps"] for manifest in _manifests(store, runs, names)]
     first = runs[0].preconditioner(device)
     grid = sorted(runs[0].ensemble.grid, reverse=True)
     with progress("bench", (len(runs) + 1) * len(grid)) as ticker:
 
         def measure(denoise: Denoiser) -> Errors:
-            return _errors(denoise, first, held.volumes, grid, config, device, ticker.advance)
+            return errors_of(denoise, first, held.volumes, grid, config, device, ticker.advance)
 
         baseline = measure(PreconditionedDenoiser(lambda inputs, _: torch.zeros_like(inputs[:, :1]), first))
         errors = []
@@ -117,22 +106,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _read(config: Config, store: Store, runs: Sequence[TrainedRun]) -> _Volumes:
-    records = store.split(config.split)[: config.volumes]
-    if not records:
-        raise UserError(str(store.path), f"has nobody in its {config.split} split", "people whom the runs have not seen", "choose --split")
-    for trained in runs:
-        if not trained.recipe.assembly.whole:
-            found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}')"
-            raise UserError(str(trained.directory), found, "runs that denoise whole volumes: their errors are comparable")
-        strange = next((record for record in records if record.shape != trained.geometry.shape), None)
-        if strange is not None:
-            found = f"scan '{strange.id}' has shape {list(strange.shape)}"
-            raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of {trained.directory}")
-    volumes = [torch.from_numpy(store.read_unit(record)) * 2 - 1 for record in records]
-    return _Volumes(volumes, np.unique([record.patient for record in records], return_inverse=True)[1])
-
-
 def _manifests(store: Store, runs: Sequence[TrainedRun], names: Sequence[str]) -> list[Mapping[str, Any]]:
     """What each run says of itself, after a look at whether the runs can be compared on these people."""
     manifests = []
@@ -148,36 +121,6 @@ def _manifests(store: Store, runs: Sequence[TrainedRun], names: Sequence[str]) -
 
 def _is_manifest(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("inputs"), dict) and isinstance(content.get("steps"), int)
-
-
-def _names(directories: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells them apart."""
-    parts = [directory.resolve().parts for directory in directories]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("RUN", "names one directory twice", "different runs")
-
-
-def _errors(
-    denoise: Denoiser, reference: Preconditioner, volumes: Sequence[Tensor], grid: Sequence[float], config: Config,
-    device: torch.device, done: Callable[[], None],
-) -> Errors:  # fmt: skip
-    """Weighted squared errors [volumes, grid]; the noise depends on seed, volume and level alone."""
-    errors = np.empty((len(volumes), len(grid)))
-    for column, sigma in enumerate(grid):  # every expert is loaded once
-        for start in range(0, len(volumes), config.batch_size):
-            part = range(start, min(start + config.batch_size, len(volumes)))
-            x0_BCXYZ = torch.stack([volumes[index][None] for index in part]).to(device)
-            noise = torch.stack([normal(x0_BCXYZ.shape[1:], config.seed, "eval", index, str(sigma)) for index in part])
-            sigma_B = torch.full((len(part),), sigma, device=device)
-            with torch.no_grad():
-                error = denoise(x0_BCXYZ + sigma * noise.to(device), sigma_B) - x0_BCXYZ
-                weighted = reference.weight(sigma_B) * error.square().mean(dim=(1, 2, 3, 4))
-            errors[list(part), column] = weighted.double().cpu().numpy()
-        done()
-    return errors
 
 
 def _rows(name: str, errors: Errors, grid: Sequence[float], others: Sequence[Row] = ()) -> list[Row]:

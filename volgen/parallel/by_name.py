@@ -7,7 +7,7 @@ second copy on disk. Whole tensors through its functions on fragments do for eve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,9 +49,11 @@ class ByName:
         return list(owned)
 
     def read(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        """Name and whole fp32 tensor on the CPU, one after another (for weights, buffers too). A collective; exhaust it."""
+        """Name and whole fp32 tensor on the CPU of what is trained (for weights, buffers too). A collective; exhaust it."""
         if kind == WEIGHTS:
-            yield from ((name, _whole(self._stage, parameter)) for name, parameter in self._module.named_parameters())
+            yield from (
+                (name, _whole(self._stage, parameter)) for name, parameter in self._module.named_parameters() if parameter.requires_grad
+            )
             yield from ((name, buffer.detach().to("cpu", copy=True)) for name, buffer in self._module.named_buffers())
         elif kind == MOMENTUM and self._whole_momenta:
             yield from self._read_momenta()
@@ -59,6 +61,13 @@ class ByName:
             with self._in_place_of_weights(kind):
                 for name, parameter in self._of(kind):
                     yield name, _whole(self._stage, parameter)
+
+    def frozen(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights that are not trained, whole, bit for bit. A collective; exhaust it."""
+        for name, parameter in self._module.named_parameters():
+            if not parameter.requires_grad:
+                with _gathered(self._stage, parameter):
+                    yield name, parameter.detach().to("cpu", copy=True)
 
     def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of :meth:`read`; every rank gives the same tensors. A collective."""
@@ -173,10 +182,19 @@ def _muon(parameter: nn.Parameter) -> bool:
     return bool(getattr(parameter, "use_muon", False))
 
 
+def _gathered(stage: int, parameter: nn.Parameter) -> AbstractContextManager[None]:
+    if stage != 3:
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    gathered: AbstractContextManager[None] = GatheredParameters([parameter])
+    return gathered
+
+
 def _whole(stage: int, parameter: nn.Parameter) -> Tensor:
     from deepspeed.utils import safe_get_full_fp32_param
 
-    full = safe_get_full_fp32_param(parameter) if stage and parameter.requires_grad else parameter
+    full = safe_get_full_fp32_param(parameter) if stage else parameter
     assert full is not None, "DeepSpeed holds no fp32 weights for a parameter"
     # ZeRO-3 replaces a parameter's storage by an empty one and keeps its shape aside.
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)

@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,9 @@ BUCKET = 500_000_000
 """Most elements of gradients that are sent at once: DeepSpeed's own default."""
 MUON_MOMENTUM = 0.9
 """Jordan et al. 2024 use 0.95 for runs of many thousand steps; experts are short."""
+
+
+Release = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class EngineConfig(Config):
@@ -149,6 +152,7 @@ class Engine:
         weight_decay: AdamW's decoupled decay.
         gradient_clip: largest gradient norm, 0 for no limit.
         matrix_rate: Muon's step size as a multiple of the learning rate; 0 leaves all weights to AdamW.
+        release: makes the weights that others get from the module's own (adapters are merged).
 
     Raises:
         UserError: Muon is asked for, but a weight has more than two axes.
@@ -157,10 +161,11 @@ class Engine:
     def __init__(
         self, module: nn.Module, config: EngineConfig, micro_batch: int, *,
         betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0, gradient_clip: float = 0.0, matrix_rate: float = 0.0,
+        release: Release = dict,
     ) -> None:  # fmt: skip
         if matrix_rate:
             _check_matrices(module)
-        self._matrix_rate = matrix_rate
+        self._matrix_rate, self._release = matrix_rate, release
         # DeepSpeed compiles Muon's few matrix products: half a minute and a C++ compiler for nothing measurable.
         self._eager = torch.compiler.set_stance("force_eager") if matrix_rate else nullcontext()
         self._stage = config.zero_stage
@@ -233,8 +238,11 @@ class Engine:
         return [tensor.data for tensor in self._state.masters()]
 
     def full_state(self) -> dict[str, Tensor]:
-        """Every parameter (gathered from :meth:`masters`, fp32) and buffer by name, on the CPU of every rank. A collective call."""
-        return dict(self._state.read(WEIGHTS))
+        """Every parameter (trained ones gathered from :meth:`masters`, fp32) and buffer by name, on the CPU of every rank, as released.
+
+        A collective call.
+        """
+        return self._release({**dict(self._state.frozen()), **dict(self._state.read(WEIGHTS))})
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -242,7 +250,7 @@ class Engine:
         return self._state.kinds
 
     def read(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        """One of :attr:`kinds` as whole fp32 tensors by name, on the CPU of every rank. A collective call; exhaust it."""
+        """One of :attr:`kinds` of what is trained: whole fp32 tensors by name, on every rank's CPU. A collective call; exhaust it."""
         return self._state.read(kind)
 
     def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
@@ -268,7 +276,7 @@ class Engine:
 
 def _check_matrices(module: nn.Module) -> None:
     # DeepSpeed gives Muon every weight with two axes or more but those called "embed", and would orthogonalise a 5-D one over its last two.
-    odd = next((name for name, p in module.named_parameters() if p.dim() > 2 and "embed" not in name), None)
+    odd = next((name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 2 and "embed" not in name), None)
     if odd is not None:
         raise UserError(
             "optimiser.matrix_learning_rate", f"this network's weight {odd} is not a matrix", "a network whose weights are matrices",

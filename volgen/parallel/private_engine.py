@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from volgen.parallel.engine import Engine, EngineConfig
+from volgen.parallel.engine import Engine, EngineConfig, Release
 
 
 class PerSample(Protocol):
@@ -59,17 +59,19 @@ class PrivateEngine(Engine):
         weight_decay: AdamW's decoupled decay.
         at_once: what goes through the network at once.
         per_sample: takes gradients of several patients from one pass; needed for nothing else.
+        release: makes the weights that others get from the module's own.
     """
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0,
-        at_once: Pass = ONE_VIEW, per_sample: PerSample | None = None,
+        at_once: Pass = ONE_VIEW, per_sample: PerSample | None = None, release: Release = dict,
     ) -> None:  # fmt: skip
         assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
         assert (at_once.patients > 1) == (per_sample is not None)
         assert at_once.patients == 1 or (at_once.whole and config.zero_stage < 3 and config.precision == "fp32")
         self.at_once, self._each = at_once, per_sample
-        super().__init__(module, config.model_copy(update={"precision": "fp32"}), 1, betas=betas, weight_decay=weight_decay)
+        fp32 = config.model_copy(update={"precision": "fp32"})
+        super().__init__(module, fp32, 1, betas=betas, weight_decay=weight_decay, release=release)
         self._bf16 = config.precision == "bf16"
         self._trained = [p for p in module.parameters() if p.requires_grad]
 

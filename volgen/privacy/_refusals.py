@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 NETWORKS = ("slice_unet2d", "triplanar", "unet3d", "wavelet_unet3d")
+FITTED = ("gaussian",)
+"""Preconditioners that are functions of a cohort: they have to come from a public one."""
 PRECONDITIONERS = ("edm", "epsilon", "flow", "v", "x0")
 
 
@@ -25,10 +27,10 @@ def of_recipe(recipe: Any) -> Iterator[str]:
             f"stopping.min_steps ({recipe.stopping.min_steps}) differs from max_steps ({recipe.stopping.max_steps}): when to stop would"
             " depend on validation people, whom nothing protects. Set both to a fixed number of steps"
         )
-    if recipe.preconditioner.kind not in PRECONDITIONERS:
+    if recipe.preconditioner.kind not in (*PRECONDITIONERS, *(FITTED if recipe.start.public else ())):
         yield (
             f"preconditioner.kind '{recipe.preconditioner.kind}' is fitted to the cohort, and nothing accounts for that."
-            f" Choose one of {', '.join(PRECONDITIONERS)}"
+            f" Begin from a public run (start.kind public), whose fit costs nothing, or choose one of {', '.join(PRECONDITIONERS)}"
         )
     if recipe.network.kind not in NETWORKS:
         yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {', '.join(NETWORKS)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,14 +81,15 @@ class Config(BaseConfig):
             yield f"privacy.intensity {list(self.intensity)} is empty"
         yield from _refusals.of_recipe(recipe)
 
-    def begin(self, directory: Path, *, patients: int, batch_size: int, steps: int) -> Ledger:
+    def begin(self, directory: Path, *, patients: int, batch_size: int, steps: int, assumed: Mapping[str, Any] | None = None) -> Ledger:
         """Chooses the noise and begins the run's ledger; or opens it, if there is one, and changes nothing.
 
         Args:
             directory: the run.
             patients: in the training split.
             batch_size: expected number of patients in a step.
-            steps: planned, over all networks.
+            steps: planned, over all networks that are trained.
+            assumed: what the guarantee rests on beside the mechanism.
 
         Raises:
             UserError: delta or the batch is too large, the budget cannot be kept, or the ledger is another run's.
@@ -103,7 +104,9 @@ class Config(BaseConfig):
                 raise UserError(str(directory), f"has a ledger of another training ({mine})", expected, "give the run another `name`")
             return ledger
         noise = self._noise(rate, planned)
-        ledger = Ledger.create(directory, budget, Mechanism(rate, noise, self.clip_norm), planned, self._assumed(patients))
+        ledger = Ledger.create(
+            directory, budget, Mechanism(rate, noise, self.clip_norm), planned, {**self._assumed(patients), **(assumed or {})}
+        )
         ledger.write_summary(finished=False)
         return ledger
 

@@ -25,6 +25,7 @@ from volgen.stages import _train_parts, _train_privacy
 from volgen.stages._train_parts import WAIT, on_chief, told_to_stop, when_ready
 from volgen.stages._train_privacy import Method
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
+from volgen.stages._train_start import Start, adapt
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
@@ -39,7 +40,7 @@ IN_VAIN = "in vain"
 
 def work(
     recipe: Recipe, store: Store, preconditioner: Preconditioner, phases: Sequence[Phase], wanted: Sequence[Phase], group: Group,
-    interrupt: Interrupt, pulse: Pulse,
+    interrupt: Interrupt, pulse: Pulse, start: Start,
 ) -> Queue:  # fmt: skip
     """Trains all of ``wanted`` that nobody else trains, and waits for the rest. A collective call.
 
@@ -65,8 +66,8 @@ def work(
         )  # fmt: skip
         trainer = method.trainer(trainer, stream, group)
         crew = _Crew(
-            recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner),
-            {phase.name: phase for phase in wanted}, method,
+            recipe, paths, queue, trainer, group, interrupt, _train_parts.make_objective(stream, preconditioner, recipe.start.public),
+            {phase.name: phase for phase in wanted}, method, start,
         )  # fmt: skip
         try:
             while phase := crew.turn():
@@ -88,6 +89,7 @@ class _Crew:
     learn: Callable[[Engine], Objective]
     named: Mapping[str, Phase]
     method: Method
+    start: Start
 
     def turn(self) -> Phase | None:
         """The next phase, which now belongs to these ranks; None: all are finished.
@@ -124,7 +126,7 @@ class _Crew:
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
         task = Task(
             phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
-            phase.start is not None,
+            phase.start is not None or recipe.start.public,
         )  # fmt: skip
         trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
@@ -151,7 +153,9 @@ class _Crew:
             start, weights = phase.start, self.paths.weights(phase.start)
             on_chief(self.group, lambda: self.queue.records[start].check(weights))
             network.load_state_dict(load_file(weights))
-        return network
+        if public := self.start.weights(phase):
+            network.load_state_dict(public)
+        return adapt(self.recipe, network, phase.name)
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:

@@ -24,6 +24,7 @@ from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, restore_assembly, write
+from volgen.stages._train_start import Start
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
 from volgen.training.protocols import Pulse, Ranks
@@ -33,12 +34,15 @@ SECONDS_BETWEEN_LOOKS = 1.0
 WAIT = "wait"
 
 
-def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -> Preconditioner:
-    """Fitted once, on rank 0, to training volumes as they are; from then on read from the run."""
+def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, start: Start) -> Preconditioner:
+    """Fitted once, on rank 0, to training volumes as they are, or taken from a public run; from then on read from the run."""
     path = root / FOR_TRAINING
 
     def fit() -> None:
         if path.exists():
+            return
+        if public := start.fit():
+            write(*public, root)
             return
         with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
             people = [record.patient for record in stream.records]
@@ -59,13 +63,13 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group) -
     return fitted.to(group.device)
 
 
-def make_objective(stream: Stream, preconditioner: Preconditioner) -> Callable[[Engine], Objective]:
-    """Each training volume is denoised with statistics that do not know its person, as a new person's will be."""
+def make_objective(stream: Stream, preconditioner: Preconditioner, public: bool) -> Callable[[Engine], Objective]:
+    """Each training volume is denoised with statistics that do not know its person, as a new person's will be; public ones know nobody."""
     numbers = {record.id: number for number, record in enumerate(stream.records)}
 
     def learn(engine: Engine) -> Objective:
         def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
-            held_out = preconditioner.held_out([numbers[name] for name in ids])
+            held_out = preconditioner if public else preconditioner.held_out([numbers[name] for name in ids])
             return PreconditionedDenoiser(engine, held_out), held_out.weight
 
         return objective

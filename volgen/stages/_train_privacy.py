@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from volgen.core.rng import uniform
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
-from volgen.experts.plan import Phase, plan
+from volgen.experts.plan import Phase
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import PrivateEngine
@@ -42,8 +42,8 @@ class Method(Protocol):
     validates: bool
     """Whether anybody's loss may be looked at."""
 
-    def begin(self, store: Store) -> None:
-        """Writes the ledger, before anything is trained."""
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
+        """Writes the ledger, before anything is trained; ``assumed`` is what it rests on beside the method itself."""
         ...
 
     def geometry(self, store: Store) -> Geometry:
@@ -86,7 +86,7 @@ class _Plain:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
-    def begin(self, store: Store) -> None:
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
 
     def geometry(self, store: Store) -> Geometry:
@@ -111,7 +111,7 @@ class _Plain:
         return Engine(
             network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
             betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
-            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate,
+            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate, release=recipe.adapter.merge,
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
@@ -126,11 +126,11 @@ class _Private:
         self._recipe = recipe
         self._choice: Choice | None = None
 
-    def begin(self, store: Store) -> None:
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         recipe = self._recipe
         patients = len({record.patient for record in recipe.data.records(store, "train")})
-        steps = sum(recipe.rule(phase).max_steps for phase in plan(recipe.experts, recipe.schedule.grid()))
-        ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=recipe.data.batch_size, steps=steps)
+        steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
+        ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
         rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
         say(
             f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient, over {steps} steps of all networks:"
@@ -175,12 +175,12 @@ class _Private:
         at_once = self._choice.at_once
         return PrivateEngine(
             network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, at_once=at_once,
-            per_sample=PerSample(network) if at_once.patients > 1 else None,
+            per_sample=PerSample(network) if at_once.patients > 1 else None, release=recipe.adapter.merge,
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
         rule, directory = self._recipe.rule(phase), self._recipe.directory
-        allowance = None if group.rank else _Allowance(directory, cold=phase.start is None)
+        allowance = None if group.rank else _Allowance(directory, cold=phase.start is None and not self._recipe.start.public)
         return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from volgen.experts.plan import plan
 from volgen.parallel.memory import NetworkSize
 from volgen.recipe import Recipe
 from volgen.stages._checkpoint_size import checkpoint_bytes
@@ -19,7 +18,7 @@ def report(recipe: Recipe) -> str:
         network = recipe.build_network(recipe.engine.activation_checkpointing)
     parameters = sum(p.numel() for p in network.parameters())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
-    phases = plan(recipe.experts, recipe.schedule.grid())
+    phases = recipe.phases()
     exported = parameters * FP32 + buffers
     resumable = checkpoint_bytes(NetworkSize.of(network, bool(recipe.optimiser.matrix_learning_rate)))
     total = parameters * recipe.experts.count
@@ -46,6 +45,8 @@ def report(recipe: Recipe) -> str:
 
 
 def _start(recipe: Recipe) -> str:
+    if recipe.start.public:
+        return f"a public run (adapter {recipe.adapter.kind}; {len(recipe.trained())} of {recipe.experts.count} trained)"
     chains = f", in {recipe.experts.chains} chains" if recipe.experts.chains > 1 else ""
     return {"neighbour": f"the one trained before it{chains}", "shared": "the shared network", "none": "random weights"}[
         recipe.experts.warm_start

@@ -18,18 +18,19 @@ from volgen.core.progress import say
 from volgen.data.store import Store
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
-from volgen.experts.plan import Phase, plan, select
+from volgen.experts.plan import Phase, select
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
-from volgen.stages import _train_parts, _train_privacy, _train_size
+from volgen.stages import _train_parts, _train_privacy, _train_size, _train_start
 from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
+from volgen.stages._train_start import Start
 from volgen.training import metrics, run
 from volgen.training.interrupt import Interrupt
 from volgen.training.protocols import Pulse
@@ -52,7 +53,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         UserError: the store or the range does not fit, the directory holds another run, or training diverged.
         SystemExit: a signal arrived (:mod:`volgen.core.exit_codes` has the numbers).
     """
-    phases = plan(recipe.experts, recipe.schedule.grid())
+    phases = recipe.phases()
     wanted = phases if only is None else select(phases, only)
     if dry_run:
         print(_train_size.report(recipe))
@@ -67,22 +68,22 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
         say(f"{recipe.directory} is finished; nothing to do.")
         return recipe.directory
-    engine = recipe.engine
+    start, engine = _train_start.start(recipe, store), recipe.engine
     world = Group(launch, launches.start(launch, engine.hung_after + engine.dead_after))
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
     with (
         watch(launch, world, engine.dead_after, engine.hung_after) as pulse,
         Interrupt(watch_parent=launch.world_size > 1) as interrupt,
     ):
-        inputs = {"store": str(store.path), "fingerprint": store.fingerprint}
+        inputs = {"store": str(store.path), "fingerprint": store.fingerprint, **start.inputs}
         provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
-        preconditioner = _prepare(recipe, store, provenance, world, interrupt, pulse)
+        preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
         if preconditioner is None:
             say(f"{recipe.directory} is finished; nothing to do.")
             return recipe.directory
 
         def train_with(group: Group, pulse: Pulse, wanted: Sequence[Phase]) -> Queue:
-            return work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse)
+            return work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse, start)
 
         def finish_with(group: Group, pulse: Pulse) -> None:
             queue = train_with(group, pulse, wanted)
@@ -103,7 +104,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
 
 
 def _prepare(
-    recipe: Recipe, store: Store, provenance: Provenance, group: Group, interrupt: Interrupt, pulse: Pulse
+    recipe: Recipe, store: Store, start: Start, provenance: Provenance, group: Group, interrupt: Interrupt, pulse: Pulse
 ) -> Preconditioner | None:
     """What comes before the first network, done by whoever is first while others wait; None if the run is finished meanwhile."""
     root, said = recipe.directory, ""
@@ -120,25 +121,27 @@ def _prepare(
             held.enter_context(lock)
             if (root / ensemble.NAME).exists():
                 return FINISHED
-            _begin(recipe, store, provenance)
+            _begin(recipe, store, start, provenance)
             return ""
 
         if when_ready(group, enter, interrupt, pulse) == FINISHED:
             return None
-        return _train_parts.fit_preconditioner(recipe, store, root, group)
+        return _train_parts.fit_preconditioner(recipe, store, root, group, start)
 
 
-def _begin(recipe: Recipe, store: Store, provenance: Provenance) -> None:
+def _begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) -> None:
     """Everything that can be written before training."""
-    root = recipe.directory
+    root, method = recipe.directory, _train_privacy.method(recipe)
+    geometry = method.geometry(store)
+    start.check(root, geometry)
     # Again, now that nobody else can begin another run here.
     run.check_same(root, recipe.model_dump(mode="json"))
     _check_cohort(root, store)
     write_text(root / run.CONFIG, dump_yaml(recipe))
-    method = _train_privacy.method(recipe)
-    method.begin(store)
-    method.geometry(store).write(root)
+    method.begin(store, start.assumed)
+    geometry.write(root)
     provenance.write(root, state="training")
+    start.keep()
 
 
 def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: Provenance) -> None:

@@ -16,9 +16,9 @@ CONFIG = "config.yaml"
 PHASE = "phase.json"
 FREE = (
     "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "engine.checkpoint_every", "engine.dead_after",
-    "engine.hung_after", "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload",
+    "start.run", "engine.hung_after", "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload",
 )  # fmt: skip
-"""Keys that may change when a run is continued: they touch its numbers by rounding at most (the identity of a store is its fingerprint)."""
+"""Keys that may change when a run is continued: they touch its numbers by rounding at most (stores and runs have fingerprints)."""
 
 
 @dataclass(frozen=True)

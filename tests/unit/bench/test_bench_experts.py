@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from volgen.bench import experts
+from volgen.bench import _denoising, experts
 from volgen.bench._bootstrap import interval
 from volgen.cli import main
 from volgen.core.config import validate
@@ -114,8 +114,8 @@ def test_runs_that_cannot_be_compared_are_refused(
 
 
 def test_directories_are_told_apart_by_as_little_as_it_takes() -> None:
-    assert experts._names([Path("a/k1"), Path("a/k4")]) == ["k1", "k4"]
-    assert experts._names([Path("a/k1"), Path("b/k1"), Path("b/k4")]) == ["a/k1", "b/k1", "b/k4"]
+    assert _denoising.names_of([Path("a/k1"), Path("a/k4")]) == ["k1", "k4"]
+    assert _denoising.names_of([Path("a/k1"), Path("b/k1"), Path("b/k4")]) == ["a/k1", "b/k1", "b/k4"]
 
 
 def test_a_person_with_many_scans_counts_once() -> None:

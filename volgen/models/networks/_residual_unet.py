@@ -109,12 +109,14 @@ class ResidualUNet(nn.Module):
 class Conv(nn.Module):
     """A convolution with zero padding whose weight is a matrix [out, in * size^dims]: what Muon, which orthogonalises updates, needs."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, size: int = 3, stride: int = 1, zero: bool = False) -> None:
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, size: int = 3, stride: int = 1, zero: bool = False, bias: bool = True
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.stride, self.dims = (outputs, inputs, *[size] * dims), stride, dims
         bound = 0.0 if zero else 1.0 / math.sqrt(inputs * size**dims)
         self.weight = nn.Parameter(torch.empty(outputs, inputs * size**dims).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, ...] -> [B, out, ...]."""

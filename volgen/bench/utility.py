@@ -1,0 +1,161 @@
+"""Quality of finished runs against what they reveal: epsilon of their ledgers, beside samples and denoising of people they have not seen.
+
+Every run is judged on the same people of the protected cohort, twice. Samples: Frechet distance to the test people in principal components
+of the training people, as a multiple of that of equally many real training people (the floor, 1). Denoising: weighted squared error at each
+noise level of the first run's grid, under the same noise for all. What is printed looks at people whom nothing protects: for studies of
+the method, and no part of a release. The table and figure in docs/privacy.md come from here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+
+from volgen.bench._denoising import errors_of, names_of, read
+from volgen.bench._result import Row
+from volgen.checks._frechet_ratio import frechet_ratio
+from volgen.core.config import Config as BaseConfig
+from volgen.core.files import atomic_path, read_json
+from volgen.core.options import Positional
+from volgen.core.progress import say
+from volgen.data import nifti
+from volgen.data.record import Split, SubjectRecord
+from volgen.data.store import Store
+from volgen.stages._device import usable_device
+from volgen.stages._trained_run import TrainedRun
+from volgen.stages.sample import sample
+
+MOST = 64
+"""Training people whose principal components are taken."""
+Unit = NDArray[np.float32]
+
+
+class Config(BaseConfig):
+    """Which runs, and on whom."""
+
+    runs: Annotated[tuple[Path, ...], Positional("RUN")]
+    """Finished runs of one noise grid and shape, such as one for each epsilon; errors are weighted as the first run weights them."""
+    store: Path
+    """Store of the protected cohort."""
+    split: Split = "test"
+    """Whose scans: people whom no run was trained on."""
+    volumes: PositiveInt = 16
+    """Scans that are denoised at each noise level."""
+    samples: PositiveInt = 32
+    """Volumes drawn from each run."""
+    batch_size: PositiveInt = 4
+    """Volumes denoised together."""
+    seed: NonNegativeInt = 0
+    """Seed of all noise; the same for every run."""
+    figure: Path | None = None
+    """PNG file for quality against epsilon."""
+    device: str | None = None
+    """Torch device (default: a GPU if there is one)."""
+
+
+def run(config: Config) -> list[Row]:
+    """Three kinds of rows for each run: epsilon (none without a guarantee), Frechet ratio, and errors: mean and at each noise level.
+
+    Raises:
+        UserError: a run or the store is damaged or unfinished, or they do not fit each other.
+    """
+    device, store = usable_device(config.device), Store.open(config.store)
+    runs, names = [TrainedRun.read(directory) for directory in config.runs], names_of(config.runs)
+    held = read(config, store, runs)
+    weights, grid = runs[0].preconditioner(device), sorted(runs[0].ensemble.grid, reverse=True)
+    unseen, train = (_real(store, records) for records in (store.split(config.split), store.split("train")[:MOST]))
+    rows: list[Row] = []
+    for trained, name in zip(runs, names, strict=True):
+        epsilon = _epsilon(trained)
+        rows += [] if epsilon is None else [Row(f"{name} epsilon", epsilon, "")]
+        distance = frechet_ratio(_drawn(trained, config), unseen, train)
+        rows.append(Row(f"{name} frechet", distance["ratio"], "", {"real people": distance["ratio"]}))
+        with trained.bank(trained.preconditioner(device), device, grid) as bank:
+            errors = errors_of(bank, weights, held.volumes, grid, config, device, lambda: None)
+        rows.append(Row(f"{name} error", float(errors.mean()), "weighted squared error"))
+        rows += [
+            Row(f"{name} error sigma {s:.4g}", float(e), "weighted squared error") for s, e in zip(grid, errors.mean(axis=0), strict=True)
+        ]
+        say(f"{name}: epsilon {epsilon}, Frechet ratio {distance['ratio']:.3f}, error {errors.mean():.4f}")
+    rows.append(Row("real people frechet", 1.0, ""))
+    if config.figure:
+        _draw(config.figure, rows, {name: _kind(trained) for name, trained in zip(names, runs, strict=True)})
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for each run, with the error at every other noise level."""
+    values = {row.name: row.value for row in rows}
+    names = [name.removesuffix(" error") for name in values if name.endswith(" error")]
+    levels = [name.partition(" error sigma ")[2] for name in values if name.startswith(f"{names[0]} error sigma ")][::3]
+    lines = ["| run | epsilon | Frechet, times real | error | " + " | ".join(f"sigma {level}" for level in levels) + " |"]
+    lines.append("|---" * (4 + len(levels)) + "|")
+    for name in names:
+        epsilon = values.get(f"{name} epsilon")
+        cells = [
+            name,
+            "none" if epsilon is None else f"{epsilon:.3g}",
+            f"{values[f'{name} frechet']:.2f}",
+            f"{values[f'{name} error']:.3f}",
+        ]
+        cells += [f"{values[f'{name} error sigma {level}']:.3f}" for level in levels]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _epsilon(trained: TrainedRun) -> float | None:
+    found = read_json(trained.directory / "privacy_ledger.json", "the privacy ledger of a trained run").get("epsilon")
+    return None if found is None else float(found)
+
+
+def _real(store: Store, records: Sequence[SubjectRecord]) -> Unit:
+    """[people, 1, voxels]."""
+    return np.stack([store.read_unit(record).reshape(1, -1) for record in records])
+
+
+def _drawn(trained: TrainedRun, config: Config) -> Unit:
+    """[volumes, 1, voxels] in [0, 1], through the command's own route."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = sample(
+            trained.directory, Path(scratch) / "out", count=config.samples, seed=config.seed, batch_size=config.batch_size,
+            device=config.device,
+        )  # fmt: skip
+        volumes = [nifti.read(path).voxels for path in sorted(out.glob("*.nii.gz"))]
+    return np.stack([trained.geometry.intensity.to_unit(voxels).reshape(1, -1) for voxels in volumes])
+
+
+def _kind(trained: TrainedRun) -> str:
+    begun = "from a public run" if trained.recipe.start.public else "from scratch"
+    return begun if trained.recipe.adapter.whole else f"{begun}, {trained.recipe.adapter.kind}"
+
+
+def _draw(path: Path, rows: Sequence[Row], kinds: Mapping[str, str]) -> None:
+    """Quality against epsilon, one line for each way of training; runs without a guarantee at the right end."""
+    from matplotlib.figure import Figure
+
+    values = {row.name: row.value for row in rows}
+    finite = [value for name, value in values.items() if name.endswith(" epsilon")]
+    end = 4.0 * max(finite, default=10.0)
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    for axes, what, label in zip(
+        figure.subplots(1, 2),
+        ("frechet", "error"),
+        ("Frechet distance, times real people's", "error of denoising unseen people"),
+        strict=True,
+    ):
+        for kind, group in groupby(sorted(kinds, key=lambda name: kinds[name]), key=lambda name: kinds[name]):
+            points = sorted((values.get(f"{name} epsilon", end), values[f"{name} {what}"]) for name in group)
+            axes.plot(*zip(*points, strict=True), "o-", label=kind)
+        if what == "frechet":
+            axes.axhline(1.0, color="grey", linestyle=":", label="real people")
+        axes.set(xscale="log", yscale="log", xlabel="epsilon per patient (right end: no guarantee)", ylabel=label)
+    figure.axes[0].legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

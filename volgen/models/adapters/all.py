@@ -1,0 +1,28 @@
+"""Every weight is trained: the null object of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from volgen.core.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """The whole network, as it is. The default."""
+
+    kind: Literal["all"] = "all"
+
+    @property
+    def whole(self) -> bool:
+        """Yes."""
+        return True
+
+    def attach(self, network: nn.Module) -> None:
+        """Nothing to prepare."""
+
+    def merge(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state itself."""
+        return dict(state)

@@ -1,0 +1,219 @@
+"""What a training begins from: nothing, or a finished run of a public cohort, whose fit and experts it takes over."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import atomic_path, read_json, sha256
+from volgen.core.geometry import Geometry
+from volgen.core.lock import Lock
+from volgen.core.manifest import NAME as MANIFEST
+from volgen.core.progress import say
+from volgen.core.rng import generator
+from volgen.core.span import owner
+from volgen.data.store import Store
+from volgen.experts.ensemble import ExpertRecord
+from volgen.experts.plan import Phase
+from volgen.models.assembly import Assembly
+from volgen.models.denoiser import Preconditioner
+from volgen.recipe import Recipe
+from volgen.stages._train_queue import LOCK, Paths
+from volgen.stages._trained_run import AGAIN, TrainedRun
+from volgen.training.run import PhaseRecord
+
+Facts = dict[str, Any]
+Fit = tuple[Preconditioner, Assembly]
+DIGITS = 1e-3
+
+
+class Start(Protocol):
+    """What a run begins from."""
+
+    inputs: Facts
+    """For the manifest: fingerprints of what is taken over."""
+    assumed: Facts
+    """For the ledger: what is taken over, and what has to be true for it to cost nothing."""
+
+    def check(self, directory: Path, geometry: Geometry) -> None:
+        """Refuses another frame than the public run's, and another public run than ``directory`` began from."""
+        ...
+
+    def fit(self) -> Fit | None:
+        """What was fitted elsewhere; None if it is to be fitted to the cohort."""
+        ...
+
+    def weights(self, phase: Phase) -> dict[str, Tensor] | None:
+        """What a network starts from; None for random weights."""
+        ...
+
+    def keep(self) -> None:
+        """Marks the experts that are taken over as finished."""
+        ...
+
+
+def adapt(recipe: Recipe, network: nn.Module, name: str) -> nn.Module:
+    """Leaves only what the recipe trains to be trained.
+
+    Raises:
+        UserError: the network has nothing of the kind.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(recipe.seed, "adapter", name).initial_seed())
+        try:
+            recipe.adapter.attach(network)
+        except ValueError as error:
+            found = f"{error} that adapter.kind '{recipe.adapter.kind}' could train"
+            raise UserError("network", found, "another adapter.kind", "use all or lora") from None
+    return network
+
+
+def start(recipe: Recipe, store: Store) -> Start:
+    """The one that a recipe asks for.
+
+    Raises:
+        UserError: the public run is damaged, does not fit, or has seen the same people.
+    """
+    return _Public(recipe, store) if recipe.start.public else _Scratch()
+
+
+class _Scratch:
+    inputs: Facts = {}  # noqa: RUF012 (nobody changes it)
+    assumed: Facts = {}  # noqa: RUF012
+
+    def check(self, directory: Path, geometry: Geometry) -> None:
+        pass
+
+    def fit(self) -> None:
+        return None
+
+    def weights(self, phase: Phase) -> None:
+        return None
+
+    def keep(self) -> None:
+        pass
+
+
+class _Public:
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        self._recipe = recipe
+        directory = Path(recipe.start.run)
+        self._run = run = TrainedRun.read(directory)
+        self._manifest = read_json(
+            directory / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict)
+        )
+        self._check_model()
+        with torch.device("meta"):
+            adapt(recipe, recipe.build_network(), "check")
+        self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
+        people = self._compare_people(store)
+        kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
+        self.inputs = {"public": {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}}
+        self.assumed = {
+            "public": {
+                **self.inputs["public"],
+                "taken_over": "the fitted preconditioner, and the weights that training begins from",
+                "unchanged_experts": sorted(kept, key=int),
+                "people": people,
+                "its_privacy": run.privacy,
+            }
+        }
+
+    def check(self, directory: Path, geometry: Geometry) -> None:
+        public, where = self._run.geometry, f"start.run {self._run.directory}"
+        if (directory / MANIFEST).exists():
+            before = read_json(directory / MANIFEST, "the manifest of a run").get("inputs", {}).get("public")
+            if before != self.inputs["public"]:
+                raise UserError(where, f"is not the run that {directory} began from", "the same one", "give the new run another `name`")
+        if any(abs(a - b) > DIGITS for a, b in zip(geometry.voxel_size, public.voxel_size, strict=True)):
+            found = f"has voxels of {list(public.voxel_size)} mm, the cohort of {list(geometry.voxel_size)} mm"
+            raise UserError(where, found, "one grid", "ingest the cohort with the public run's --voxel-size")
+        if geometry.skull_stripped != public.skull_stripped:
+            shows = {True: "brains (skull_stripped)", False: "whole heads"}
+            found = f"shows {shows[public.skull_stripped]}, this cohort {shows[geometry.skull_stripped]}"
+            raise UserError(where, found, "cohorts that were prepared alike", "strip both or none")
+
+    def fit(self) -> Fit:
+        say(f"The '{self._recipe.preconditioner.kind}' preconditioner is that of the public run '{self._run.recipe.name}'.")
+        return self._run.preconditioner(torch.device("cpu")), self._run.assembly()
+
+    def weights(self, phase: Phase) -> dict[str, Tensor]:
+        return load_file(self._checked(self._experts[phase.name]))
+
+    def keep(self) -> None:
+        paths = Paths(self._recipe.directory)
+        for phase in self._recipe.phases():
+            folder, record = paths.phase(phase.name), self._experts[phase.name]
+            if not self._recipe.start.keeps(phase.points) or PhaseRecord.read(folder):
+                continue
+            with Lock.wait(folder / LOCK), atomic_path(paths.weights(phase.name)) as temporary:
+                shutil.copyfile(self._checked(record), temporary)
+            PhaseRecord(0, 0, None, record.parameters, record.sha256).write(folder)
+            say(f"{phase.label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g}) is that of the public run, unchanged.")
+
+    def _checked(self, record: ExpertRecord) -> Path:
+        path = self._run.directory / record.weights
+        found = sha256(path)
+        if found != record.sha256:
+            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says", AGAIN)
+        return path
+
+    def _check_model(self) -> None:
+        mine, public = self._recipe, self._run.recipe
+        pairs = {
+            name: (getattr(mine, name).model_dump(), getattr(public, name).model_dump())
+            for name in ("network", "preconditioner", "assembly")
+        }
+        pairs["data"] = ({"shape": list(mine.data.shape)}, {"shape": list(public.data.shape)})
+        differing = [
+            f"{section}.{key} is {one.get(key)} here and {other.get(key)} there"
+            for section, (one, other) in pairs.items()
+            for key in sorted({*one, *other})
+            if one.get(key) != other.get(key)
+        ]
+        if differing:
+            do = "copy these sections from the public run's config.yaml"
+            raise UserError(f"start.run {self._run.directory}", "; ".join(differing), "the same model", do)
+
+    def _owner(self, phase: Phase) -> ExpertRecord:
+        """The public expert that owns all noise levels of a phase."""
+        bank = self._run.ensemble
+        where, low, high = f"start.run {self._run.directory}", phase.points[0], phase.points[-1]
+        if low < bank.sigma_min * (1 - 1e-6) or high > bank.sigma_max * (1 + 1e-6):
+            found = f"knows noise levels {bank.sigma_min:.4g} to {bank.sigma_max:.4g}, {phase.label} owns {low:.4g} to {high:.4g}"
+            raise UserError(where, found, "a grid inside of the public run's", "choose sigma_min and sigma_max of `schedule` accordingly")
+        owners = sorted({owner(bank.spans, min(point, bank.sigma_max)) for point in phase.points})
+        if len(owners) > 1:
+            found = f"shares the noise levels of {phase.label} ({low:.4g} to {high:.4g}) between its experts {owners[0]} to {owners[-1]}"
+            raise UserError(where, found, "one to start from", "choose `experts` so that none owns levels of two public experts")
+        return bank.experts[owners[0]]
+
+    def _compare_people(self, store: Store) -> str:
+        """What is known of people who are in both cohorts, without naming anybody.
+
+        Raises:
+            UserError: the public run has seen this cohort, or ids of it.
+        """
+        inputs = self._manifest["inputs"]
+        where = f"start.run {self._run.directory}"
+        if inputs.get("fingerprint") == store.fingerprint:
+            raise UserError(where, "was trained on this very cohort", "a run of other people", "its budget would have to be added")
+        try:
+            public = Store.open(Path(str(inputs.get("store"))))
+        except UserError:
+            return "assumed to be in one cohort only; patient ids were not compared: the public store is not at hand"
+        if public.fingerprint != inputs.get("fingerprint"):
+            return "assumed to be in one cohort only; patient ids were not compared: the public store has changed since"
+        if {record.patient for record in public.records} & {record.patient for record in store.split("train")}:
+            if not self._recipe.start.shared_ids:
+                found = "has patient ids in its cohort that this cohort's training split has too"
+                do = "leave these people out of one; if ids such as sub-01 only happen to be equal, say so with start.shared_ids true"
+                raise UserError(where, found, "cohorts that share nobody", do)
+            return "assumed to be in one cohort only; some patient ids are in both, and were said to be of different people"
+        return "assumed to be in one cohort only; no patient id is in both"
