@@ -108,7 +108,7 @@ def sample(
                     return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
 
                 return _driver.sample(
-                    bank, solver.build(), grid, seed=seed, indices=indices, shape=trained.recipe.piece, batch_size=batch_size,
+                    bank, solver.build(), grid, seed=seed, indices=indices, shape=trained.recipe.piece,
                     device=where, start=preconditioner.start, noise=there, known=known, done=ticker.advance,
                 )  # fmt: skip
 
