@@ -28,7 +28,7 @@ class Copier:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None 
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def released(self) -> Released:
         """Main thread: what it has asked the device for up to now may still read the storage that is about to be overwritten."""

@@ -146,6 +146,22 @@ def sample(
     return [state.x_BCXYZ[0] for state in states]
 
 
+def evaluations(sampler: Sampler, grid: Sequence[float]) -> list[int]:
+    """How often a solver asks the denoiser in each step, found out with a volume of one voxel."""
+    asked = [0] * len(grid)
+    number = 0
+
+    def count(y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        asked[number] += 1
+        return torch.zeros_like(y_BCXYZ)
+
+    descent = Descent(count, sampler, grid, 0, (1, 1, 1), torch.device("cpu"))
+    state = descent.begin(0)
+    for number in range(len(grid)):
+        state = descent.advance(state, number, 0)
+    return asked
+
+
 def _knowing(denoise: Denoiser, known_BCXYZ: Tensor) -> Denoiser:
     """A denoiser of what a solver sees, the volume alone."""
     return lambda y_BCXYZ, sigma_B: denoise(join(y_BCXYZ, known_BCXYZ), sigma_B)
