@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ def narrowed(module: nn.Module, matrices: torch.dtype | None) -> nn.Module:
             if parameter.dim() >= 2 and parameter.is_floating_point():
                 parameter.data = parameter.data.to(matrices)
     return module
+
+
+def blank(build: Callable[[], nn.Module], matrices: torch.dtype | None, device: torch.device) -> nn.Module:
+    """A network whose weights are to be filled: they are not drawn first, which takes longer than to read them."""
+    with torch.device("meta"):
+        module = narrowed(build(), matrices)
+    if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
+        return module.to_empty(device=device)
+    return narrowed(build(), matrices).to(device)  # it has numbers that are in no file
 
 
 def fill(module: nn.Module, path: Path, copier: Copier) -> None:

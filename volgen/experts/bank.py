@@ -17,7 +17,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.protocols import Denoiser
 from volgen.core.span import owner
-from volgen.experts._weights import Copier, Released, fill, narrowed
+from volgen.experts._weights import Copier, Released, blank, fill
 from volgen.experts.ensemble import Ensemble
 
 
@@ -168,8 +168,7 @@ class ExpertBank:
     def _load(self, index: int, slot: _Slot, released: Released) -> None:
         """In the reading thread: builds, checks and fills."""
         if not slot.built:
-            module = self._build_network().eval().requires_grad_(False)
-            slot.module = narrowed(module, self._matrices).to(self._device)
+            slot.module = blank(self._build_network, self._matrices, self._device).eval().requires_grad_(False)
             slot.denoiser, slot.built = self._wrap(slot.module), True
         self._verify(index)
         path = self._directory / self._ensemble.experts[index].weights
