@@ -51,23 +51,24 @@ class Yardstick:
             floors.append(frechet_distance(spaces[-1](rows[order[:count]]), spaces[-1](others)))
         return cls(tuple(spaces), tuple(space(others) for space in spaces), tuple(floors), float(np.mean([detail(v) for v in unseen])))
 
-    def project(self, volume: Unit) -> list[Numbers]:
-        """Features of a volume in each space."""
-        return [space(volume.reshape(1, -1))[0] for space in self.features]
+    def project(self, volumes: Sequence[Unit]) -> list[Numbers]:
+        """Features [volumes, features] in each space."""
+        rows = _rows(volumes)
+        return [space(rows) for space in self.features]
 
-    def distance(self, sample: Numbers, chosen: NDArray[np.int64] | slice = slice(None)) -> float:
-        """Of a sample [volumes, draws, features], or of some of its volumes."""
-        pairs = ((sample[chosen, draw], unseen) for draw, unseen in enumerate(self.unseen))
-        return float(np.mean([frechet_distance(ours, theirs) for ours, theirs in pairs]))
+    def distance(self, sample: Sequence[Numbers], chosen: NDArray[np.int64] | slice = slice(None)) -> float:
+        """Of the features of a sample, or of some of its volumes."""
+        return float(np.mean([frechet_distance(ours[chosen], theirs) for ours, theirs in zip(sample, self.unseen, strict=True)]))
 
-    def resampled(self, sample: Numbers, seed: int) -> Numbers:
+    def resampled(self, sample: Sequence[Numbers], seed: int) -> Numbers:
         """Distances of resamples of the volumes.
 
         The choices are the same for every sample of one size and seed, so that samples drawn from the same noise can be compared pair
         by pair (a paired bootstrap).
         """
         generator = np.random.default_rng(seed)
-        choices = (generator.integers(len(sample), size=len(sample)) for _ in range(RESAMPLES))
+        count = len(sample[0])
+        choices = (generator.integers(count, size=count) for _ in range(RESAMPLES))
         return np.array([self.distance(sample, chosen) for chosen in choices])
 
 

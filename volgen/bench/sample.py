@@ -2,7 +2,8 @@
 
 Experts have random weights; their size and the volume's are options. The figures in docs/performance.md come from here. Times of the
 ways that are compared are taken by turns and the best counts, on two cores with OMP_NUM_THREADS=1; processor time, which other work on
-the machine changes little, says what streaming costs where no core is idle.
+the machine changes little, says what streaming costs where no core is idle. Both shrink with the volume: an expert is loaded once,
+whatever it then has to do.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ ONE, APART, ROW = "one rank", "ranks that share nothing", "a row"
 class Config(BaseConfig):
     """Sizes."""
 
-    edge: PositiveInt = 64
-    """Edge of the cubic volumes; a multiple of 2."""
+    edge: PositiveInt = 96
+    """Edge of the cubic volumes with which streaming is timed; a multiple of 2."""
+    row_edge: PositiveInt = 48
+    """Edge of the volumes that flow through ranks."""
     channels: tuple[PositiveInt, ...] = (64, 128, 256)
     """Widths of each expert's wavelet U-Net; the default has 18 million parameters."""
     experts: PositiveInt = 8
@@ -54,10 +57,9 @@ class Config(BaseConfig):
 def run(config: Config) -> list[Row]:
     """Times, memory and efficiencies; ratios are to experts in memory, to the smallest bank, and to ranks that share nothing."""
     device = usable_device(config.device)
-    shape = (config.edge,) * 3
     steps = 1 + len(config.banks) + (3 * config.repeats if config.ranks else 0)
     with tempfile.TemporaryDirectory() as scratch, progress("bench", steps) as ticker:
-        bank = make_run(Path(scratch) / "bank", shape, config.channels, config.experts)
+        bank = make_run(Path(scratch) / "bank", (config.edge,) * 3, config.channels, config.experts)
         rows = [Row("parameters of an expert", bank.ensemble.experts[0].parameters, "")]
         rows += _sample_stream.times(bank, config.volumes, config.repeats, device)
         ticker.advance(note="streaming")
@@ -72,7 +74,8 @@ def run(config: Config) -> list[Row]:
         rows.append(Row("weights of two experts", 2 * 2 * bank.ensemble.experts[0].parameters / MIB, "MiB"))
         if config.ranks:
             volumes = VOLUMES_PER_RANK * config.ranks
-            passages = _passages(bank.directory, config, volumes, ticker.advance)
+            flowing = make_run(Path(scratch) / "row", (config.row_edge,) * 3, config.channels, config.experts)
+            passages = _passages(flowing.directory, config, volumes, ticker.advance)
             rows += _flow_rows(passages, config, volumes)
             seconds = passages[ONE].seconds / (volumes * config.experts)
             for ranks in config.simulated:

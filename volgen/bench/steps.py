@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from volgen.bench._bootstrap import interval
 from volgen.bench._cohort_features import Numbers, Yardstick, detail
 from volgen.bench._result import Row
+from volgen.bench._steps_figure import draw
 from volgen.checks._measure import to_unit
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -52,6 +53,8 @@ class Config(BaseConfig):
     """Seed of the volumes and of the resampling."""
     device: str | None = None
     """Torch device (default: a GPU if there is one)."""
+    figure: Path | None = None
+    """File for a picture, .png or .svg (default: none)."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,13 @@ class _Setting:
     Attributes:
         name: of both.
         evaluations: of a network, for one volume.
-        features: [volumes, draws, features].
+        features: [volumes, features] in each feature space.
         detail: [volumes], high-frequency energy over that of real people.
     """
 
     name: str
     evaluations: int
-    features: Numbers
+    features: Sequence[Numbers]
     detail: Numbers
 
 
@@ -84,11 +87,16 @@ def run(config: Config) -> list[Row]:
         raise UserError("--samplers", f"there is no sampler '{strange[0]}'", f"some of {', '.join(kinds(SAMPLERS))}")
     if not trained.recipe.assembly.whole:
         raise UserError(str(config.run), f"draws volumes in pieces ('{trained.recipe.assembly.kind}')", "a run that draws whole volumes")
+    if config.figure is not None and config.figure.suffix not in (".png", ".svg"):
+        raise UserError("--figure", config.figure.name, "a name that ends in .png or .svg")
     grids = [_grid(trained, steps) for steps in config.steps]
     yardstick = _yardstick(store, trained, config.count)
     with progress("bench", len(names) * sum(map(len, grids)) * config.count) as ticker:
         settings = [_measure(trained, yardstick, name, grid, config, ticker.advance) for name in names for grid in grids]
-    return _rows(settings, yardstick, config.seed)
+    rows = _rows(settings, yardstick, config.seed)
+    if config.figure is not None:
+        draw(rows, config.figure)
+    return rows
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -136,9 +144,8 @@ def _measure(
             start=preconditioner.start, done=lambda count, note: done(),
         )  # fmt: skip
     units = [to_unit(volume[0].numpy()) for volume in volumes]
-    features = np.array([yardstick.project(unit) for unit in units])
     details = np.array([detail(unit) / yardstick.detail for unit in units])
-    return _Setting(f"{name}, {len(grid)} steps", sum(_driver.evaluations(solver, grid)), features, details)
+    return _Setting(f"{name}, {len(grid)} steps", sum(_driver.evaluations(solver, grid)), yardstick.project(units), details)
 
 
 def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int) -> list[Row]:
