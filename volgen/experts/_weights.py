@@ -50,7 +50,7 @@ class Copier:
             target.copy_(source)
         else:
             # Pinned memory goes back to PyTorch's cache when the copy, which this thread does not wait for, is over.
-            target.copy_(source.pin_memory(), non_blocking=True)
+            target.copy_(source.to(target.dtype).pin_memory(), non_blocking=True)
 
     def wait(self) -> None:
         """Main thread: what it asks the device for from now on begins after all copies."""

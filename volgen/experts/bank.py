@@ -130,6 +130,7 @@ class ExpertBank:
         if index == self._current:
             return self._resident[index].denoiser
         if index not in self._resident:
+            self._current = None  # its storage may be taken, even if what comes instead cannot be read
             self._resident[index] = self._arrived(index)
             self.loads.append(index)
         self._resident.move_to_end(index)

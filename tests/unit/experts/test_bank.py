@@ -187,6 +187,18 @@ def test_changed_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path)
             bank(*volumes(2.0))
 
 
+def test_after_a_damaged_file_the_other_experts_are_still_right(ensemble: Ensemble, tmp_path: Path) -> None:
+    (tmp_path / "3.safetensors").write_bytes(b"")
+    for capacity in (1, 2):
+        with open_bank(ensemble, tmp_path, capacity=capacity) as bank:
+            assert bank(*volumes(4.0)).unique().tolist() == [4]
+            with pytest.raises(UserError, match=r"3\.safetensors"):
+                bank(*volumes(2.0))
+            for sigma in (4.0, 1.0, 8.0):
+                assert bank(*volumes(sigma)).unique().tolist() == [GRID[::-1].index(sigma)]
+                assert len(bank.resident) <= capacity
+
+
 def test_missing_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:
     (tmp_path / "0.safetensors").unlink()
     with open_bank(ensemble, tmp_path) as bank, pytest.raises(UserError, match=r"0\.safetensors: cannot be read"):
