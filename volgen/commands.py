@@ -138,6 +138,7 @@ def _plan(options: argparse.Namespace, overrides: Overrides) -> int:
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     solvers = "ddpm, ddim, euler, heun or dpmpp_2m, with settings as --sampler.KEY VALUE (default: the run's)"
     noises = "white, or slerp: neighbouring slices share noise, with --noise.axis R, A or S and --noise.spacing N (default: white)"
+    together = "volumes that ranks hand on together; no volume depends on it (default: %(default)s)"
     parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the NIfTI files, new or to be continued")
     parser.add_argument("--count", metavar="N", type=int, required=True, help="number of volumes")
@@ -145,11 +146,14 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="points of the run's noise grid to visit (default: all)")
     parser.add_argument("--sampler", metavar="KIND", help=solvers)
     parser.add_argument("--noise", metavar="KIND", help=noises)
-    parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="volumes denoised together (default: %(default)s)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=1, help=together)
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="voxels in the files; int16 has a slope (default: %(default)s)")
     parser.add_argument("--start-index", metavar="I", type=int, default=0, help="index of the first volume (default: %(default)s)")
-    parser.add_argument("--memory-gib", metavar="GiB", type=float, default=4.0, help="memory for volumes under way (default: %(default)s)")
+    memory = "memory of a rank for volumes under way, and as much for experts (default: %(default)s)"
+    parser.add_argument("--memory-gib", metavar="GiB", type=float, default=4.0, help=memory)
+    rows = "ranks that each volume passes through, if there are several (default: as many as it takes to hold all experts)"
+    parser.add_argument("--stages", metavar="N", type=int, help=rows)
 
 
 def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -161,7 +165,7 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> int:
     sample(
         options.run, options.out, count=options.count, seed=options.seed, steps=options.steps, sampler=chosen.get("sampler"),
         noise=chosen.get("noise"), batch_size=options.batch_size, device=options.device, dtype=options.dtype,
-        start_index=options.start_index, memory_gib=options.memory_gib,
+        start_index=options.start_index, memory_gib=options.memory_gib, stages=options.stages,
     )  # fmt: skip
     return DONE
 

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from volgen.core.registry import config_class, kinds
+from volgen.experts._weights import narrowed
 
 PACKAGE = "volgen.models.networks"
 KINDS = kinds(PACKAGE)
@@ -126,3 +127,12 @@ def test_it_can_be_built_without_memory(kind: str) -> None:
         module = config(kind).build(inputs=1)
     assert all(p.is_meta for p in module.parameters())
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in awake(kind, 1).parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrices_kept_in_bf16_change_no_bit_under_autocast(kind: str) -> None:
+    x, noise = volumes(kind, 1)
+    module = awake(kind, 1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        before = module(x, noise)
+        assert torch.equal(narrowed(module, torch.bfloat16)(x, noise), before)

@@ -62,7 +62,12 @@ class Sampler(Protocol):
     stochastic: bool
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
-        """Returns the sample at ``step.sigma_next`` and what the next step wants to remember (``None`` at the start)."""
+        """Returns the sample at ``step.sigma_next`` and what the next step wants to remember (``None`` at the start).
+
+        ``denoise`` is asked about ``step.sigma`` only, so that a step needs one expert. What is remembered is None or a tuple of tensors
+        like ``x_BCXYZ`` and numbers, of the same form after every step but the last. A solver that looks at both ends of a step
+        (Heun's) may return a prediction and correct it at the beginning of the next one.
+        """
         ...
 
 

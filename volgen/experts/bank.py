@@ -4,35 +4,51 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.protocols import Denoiser
 from volgen.core.span import owner
+from volgen.experts._weights import Copier, Released, blank, fill
 from volgen.experts.ensemble import Ensemble
 
 
+class _Slot:
+    """Storage of one expert, built when it is first filled and then used for one after another."""
+
+    module: nn.Module
+    denoiser: Denoiser
+    built = False
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """An expert on its way into memory."""
+
+    index: int
+    slot: _Slot
+    loaded: Future[None]
+
+
 class ExpertBank:
-    """A :class:`~volgen.core.protocols.Denoiser` made of K experts of which at most ``capacity`` are resident.
+    """A :class:`~volgen.core.protocols.Denoiser` made of K experts of which at most ``capacity`` are in memory.
 
-    Weights are loaded when a noise level first asks for them and replace those of the least recently used expert, in the same
-    storage. While an expert works, a thread reads the file of the next one (sampling goes down in sigma) to check its SHA-256;
-    that brings the file into the system's page cache, so the load that follows does not wait for the disk, and no memory
-    is held that the system could not take back.
-
-    A solver that looks at both ends of a step (Heun) needs ``capacity`` 2 to load each expert once.
+    Weights are loaded when a noise level first asks for them, and replace those of the least recently used expert in the same storage.
+    While an expert works, a thread loads the next one (sampling goes down in sigma), whose SHA-256 it has checked, so a network hardly
+    ever waits for a file: of the two experts in memory one works and one arrives. Files are mapped, not read as a whole, and reach a
+    GPU through pinned memory on a stream of their own. With ``capacity`` 1 there is no place to load to, and the thread only checks
+    the next file, which brings it into the system's page cache.
 
     Attributes:
-        loads: index of every expert loaded so far, in order.
+        loads: index of every expert that was asked for and was not in memory, in order.
     """
 
     def __init__(
@@ -44,6 +60,7 @@ class ExpertBank:
         device: torch.device | str = "cpu",
         capacity: int = 2,
         grid: Sequence[float] | None = None,
+        matrices: torch.dtype | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -55,15 +72,20 @@ class ExpertBank:
             device: where the networks compute.
             capacity: experts in memory at once, at least 1.
             grid: noise levels that will be asked for, so that only their owners are read ahead; the ensemble's grid if None.
+            matrices: type in which weights with two or more axes are kept, as the network builds them if None. Autocast makes bf16 of
+                them whenever they are used: in bf16 they take half the memory, and the output is the same bit for bit.
         """
         assert capacity >= 1, "a bank holds at least one expert"
         self._ensemble, self._directory = ensemble, directory
-        self._build_network, self._wrap = build_network, wrap
+        self._build_network, self._wrap, self._matrices = build_network, wrap, matrices
         self._device, self._capacity = torch.device(device), capacity
+        self._copier = Copier(self._device)
         self._spans = ensemble.spans
         self._visited = sorted({self._owner(sigma) for sigma in (ensemble.grid if grid is None else grid)})
-        self._resident: OrderedDict[int, tuple[nn.Module, Denoiser]] = OrderedDict()
-        self._checked: dict[int, Future[None]] = {}
+        self._resident: OrderedDict[int, _Slot] = OrderedDict()
+        self._arriving: _Arrival | None = None
+        self._current: int | None = None
+        self._checked: set[int] = set()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="expert-reader")
         self.loads: list[int] = []
 
@@ -86,8 +108,8 @@ class ExpertBank:
 
     @property
     def resident(self) -> list[int]:
-        """Experts in memory, the least recently used first."""
-        return list(self._resident)
+        """Experts in memory, the least recently used first and the one that is arriving last."""
+        return [*self._resident, *([self._arriving.index] if self._arriving else [])]
 
     def close(self) -> None:
         """Ends the reading thread."""
@@ -105,30 +127,59 @@ class ExpertBank:
         return owner(self._spans, top if top < sigma <= top * (1.0 + 1e-6) else sigma)
 
     def _expert(self, index: int) -> Denoiser:
-        if index in self._resident:
-            self._resident.move_to_end(index)
-            return self._resident[index][1]
-        self._check(index).result()
-        if len(self._resident) < self._capacity:
-            module = self._build_network().to(self._device).eval().requires_grad_(False)
-            denoiser = self._wrap(module)
-        else:
-            _, (module, denoiser) = self._resident.popitem(last=False)
-        self._fill(module, index)
-        self._resident[index] = (module, denoiser)
-        self.loads.append(index)
-        below = [visited for visited in self._visited if visited < index]
-        if below:
-            self._check(below[-1])
-        return denoiser
+        if index == self._current:
+            return self._resident[index].denoiser
+        if index not in self._resident:
+            self._current = None  # its storage may be taken, even if what comes instead cannot be read
+            self._resident[index] = self._arrived(index)
+            self.loads.append(index)
+        self._resident.move_to_end(index)
+        self._current = index
+        self._look_ahead(index)
+        return self._resident[index].denoiser
 
-    def _check(self, index: int) -> Future[None]:
-        """The check of one expert's file, begun if it was not: each file is checked once."""
-        if index not in self._checked:
-            self._checked[index] = self._reader.submit(self._verify, index)
-        return self._checked[index]
+    def _arrived(self, index: int) -> _Slot:
+        """A slot that holds an expert, loaded now if it was not on its way."""
+        arrival, self._arriving = self._arriving, None
+        if arrival is not None and arrival.index != index:  # the levels do not go down one by one
+            wait([arrival.loaded])
+            arrival = self._begin(index, arrival.slot)
+        arrival = arrival or self._begin(index, self._free())
+        arrival.loaded.result()
+        self._copier.wait()
+        return arrival.slot
+
+    def _look_ahead(self, index: int) -> None:
+        """Begins to load the expert that will be asked for next."""
+        below = [visited for visited in self._visited if visited < index]
+        if not below or below[-1] in self._resident or self._arriving is not None:
+            return
+        if self._capacity == 1:
+            self._reader.submit(self._verify, below[-1])
+        else:
+            self._arriving = self._begin(below[-1], self._free())
+
+    def _free(self) -> _Slot:
+        """Storage that is new, if there is room, or that of the least recently used expert."""
+        return _Slot() if len(self._resident) < self._capacity else self._resident.popitem(last=False)[1]
+
+    def _begin(self, index: int, slot: _Slot) -> _Arrival:
+        return _Arrival(index, slot, self._reader.submit(self._load, index, slot, self._copier.released()))
+
+    def _load(self, index: int, slot: _Slot, released: Released) -> None:
+        """In the reading thread: builds, checks and fills."""
+        if not slot.built:
+            slot.module = blank(self._build_network, self._matrices, self._device).eval().requires_grad_(False)
+            slot.denoiser, slot.built = self._wrap(slot.module), True
+        self._verify(index)
+        path = self._directory / self._ensemble.experts[index].weights
+        with self._copier.copying(released):
+            fill(slot.module, path, self._copier)
 
     def _verify(self, index: int) -> None:
+        """Each file is checked once."""
+        if index in self._checked:
+            return
         record = self._ensemble.experts[index]
         path = self._directory / record.weights
         try:
@@ -140,13 +191,4 @@ class ExpertBank:
                 str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says",
                 "the file was changed or damaged after training: restore it from a copy or train the expert again",
             )  # fmt: skip
-
-    def _fill(self, module: nn.Module, index: int) -> None:
-        path = self._directory / self._ensemble.experts[index].weights
-        try:
-            module.load_state_dict(load_file(path))  # strict, and into the module's own storage
-        except (SafetensorError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                str(path), f"does not hold the weights of this network ({reason[:200]})", "the network in the run's config.yaml"
-            ) from None
+        self._checked.add(index)

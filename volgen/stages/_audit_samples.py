@@ -13,6 +13,7 @@ from torch import Tensor
 from volgen.checks import _memorisation
 from volgen.checks._cohort_sample import reduced
 from volgen.core.errors import UserError
+from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.data.store import Store
 from volgen.stages._audit_people import Person, check_cohort, trained_on
@@ -25,7 +26,7 @@ MOST = 0.5
 Unit = NDArray[np.float32]
 
 
-def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device, batch_size: int) -> list[Unit]:
+def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> list[Unit]:
     """Volumes of a run in [0, 1], averaged over cubes; by its own solver, at all of its noise levels."""
     found: list[Unit] = []
     edge = _memorisation.factor(trained.geometry.shape)
@@ -35,9 +36,10 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device, batc
 
     drawing = Drawing(
         trained, trained.preconditioner(device), trained.assembly(), trained.recipe.sampler, config_class("volgen.noises", "white")(),
-        trained.ensemble.grid, device, batch_size,
+        trained.ensemble.grid, device,
     )  # fmt: skip
-    drawing.draw(seed, range(count), take)
+    with progress("sampling", drawing.steps(count)) as ticker:
+        drawing.draw(seed, range(count), take, ticker.advance)
     return found
 
 

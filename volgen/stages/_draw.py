@@ -1,4 +1,4 @@
-"""Volumes out of a run, in waves that fit into memory."""
+"""Volumes out of a run, in waves that fit into memory: expert by expert within a wave."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.core.progress import progress
-from volgen.core.protocols import Shape3
-from volgen.experts.ensemble import Ensemble
+from volgen.core.protocols import Sampler, Shape3
 from volgen.models.assembly import Assembly, Place
 from volgen.models.denoiser import Preconditioner
 from volgen.samplers import _driver
 from volgen.stages._trained_run import TrainedRun
 
-BYTES_PER_WEIGHT = 4
+GIB = 2**30
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
+Done = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Drawing:
         noises: configuration of a noise.
         grid: noise levels to visit.
         device: where the denoisers compute.
-        batch_size: volumes denoised together.
-        memory_gib: host memory for volumes that are under way, and for experts of runs that draw piece by piece.
     """
 
     run: TrainedRun
@@ -45,31 +42,40 @@ class Drawing:
     noises: Any
     grid: Sequence[float]
     device: torch.device
-    batch_size: int = 1
-    memory_gib: float = 4.0
 
-    def draw(self, seed: int, indices: Sequence[int], take: Callable[[int, Tensor], None]) -> None:
-        """Draws volumes and hands each over: its index and [1, X, Y, Z], nominally in [-1, 1]. Volume i depends on ``seed`` and i alone."""
-        trained, whole = self.run, self.run.geometry.shape
-        fitting = self.memory_gib * 2**30 / (BYTES_PER_VOXEL * math.prod(whole))
-        wave = max(self.batch_size, int(min(fitting, len(indices))))
+    def steps(self, volumes: int) -> int:
+        """How often ``done`` hears of a step while so many volumes are drawn."""
+        return volumes * self.assembly.pieces(self.run.geometry.shape) * len(self.grid)
+
+    def draw(
+        self, seed: int, indices: Sequence[int], take: Callable[[int, Tensor], None], done: Done, memory: float = 4 * GIB, capacity: int = 2
+    ) -> None:  # fmt: skip
+        """Draws volumes and hands each over: its index and [1, X, Y, Z], nominally in [-1, 1]. Volume i depends on ``seed`` and i alone.
+
+        Args:
+            seed: of all.
+            indices: which ones.
+            take: gets each volume.
+            done: is told how many more steps are done, with a word on where the loop is.
+            memory: bytes of host memory for volumes that are under way.
+            capacity: experts in memory.
+        """
+        whole = self.run.geometry.shape
+        wave = max(1, int(min(memory / (BYTES_PER_VOXEL * math.prod(whole)), len(indices))))
         pieces = self.assembly.pieces(whole)
-        resident = 2 if pieces == 1 else _resident(trained.ensemble, self.memory_gib)
-        with (
-            trained.bank(self.preconditioner, self.device, self.grid, resident) as bank,
-            progress("sampling", len(indices) * pieces * len(self.grid)) as ticker,
-        ):
+        if not indices:
+            return
+        with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
 
             def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
                 def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
-                    drawn: Tensor = self.noises.draw(whole, seed, *key)
+                    drawn = self.noise(whole, seed, *key)
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
                     return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
 
                 return _driver.sample(
-                    bank, self.solver.build(), self.grid, seed=seed, indices=indices, shape=trained.recipe.piece,
-                    batch_size=self.batch_size, device=self.device, start=self.preconditioner.start, noise=there, known=known,
-                    done=ticker.advance,
+                    bank, self.sampler(), self.grid, seed=seed, indices=indices, shape=self.run.recipe.piece,
+                    device=self.device, start=self.preconditioner.start, noise=there, known=known, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):
@@ -77,8 +83,11 @@ class Drawing:
                 for index, volume in zip(chosen, self.assembly.generate(draw, whole, seed, chosen), strict=True):
                     take(index, volume)
 
+    def sampler(self) -> Sampler:
+        """A new one."""
+        return self.solver.build()  # type: ignore[no-any-return]
 
-def _resident(ensemble: Ensemble, memory_gib: float) -> int:
-    """How many experts fit into memory; at least two, at most all."""
-    largest = max(expert.parameters for expert in ensemble.experts)
-    return max(2, min(len(ensemble.experts), int(memory_gib * 2**30 / (BYTES_PER_WEIGHT * largest))))
+    def noise(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
+        """[1, *shape] for a key."""
+        drawn: Tensor = self.noises.draw(shape, seed, *key)
+        return drawn

@@ -122,7 +122,7 @@ class TrainedRun:
             preconditioner: from :meth:`preconditioner`.
             device: where it computes.
             grid: noise levels that will be asked for.
-            capacity: experts in memory at once. Two, because Heun's method looks at both ends of a step.
+            capacity: experts in memory at once: one that works and one that arrives.
         """
 
         def wrap(module: nn.Module) -> PreconditionedDenoiser:
@@ -131,4 +131,6 @@ class TrainedRun:
         def build() -> nn.Module:
             return self.recipe.build_network()
 
-        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid)
+        # Under autocast matrices become bf16 each time they are used; once will do.
+        matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
+        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid, matrices=matrices)

@@ -115,7 +115,7 @@ def audit(
         "people": _counted(people, guessed),
         "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
         "epsilon": _bound(scores, guessed, claimed),
-        **_copies(trained, other_half, people, store, count, seed, where, batch_size),
+        **_copies(trained, other_half, people, store, count, seed, where),
     }
     content["findings"], content["refuted"] = _findings(content)
     content["verdict"] = _verdict(content)
@@ -178,18 +178,17 @@ def _bound(scores: Mapping[str, Any], people: Sequence[Person], claimed: Mapping
 
 def _copies(
     trained: TrainedRun, twin: TrainedRun | None, people: Sequence[Person], store: Store, count: int, seed: int, where: torch.device,
-    batch_size: int,
 ) -> dict[str, Any]:  # fmt: skip
     if not count:
         skipped = {"skipped": "no volumes were drawn (--count 0)"}
         return {"nearest": skipped, "twins": skipped}
-    points, volumes = _audit_samples.placed(people), _audit_samples.drawn(trained, count, seed, where, batch_size)
+    points, volumes = _audit_samples.placed(people), _audit_samples.drawn(trained, count, seed, where)
     found: dict[str, Any] = {
         "nearest": _audit_samples.nearest(points, volumes, seed),
         "twins": {"skipped": "no run on the other half (--twin)"},
     }
     if twin:
-        others = _audit_samples.drawn(twin, count, seed, where, batch_size)
+        others = _audit_samples.drawn(twin, count, seed, where)
         found["twins"] = _audit_samples.twins(points, people, volumes, twin, others, store)
     return found
 

@@ -1,32 +1,30 @@
-"""``volgen sample``: a trained run in, NIfTI volumes with their provenance out."""
+"""``volgen sample``: a trained run in, NIfTI volumes with their provenance out; by one process or by the ranks of a launch."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from volgen.core import manifest
-from volgen.core.config import Config, validate
+from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest
-from volgen.core.files import read_json, write_json
 from volgen.core.noise import choose
 from volgen.core.progress import say
 from volgen.core.registry import config_class, kinds
-from volgen.core.volume import Volume
-from volgen.data import derivative, nifti
 from volgen.experts.ensemble import Ensemble
-from volgen.stages._device import usable_device
+from volgen.parallel import launch as launches
+from volgen.samplers import _driver
 from volgen.stages._draw import Drawing
-from volgen.stages._statement_file import PAGE, write_statement
+from volgen.stages._sample_draw import Work
+from volgen.stages._sample_job import WHITE, Job
+from volgen.stages._sample_ranks import crew, flow_of
+from volgen.stages._train_parts import from_chief
 from volgen.stages._trained_run import TrainedRun
 
 SAMPLERS, NOISES = "volgen.samplers", "volgen.noises"
-WHITE = "white"
+BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2}
 
 
 def sample(
@@ -43,11 +41,16 @@ def sample(
     dtype: Literal["float32", "int16"] = "float32",
     start_index: int = 0,
     memory_gib: float = 4.0,
+    stages: int | None = None,
 ) -> Path:
     """Draws volumes ``start_index`` ... ``start_index + count - 1`` of a seed and writes them as a BIDS derivative.
 
     Volume i depends on the run, the settings, the seed and i alone. Volumes that ``out`` already holds from the same run, settings
     and seed are kept, so a stopped command continues and a larger ``count`` adds volumes.
+
+    Started as several ranks (torchrun, deepspeed, srun, mpirun), they share the volumes. If a rank has memory for all experts, or if
+    all ranks together have not, each draws volumes of its own. Otherwise ranks form rows in which each keeps some of the experts, and
+    volumes flow through them (:mod:`volgen.parallel.flow`). The volumes are the same, bit for bit.
 
     Args:
         run: directory that ``volgen train`` made.
@@ -57,12 +60,14 @@ def sample(
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration with ``kind``; the recipe's if None.
         noise: kind of noise, or its configuration with ``kind``; white if None.
-        batch_size: volumes denoised together.
+        batch_size: volumes that the ranks of a row hand on together. Each is denoised by itself, so it changes none of them.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels in the file; int16 has a slope.
         start_index: index of the first volume.
-        memory_gib: host memory for volumes that are under way; more volumes than fit go through the experts in several waves. Runs that
-            draw a volume piece by piece also keep as many experts as fit into so much, because each piece needs all of them.
+        memory_gib: memory of a rank for volumes that are under way; more volumes than fit go through the experts in several waves. As
+            much again is for experts, where more than two are kept: on the ranks of a row, and in runs that draw a volume piece by
+            piece, each of which needs all of them.
+        stages: ranks in a row; chosen if None.
 
     Returns:
         ``out``.
@@ -75,109 +80,43 @@ def sample(
             raise UserError(f"--{option}", str(value), f"at least {least}")
     if not (math.isfinite(memory_gib) and memory_gib >= 0):
         raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
-    where = usable_device(device)
+    launch = launches.discover()
+    launches.publish(launch)
     trained = TrainedRun.read(run)
     solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     grid = _grid(trained.ensemble, steps)
-    job = _Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index, "batch_size": batch_size})
-    preconditioner, assembly = trained.preconditioner(where), trained.assembly()
-    job.claim()
+    capacity = _resident(trained, memory_gib)
+    if not trained.recipe.assembly.whole:
+        if (stages or 1) > 1:
+            raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
+        stages = 1
+    costs = _driver.evaluations(solver.build(), grid)
+    flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
+    job = Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index})
     indices = range(start_index, start_index + count)
-    missing = [index for index in indices if not job.holds(index)]
-    if len(missing) < count:
-        say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-    if missing:
-        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, where, batch_size, memory_gib)
-        drawing.draw(seed, missing, job.export)
-    job.finish()
+
+    def prepare() -> str:
+        job.claim()
+        return json.dumps([index for index in indices if not job.holds(index)])
+
+    with crew(launch, trained.recipe.engine, device) as ranks:
+        preconditioner, assembly = trained.preconditioner(ranks.device), trained.assembly()
+        missing: list[int] = json.loads(from_chief(ranks.group, prepare))
+        if len(missing) < count:
+            say(f"{out} already holds {count - len(missing)} of these {count} volumes")
+        work = Work(job, Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device), ranks)
+        units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
+        if flow.stages > 1:
+            work.flow(units, flow)
+        else:
+            mine = [index for unit in units[launch.rank :: launch.world_size] for index in unit]
+            work.stay(mine, memory_gib * 2**30, 2 if trained.recipe.assembly.whole else capacity)
+        ranks.meet()
+        if launch.chief:
+            job.finish()
     say(f"{count} volumes in {out}")
     return out
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A directory of samples and what was asked for."""
-
-    out: Path
-    run: TrainedRun
-    solver: Config
-    noise: Config
-    grid: Sequence[float]
-    seed: int
-    dtype: Literal["float32", "int16"]
-    requested: Mapping[str, int]  # what may differ between two commands that fill one directory
-    provenance: manifest.Provenance = field(init=False)
-
-    def __post_init__(self) -> None:
-        settings = {
-            "sampler": self.solver.model_dump(mode="json"),
-            "sigma_grid": list(self.grid),
-            "dtype": self.dtype,
-            # White noise goes without saying: directories from before there was another can be continued.
-            **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
-        }
-        provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
-        object.__setattr__(self, "provenance", provenance)
-
-    def claim(self) -> None:
-        """Makes the directory, or checks that it is of the same run, settings and seed."""
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(str(self.out), "is a file", "a new directory")
-        if self.out.is_dir() and any(self.out.iterdir()):
-            if not (self.out / manifest.NAME).is_file():
-                raise UserError(str(self.out), "holds other files", "an empty or new directory, or one of samples", "choose another --out")
-            before = read_json(self.out / manifest.NAME, "the manifest of a directory of samples")
-            mine: dict[str, Any] = {
-                "stage": "sample",
-                "config": self.provenance.config,
-                "inputs": self.provenance.inputs,
-                "seed": self.seed,
-            }
-            different = [key for key, value in mine.items() if before.get(key) != value]
-            if different:
-                found = f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')"
-                expected = "the same run, --seed, --steps, --sampler, --noise and --dtype to continue"
-                raise UserError(str(self.out), found, expected, "choose another --out")
-        # The manifest comes first: a directory that was left half-way says whose it is.
-        self._write_manifest(complete=False)
-        derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
-        if not (self.out / PAGE).exists():  # one with an audit in it stays
-            write_statement(self.out, self.run)
-
-    def holds(self, index: int) -> bool:
-        """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
-        return (self.out / derivative.image_name(index)).is_file() and (self.out / derivative.sidecar_name(index)).is_file()
-
-    def export(self, index: int, volume_CXYZ: Tensor) -> None:
-        """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
-        unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
-        geometry = self.run.geometry
-        image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
-        nifti.write(self.out / derivative.image_name(index), image, dtype=self.dtype)
-        sidecar = {
-            "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
-            "SkullStripped": geometry.skull_stripped,
-            "Seed": self.seed,
-            "SampleIndex": index,
-            "Sampler": self.solver.model_dump(mode="json"),
-            "Noise": self.noise.model_dump(mode="json"),
-            "SigmaGrid": list(self.grid),
-            "RunName": self.run.recipe.name,
-            "RunFingerprint": self.run.fingerprint,
-            "PrivacyStatement": self.run.privacy,
-            "PrivacyStatementPage": PAGE,
-            "IntensityWindow": geometry.intensity.to_dict(),
-        }
-        write_json(self.out / derivative.sidecar_name(index), sidecar)
-
-    def finish(self) -> None:
-        """Writes the final manifest."""
-        self._write_manifest(complete=True)
-
-    def _write_manifest(self, complete: bool) -> None:
-        volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
-        self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
 
 
 def _component(option: str, package: str, asked: str | Mapping[str, Any] | None, default: Any) -> Any:
@@ -189,6 +128,13 @@ def _component(option: str, package: str, asked: str | Mapping[str, Any] | None,
     if kind not in kinds(package):
         raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))
     return validate(config_class(package, kind), content, option)
+
+
+def _resident(trained: TrainedRun, memory_gib: float) -> int:
+    """How many experts fit into memory; at least two, at most all."""
+    experts = trained.ensemble.experts
+    largest = max(expert.parameters for expert in experts) * BYTES_PER_WEIGHT[trained.recipe.engine.precision]
+    return max(2, int(min(len(experts), memory_gib * 2**30 / largest)))
 
 
 def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:

@@ -38,7 +38,7 @@ def test_rows_say_what_they_are_relative_to_and_which_way_is_better() -> None:
     step, peak = rows["loop 8^3 DeepSpeed: step"], rows["loop 8^3 DeepSpeed: peak"]
     assert step.ratio_to["loop 8^3 bare PyTorch: step"] == pytest.approx(1.05)
     assert (step.better, rows["loop 8^3 DeepSpeed: wall"].better, peak.value) == ("lower", None, 2.0)
-    assert [row.better for row in train._rows("growth 8^3 MONAI", reference, reference, "growth 8^3 wavelet")][0] == "higher"
+    assert next(row.better for row in train._rows("growth 8^3 MONAI", reference, reference, "growth 8^3 wavelet")) == "higher"
 
 
 def test_a_failed_arm_has_a_row_that_says_so_and_no_number_to_compare() -> None:

@@ -102,7 +102,7 @@ def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_p
             return x0
 
         sampler = config_class("volgen.samplers", kind)().build()  # type: ignore[attr-defined]
-        _driver.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2), batch_size=2)
+        _driver.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2))
         assert bank.loads == [5, 4, 3, 2, 1, 0]
     assert most == 2
     assert Tag.built == 2, "storage is used again, not allocated for every expert"
@@ -117,10 +117,45 @@ def test_capacity_one_holds_one(ensemble: Ensemble, tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_expert_leaves(ensemble: Ensemble, tmp_path: Path) -> None:
-    with open_bank(ensemble, tmp_path) as bank:
+    with open_bank(ensemble, tmp_path, capacity=3, grid=[8.0, 4.0, 2.0, 1.0]) as bank:
         for sigma in (8.0, 4.0, 8.0, 2.0):
-            bank(*volumes(sigma))
-        assert bank.resident == [5, 3]
+            assert bank(*volumes(sigma)).unique().tolist() == [GRID[::-1].index(sigma)]
+        assert bank.resident == [5, 3, 2], "and the next one is on its way"
+        assert bank.loads == [5, 4, 3]
+
+
+def test_levels_that_do_not_go_down_are_right_too(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        for sigma in (0.25, 8.0, 0.5, 2.0, 4.0, 0.25, 0.25, 8.0):
+            assert bank(*volumes(sigma)).unique().tolist() == [GRID[::-1].index(sigma)]
+            assert len(bank.resident) <= 2
+    assert Tag.built == 2
+
+
+def test_the_next_expert_is_loaded_while_one_works(ensemble: Ensemble, tmp_path: Path) -> None:
+    with open_bank(ensemble, tmp_path) as bank:
+        bank(*volumes(8.0))
+        bank._reader.submit(int).result()  # the thread has done what it was given
+        (tmp_path / "4.safetensors").unlink()
+        assert bank(*volumes(4.0)).unique().tolist() == [4]
+
+
+def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:
+    path = tmp_path / "0.safetensors"
+    source = nn.Linear(3, 2)
+    save_file(source.state_dict(), path)
+    span = tile(GRID, 1)[0]
+    ensemble = Ensemble((ExpertRecord(0, span.low, span.high, path.name, sha256(path), 8, 1, None),), GRID[-1], GRID[0], GRID)
+    built: list[nn.Module] = []
+
+    def build() -> nn.Module:
+        built.append(nn.Linear(3, 2))
+        return built[-1]
+
+    with ExpertBank(ensemble, tmp_path, build, lambda module: lambda y, sigma: y, matrices=torch.bfloat16) as bank:
+        bank(*volumes(1.0))
+    assert torch.equal(built[0].weight, source.weight.bfloat16())
+    assert torch.equal(built[0].bias, source.bias)
 
 
 def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +172,7 @@ def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path
         assert read == ["5.safetensors", "3.safetensors"]
         bank(*volumes(2.0))
         bank(*volumes(0.25))
+        bank._reader.submit(int).result()
         assert read == ["5.safetensors", "3.safetensors", "0.safetensors"], "each file is checked once"
 
 
@@ -149,6 +185,18 @@ def test_changed_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path)
         assert bank(*volumes(8.0)).unique().tolist() == [5]
         with pytest.raises(UserError, match=r"3\.safetensors: has SHA-256"):
             bank(*volumes(2.0))
+
+
+def test_after_a_damaged_file_the_other_experts_are_still_right(ensemble: Ensemble, tmp_path: Path) -> None:
+    (tmp_path / "3.safetensors").write_bytes(b"")
+    for capacity in (1, 2):
+        with open_bank(ensemble, tmp_path, capacity=capacity) as bank:
+            assert bank(*volumes(4.0)).unique().tolist() == [4]
+            with pytest.raises(UserError, match=r"3\.safetensors"):
+                bank(*volumes(2.0))
+            for sigma in (4.0, 1.0, 8.0):
+                assert bank(*volumes(sigma)).unique().tolist() == [GRID[::-1].index(sigma)]
+                assert len(bank.resident) <= capacity
 
 
 def test_missing_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:

@@ -48,7 +48,13 @@ def test_heun_is_the_trapezoidal_rule() -> None:
     a = (X - denoise(X, torch.full((2,), 1.5))) / 1.5
     predicted = X + (0.4 - 1.5) * a
     b = (predicted - denoise(predicted, torch.full((2,), 0.4))) / 0.4
-    torch.testing.assert_close(step(heun.Config().build()), X + (0.4 - 1.5) * (a + b) / 2)
+    corrected = X + (0.4 - 1.5) * (a + b) / 2
+    solver = heun.Config().build()
+    x, memory = solver.step(denoise, X, Step(1.5, 0.4, lambda: NOISE), None)
+    torch.testing.assert_close(x, predicted)
+    # The correction is made at the beginning of the next step, which at sigma 0 ends on what is denoised from there.
+    found, _ = solver.step(denoise, x, Step(0.4, 0.0, lambda: NOISE), memory)
+    torch.testing.assert_close(found, denoise(corrected, torch.full((2,), 0.4)))
 
 
 def test_first_step_of_dpmpp_2m_is_euler_and_the_second_uses_the_past() -> None:

@@ -1,0 +1,106 @@
+"""A directory of samples: whose it is, what it holds, and how a volume gets into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from volgen.core import manifest
+from volgen.core.config import Config
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+from volgen.core.volume import Volume
+from volgen.data import derivative, nifti
+from volgen.stages._statement_file import PAGE, write_statement
+from volgen.stages._trained_run import TrainedRun
+
+WHITE = "white"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A directory of samples and what was asked for."""
+
+    out: Path
+    run: TrainedRun
+    solver: Config
+    noise: Config
+    grid: Sequence[float]
+    seed: int
+    dtype: Literal["float32", "int16"]
+    requested: Mapping[str, int]  # what may differ between two commands that fill one directory
+    provenance: manifest.Provenance = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = {
+            "sampler": self.solver.model_dump(mode="json"),
+            "sigma_grid": list(self.grid),
+            "dtype": self.dtype,
+            # White noise goes without saying: directories from before there was another can be continued.
+            **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
+        }
+        provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
+        object.__setattr__(self, "provenance", provenance)
+
+    def claim(self) -> None:
+        """Makes the directory, or checks that it is of the same run, settings and seed."""
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(str(self.out), "is a file", "a new directory")
+        if self.out.is_dir() and any(self.out.iterdir()):
+            if not (self.out / manifest.NAME).is_file():
+                raise UserError(str(self.out), "holds other files", "an empty or new directory, or one of samples", "choose another --out")
+            before = read_json(self.out / manifest.NAME, "the manifest of a directory of samples")
+            mine: dict[str, Any] = {
+                "stage": "sample",
+                "config": self.provenance.config,
+                "inputs": self.provenance.inputs,
+                "seed": self.seed,
+            }
+            different = [key for key, value in mine.items() if before.get(key) != value]
+            if different:
+                found = f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')"
+                expected = "the same run, --seed, --steps, --sampler, --noise and --dtype to continue"
+                raise UserError(str(self.out), found, expected, "choose another --out")
+        # The manifest comes first: a directory that was left half-way says whose it is.
+        self._write_manifest(complete=False)
+        derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+        if not (self.out / PAGE).exists():  # one with an audit in it stays
+            write_statement(self.out, self.run)
+
+    def holds(self, index: int) -> bool:
+        """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
+        return (self.out / derivative.image_name(index)).is_file() and (self.out / derivative.sidecar_name(index)).is_file()
+
+    def export(self, index: int, volume_CXYZ: Tensor) -> None:
+        """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
+        unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
+        geometry = self.run.geometry
+        image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
+        nifti.write(self.out / derivative.image_name(index), image, dtype=self.dtype)
+        sidecar = {
+            "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
+            "SkullStripped": geometry.skull_stripped,
+            "Seed": self.seed,
+            "SampleIndex": index,
+            "Sampler": self.solver.model_dump(mode="json"),
+            "Noise": self.noise.model_dump(mode="json"),
+            "SigmaGrid": list(self.grid),
+            "RunName": self.run.recipe.name,
+            "RunFingerprint": self.run.fingerprint,
+            "PrivacyStatement": self.run.privacy,
+            "PrivacyStatementPage": PAGE,
+            "IntensityWindow": geometry.intensity.to_dict(),
+        }
+        write_json(self.out / derivative.sidecar_name(index), sidecar)
+
+    def finish(self) -> None:
+        """Writes the final manifest."""
+        self._write_manifest(complete=True)
+
+    def _write_manifest(self, complete: bool) -> None:
+        volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
+        self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
