@@ -50,7 +50,7 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
     ]  # fmt: skip
     general = _all_axes_alike(outside, values, reference)
     if general:
-        faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, measured, reference))])
+        faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, reference))])
     else:
         faults = _sorted(outside)
     findings = list(_not_finite(measured))
@@ -123,15 +123,13 @@ def _sorted(departures: Sequence[_Departure]) -> list[_Departure]:
     return [d for d in order if not d.metric.contrast or first[d.metric.name] is d]
 
 
-def _beyond(departure: _Departure, measured: Measurement, reference: Reference) -> _Departure | None:
+def _beyond(departure: _Departure, reference: Reference) -> _Departure | None:
     """The departure from what another acquisition explains; None if it lies within."""
     metric, value = departure.metric, departure.value
     if metric.transfer is None:
         return None
     if value is None:
         return departure
-    if metric.placed:
-        value /= reference.own_spread(measured, metric.curve, departure.axis)
     further = _departure(departure.check, metric, departure.axis, value, reference, metric.transfer)
     return replace(further, value=departure.value) if further else None
 
