@@ -150,8 +150,8 @@ def _own_spread(heights: Curve) -> float:
     known = np.abs(heights[np.isfinite(heights)])
     if known.size < FEWEST:
         return 1.0
-    # The larger of two estimates for normal numbers, from their 50th and 80th percentile: a few slices at fault move neither.
-    return max(1.0, 1.4826 * float(np.median(known)), float(np.percentile(known, 80)) / 1.2816)
+    # The larger of two estimates for normal numbers, from their 50th and 90th percentile: a few slices at fault move neither.
+    return max(1.0, 1.4826 * float(np.median(known)), float(np.percentile(known, 90)) / 1.6449)
 
 
 def _tuple(values: NDArray[Any]) -> tuple[float, ...]:

@@ -49,10 +49,10 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
         if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None
     ]  # fmt: skip
     general = _all_axes_alike(outside, values, reference)
+    faults = outside
     if general:
-        faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, reference))])
-    else:
-        faults = _sorted(outside)
+        faults = [further for d in outside if d not in general and (further := _beyond(d, reference))]
+    faults = _sorted(faults)
     findings = list(_not_finite(measured))
     for departure in faults:
         findings += _findings(departure, measured, reference)
