@@ -4,8 +4,8 @@ Bands come from the train split of a store; false alarms are counted on its test
 others (5 groups, drawn), because a few test people say little. Faults are planted in people of the test split, the axis, the place and the
 signs drawn for each case. With ``--other`` there are five more settings: the other cohort's bands on its own people, bands of each on those
 of the other (all of whom are unseen and are counted), and of both together on those of both. A fault is *caught* if the volume does not
-pass; on the other cohort, where an honest scan is ``other``, only if it fails. It is *found* if besides the first finding names its axis (blur
-along all axes: all three are named), and, for a fault of a few slices, the first finding that names slices names those, give or take one.
+pass; on the other cohort, where an honest scan is ``other``, only if it fails. It is *found* if besides the first finding names its
+axis (blur along all axes: all three), and, for a fault of a few slices, the first finding that names slices names those, give or take one.
 The tables in docs/report.md come from here: ``volgen bench faults STORE --other STORE2 --cases 12 --out FILE.json``.
 """
 
