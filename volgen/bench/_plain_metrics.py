@@ -18,7 +18,7 @@ from volgen.core.scan import Triple
 Unit = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Curve = NDArray[np.float64]
-SHARE = 0.2  # slices with less of the head than this share of the largest one are left out
+SHARE = 0.35  # slices with less of the head than this share of the largest one are left out
 WINDOW = 7
 RIM = 0.25
 

@@ -1,16 +1,17 @@
 """Faults planted in real volumes: how many the slice report catches, along the right axis and at the right slice, and its false alarms.
 
-Bands come from the train split of a store; false alarms are counted on its test split, and faults are planted in people of that split, the
-axis, the place and the signs drawn for each case. With ``--other`` there are five settings: bands of each cohort on its own test people, of
-each on those of the other, and of both together on those of both. A fault is *caught* if the volume does not pass; on the other cohort,
-where an honest scan is ``other``, only if it fails. It is *found* if besides the first finding names its axis (blur along all axes: all
-three are named), and, for a fault of a few slices, the first finding that names slices names those, give or take one. The tables in
-docs/report.md come from here: ``volgen bench faults STORE --other STORE2 --cases 12 --out FILE.json``.
+Bands come from the train split of a store; false alarms are counted on its test split, and again with everyone judged in turn by bands of
+others (5 groups, drawn), because a few test people say little. Faults are planted in people of the test split, the axis, the place and the
+signs drawn for each case. With ``--other`` there are five more settings: the other cohort's bands on its own people, bands of each on those
+of the other (all of whom are unseen and are counted), and of both together on those of both. A fault is *caught* if the volume does not
+pass; on the other cohort, where an honest scan is ``other``, only if it fails. It is *found* if besides the first finding names its
+axis (blur along all axes: all three), and, for a fault of a few slices, the first finding that names slices names those, give or take one.
+The tables in docs/report.md come from here: ``volgen bench faults STORE --other STORE2 --cases 12 --out FILE.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
 
 NEAR = 1  # slices that a place may be off
+GROUPS = 5
 
 
 class Config(BaseConfig):
@@ -61,12 +63,16 @@ class _Case:
 
 @dataclass(frozen=True)
 class _Setting:
-    """Bands, and the cohorts that they are tried on; ``own`` if the bands know the acquisitions of these."""
+    """Bands of cohorts, and the one that they are tried on; ``own`` if the bands know its acquisition."""
 
     name: str
     bands: Reference
-    cohorts: tuple[int, ...]
-    own: bool
+    of: tuple[int, ...]
+    cohort: int
+
+    @property
+    def own(self) -> bool:
+        return self.cohort in self.of
 
 
 def run(config: Config) -> list[Row]:
@@ -108,26 +114,51 @@ def run(config: Config) -> list[Row]:
             cases.append(_Case(name, strength, cohort, axis, places, measure(broken, record.voxel_size, checks)))
             ticker.advance(note=name)
     shape = stores[0].records[0].shape
-    bands = [Reference.fit(side, checks, sizes[0], shape) for side in known]
-    settings = [_Setting("STORE on STORE", bands[0], (0,), own=True)]
+
+    def fit(some: Sequence[Measurement]) -> Reference:
+        return Reference.fit(some, checks, sizes[0], shape)
+
+    bands = [fit(side) for side in known]
+    settings = [_Setting("STORE on STORE", bands[0], (0,), 0)]
     if config.other:
-        both = Reference.fit([one for side in known for one in side], checks, sizes[0], shape)
+        both = fit([one for side in known for one in side])
         settings += [
-            _Setting("other on other", bands[1], (1,), own=True), _Setting("STORE on other", bands[0], (1,), own=False),
-            _Setting("other on STORE", bands[1], (0,), own=False), _Setting("both on STORE", both, (0,), own=True),
-            _Setting("both on other", both, (1,), own=True),
+            _Setting("other on other", bands[1], (1,), 1), _Setting("STORE on other", bands[0], (0,), 1),
+            _Setting("other on STORE", bands[1], (1,), 0), _Setting("both on STORE", both, (0, 1), 0),
+            _Setting("both on other", both, (0, 1), 1),
         ]  # fmt: skip
-    return [row for setting in settings for row in _rows(setting, unseen, cases)]
+    rows = [row for setting in settings for row in _rows(setting, known, unseen, cases)]
+    everyone = [[*first, *second] for first, second in zip(known, unseen, strict=True)]
+    for setting in settings:
+        if setting.own:
+            verdicts = _in_turn([everyone[cohort] for cohort in setting.of], setting.of.index(setting.cohort), config.seed, fit)
+            rows.append(_share(f"{setting.name}: real, everyone in turn, fail", [verdict == "fail" for verdict in verdicts]))
+    return rows
 
 
-def _rows(setting: _Setting, unseen: Sequence[Sequence[Measurement]], cases: Sequence[_Case]) -> Iterator[Row]:
-    real = [judge("", one, setting.bands)["verdict"] for cohort in setting.cohorts for one in unseen[cohort]]
+def _in_turn(
+    cohorts: Sequence[Sequence[Measurement]], judged: int, seed: int, fit: Callable[[Sequence[Measurement]], Reference]
+) -> list[str]:
+    """Verdicts of all people of one cohort, each by bands of the other groups of all cohorts."""
+    group = [np.random.default_rng((seed, i)).permutation(np.arange(len(cohort)) % GROUPS) for i, cohort in enumerate(cohorts)]
+    verdicts = []
+    for out in range(GROUPS):
+        bands = fit([one for cohort, of in zip(cohorts, group, strict=True) for one, g in zip(cohort, of, strict=True) if g != out])
+        verdicts += [judge("", one, bands)["verdict"] for one, g in zip(cohorts[judged], group[judged], strict=True) if g == out]
+    return verdicts
+
+
+def _rows(
+    setting: _Setting, known: Sequence[Sequence[Measurement]], unseen: Sequence[Sequence[Measurement]], cases: Sequence[_Case]
+) -> Iterator[Row]:
+    people = [*unseen[setting.cohort], *([] if setting.own else known[setting.cohort])]
+    real = [judge("", one, setting.bands)["verdict"] for one in people]
     yield Row(f"{setting.name}: people behind the bands", setting.bands.subjects, "")
     yield _share(f"{setting.name}: real, fail", [verdict == "fail" for verdict in real])
     yield _share(f"{setting.name}: real, other", [verdict == "other" for verdict in real])
     outcomes: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
     for case in cases:
-        if case.cohort in setting.cohorts:
+        if case.cohort == setting.cohort:
             entry = judge("", case.measured, setting.bands)
             caught = entry["verdict"] == "fail" or (setting.own and entry["verdict"] == "other")
             found = caught and _right_axis(entry, FAULTS[case.fault], case.axis) and _right_place(entry, case.places) is not False
@@ -143,17 +174,21 @@ def table(rows: Sequence[Row]) -> str:
     """Markdown: false alarms of each setting, then for each a line per fault: percentages caught and found at each strength."""
     by_name = {row.name: row for row in rows}
     settings = [row.name.partition(":")[0] for row in rows if row.name.endswith("people behind the bands")]
-    lines = ["| bands on test people of | people behind the bands | real: fail | real: other |", "|---|---|---|---|"]
+    lines = [
+        "| bands on people of | people behind the bands | real: fail | real: other | everyone in turn: fail |",
+        "|---|---|---|---|---|",
+    ]
     for setting in settings:
-        cells = [_percent(by_name[f"{setting}: real, {level}"]) for level in ("fail", "other")]
+        found = [by_name.get(f"{setting}: real, {level}") for level in ("fail", "other", "everyone in turn, fail")]
+        cells = [_percent(row) if row else "" for row in found]
         lines.append(f"| {setting} | {by_name[f'{setting}: people behind the bands'].value:.0f} | " + " | ".join(cells) + " |")
     for setting in settings:
         lines += ["", f"{setting}: caught / found, %", ""]
         lines += ["| fault | weak, medium, strong | " + " | ".join(STRENGTHS) + " |", "|---|---|" + "---|" * len(STRENGTHS)]
         for name in (*FAULTS, "all"):
             sizes = f"{', '.join(f'{s:g}' for s in FAULTS[name].sizes)} {FAULTS[name].unit}" if name in FAULTS else ""
-            found = ([100 * by_name[f"{setting}: {name}, {w}: {what}"].value for what in ("caught", "found")] for w in STRENGTHS)
-            lines.append(f"| {name} | {sizes} | " + " | ".join(f"{caught:.0f} / {right:.0f}" for caught, right in found) + " |")
+            shares = ([100 * by_name[f"{setting}: {name}, {w}: {what}"].value for what in ("caught", "found")] for w in STRENGTHS)
+            lines.append(f"| {name} | {sizes} | " + " | ".join(f"{caught:.0f} / {right:.0f}" for caught, right in shares) + " |")
     return "\n".join(lines)
 
 

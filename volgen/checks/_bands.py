@@ -92,7 +92,7 @@ def _tolerance_limit(farthest: Array) -> float:
     factor = float(stats.nct.ppf(CONFIDENCE, count - 1, share) / np.sqrt(count))
     stretch = float(np.exp(logs.mean() + factor * logs.std(ddof=1)))
     rank = int(stats.binom.ppf(CONFIDENCE, count, 1 - FALSE_ALARM)) + 1
-    if rank < count:  # enough people to ask them directly; the very farthest of a few is a matter of chance
+    if rank <= count:  # enough people (32 or more) to ask them directly
         stretch = max(stretch, float(np.sort(farthest)[rank - 1]))
     return stretch
 

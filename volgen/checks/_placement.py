@@ -2,7 +2,9 @@
 
 A curve is first freed of its volume's own level, then of its course over real volumes, then of its own neighbourhood. What remains is
 divided by how much it varies over real volumes at the same place: the fissure between the hemispheres is no fault, although slices change
-more there than anywhere else.
+more there than anywhere else. Last, it is divided by the spread of what stands out in the volume itself, if that is larger than in real
+volumes: one slice of a volume that is uneven throughout (thick slices resampled, a crooked head) stands out by less, and a volume that is
+as even as others is judged by narrower bands for it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ SMALLEST = 1e-9
 USUAL = (5.0, 95.0)
 LEAST_SPREAD = 0.5  # of the median over all places: a few volumes can be alike somewhere by chance
 NEAR = 2  # positions on either side that a spread is estimated together with
+FEWEST = 5  # entries that the spread of one volume is estimated from
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Placement:
         course = np.maximum(np.interp(positions, positions[known], medians), SMALLEST)
         low, high = (np.interp(positions, positions[known], np.nanpercentile(whole[:, known], share, axis=0)) for share in USUAL)
         flat = cls(_tuple(course), (1.0,) * POSITIONS, _tuple(low), _tuple(high))
-        found = [flat.standing_out(e) for e in volumes]
+        found = [flat._heights(e) for e in volumes]
         places = np.concatenate([e.places for e in volumes])
         height = np.concatenate([out[e.slices] for out, e in zip(found, volumes, strict=True)])
         bins = np.clip(np.rint(places * (POSITIONS - 1)), 0, POSITIONS - 1)
@@ -97,7 +100,14 @@ class Placement:
         return cls(flat.course, _tuple(spread), flat.low, flat.high)
 
     def standing_out(self, entries: Entries) -> Curve:
-        """How far each entry stands out, in standard deviations of real volumes: positive above, negative below; NaN where unknown."""
+        """How far each entry stands out: positive above, negative below; NaN where unknown.
+
+        In standard deviations of real volumes at the same place, or of the volume's own entries if these spread more.
+        """
+        out = self._heights(entries)
+        return out / _own_spread(out)
+
+    def _heights(self, entries: Entries) -> Curve:
         out = np.full(entries.size, np.nan)
         if not entries.values.size:
             return out
@@ -133,6 +143,15 @@ class Placement:
         if {len(row) for row in (course, spread, low, high)} != {POSITIONS} or min(*course, *spread) <= 0:
             raise ValueError(f"a placement has four rows of {POSITIONS} numbers")
         return cls(course, spread, low, high)
+
+
+def _own_spread(heights: Curve) -> float:
+    """Robust standard deviation of what stands out in one volume, at least 1: that of the volumes of the reference."""
+    known = np.abs(heights[np.isfinite(heights)])
+    if known.size < FEWEST:
+        return 1.0
+    # The larger of two estimates for normal numbers, from their 50th and 90th percentile: a few slices at fault move neither.
+    return max(1.0, 1.4826 * float(np.median(known)), float(np.percentile(known, 90)) / 1.6449)
 
 
 def _tuple(values: NDArray[Any]) -> tuple[float, ...]:

@@ -20,7 +20,6 @@ from volgen.core.errors import UserError
 __all__ = ["FALSE_ALARM", "FEW", "Reference"]
 
 FEWEST = 3
-FEWEST_ENTRIES = 5
 IN_BAND = ("outline_loss", "outline_drift", "step")
 FORMAT = 1
 Array = NDArray[np.float64]
@@ -124,17 +123,8 @@ class Reference:
         return shares
 
     def standing_out(self, measured: Measurement, curve: str, axis: int) -> Array:
-        """How far each entry of a curve stands out, in standard deviations of real volumes at the same place."""
+        """How far each entry of a curve stands out, see :meth:`Placement.standing_out`."""
         return self.placements[curve][axis].standing_out(_entries(measured, curve, axis))
-
-    def own_spread(self, measured: Measurement, curve: str, axis: int) -> float:
-        """Robust standard deviation of a volume's own :meth:`standing_out`, at least 1: that of the volumes of the reference."""
-        heights = self.standing_out(measured, curve, axis)
-        known = np.abs(heights[np.isfinite(heights)])
-        if known.size < FEWEST_ENTRIES:
-            return 1.0
-        # The larger of two estimates for normal numbers, from their 50th and 80th percentile: a few slices at fault move neither.
-        return max(1.0, 1.4826 * float(np.median(known)), float(np.percentile(known, 80)) / 1.2816)
 
     def thresholds(self) -> dict[str, Any]:
         """Label and band of every metric for ``report.json``; None for an end that is no fault."""

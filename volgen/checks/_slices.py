@@ -12,6 +12,7 @@ from volgen.core.scan import Curve, Triple
 
 SPIKE_REACH = 4
 REACH = 4
+SIDE = 2
 
 
 def triple(of_axis: Callable[[int], float]) -> Triple:
@@ -43,7 +44,8 @@ def spikes(curve: Curve) -> Curve:
 def stand_out(logs: Curve) -> Curve:
     """Each entry minus the median of its neighbourhood: the 4 entries on either side, without itself and the next ones.
 
-    The nearest two are left out because a fault of one slice is seen in its neighbours' entries too.
+    The nearest two are left out because a fault of one slice is seen in its neighbours' entries too. An entry with fewer than two known
+    ones on either side is unknown: at an end, what stands out cannot be told from a slope.
 
     Args:
         logs: logarithms; NaN where unknown.
@@ -52,8 +54,10 @@ def stand_out(logs: Curve) -> Curve:
         return logs
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(logs, REACH + 1, constant_values=np.nan), 2 * REACH + 3)
     neighbours = np.delete(windows, [REACH, REACH + 1, REACH + 2], axis=1)
+    known = np.isfinite(neighbours)
+    between = (known[:, :REACH].sum(axis=1) >= SIDE) & (known[:, REACH:].sum(axis=1) >= SIDE)
     local = _median(neighbours, REACH)
-    difference: Curve = logs - local
+    difference: Curve = np.where(between, logs - local, np.nan)
     return difference
 
 

@@ -49,10 +49,10 @@ def judge(name: str, measured: Measurement, reference: Reference) -> dict[str, A
         if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None
     ]  # fmt: skip
     general = _all_axes_alike(outside, values, reference)
+    faults = outside
     if general:
-        faults = _sorted([further for d in outside if d not in general and (further := _beyond(d, measured, reference))])
-    else:
-        faults = _sorted(outside)
+        faults = [further for d in outside if d not in general and (further := _beyond(d, reference))]
+    faults = _sorted(faults)
     findings = list(_not_finite(measured))
     for departure in faults:
         findings += _findings(departure, measured, reference)
@@ -123,15 +123,13 @@ def _sorted(departures: Sequence[_Departure]) -> list[_Departure]:
     return [d for d in order if not d.metric.contrast or first[d.metric.name] is d]
 
 
-def _beyond(departure: _Departure, measured: Measurement, reference: Reference) -> _Departure | None:
+def _beyond(departure: _Departure, reference: Reference) -> _Departure | None:
     """The departure from what another acquisition explains; None if it lies within."""
     metric, value = departure.metric, departure.value
     if metric.transfer is None:
         return None
     if value is None:
         return departure
-    if metric.placed:
-        value /= reference.own_spread(measured, metric.curve, departure.axis)
     further = _departure(departure.check, metric, departure.axis, value, reference, metric.transfer)
     return replace(further, value=departure.value) if further else None
 

@@ -35,7 +35,7 @@ class Config(BaseConfig):
                "adjacent_ssim_spike", transfer=0.42),
     )  # fmt: skip
 
-    smallest_share: float = Field(default=0.2, gt=0, lt=1)
+    smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
     def measure(self, scan: Scan) -> CheckResult:

@@ -28,7 +28,7 @@ class Config(BaseConfig):
 
     blocks: tuple[PositiveInt, ...] = (8, 16, 32, 64, 128)
     """Block sizes in voxels."""
-    smallest_share: float = Field(default=0.2, gt=0, lt=1)
+    smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
     def measure(self, scan: Scan) -> CheckResult:

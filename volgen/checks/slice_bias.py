@@ -29,7 +29,7 @@ class Config(BaseConfig):
                "slice_bias_spike", transfer=0.9),
     )  # fmt: skip
 
-    smallest_share: float = Field(default=0.2, gt=0, lt=1)
+    smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
     def measure(self, scan: Scan) -> CheckResult:

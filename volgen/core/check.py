@@ -32,12 +32,11 @@ class Metric:
         curve: the curve that this number is an extreme of: its entries outside the metric's band are the slices at fault.
         placed: not returned by ``measure``: the number is how far the curve's entry that stands out most lies above (``high``) or below
             (``low``) what the volume's own neighbouring slices and real volumes at the same place in the head lead one to expect,
-            in standard deviations of real volumes. ``high`` words the fault either way.
+            in standard deviations of real volumes or, if that is more, of the volume's own entries. ``high`` words the fault either way.
         contrast: the axes are compared with one another, so that a fault along one moves the others too, the other way: only the axis
             furthest outside its band is reported.
         transfer: how far beyond its band another scanner, protocol or skull stripping may move the number, on its own scale (logarithms for
-            ``log``): twice the largest move among simulated ones (``volgen bench acquisitions``). None: at will. What is ``placed`` is
-            then taken in units of the volume's own spread, if that is larger than that of real volumes.
+            ``log``): twice the largest move among simulated ones (``volgen bench acquisitions``). None: at will.
         acquisition: sharpness, contrast and noise as a whole: if such a number lies outside its band the same way along all three axes,
             the volume is of another acquisition than the reference (or blurred or noisy alike along all axes).
     """
