@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from volgen import recipe as recipes
 from volgen.core.manifest import peak_memory_bytes
 from volgen.core.protocols import Denoiser
 from volgen.data.stream import Batch
@@ -57,11 +55,16 @@ class Found:
     beyond: int
 
 
-def report(path: str, arm: int) -> None:
-    """Prints what one arm took, as JSON without blanks."""
-    recipe = recipes.load(Path(path))
+def measure(content: str, arm: int) -> Found:
+    """What one arm takes; to be called once in a process.
+
+    Args:
+        content: the recipe, as JSON.
+        arm: its number.
+    """
+    recipe = Recipe.model_validate_json(content)
     device = launches.start(launches.Launch())
-    import opacus  # for its size, in every arm
+    import opacus.grad_sample  # for its size, in every arm
     import opacus.optimizers  # noqa: F401
 
     before = peak_memory_bytes()
@@ -78,7 +81,7 @@ def report(path: str, arm: int) -> None:
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = peak_memory_bytes()
     end()
-    print(json.dumps(asdict(Found(wall / number, cpu / number, peak, peak - before)), separators=(",", ":")))
+    return Found(wall / number, cpu / number, peak, peak - before)
 
 
 def _task() -> Task:
