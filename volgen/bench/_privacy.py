@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def _steps(recipe: Recipe, trainer: Trainer, engine: Engine) -> Step:
         trainer._gradient(_task(), engine, objective, number + 1, number)
         engine.step(RATE)
         ema.update(engine.masters())
-        _wait(engine)
+        _wait()
 
     return step
 
@@ -164,6 +165,7 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
     from opacus.optimizers import DPOptimizer
 
     size, device = recipe.data.batch_size, group.device
+    warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)  # the first layer's input needs no gradient
     wrapped = GradSampleModule(network, loss_reduction="sum")
     adam = torch.optim.AdamW(wrapped.parameters(), lr=RATE, betas=recipe.optimiser.betas)
     optimiser = DPOptimizer(adam, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=size, loss_reduction="sum")
@@ -178,12 +180,11 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
         optimiser.step()
         optimiser.zero_grad()
         ema.update(weights)
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
+        _wait()
 
     return step, wrapped.cleanup
 
 
-def _wait(engine: Engine) -> None:
-    if torch.accelerator.is_available() and torch.accelerator.current_accelerator() is not None:
+def _wait() -> None:
+    if torch.accelerator.is_available():
         torch.accelerator.synchronize()
