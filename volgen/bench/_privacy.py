@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from volgen import recipe as recipes
 from volgen.core.manifest import peak_memory_bytes
 from volgen.core.protocols import Denoiser
 from volgen.data.stream import Batch
@@ -57,11 +56,16 @@ class Found:
     beyond: int
 
 
-def report(path: str, arm: int) -> None:
-    """Prints what one arm took, as JSON without blanks."""
-    recipe = recipes.load(Path(path))
+def measure(content: str, arm: int) -> Found:
+    """What one arm takes; to be called once in a process.
+
+    Args:
+        content: the recipe, as JSON.
+        arm: its number.
+    """
+    recipe = Recipe.model_validate_json(content)
     device = launches.start(launches.Launch())
-    import opacus  # for its size, in every arm
+    import opacus.grad_sample  # for its size, in every arm
     import opacus.optimizers  # noqa: F401
 
     before = peak_memory_bytes()
@@ -78,7 +82,7 @@ def report(path: str, arm: int) -> None:
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = peak_memory_bytes()
     end()
-    print(json.dumps(asdict(Found(wall / number, cpu / number, peak, peak - before)), separators=(",", ":")))
+    return Found(wall / number, cpu / number, peak, peak - before)
 
 
 def _task() -> Task:
@@ -150,7 +154,7 @@ def _steps(recipe: Recipe, trainer: Trainer, engine: Engine) -> Step:
         trainer._gradient(_task(), engine, objective, number + 1, number)
         engine.step(RATE)
         ema.update(engine.masters())
-        _wait(engine)
+        _wait()
 
     return step
 
@@ -161,6 +165,7 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
     from opacus.optimizers import DPOptimizer
 
     size, device = recipe.data.batch_size, group.device
+    warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)  # the first layer's input needs no gradient
     wrapped = GradSampleModule(network, loss_reduction="sum")
     adam = torch.optim.AdamW(wrapped.parameters(), lr=RATE, betas=recipe.optimiser.betas)
     optimiser = DPOptimizer(adam, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=size, loss_reduction="sum")
@@ -175,12 +180,11 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
         optimiser.step()
         optimiser.zero_grad()
         ema.update(weights)
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
+        _wait()
 
     return step, wrapped.cleanup
 
 
-def _wait(engine: Engine) -> None:
-    if torch.accelerator.is_available() and torch.accelerator.current_accelerator() is not None:
+def _wait() -> None:
+    if torch.accelerator.is_available():
         torch.accelerator.synchronize()

@@ -8,23 +8,23 @@ The table in docs/privacy.md comes from here: ``volgen bench privacy --out FILE.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from statistics import median
 
 from pydantic import PositiveInt
 
-from volgen.bench._privacy import Found
+from volgen.bench._privacy import Found, measure
 from volgen.bench._result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import validate
 from volgen.core.progress import progress, say
 from volgen.recipe import Recipe
-from volgen.stages._plan_process import run_apart
 
 ARMS = ("ordinary", "ordinary, volume by volume", "private, one patient", "private, several patients", "Opacus alone")
-"""In the order in which :func:`volgen.bench._privacy.report` knows them."""
+"""In the order in which :func:`volgen.bench._privacy.measure` knows them."""
 MEASURES = {"step": "s", "CPU": "CPU s", "peak": "MiB", "training": "MiB"}
 """Of each arm: seconds of a step, of them on a processor, resident set at its highest, and what of it is training rather than libraries."""
 REFERENCE = ARMS[1]
@@ -69,13 +69,17 @@ def run(config: Config) -> list[Row]:
     """Four rows for each arm of each case, with ratios to ordinary training."""
     rows: list[Row] = []
     cases = CASES[: config.cases]
+    # A server that has read the libraries once starts each process: memory of an arm is its own, and nothing of another arm is left.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["deepspeed", "opacus.optimizers", "monai.networks.nets", "volgen.bench._privacy"])
     with progress("bench", len(cases) * config.rounds * len(ARMS)) as ticker:
         for case in cases:
-            recipe = _recipe(case)
+            content = _recipe(case).model_dump_json()
             found: dict[str, list[Found]] = {arm: [] for arm in ARMS}
             for _ in range(config.rounds):
                 for number, arm in enumerate(ARMS):
-                    found[arm].append(Found(**json.loads(run_apart(recipe, "volgen.bench._privacy", "report", number))))
+                    with ProcessPoolExecutor(1, context) as process:
+                        found[arm].append(process.submit(measure, content, number).result())
                     ticker.advance()
             made = _rows(case, found)
             say(", ".join(f"{entry.name}: {entry.value:.4g} {entry.unit}" for entry in made))
@@ -101,9 +105,9 @@ def _rows(case: Case, found: Mapping[str, Sequence[Found]]) -> list[Row]:
             median(one.wall for one in found[arm]), median(one.cpu for one in found[arm]),
             median(one.peak for one in found[arm]) / 2**20, median(one.beyond for one in found[arm]) / 2**20,
         )  # fmt: skip
-        for place, ((measure, unit), value) in enumerate(zip(MEASURES.items(), values, strict=True)):
+        for place, ((kind, unit), value) in enumerate(zip(MEASURES.items(), values, strict=True)):
             # To both ways of ordinary training, where there are any before this arm.
-            rows.append(row(f"{case.name}: {arm}: {measure}", value, unit, *rows[place :: len(MEASURES)][:2]))
+            rows.append(row(f"{case.name}: {arm}: {kind}", value, unit, *rows[place :: len(MEASURES)][:2]))
     return rows
 
 

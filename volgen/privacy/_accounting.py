@@ -1,4 +1,4 @@
-"""What steps of a Poisson-subsampled Gaussian mechanism cost together, and how much noise a budget asks for. The one door to Opacus.
+"""What steps of a Poisson-subsampled Gaussian mechanism cost together, and how much noise a budget asks for. One of two doors to Opacus.
 
 Two accountants: ``prv`` composes privacy-loss random variables numerically (Gopi, Lee & Wutschitz 2021) and is tight; ``rdp`` composes
 Renyi divergences (Mironov, Talwar & Zhang 2019) and needs some 6 % more noise. Both give upper bounds. Tests compare them with a third,

@@ -38,8 +38,8 @@ def of_recipe(recipe: Any) -> Iterator[str]:
         yield f"assembly.kind '{recipe.assembly.kind}' is fitted to the cohort, and nothing accounts for that. Choose whole"
     if recipe.engine.accumulation != 1:
         yield (
-            f"engine.accumulation is {recipe.engine.accumulation}: patients go through the network one at a time and are accumulated before"
-            " DeepSpeed, so there is nothing to divide. Set it to 1"
+            f"engine.accumulation is {recipe.engine.accumulation}: patients are accumulated before DeepSpeed, and how many"
+            " go through the network at once follows from memory. Set it to 1"
         )
     if recipe.experts.groups != 1:
         yield f"experts.groups is {recipe.experts.groups}: groups side by side are not tested. Set it to 1, or use jobs with --only"

@@ -127,7 +127,8 @@ class Planner:
     def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
         self._recipe, self._cluster, self._people = recipe, cluster, people
         self._traces: dict[tuple[int, bool], StepTrace] = {}
-        self._peaks: dict[tuple[bool, bool], list[int] | None] = {}
+        self._peaks: dict[tuple[bool, Pass], int] = {}
+        self._several = True
 
     @property
     def a_trace(self) -> StepTrace:
@@ -186,21 +187,24 @@ class Planner:
 
     def _private(self, recipe: Recipe, traced: StepTrace, ranks: int) -> tuple[Pass, StepTrace]:
         """What training will choose to send through the network at once, with its memory."""
-        gpu, process = self._cluster.process is None, self._cluster.process or GPU_RESERVE
-        several = not excluded(recipe)
-        key = (several, recipe.engine.activation_checkpointing)
-        if key not in self._peaks:
-            try:
-                self._peaks[key] = peaks(recipe, candidates(recipe, ranks, several), gpu)
-            except RuntimeError:  # Opacus finds a layer that does not see patients
-                self._peaks[key] = None
-        held = self._peaks[key]
-        if held is None:
-            several, held = False, peaks(recipe, candidates(recipe, ranks, several=False), gpu)
-        needs = [need(recipe, traced.network, ranks, peak) for peak in held]
-        place = largest(needs, self._cluster.gpu_memory - process)
+        passes = candidates(recipe, ranks, several=self._several and not excluded(recipe))
+        try:
+            held = self._held(recipe, passes)
+        except RuntimeError:  # Opacus finds a layer that does not see patients
+            self._several, passes = False, candidates(recipe, ranks, several=False)
+            held = self._held(recipe, passes)
+        free = self._cluster.gpu_memory - (self._cluster.process or GPU_RESERVE)
+        place = largest([need(recipe, traced.network, ranks, peak) for peak in held], free)
         apart = max(0, held[place] - FP32 * traced.network.parameters)
-        return candidates(recipe, ranks, several)[place], replace(traced, peak=held[place], apart=apart, validation=0)
+        return passes[place], replace(traced, peak=held[place], apart=apart, validation=0)
+
+    def _held(self, recipe: Recipe, passes: Sequence[Pass]) -> list[int]:
+        """Bytes of each pass, traced once for all ZeRO stages."""
+        keys = [(recipe.engine.activation_checkpointing, each) for each in passes]
+        new = [key for key in keys if key not in self._peaks]
+        found = peaks(recipe, [each for _, each in new], gpu=self._cluster.process is None)
+        self._peaks.update(zip(new, found, strict=True))
+        return [self._peaks[key] for key in keys]
 
 
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
