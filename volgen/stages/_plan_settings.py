@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from volgen.experts.plan import Phase, blocker, plan
+from volgen.experts.plan import Phase, blocker
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.parallel.private_engine import Pass
@@ -174,7 +174,7 @@ class Planner:
             step += NOISE_SECONDS * traced.network.parameters / ranks
             draws = 0  # nobody is looked at
         validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
-        phases = plan(recipe.experts, recipe.schedule.grid())
+        phases = recipe.trained()
         each = {}
         for phase in phases:
             rule = recipe.rule(phase)

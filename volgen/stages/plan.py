@@ -11,7 +11,6 @@ from typing import Literal
 from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.data.store import Store
-from volgen.experts.plan import plan as phases
 from volgen.recipe import Recipe
 from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
@@ -82,7 +81,7 @@ def plan(
     cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
     found = _search(recipe, cluster, volumes, assumptions)
     if recipe.privacy.private:
-        steps = sum(recipe.rule(phase).max_steps for phase in phases(recipe.experts, recipe.schedule.grid()))
+        steps = sum(recipe.rule(phase).max_steps for phase in recipe.trained())
         found = replace(found, forecast=recipe.privacy.forecast(patients=patients, batch_size=recipe.data.batch_size, steps=steps))
     print(_plan_text.text(recipe, found))
     if out is not None:
