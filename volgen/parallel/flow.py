@@ -55,14 +55,15 @@ class Flow:
     def tasks(self, rank: int, units: int) -> list[tuple[int, int]]:
         """What a rank does, in order: (unit, chunk). A unit is one volume, or several that stay together; replicas share them evenly.
 
-        Units go in groups of at least as many as there are stages, so that the first of a group is back when the last has left. All
-        stages keep to one order, whoever is faster: a message is never waited for that is sent after something else is waited for.
+        Units that go round go in groups of twice as many as there are stages: the first of a group is back when half of them have
+        left, and the other half are the time that messages may take. All stages keep to one order, whoever is faster: a message is
+        never waited for that is sent after something else is waited for.
         """
         replica, stage = self.place(rank)
         mine = range(replica, units, self.replicas)
         return [
             (unit, number * self.stages + stage)
-            for group in _groups(mine, self.stages if self.rounds > 1 else 1)
+            for group in _groups(mine, 2 * self.stages if self.rounds > 1 else 1)
             for number in range(self.rounds)
             for unit in group
         ]
