@@ -41,7 +41,7 @@ class Config(BaseConfig):
     """Which runs, and on whom."""
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
-    """Finished runs of one noise grid and shape, such as one for each epsilon; errors are weighted as the first run weights them."""
+    """Finished runs of one noise grid and shape: first the public one, whose weights the errors have, then such as one for each epsilon."""
     store: Path
     """Store of the protected cohort."""
     split: Split = "test"
@@ -86,7 +86,7 @@ def run(config: Config) -> list[Row]:
         say(f"{name}: epsilon {epsilon}, Frechet ratio {distance['ratio']:.3f}, error {errors.mean():.4f}")
     rows.append(Row("real people frechet", 1.0, ""))
     if config.figure:
-        _draw(config.figure, rows, {name: _kind(trained) for name, trained in zip(names, runs, strict=True)})
+        _draw(config.figure, rows, names[0], {name: _kind(trained) for name, trained in zip(names[1:], runs[1:], strict=True)})
     return rows
 
 
@@ -132,12 +132,11 @@ def _drawn(trained: TrainedRun, config: Config) -> Unit:
 
 
 def _kind(trained: TrainedRun) -> str:
-    begun = "from a public run" if trained.recipe.start.public else "from scratch"
-    return begun if trained.recipe.adapter.whole else f"{begun}, {trained.recipe.adapter.kind}"
+    return f"from a public run, {trained.recipe.adapter.kind}" if trained.recipe.start.public else "from scratch"
 
 
-def _draw(path: Path, rows: Sequence[Row], kinds: Mapping[str, str]) -> None:
-    """Quality against epsilon, one line for each way of training; runs without a guarantee at the right end."""
+def _draw(path: Path, rows: Sequence[Row], public: str, kinds: Mapping[str, str]) -> None:
+    """Quality against epsilon, one line for each way of training; runs without a guarantee at the right end, the public one for all."""
     from matplotlib.figure import Figure
 
     values = {row.name: row.value for row in rows}
@@ -153,6 +152,7 @@ def _draw(path: Path, rows: Sequence[Row], kinds: Mapping[str, str]) -> None:
         for kind, group in groupby(sorted(kinds, key=lambda name: kinds[name]), key=lambda name: kinds[name]):
             points = sorted((values.get(f"{name} epsilon", end), values[f"{name} {what}"]) for name in group)
             axes.plot(*zip(*points, strict=True), "o-", label=kind)
+        axes.axhline(values[f"{public} {what}"], color="black", linestyle="--", linewidth=1.0, label=f"{public} as it is")
         if what == "frechet":
             axes.axhline(1.0, color="grey", linestyle=":", label="real people")
         axes.set(xscale="log", yscale="log", xlabel="epsilon per patient (right end: no guarantee)", ylabel=label)
