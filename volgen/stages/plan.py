@@ -109,7 +109,7 @@ def _people(recipe: Recipe, assumptions: list[str]) -> int:
     """Training volumes of the store, if it is there."""
     path = Path(recipe.data.store)
     if path.exists():
-        return len(Store.open(path).split("train"))
+        return len(recipe.data.records(Store.open(path), "train"))
     assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
     return ASSUMED_PEOPLE
 
