@@ -20,11 +20,15 @@ ANYBODY = (
     " other patients"
 )
 NOBODY = "nobody: whoever holds the weights or the volumes may find out who was in training, and what their scans look like"
+HALVED = (
+    "who is in the half that this run was trained on: the coins' seed in config.yaml tells it of everybody whose id in the cohort is known."
+    " Such a run is made to be audited, not to be released"
+)
 CORRELATED = "scans of relatives are not protected together: the unit is one patient"
 
 
 def statement(
-    run: str, fingerprint: str, ledger: Content, audit: Content | None = None, certificates: Sequence[Content] = ()
+    run: str, fingerprint: str, ledger: Content, audit: Content | None = None, certificates: Sequence[Content] = (), *, halved: bool = False
 ) -> dict[str, Any]:
     """Content of ``statement.json``.
 
@@ -34,12 +38,15 @@ def statement(
         ledger: its ``privacy_ledger.json``.
         audit: an ``audit.json`` of it, if there is one.
         certificates: ``certificate.json`` of scans that it denoised.
+        halved: whether it was trained on the half that coins chose, for an audit.
 
     Returns:
         ``headline``, ``guarantee`` (whether there is one that means something), and for the page ``protected``, ``from_whom``,
         ``numbers``, ``assumptions``, ``not_protected`` (lists of sentences, or of name and text), ``audit`` and ``certificates``.
     """
     content = _with_guarantee(ledger) if ledger.get("epsilon") is not None else _without(ledger)
+    if halved:
+        content["not_protected"].insert(0, HALVED)
     refuted = bool(audit and audit.get("refuted"))
     if refuted:
         content["guarantee"] = False

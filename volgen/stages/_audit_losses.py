@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volgen.core.errors import UserError
 from volgen.core.progress import progress
 from volgen.core.rng import normal
 from volgen.data.scan import VolumeScan
@@ -41,6 +42,9 @@ def losses(
         seed: of the noises.
         device: where the denoisers compute.
         batch_size: noises denoised together.
+
+    Raises:
+        UserError: a denoiser has diverged, or a file of the run or of a store is damaged.
     """
     preconditioner = trained.preconditioner(device)
     found = np.zeros((len(people), len(sigmas)))
@@ -51,6 +55,10 @@ def losses(
                             for scan in range(len(person.scans))]  # fmt: skip
                 found[number, place] = max(float(np.mean(per_scan)), np.finfo(np.float64).tiny)
                 ticker.advance(note=f"sigma {sigma:.3g}")
+    if not np.isfinite(found).all():
+        do = "the expert that owns it has diverged: look at its losses in metrics.jsonl and train it again"
+        bad = sigmas[int(np.argmin(np.isfinite(found).all(axis=0)))]
+        raise UserError(str(trained.directory), f"its losses at sigma {bad:.4g} are not finite", "numbers", do)
     return found
 
 

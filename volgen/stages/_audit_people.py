@@ -42,8 +42,8 @@ class Person:
 def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
     """Everybody, in the order of the stores, which knows nothing of coins.
 
-    Of the members' store: those trained on, and as others the rest of the training split, if the run was trained on a half of it, and the
-    test split; the validation split too if nobody looked at it. If the others' store is another one: all of it.
+    Of the members' store: those trained on, and as others the rest of the training split, if the run was trained on a half of it. If the
+    others' store is the same: its test split too, and its validation split if nobody looked at that; if it is another one: all of it.
 
     Raises:
         UserError: the members' store is not the run's, the others' holds people trained on, or there are too few of either.
@@ -52,8 +52,8 @@ def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
     data, same = trained.recipe.data, others.fingerprint == members.fingerprint
     inside = {record.patient for record in data.records(members, "train")}
     looked_at: tuple[Split, ...] = ("train", "test", *(("validation",) if trained.recipe.privacy.private else ()))
-    records = [record for record in members.records if record.split in looked_at and (same or record.patient in inside)]
-    people = _people(members, records, inside, coin=data.half is not None and same)
+    records = [record for record in members.records if record.split in looked_at and (same or record.split == "train")]
+    people = _people(members, records, inside, coin=data.half is not None)
     if not same:
         _check_strangers(members, others)
         people += _people(others, others.records, set(), coin=False)

@@ -30,7 +30,7 @@ def write_statement(
         certificates: of scans that it denoised.
     """
     ledger = read_json(trained.directory / SUMMARY, "the privacy ledger of a trained run")
-    content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates)
+    content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates, halved=trained.recipe.data.half is not None)
     write_json(out / statement_page.STATEMENT, content)
     statement_page.write_page(out)
     return content

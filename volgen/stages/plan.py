@@ -116,7 +116,7 @@ def _people(recipe: Recipe, assumptions: list[str]) -> tuple[int, int]:
     """Training volumes of the store, if it is there, and of how many patients they are."""
     path = Path(recipe.data.store)
     if "://" in recipe.data.store or path.exists():
-        records = Store.open(recipe.data.store).split("train")
+        records = recipe.data.records(Store.open(recipe.data.store), "train")
         return len(records), len({record.patient for record in records})
     assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
     return ASSUMED_PEOPLE, ASSUMED_PEOPLE

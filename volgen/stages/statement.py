@@ -48,7 +48,11 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
     }
     provenance = manifest.Provenance("statement", {}, inputs)
     beside_samples = claim(out, trained, "statement", "sample") and _stage(out) == "sample"
-    content = write_statement(out, trained, audit=audited, certificates=certificates)
+    try:
+        content = write_statement(out, trained, audit=audited, certificates=certificates)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        found = f"has another form ({error!r})"
+        raise UserError("the ledger, audit or certificate", found, "files that volgen wrote", "make them again") from None
     if not beside_samples:
         provenance.write(out, complete=True, run_name=trained.recipe.name)
     say(f"{out / PAGE}: {content['headline']}")

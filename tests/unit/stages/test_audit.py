@@ -171,6 +171,7 @@ def test_what_does_not_belong_together_is_refused(
         ({"non_members": blob_store}, "another shape"),
         ({"members": tmp_path / "nowhere"}, "no folder"),
         ({"levels": 0}, "at least 1"),
+        ({"count": -1}, "at least 0"),
         ({"canaries": "sub-nobody"}, "some trained on and some not"),
     ]
     for options, message in cases:
@@ -202,6 +203,11 @@ def test_samples_carry_a_statement_that_an_audit_completes(run: Path, store: Pat
     assert "This run was not audited." not in page.read_text() and (samples / "manifest.json").read_text() == manifest
     sample(run, samples, count=2, seed=1)
     assert "This run was not audited." not in page.read_text()
+    (tmp_path / "broken").mkdir()
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    (tmp_path / "broken" / "audit.json").write_text(json.dumps({**found, "membership": {"statistics": 3}}))
+    with pytest.raises(UserError, match="another form"):
+        statement(run, tmp_path / "bad", audit=tmp_path / "broken")
     other = trained("other", {"seed": 1, "side": "b"})
     for out, audited in ((samples, None), (tmp_path / "new", tmp_path / "audit")):
         with pytest.raises(UserError, match="another run"):
@@ -216,6 +222,7 @@ def test_a_private_run_says_how_much_is_promised_and_under_what(trained: Train, 
     assert statement(run, tmp_path / "statement").name == "statement.html"
     found = json.loads((tmp_path / "statement" / "statement.json").read_text())
     assert found["guarantee"] and "differential privacy" in found["headline"]
+    assert "made to be audited, not to be released" in found["not_protected"][0]  # it is on a half
     ledger = json.loads((run / "privacy_ledger.json").read_text())
     assert found["numbers"][0]["value"] == f"{ledger['epsilon']:.4g}"
     assert any("one patient" in text for text in found["assumptions"]) and any("manifest.json" in text for text in found["not_protected"])
