@@ -24,6 +24,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.layout import CHUNK, Packing, write_array
+from volgen.data.layout import PACKINGS as LAYOUTS
 from volgen.data.place import open_array
 from volgen.data.quantise import CodeType, encode
 from volgen.data.store import Store
@@ -37,6 +38,7 @@ PACKINGS = (
     Packing(codec="none"),
     Packing(chunk=CHUNK // 2),
     Packing(chunk=CHUNK * 2),
+    LAYOUTS["volumes"],
 )
 AXES = ("sagittal", "coronal", "axial")
 
@@ -62,13 +64,13 @@ def run(config: Config) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch, progress("bench", 2 * config.repeats) as ticker:
         for dtype in get_args(CodeType):
             codes_ZYX = np.ascontiguousarray(encode(volume.voxels, dtype).codes.T)
-            buffer = np.zeros(volume.shape, dtype)
+            buffer_ZYX = np.zeros_like(codes_ZYX)
             groups = [_write(Path(scratch) / f"{dtype}-{number}", codes_ZYX, packing) for number, packing in enumerate(PACKINGS)]
             arrays = [open_array(group) for group in groups]
             best = [dict.fromkeys(("volume", *AXES), float("inf")) for _ in arrays]
             for _ in range(config.repeats):
                 for array, times in zip(arrays, best, strict=True):
-                    _measure(array.T, buffer, times)
+                    _measure(array, buffer_ZYX, times)
                 ticker.advance(note=dtype)
             sizes = [(group / "0" / "c" / "0" / "0" / "0").stat().st_size / 2**20 for group in groups]
             chosen: list[Row] = []
@@ -97,9 +99,9 @@ def _write(folder: Path, codes_ZYX: NDArray[Any], packing: Packing) -> Path:
     return folder
 
 
-def _measure(array: Any, buffer: NDArray[Any], times: dict[str, float]) -> None:
-    times["volume"] = min(times["volume"], _seconds(lambda: ts.array(buffer).write(array).result()))
-    for axis, name in enumerate(AXES):
+def _measure(array: Any, buffer_ZYX: NDArray[Any], times: dict[str, float]) -> None:
+    times["volume"] = min(times["volume"], _seconds(lambda: ts.array(buffer_ZYX).write(array).result()))
+    for axis, name in zip((2, 1, 0), AXES, strict=True):
         for fraction in (0.3, 0.5, 0.7):
             place: list[Any] = [slice(None)] * 3
             place[axis] = int(array.shape[axis] * fraction)
@@ -115,4 +117,4 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _name(packing: Packing) -> str:
     shuffle = f" {packing.shuffle}" if packing.codec.startswith("blosc") else ""
-    return f"{packing.codec}{shuffle} {packing.chunk}^3"
+    return f"{packing.codec}{shuffle} " + (f"{packing.chunk}^3" if packing.chunk else "slabs")
