@@ -96,9 +96,9 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
     moments = 2 * FP32 * size.parameters - FP32 * size.matrices
     largest = FP32 * size.largest
     if stage == 0:
-        # The gradients are flattened for the all-reduce (by one rank, too); AdamW on a GPU takes roots of all moments at once.
-        root = whole if torch.cuda.is_available() else largest
-        return EngineMemory(whole, 0, whole, 0, moments, 0, 0, min(whole, FP32 * BUCKET), whole + root, 0)
+        # The gradients are flattened for the all-reduce, if there is one; AdamW on a GPU takes roots of all moments at once.
+        root, flat = whole if torch.cuda.is_available() else largest, min(whole, FP32 * BUCKET) if ranks > 1 else 0
+        return EngineMemory(whole, 0, whole, 0, moments, 0, 0, flat, whole + root, 0)
     mixed = config.precision == "bf16"
     kinds = [FP32] if not mixed else [FP32, *([BF16 if stage == 3 else FP32] if size.low else [])]
     buckets = min(BUCKET, size.parameters) * sum(kinds)
