@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -43,14 +42,10 @@ class Piece:
 
     def whole(self) -> Tensor:
         """The volume [X, Y, Z], in memory of its own."""
-        return placed(self.voxels_XYZ.numpy(), self.start, self.shape, self.fill)
-
-
-def placed(voxels_XYZ: NDArray[Any], start: Sequence[int], shape: Shape3, fill: float) -> Tensor:
-    """A volume that holds a box of voxels at ``start`` and ``fill`` around it; float32 [X, Y, Z]."""
-    volume_XYZ = np.full(shape, fill, np.float32)  # numpy asks for huge pages, torch does not: half the time of a new volume
-    volume_XYZ[tuple(slice(first, first + size) for first, size in zip(start, voxels_XYZ.shape, strict=True))] = voxels_XYZ
-    return torch.from_numpy(volume_XYZ)
+        volume_XYZ = np.full(self.shape, self.fill, np.float32)  # numpy asks for huge pages, torch does not: half the time of a new volume
+        box = tuple(slice(first, first + size) for first, size in zip(self.start, self.voxels_XYZ.shape, strict=True))
+        volume_XYZ[box] = self.voxels_XYZ.numpy()
+        return torch.from_numpy(volume_XYZ)
 
 
 def foreground(codes_XYZ: NDArray[Any], record: SubjectRecord) -> Piece:

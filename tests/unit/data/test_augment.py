@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from volgen.data.augment import AugmentConfig, index_matrix, resample
 from volgen.data.piece import Piece
 
-SHAPE = (23, 18, 15)
+SHAPE = (43, 38, 35)
 OBLIQUE = np.array([[1.2, 0.2, 0, -20], [-0.2, 1.2, 0.1, 30], [0, -0.1, 1.5, -10], [0, 0, 0, 1.0]])
 
 
@@ -31,7 +31,7 @@ def torchio(volume: torch.Tensor, affine: NDArray[Any], pose: tio.Affine) -> tor
 
 
 @pytest.mark.parametrize("affine", [np.eye(4), OBLIQUE])
-@pytest.mark.parametrize("box", [(slice(0, 23), slice(0, 18), slice(0, 15)), (slice(6, 15), slice(0, 9), slice(5, 12))])
+@pytest.mark.parametrize("box", [(slice(0, 43), slice(0, 38), slice(0, 35)), (slice(6, 35), slice(0, 19), slice(15, 32))])
 @pytest.mark.parametrize(
     ("scales", "degrees", "translation"),
     [((1.0,) * 3, (0.0,) * 3, (0.0,) * 3), ((1.1, 0.9, 1.05), (10, -25, 40), (2, -3, 1)), ((0.8, 1.2, 1), (90, 0, 0), (0, 0, 500))],

