@@ -25,7 +25,7 @@ from volgen.core.protocols import Shape3
 from volgen.core.rng import generator
 from volgen.data.piece import Piece
 
-EDGE = 16
+EDGE = 8
 """Voxels along a block in which the foreground is followed."""
 
 
@@ -148,9 +148,9 @@ def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
 
 
 def _reached(piece: Piece, matrix: NDArray[np.float64]) -> Iterator[tuple[slice, slice, slice]]:
-    """Boxes of the result, one for each 16 of its sagittal slices, outside of which nothing of the piece can be seen.
+    """Boxes of the result, one for each 8 of its sagittal slices, outside of which nothing of the piece can be seen.
 
-    A head fills half of its box, and a turned box fills half of its own: this follows the head in blocks of 16^3.
+    A head fills half of its box, and a turned box fills half of its own: this follows the head in blocks of 8^3.
     """
     inverse = np.linalg.inv(matrix)
     centres = np.array(piece.start)[:, None] + (_blocks(piece).T + 0.5) * EDGE - 0.5
@@ -168,7 +168,7 @@ def _reached(piece: Piece, matrix: NDArray[np.float64]) -> Iterator[tuple[slice,
 
 
 def _blocks(piece: Piece) -> NDArray[np.int64]:
-    """Indices [n, 3] of the blocks of 16^3 of the piece that hold anything but the fill."""
+    """Indices [n, 3] of the blocks of 8^3 of the piece that hold anything but the fill."""
     other = piece.voxels_XYZ.numpy() != np.float32(piece.fill)
     padded = np.pad(other, [(0, -size % EDGE) for size in other.shape])
     x, y, z = (size // EDGE for size in padded.shape)
