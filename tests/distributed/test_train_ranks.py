@@ -33,7 +33,8 @@ def compare(alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any], 
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     one, two = alone(engine={"precision": engine.get("precision", "fp32")}, **sections), tmp_path / "runs" / "two"
-    tolerance = 2e-2 if engine.get("precision") == "bf16" else 2e-4
+    # Muon orthogonalises in half precision where the processor has it.
+    tolerance = 2e-2 if engine.get("precision") == "bf16" else 2e-3 if "optimiser" in sections else 2e-4
     assert [(line["phase"], line["step"]) for line in metrics(one)] == [(line["phase"], line["step"]) for line in metrics(two)]
     for single, double in zip(metrics(one), metrics(two), strict=True):
         for key in ("loss", "gradient_norm", "validation_loss", "learning_rate"):

@@ -121,6 +121,9 @@ class Mail:
         thread.start()
         try:
             yield
+        except RuntimeError as error:
+            # gloo's own: it is raised outside of torch's Python, where the watch would not know that a collective has failed.
+            raise distributed.DistError(str(error)) from error
         finally:
             over.set()
             thread.join()

@@ -153,7 +153,7 @@ def test_a_lost_journal_is_noticed(blob_store: Path, tmp_path: Path, monkeypatch
             {"kind": "autoregressive", "thickness": 2, "coarse_levels": 2},
             "assembly.kind 'autoregressive' is fitted to the cohort",
         ),
-        ("engine", {"accumulation": 3}, "one at a time"),
+        ("engine", {"accumulation": 3}, "accumulated before"),
         ("engine", {"zero_stage": 2, "offload": "optimiser"}, "offload 'optimiser' is not tested"),
         ("experts", {"groups": 2, "chains": 2}, "side by side"),
         ("privacy", {"intensity": [5.0, 5.0]}, "is empty"),
