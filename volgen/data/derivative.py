@@ -12,6 +12,7 @@ from typing import Any
 import volgen
 from volgen.core.files import write_json, write_text
 from volgen.core.manifest import NAME
+from volgen.core.rounding import upper
 
 BIDS_VERSION = "1.10.0"
 README = """# Synthetic brain MRI
@@ -45,7 +46,7 @@ def privacy_statement(ledger: Mapping[str, Any]) -> str:
     if ledger.get("epsilon") is None:
         why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
         return f"No privacy guarantee: {why}. The volumes may resemble training subjects."
-    bound = f"({ledger['epsilon']:.3g}, {ledger['delta']:.1g})"
+    bound = f"({upper(ledger['epsilon'], 3)}, {upper(ledger['delta'], 2)})"
     return (
         f"The model is {bound}-differentially private per {ledger['unit']} ({ledger['neighbouring']}),"
         f" accounted with {ledger['accountant']} over all experts and releases of the run."

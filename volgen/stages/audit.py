@@ -14,6 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
+from volgen.core.rounding import lower, upper
 from volgen.data.store import Store
 from volgen.privacy import _membership
 from volgen.privacy._ledger import SUMMARY
@@ -199,7 +200,7 @@ def _findings(content: Mapping[str, Any]) -> tuple[list[str], bool]:
     refuted = least is not None and claimed is not None and least > claimed
     if refuted:
         findings.insert(0, (
-            f"THE LEDGER IS REFUTED: epsilon is at least {least:.3g} (confidence {CONFIDENCE:.0%}), and the ledger claims {claimed:.3g}:"
+            f"THE LEDGER IS REFUTED: epsilon is at least {lower(least, 3)} (confidence {CONFIDENCE:.0%}), and the ledger claims {upper(claimed, 3)}:"
             " something was done that it does not know of. Do not release this run"
         ))  # fmt: skip
     return findings, refuted
@@ -207,7 +208,7 @@ def _findings(content: Mapping[str, Any]) -> tuple[list[str], bool]:
 
 def _verdict(content: Mapping[str, Any]) -> str:
     least = content["epsilon"].get("epsilon")
-    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {least:.3g}"
+    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {lower(least, 3)}"
     if content["findings"]:
         found = len(content["findings"])
         return f"the run gives away who was trained on ({found} finding{'s' if found > 1 else ''}); {words}"

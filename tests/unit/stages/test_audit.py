@@ -144,6 +144,7 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     assert found["refuted"] and found["epsilon"]["epsilon"] > 0.01 and "REFUTED" in found["findings"][0]
     said = json.loads((tmp_path / "refuted" / "statement.json").read_text())
     assert not said["guarantee"] and "must not be released" in said["headline"]
+    assert any("audit's own numbers" in text for text in said["not_protected"]), "they are no private release"
 
 
 def test_without_coins_there_is_no_bound(store: Path, trained: Train, tmp_path: Path) -> None:
@@ -239,3 +240,17 @@ def test_statements_of_weak_and_unfinished_runs_are_no_guarantees_and_names_are_
 
     (tmp_path / "statement.json").write_text(json.dumps(content_of("<script>x</script>", "f", ledger)))
     assert "<script>" not in statement_page.write_page(tmp_path).read_text()
+
+
+def test_a_statement_names_the_public_run_that_the_guarantee_rests_on() -> None:
+    public = {
+        "run": "base", "manifest": "m", "fingerprint": "abc", "taken_over": "weights", "unchanged_experts": ["0"],
+        "people": "assumed to be in one cohort only; patient ids were not compared", "its_privacy": "No privacy guarantee: none.",
+    }  # fmt: skip
+    ledger = {"epsilon": 3.004, "delta": 1.4e-5, "accountant": "prv", "unit": "patient", "entries": [], "assumed": {"public": public}}
+    said = content_of("r", "f", ledger)
+    assumed = " ".join(said["assumptions"])
+    assert "'base'" in assumed and public["people"] in assumed and public["its_privacy"] in assumed and "not trained: 0" in assumed
+    assert any("people of the public run 'base'" in text for text in said["not_protected"])
+    assert "(3.01, 1.4e-05)" in said["headline"], "a bound is not rounded down"
+    assert not any("audit's own numbers" in text for text in said["not_protected"])
