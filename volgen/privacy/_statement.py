@@ -120,8 +120,8 @@ def _taken_over(public: Content) -> list[str]:
     """What a run that began from a public one assumes."""
     kept = ", ".join(public["unchanged_experts"])
     return [
-        f"the run began from '{public['run']}' (fingerprint {public['fingerprint']}), which cost nothing because nobody protected here is in"
-        f" its cohort, or in those of runs that it began from. Of that run: {public['its_privacy']}",
+        f"the run began from '{public['run']}' (fingerprint {public['fingerprint']}), which cost nothing because nobody protected here is"
+        f" in its cohort, or in those of runs that it began from. Of that run: {public['its_privacy']}",
         f"people of both: {public['people']}",
         *([f"experts of the public run that were not trained: {kept}"] if kept else ()),
     ]
@@ -155,7 +155,7 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
         return None
     bound = audit["epsilon"]
     rows = [
-        _row("people", f"{audit['people']['members']} trained on, {audit['people']['others']} others", "patients, with all of their scans"),
+        _row("people", f"{audit['people']['members']} trained on, {audit['people']['others']} others", _whose(audit["people"])),
         _row("telling who was trained on", f"{audit['membership']['statistics'][audit['membership']['best']]['auc']:.3f}",
              audit["membership"]["verdict"]),
     ]  # fmt: skip
@@ -175,6 +175,11 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
     curves = {name: measured["roc"] for name, measured in audit["membership"]["statistics"].items()}
     return {"verdict": audit["verdict"], "findings": list(audit["findings"]), "refuted": bool(audit["refuted"]), "rows": rows,
             "roc": curves[audit["membership"]["best"]], "roc_name": audit["membership"]["best"]}  # fmt: skip
+
+
+def _whose(people: Content) -> str:
+    unsure = "; the run has no manifest, so that it was trained on these people was not checked"
+    return "patients, with all of their scans" + ("" if people.get("store_checked", True) else unsure)
 
 
 def _certified(certificate: Content) -> dict[str, Any]:

@@ -116,13 +116,11 @@ class _Public:
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         people = self._compare_people(store)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
-        self.inputs = {
-            "public": {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint},
-            COHORTS: self._cohorts(),
-        }
+        public: Facts = {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}
+        self.inputs = {"public": public, COHORTS: self._cohorts()}
         self.assumed = {
             "public": {
-                **self.inputs["public"],  # not the cohorts: a ledger is released
+                **public,  # not the cohorts: a ledger is released
                 "taken_over": "the fitted preconditioner, and the weights that training begins from",
                 "unchanged_experts": sorted(kept, key=int),
                 "people": people,
@@ -216,7 +214,8 @@ class _Public:
         inputs = self._manifest["inputs"]
         where = f"start.run {self._run.directory}"
         if store.fingerprint in self._cohorts():
-            found = "was trained on this very cohort" + ("" if inputs.get("fingerprint") == store.fingerprint else ", by way of its own start")
+            own = inputs.get("fingerprint") == store.fingerprint
+            found = "was trained on this very cohort" + ("" if own else ", by way of its own start")
             raise UserError(where, found, "a run of other people", "its budget would have to be added")
         try:
             public = Store.open(str(inputs.get("store")))
