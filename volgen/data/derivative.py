@@ -5,6 +5,7 @@ Everything is in one flat folder (no ``sub-*/anat``), so that a folder of sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ def write_description(directory: Path, name: str, readme: str = README) -> None:
     write_json(directory / "dataset_description.json", content)
     write_text(directory / "README.md", readme)
     write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\nstatement.json\nstatement.html\n")
+
+
+def is_ledger(content: object) -> bool:
+    """Whether this is a ``privacy_ledger.json``: no epsilon, or one that can be a bound, with its delta."""
+    if not isinstance(content, dict):
+        return False
+    epsilon, delta = content.get("epsilon"), content.get("delta")
+    if epsilon is None:
+        return True
+    if not (isinstance(epsilon, int | float) and isinstance(delta, int | float)):
+        return False
+    return 0.0 <= epsilon < math.inf and 0.0 < delta < 1.0 and {"unit", "neighbouring", "accountant"} <= content.keys()
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from volgen.core.rounding import lower, upper
-from volgen.privacy._local import LARGEST_EPSILON
+from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON
 
 Content = Mapping[str, Any]
 PEOPLE = (
@@ -71,12 +71,13 @@ def odds(epsilon: float) -> str:
 
 def _with_guarantee(ledger: Content) -> dict[str, Any]:
     epsilon, delta, assumed = float(ledger["epsilon"]), float(ledger["delta"]), ledger.get("assumed", {})
-    vacuous = epsilon > LARGEST_EPSILON
+    vacuous = not (epsilon <= LARGEST_EPSILON and delta <= LARGEST_DELTA)
     public = assumed.get("public")
     finished = ledger.get("state", "finished") == "finished"
     headline = f"Each training patient is protected by ({upper(epsilon, 3)}, {upper(delta, 2)})-differential privacy."
     if vacuous:
-        headline = f"There is a guarantee on paper, but epsilon {upper(epsilon, 3)} is too large to protect anybody."
+        what = f"delta {upper(delta, 2)}" if epsilon <= LARGEST_EPSILON else f"epsilon {upper(epsilon, 3)}"
+        headline = f"There is a guarantee on paper, but {what} is too large to protect anybody."
     if not finished:
         headline += " Training has not finished; the number is the whole budget."
     entries = ledger.get("entries", ())

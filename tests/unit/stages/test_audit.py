@@ -286,3 +286,20 @@ def test_a_statement_names_the_public_run_that_the_guarantee_rests_on() -> None:
     assert any("people of the public run 'base'" in text for text in said["not_protected"])
     assert "(3.01, 1.4e-05)" in said["headline"], "a bound is not rounded down"
     assert not any("audit's own numbers" in text for text in said["not_protected"])
+    large = content_of("r", "f", {**ledger, "delta": 2e-2})
+    assert not large["guarantee"] and "delta 0.02 is too large" in large["headline"]
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(float("nan"), 1e-5), (-1.0, 1e-5), ("x", 1e-5), (1.0, None), (1.0, 1.0)])
+def test_a_damaged_ledger_is_no_guarantee(run: Path, tmp_path: Path, epsilon: Any, delta: Any) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    ledger = {
+        "unit": "patient",
+        "neighbouring": "add-or-remove-one",
+        "delta": delta,
+        "epsilon": epsilon,
+        "accountant": "prv",
+        "entries": [],
+    }
+    (tmp_path / "run" / "privacy_ledger.json").write_text(json.dumps(ledger))
+    assert cli.main(["statement", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
