@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from volgen.models.adapters import lora
+from volgen.models.adapters import bias, lora
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
@@ -79,16 +79,18 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
     return history
 
 
-def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW, rank: int = 0) -> dict[str, float]:
-    """Largest difference of weights and moments after any step; with a rank, of low-rank adapters, which alone are trained."""
+def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW, adapter: str = "") -> dict[str, float]:
+    """Largest difference of weights and moments after any step; with an adapter only what it trains."""
     launch = launches.discover()
     torch.manual_seed(0)
     module, mechanism = Network(), Mechanism(0.5, noise, clip)
-    if rank:
-        lora.Config(rank=rank).attach(module)
-        for adapter in module.modules():
-            if isinstance(adapter, lora.LowRank):
-                torch.nn.init.normal_(adapter.lora_up.weight, std=0.3)  # at 0 nothing would reach the other half
+    if adapter == "bias":
+        bias.Config().attach(module)
+    if adapter == "lora":
+        lora.Config(rank=2).attach(module)
+        for layer in module.modules():
+            if isinstance(layer, lora.LowRank):
+                torch.nn.init.normal_(layer.lora_up.weight, std=0.3)  # at 0 nothing would reach the other half
     frozen = {name: w.detach().clone() for name, w in module.named_parameters() if not w.requires_grad}
     history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.whole)
     each = PerSample(module) if at_once.patients > 1 else None
@@ -161,7 +163,11 @@ def main() -> None:
         if stage < 3:
             found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
-        found[f"{stage} lora"] = compare(stage, "fp32", noise=0.7, clip=0.3, rank=2)
+        for adapter in ("bias", "lora"):
+            found[f"{stage} {adapter}"] = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter)
+            if stage in (0, 2):
+                at_once = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter, at_once=PATIENTS)
+                found[f"{stage} {adapter} patients"] = at_once
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:
         print("FOUND" + json.dumps(found), flush=True)

@@ -66,6 +66,8 @@ def nearest(people: People, drawn: Sequence[Unit], seed: int) -> dict[str, Any]:
     Returns:
         Medians of distances: drawn to trained-on and to others, others to trained-on, trained-on to other trained-on (between different
         persons); ``copies``: drawn volumes that are nearer to a person trained on than a fifth of the smallest distance of two people;
+        ``alike``: pairs of people nearer to each other than a fifth of what is usual, which that distance leaves out, because one patient
+        with two ids, or two copies of a scan, would otherwise hide every copy;
         ``nearest_is_member``: for how many drawn volumes the nearest person of all was trained on, ``expected`` for how many by chance,
         ``p_value``: how often equally many random people would be nearest to as many (permutation test, one-sided).
     """
@@ -73,7 +75,9 @@ def nearest(people: People, drawn: Sequence[Unit], seed: int) -> dict[str, Any]:
     to_people = _by_person(1.0 - rows @ people.rows.T, people)
     members = _membership(people)
     between = _between(people)
-    smallest = float(between.min())
+    # 1 - correlation goes with the square of a difference, so a fifth is less than half the way.
+    alike = between < COPY * float(np.median(between.min(axis=1)))
+    smallest = float(between[~alike].min())
     closest = to_people.argmin(axis=1)
     found = int(members[closest].sum())
     copies = int((to_people[:, members].min(axis=1) < COPY * smallest).sum())
@@ -84,7 +88,7 @@ def nearest(people: People, drawn: Sequence[Unit], seed: int) -> dict[str, Any]:
         "drawn_to_others": float(np.median(to_people[:, ~members].min(axis=1))),
         "others_to_members": float(np.median(strangers)),
         "members_to_members": float(np.median(between[members][:, members].min(axis=1))) if members.sum() > 1 else None,
-        "smallest_between_people": smallest, "copy_below": COPY * smallest, "copies": copies,
+        "smallest_between_people": smallest, "alike": int(alike.sum()) // 2, "copy_below": COPY * smallest, "copies": copies,
         "nearest_is_member": found, "expected": len(drawn) * float(members.mean()),
         "p_value": _permuted(closest, members, found, seed),
     }  # fmt: skip

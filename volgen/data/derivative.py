@@ -5,6 +5,7 @@ Everything is in one flat folder (no ``sub-*/anat``), so that a folder of sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import volgen
 from volgen.core.files import write_json, write_text
 from volgen.core.manifest import NAME
+from volgen.core.rounding import upper
 
 BIDS_VERSION = "1.10.0"
 README = """# Synthetic brain MRI
@@ -40,12 +42,24 @@ def write_description(directory: Path, name: str, readme: str = README) -> None:
     write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\nstatement.json\nstatement.html\n")
 
 
+def is_ledger(content: object) -> bool:
+    """Whether this is a ``privacy_ledger.json``: no epsilon, or one that can be a bound, with its delta."""
+    if not isinstance(content, dict):
+        return False
+    epsilon, delta = content.get("epsilon"), content.get("delta")
+    if epsilon is None:
+        return True
+    if not (isinstance(epsilon, int | float) and isinstance(delta, int | float)):
+        return False
+    return 0.0 <= epsilon < math.inf and 0.0 < delta < 1.0 and {"unit", "neighbouring", "accountant"} <= content.keys()
+
+
 def privacy_statement(ledger: Mapping[str, Any]) -> str:
     """One sentence from ``privacy_ledger.json``."""
     if ledger.get("epsilon") is None:
         why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
         return f"No privacy guarantee: {why}. The volumes may resemble training subjects."
-    bound = f"({ledger['epsilon']:.3g}, {ledger['delta']:.1g})"
+    bound = f"({upper(ledger['epsilon'], 3)}, {upper(ledger['delta'], 2)})"
     return (
         f"The model is {bound}-differentially private per {ledger['unit']} ({ledger['neighbouring']}),"
         f" accounted with {ledger['accountant']} over all experts and releases of the run."

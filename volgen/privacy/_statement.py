@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from volgen.privacy._local import LARGEST_EPSILON
+from volgen.core.rounding import lower, upper
+from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON
 
 Content = Mapping[str, Any]
 PEOPLE = (
@@ -23,6 +24,10 @@ NOBODY = "nobody: whoever holds the weights or the volumes may find out who was 
 HALVED = (
     "who is in the half that this run was trained on: the coins' seed in config.yaml tells it of everybody whose id in the cohort is known."
     " Such a run is made to be audited, not to be released"
+)
+ATTACKED = (
+    "the audit's own numbers, here and in audit.json: they were computed from the people themselves, validation and test people among them,"
+    " and nothing was added to hide anybody. Leave the audit out of what is published"
 )
 CORRELATED = "scans of relatives are not protected together: the unit is one patient"
 
@@ -47,6 +52,8 @@ def statement(
     content = _with_guarantee(ledger) if ledger.get("epsilon") is not None else _without(ledger)
     if halved:
         content["not_protected"].insert(0, HALVED)
+    if audit:
+        content["not_protected"].append(ATTACKED)
     refuted = bool(audit and audit.get("refuted"))
     if refuted:
         content["guarantee"] = False
@@ -59,23 +66,25 @@ def statement(
 
 def odds(epsilon: float) -> str:
     """What even odds may become, in words."""
-    return f"{100.0 / (1.0 + math.exp(-epsilon)):.4g} %"
+    return f"{upper(100.0 / (1.0 + math.exp(-epsilon)), 4)} %"
 
 
 def _with_guarantee(ledger: Content) -> dict[str, Any]:
     epsilon, delta, assumed = float(ledger["epsilon"]), float(ledger["delta"]), ledger.get("assumed", {})
-    vacuous = epsilon > LARGEST_EPSILON
+    vacuous = not (epsilon <= LARGEST_EPSILON and delta <= LARGEST_DELTA)
+    public = assumed.get("public")
     finished = ledger.get("state", "finished") == "finished"
-    headline = f"Each training patient is protected by ({epsilon:.3g}, {delta:.1g})-differential privacy."
+    headline = f"Each training patient is protected by ({upper(epsilon, 3)}, {upper(delta, 2)})-differential privacy."
     if vacuous:
-        headline = f"There is a guarantee on paper, but epsilon {epsilon:.3g} is too large to protect anybody."
+        what = f"delta {upper(delta, 2)}" if epsilon <= LARGEST_EPSILON else f"epsilon {upper(epsilon, 3)}"
+        headline = f"There is a guarantee on paper, but {what} is too large to protect anybody."
     if not finished:
         headline += " Training has not finished; the number is the whole budget."
     entries = ledger.get("entries", ())
     steps = sum(int(entry["steps"]) for entry in entries)
     numbers = [
-        _row("epsilon", f"{epsilon:.4g}", "no odds about a patient change by more than a factor of e^epsilon"),
-        _row("delta", f"{delta:.2g}", "the chance that this fails; it has to be far below one over the number of patients"),
+        _row("epsilon", upper(epsilon, 4), "no odds about a patient change by more than a factor of e^epsilon"),
+        _row("delta", upper(delta, 2), "the chance that this fails; it has to be far below one over the number of patients"),
         _row("even odds become at most", odds(epsilon), "that somebody took part, for whoever held it to be as likely as not"),
         _row("counted with", str(ledger.get("accountant")), f"over {steps} noisy steps of {len(entries)} networks, with all restarts,"
              " and any number of volumes drawn"),
@@ -99,9 +108,24 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
         "assumptions": [
             "the software that ran is the software that was reviewed: the ledger counts what it did",
             *(f"{key.replace('_', ' ')}: {text}" for key, text in assumed.items() if isinstance(text, str | int | float)),
+            *(_taken_over(public) if public else ()),
         ],
-        "not_protected": [*PEOPLE, CORRELATED, *map(str, assumed.get("not_covered", ()))],
+        "not_protected": [
+            *PEOPLE, CORRELATED, *map(str, assumed.get("not_covered", ())),
+            *([f"people of the public run '{public['run']}', whose fit and weights this run is made from"] if public else ()),
+        ],
     }  # fmt: skip
+
+
+def _taken_over(public: Content) -> list[str]:
+    """What a run that began from a public one assumes."""
+    kept = ", ".join(public["unchanged_experts"])
+    return [
+        f"the run began from '{public['run']}' (fingerprint {public['fingerprint']}), which cost nothing because nobody protected here is"
+        f" in its cohort, or in those of runs that it began from. Of that run: {public['its_privacy']}",
+        f"people of both: {public['people']}",
+        *([f"experts of the public run that were not trained: {kept}"] if kept else ()),
+    ]
 
 
 def _by_mechanism(entries: Sequence[Content]) -> dict[tuple[float, float, float], tuple[int, int]]:
@@ -132,7 +156,7 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
         return None
     bound = audit["epsilon"]
     rows = [
-        _row("people", f"{audit['people']['members']} trained on, {audit['people']['others']} others", "patients, with all of their scans"),
+        _row("people", f"{audit['people']['members']} trained on, {audit['people']['others']} others", _whose(audit["people"])),
         _row("telling who was trained on", f"{audit['membership']['statistics'][audit['membership']['best']]['auc']:.3f}",
              audit["membership"]["verdict"]),
     ]  # fmt: skip
@@ -144,7 +168,7 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
             f"at delta {bound['delta']:.2g}, confidence {bound['confidence']:.0%}: {best['right']} of {best['made']} guesses about"
             f" {bound['people']} patients were right ({best['statistic']}; {bound['tests']} tests paid for)"
         )
-        rows.append(_row("epsilon at least", f"{bound['epsilon']:.3g}", words))
+        rows.append(_row("epsilon at least", lower(bound["epsilon"], 3), words))
     for part, name in (("nearest", "copies"), ("twins", "two models of halves that share nobody")):
         found = audit[part]
         rows.append(_row(name, "not looked at" if "skipped" in found else "found" if found["leaks"] else "none found",
@@ -154,9 +178,14 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
             "roc": curves[audit["membership"]["best"]], "roc_name": audit["membership"]["best"]}  # fmt: skip
 
 
+def _whose(people: Content) -> str:
+    unsure = "; the run has no manifest, so that it was trained on these people was not checked"
+    return "patients, with all of their scans" + ("" if people.get("store_checked", True) else unsure)
+
+
 def _certified(certificate: Content) -> dict[str, Any]:
     rows = [
-        _row("epsilon", f"{certificate['epsilon']:.4g}", f"at delta {certificate['delta']:.2g}; {certificate['neighbouring']}"),
+        _row("epsilon", upper(certificate["epsilon"], 4), f"at delta {upper(certificate['delta'], 2)}; {certificate['neighbouring']}"),
         _row("noise", f"{certificate['sigma']:.4g}", f"in each of {certificate['d']} voxels; sensitivity {certificate['sensitivity']:.4g},"
              f" mu {certificate['mu']:.4g}"),
         _row("assumed", "", certificate["denoiser"]["assumed"]),

@@ -19,6 +19,7 @@ from volgen.privacy._ledger import Budget, Ledger, Mechanism
 COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
 NOT_COVERED = (
     "manifest.json: its fingerprint of the cohort tells whoever already has a copy that it is the same",
+    "config.yaml: it names the folders of store, runs and public run as they were typed, which may say more than they should",
     "checkpoints and the privacy journal: they count the steps of each launch; nothing in them is of a patient, and nobody needs them",
 )
 DIGITS = 4

@@ -31,6 +31,8 @@ from volgen.training.run import PhaseRecord
 Facts = dict[str, Any]
 Fit = tuple[Preconditioner, Assembly]
 DIGITS = 1e-3
+COHORTS = "public_cohorts"
+"""In a manifest: fingerprints of all cohorts that a run has seen by way of the runs it began from."""
 
 
 class Start(Protocol):
@@ -114,10 +116,11 @@ class _Public:
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         people = self._compare_people(store)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
-        self.inputs = {"public": {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}}
+        public: Facts = {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}
+        self.inputs = {"public": public, COHORTS: self._cohorts()}
         self.assumed = {
             "public": {
-                **self.inputs["public"],
+                **public,  # not the cohorts: a ledger is released
                 "taken_over": "the fitted preconditioner, and the weights that training begins from",
                 "unchanged_experts": sorted(kept, key=int),
                 "people": people,
@@ -194,6 +197,14 @@ class _Public:
             raise UserError(where, found, "one to start from", "choose `experts` so that none owns levels of two public experts")
         return bank.experts[owners[0]]
 
+    def _cohorts(self) -> list[str]:
+        """Fingerprints of all cohorts that the public run knows of: its own, and those of the runs before it."""
+        inputs = self._manifest["inputs"]
+        before = inputs.get(COHORTS, [])
+        if not isinstance(before, list):
+            raise UserError(str(self._run.directory / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of fingerprints", AGAIN)
+        return [str(inputs.get("fingerprint")), *map(str, before)]
+
     def _compare_people(self, store: Store) -> str:
         """What is known of people who are in both cohorts, without naming anybody.
 
@@ -202,14 +213,19 @@ class _Public:
         """
         inputs = self._manifest["inputs"]
         where = f"start.run {self._run.directory}"
-        if inputs.get("fingerprint") == store.fingerprint:
-            raise UserError(where, "was trained on this very cohort", "a run of other people", "its budget would have to be added")
+        if store.fingerprint in self._cohorts():
+            own = inputs.get("fingerprint") == store.fingerprint
+            found = "was trained on this very cohort" + ("" if own else ", by way of its own start")
+            raise UserError(where, found, "a run of other people", "its budget would have to be added")
         try:
-            public = Store.open(Path(str(inputs.get("store"))))
+            public = Store.open(str(inputs.get("store")))
         except UserError:
             return "assumed to be in one cohort only; patient ids were not compared: the public store is not at hand"
         if public.fingerprint != inputs.get("fingerprint"):
             return "assumed to be in one cohort only; patient ids were not compared: the public store has changed since"
+        if {record.checksum for record in public.records} & {record.checksum for record in store.split("train")}:
+            do = "leave them out of one cohort, whatever their ids are"
+            raise UserError(where, "has scans in its cohort that this cohort's training split has too", "cohorts that share nobody", do)
         if {record.patient for record in public.records} & {record.patient for record in store.split("train")}:
             if not self._recipe.start.shared_ids:
                 found = "has patient ids in its cohort that this cohort's training split has too"

@@ -60,7 +60,7 @@ class TrainedRun:
         if geometry.shape != tuple(recipe.data.shape):
             expected = f"{list(recipe.data.shape)}, as config.yaml says"
             raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
-        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run")
+        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run", derivative.is_ledger)
         if not (directory / PRECONDITIONER).is_file():
             raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
         # The weights are in it through their checksums in ensemble.json.

@@ -198,6 +198,8 @@ def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float]) 
             "denoising is post-processing only if nobody whose scan this is was in the run's training or validation cohort, which volgen"
             " cannot check: the run has no privacy guarantee of its own"
         )
+    if trained.recipe.start.public:
+        assumed += "; and the person is not in the cohort of the run that it began from, or of one before that: no budget here counts those"
     return {
         "run_fingerprint": trained.fingerprint,
         "privacy": trained.privacy,

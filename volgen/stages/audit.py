@@ -14,6 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
+from volgen.core.rounding import lower, upper
 from volgen.data.store import Store
 from volgen.privacy import _membership
 from volgen.privacy._ledger import SUMMARY
@@ -29,6 +30,7 @@ CONFIDENCE = 0.95
 SIGNIFICANT = 0.01
 DELTA = 1e-5
 """Of the bound for a run that claims nothing."""
+FOREIGN = "; others are of another store, and a difference between the cohorts alone would look the same"
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,15 @@ def audit(
         "run": trained.recipe.name,
         "run_fingerprint": trained.fingerprint,
         "claim": {"epsilon": claimed.get("epsilon"), "delta": claimed.get("delta")},
-        "people": _counted(people, guessed),
+        "people": {**_counted(people, guessed), "store_checked": check_cohort(trained, store)},
         "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
         "epsilon": _bound(scores, guessed, claimed),
         **_copies(trained, other_half, people, store, count, seed, where),
     }
+    if others.fingerprint != store.fingerprint:
+        for part in ("membership", "nearest"):
+            if content[part].get("leaks"):
+                content[part]["verdict"] += FOREIGN
     content["findings"], content["refuted"] = _findings(content)
     content["verdict"] = _verdict(content)
     write_json(out / AUDIT, content)
@@ -199,15 +205,15 @@ def _findings(content: Mapping[str, Any]) -> tuple[list[str], bool]:
     refuted = least is not None and claimed is not None and least > claimed
     if refuted:
         findings.insert(0, (
-            f"THE LEDGER IS REFUTED: epsilon is at least {least:.3g} (confidence {CONFIDENCE:.0%}), and the ledger claims {claimed:.3g}:"
-            " something was done that it does not know of. Do not release this run"
+            f"THE LEDGER IS REFUTED: epsilon is at least {lower(least, 3)} (confidence {CONFIDENCE:.0%}), and the ledger claims"
+            f" {upper(claimed, 3)}: something was done that it does not know of. Do not release this run"
         ))  # fmt: skip
     return findings, refuted
 
 
 def _verdict(content: Mapping[str, Any]) -> str:
     least = content["epsilon"].get("epsilon")
-    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {least:.3g}"
+    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {lower(least, 3)}"
     if content["findings"]:
         found = len(content["findings"])
         return f"the run gives away who was trained on ({found} finding{'s' if found > 1 else ''}); {words}"

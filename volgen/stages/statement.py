@@ -39,7 +39,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
     paths = [path / "certificate.json" for path in certificate]
     certificates = [read_json(path, "a certificate of volgen anonymise", lambda content: _has(content, CERTIFIED)) for path in paths]
     for path, content in zip(paths, certificates, strict=True):
-        if content["denoiser"].get("run_fingerprint") != trained.fingerprint:
+        if not isinstance(content["denoiser"], dict) or content["denoiser"].get("run_fingerprint") != trained.fingerprint:
             raise UserError(str(path), "is of a scan that another run denoised", f"a certificate with {trained.recipe.name}")
     inputs = {
         "run": trained.fingerprint,

@@ -74,3 +74,14 @@ def test_twins_of_models_that_learnt_the_same_are_alike_and_of_models_that_copy_
     assert learnt["twins"] == pytest.approx(1.0) and learnt["nearer_to_training"] == 0
     copied = twins(people, known[:6], known[10:16], also)
     assert copied["first_to_training"] == pytest.approx(1.0) and copied["nearer_to_training"] == 6
+
+
+def test_a_patient_with_two_ids_does_not_hide_copies() -> None:
+    real = heads(20, 0)
+    twice = np.clip(real[15] + np.random.default_rng(4).normal(0, 1e-3, SHAPE), 0, 1).astype(np.float32)
+    people = place([*real, twice], range(21), [number < 10 for number in range(21)])
+    generator = np.random.default_rng(1)
+    drawn = [np.clip(volume + generator.normal(0, 0.005, SHAPE), 0, 1).astype(np.float32) for volume in real[:3]] + heads(5, 2)
+    found = nearest(people, drawn, 0)
+    assert found["copies"] == 3 and found["alike"] == 1
+    assert nearest(people, heads(16, 5), 0)["copies"] == 0

@@ -14,6 +14,7 @@ import pytest
 from volgen import cli
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.core.rounding import upper
 from volgen.data.store import Store
 from volgen.privacy._statement import statement as content_of
 from volgen.recipe import Recipe
@@ -144,6 +145,33 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     assert found["refuted"] and found["epsilon"]["epsilon"] > 0.01 and "REFUTED" in found["findings"][0]
     said = json.loads((tmp_path / "refuted" / "statement.json").read_text())
     assert not said["guarantee"] and "must not be released" in said["headline"]
+    assert any("audit's own numbers" in text for text in said["not_protected"]), "they are no private release"
+
+
+def test_others_of_another_cohort_and_a_run_without_its_manifest_are_told(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nibabel as nib
+
+    from volgen.data.preprocess import IngestConfig
+    from volgen.stages.ingest import ingest
+
+    (tmp_path / "scans").mkdir()
+    for person in range(4):
+        voxels = np.random.default_rng(person).random((8, 8, 8), np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([16.0, 16.0, 16.0, 1.0])), tmp_path / "scans" / f"sub-{person}_T1w.nii.gz")
+    ingest(tmp_path / "scans", tmp_path / "others", IngestConfig(shape=(8, 8, 8), voxel_size=16.0))
+    released = tmp_path / "released"
+    shutil.copytree(run, released)
+    (released / "manifest.json").unlink()
+
+    def telling(trained: TrainedRun, people: list[_audit_people.Person], sigmas: list[float], *_: Any) -> np.ndarray:
+        return np.array([[0.1 if person.inside else 1.0] * len(sigmas) for person in people])
+
+    monkeypatch.setattr(_audit_losses, "losses", telling)
+    outcome = audit(released, store, tmp_path / "audit", non_members=tmp_path / "others", **{**FAST, "count": 0})
+    assert "between the cohorts alone" in outcome.findings[0]
+    assert "was not checked" in (tmp_path / "audit" / "statement.html").read_text()
 
 
 def test_without_coins_there_is_no_bound(store: Path, trained: Train, tmp_path: Path) -> None:
@@ -212,6 +240,11 @@ def test_samples_carry_a_statement_that_an_audit_completes(run: Path, store: Pat
     for out, audited in ((samples, None), (tmp_path / "new", tmp_path / "audit")):
         with pytest.raises(UserError, match="another run"):
             statement(other, out, audit=audited)
+    fields = ["unit", "neighbouring", "epsilon", "delta", "sigma", "mu", "d", "sensitivity", "vacuous", "meaning", "denoiser", "covers",
+              "not_covered", "composition"]  # fmt: skip
+    (tmp_path / "broken" / "certificate.json").write_text(json.dumps(dict.fromkeys(fields, "x")))
+    with pytest.raises(UserError, match="another run denoised"):
+        statement(run, tmp_path / "bad", certificate=[tmp_path / "broken"])
     with pytest.raises(UserError, match="other files"):
         statement(run, store.parent / "scans")
 
@@ -224,7 +257,7 @@ def test_a_private_run_says_how_much_is_promised_and_under_what(trained: Train, 
     assert found["guarantee"] and "differential privacy" in found["headline"]
     assert "made to be audited, not to be released" in found["not_protected"][0]  # it is on a half
     ledger = json.loads((run / "privacy_ledger.json").read_text())
-    assert found["numbers"][0]["value"] == f"{ledger['epsilon']:.4g}"
+    assert found["numbers"][0]["value"] == upper(ledger["epsilon"], 4)
     assert any("one patient" in text for text in found["assumptions"]) and any("manifest.json" in text for text in found["not_protected"])
     patients = len(TrainedRun.read(run).recipe.data.records(Store.open(store), "train"))
     assert ledger["entries"][0]["sampling_rate"] == 2 / patients
@@ -239,3 +272,34 @@ def test_statements_of_weak_and_unfinished_runs_are_no_guarantees_and_names_are_
 
     (tmp_path / "statement.json").write_text(json.dumps(content_of("<script>x</script>", "f", ledger)))
     assert "<script>" not in statement_page.write_page(tmp_path).read_text()
+
+
+def test_a_statement_names_the_public_run_that_the_guarantee_rests_on() -> None:
+    public = {
+        "run": "base", "manifest": "m", "fingerprint": "abc", "taken_over": "weights", "unchanged_experts": ["0"],
+        "people": "assumed to be in one cohort only; patient ids were not compared", "its_privacy": "No privacy guarantee: none.",
+    }  # fmt: skip
+    ledger = {"epsilon": 3.004, "delta": 1.4e-5, "accountant": "prv", "unit": "patient", "entries": [], "assumed": {"public": public}}
+    said = content_of("r", "f", ledger)
+    assumed = " ".join(said["assumptions"])
+    assert "'base'" in assumed and public["people"] in assumed and public["its_privacy"] in assumed and "not trained: 0" in assumed
+    assert any("people of the public run 'base'" in text for text in said["not_protected"])
+    assert "(3.01, 1.4e-05)" in said["headline"], "a bound is not rounded down"
+    assert not any("audit's own numbers" in text for text in said["not_protected"])
+    large = content_of("r", "f", {**ledger, "delta": 2e-2})
+    assert not large["guarantee"] and "delta 0.02 is too large" in large["headline"]
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(float("nan"), 1e-5), (-1.0, 1e-5), ("x", 1e-5), (1.0, None), (1.0, 1.0)])
+def test_a_damaged_ledger_is_no_guarantee(run: Path, tmp_path: Path, epsilon: Any, delta: Any) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    ledger = {
+        "unit": "patient",
+        "neighbouring": "add-or-remove-one",
+        "delta": delta,
+        "epsilon": epsilon,
+        "accountant": "prv",
+        "entries": [],
+    }
+    (tmp_path / "run" / "privacy_ledger.json").write_text(json.dumps(ledger))
+    assert cli.main(["statement", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2

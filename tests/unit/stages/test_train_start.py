@@ -91,7 +91,8 @@ def test_a_private_run_takes_the_public_fit_and_its_samples_need_no_adapter(publ
     scan = tmp_path / "scan.nii.gz"
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((16, 16, 16), np.float32), np.diag([8.0, 8.0, 8.0, 1.0])), scan)
     anonymise(scan, run, tmp_path / "anon", epsilon=60.0, delta=1e-5, accept_vacuous=True)
-    assert (tmp_path / "anon" / "certificate.json").exists()
+    certificate = json.loads((tmp_path / "anon" / "certificate.json").read_text())
+    assert "not in the cohort of the run that it began from" in certificate["denoiser"]["assumed"]
 
 
 def test_experts_outside_of_the_range_are_the_public_ones_and_cost_nothing(public: Path, patients: Path, tmp_path: Path) -> None:
@@ -197,6 +198,23 @@ def test_a_run_of_the_same_people_is_refused(public: Path, blob_store: Path, tmp
     run = train(recipe(others, tmp_path, public, privacy=DP, start={"shared_ids": True}))
     said = json.loads((run / "privacy_ledger.json").read_text())["assumed"]["public"]["people"]
     assert "said to be of different people" in said
+
+
+def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
+    public: Path, blob_store: Path, patients: Path, tmp_path: Path
+) -> None:
+    between = train(recipe(patients, tmp_path / "between", public))
+    with pytest.raises(UserError, match="this very cohort, by way of"):
+        train(recipe(blob_store, tmp_path, between, privacy=DP, start={"shared_ids": True}))
+    # A scan of the public cohort under another name.
+    renamed = tmp_path / "renamed"
+    shutil.copytree(patients.parent / "scans", renamed / "scans")
+    for path in sorted((renamed / "scans").iterdir()):
+        path.rename(path.with_name(path.name.replace("sub-", "sub-x")))
+    ingest(renamed / "scans", renamed / "store", IngestConfig(shape=(16, 16, 16), voxel_size=8.0, validation=0.2, test=0.1))
+    first = train(recipe(patients, tmp_path / "first"))
+    with pytest.raises(UserError, match="has scans in its cohort"):
+        train(recipe(renamed / "store", tmp_path, first, privacy=DP, start={"shared_ids": True}))
 
 
 def test_another_or_a_damaged_public_run_is_refused(public: Path, patients: Path, tmp_path: Path) -> None:
