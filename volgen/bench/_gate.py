@@ -28,7 +28,9 @@ def read_reference(path: Path, benchmark: str, settings: Mapping[str, Any]) -> l
     content = read_json(path, expected)
     if content.get("benchmark") != benchmark:
         raise UserError(str(path), f"is of benchmark '{content.get('benchmark')}'", expected)
-    before = content.get("settings", {})
+    before = content.get("settings")
+    if not isinstance(before, dict):
+        raise UserError(str(path), "holds no settings", expected)
     odd = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
     if odd:
         found = ", ".join(f"{key} is {before.get(key)} there and {settings.get(key)} here" for key in odd)

@@ -16,6 +16,8 @@ from volgen.core.manifest import NAME
 
 EXPECTED = "a store made by `volgen ingest`"
 ARRAY, SHARD = "0/zarr.json", "0/c/0/0/0"
+SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
+"""A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
 
 
 class Place(Protocol):
@@ -79,20 +81,26 @@ class Remote:
     """A folder behind fsspec.
 
     A scan is fetched whole, in one request: packed it is one object of a few megabytes, which costs less than a request for each chunk.
-    The packed scans used last are kept. Credentials are those of fsspec's own configuration and of the environment.
+    The packed scans used last are kept. Credentials are those of fsspec's own configuration and of the environment. An address with one
+    in it is refused: it would be in the run's configuration and manifest, which are passed on with the weights.
 
     Raises:
-        UserError: no such protocol, or the package for it is missing.
+        UserError: no such protocol, the package for it is missing, it cannot be reached, or there is a credential in the address.
     """
 
     most: int | None = 64
 
     def __init__(self, url: str) -> None:
-        self._name = re.sub(r"//[^/@]*@", "//", url)  # no password in messages or manifests
+        self._name = url
+        expected = "an address that fsspec knows, such as s3://bucket/store"
+        if any(SECRET.search(part) for part in url.split("::")):
+            found = "has a password, or what follows a question mark, in it"
+            do = "credentials belong in fsspec's configuration or in the environment: a run's files name its store"
+            raise UserError(f"{url.partition('://')[0]}://...", found, expected, do)
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise UserError(self._name, f"cannot be reached ({error})", "an address that fsspec knows, such as s3://bucket/store") from None
+        except Exception as error:  # some file systems connect at once, with errors of their own
+            raise UserError(str(self), f"cannot be reached ({' '.join(str(error).split())[:200]})", expected) from None
 
     def __str__(self) -> str:
         return self._name
@@ -108,10 +116,22 @@ class Remote:
         return content if isinstance(content, dict) else {}
 
     def array(self, name: str) -> Any:
-        """The codes of a scan, fetched."""
+        """The codes of a scan, fetched.
+
+        Raises:
+            UserError: no answer.
+            FileNotFoundError: the answer is that there is no such scan.
+        """
         held = ts.KvStore.open({"driver": "memory"}, context=ts.Context()).result()
         for part in (ARRAY, SHARD):
-            held.write(part.removeprefix("0/"), self._fetch(f"{name}/{part}")).result()
+            try:
+                content = self._fetch(f"{name}/{part}")
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # nothing is known of the data, so nobody must be told to delete it
+                found = f"its data cannot be fetched ({' '.join(str(error).split())[:200]})"
+                raise UserError(f"subject {name} of {self}", found, "an answer", "run the same command again when there is one") from None
+            held.write(part.removeprefix("0/"), content).result()
         return ts.open({"driver": "zarr3", "fill_missing_data_reads": False}, kvstore=held, read=True, open=True).result()
 
     def lacks(self, name: str) -> bool:

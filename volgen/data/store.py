@@ -164,6 +164,8 @@ class Store:
     def _open(self, record: SubjectRecord) -> Any:
         try:
             array = self.path.array(record.id)
+        except UserError:
+            raise
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
             raise self._damaged(record, error) from None
         if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):

@@ -25,8 +25,12 @@ FOR_EVER = timedelta(days=365)
 """Whether a rank is lost is found out by the watch (:mod:`volgen.parallel.watch`), not by a clock: a row takes long to fill."""
 AHEAD = 2
 """Messages that a rank lets arrive while it computes."""
-BEHIND = 2
-"""Messages that may wait to be taken by the next rank: volumes must not pile up before a slow one."""
+BEHIND = 3
+"""Messages that may wait to be taken by the next rank: volumes must not pile up before a slow one.
+
+Ranks of a row can only lock each other if every one of S has sent BEHIND + 1 units of one group that the next has not taken (all take them
+in the order in which they are sent, so nobody waits for what is not sent yet). A group has at most 4S - 1 units: 3 are enough.
+"""
 
 
 class Pulse(Protocol):
@@ -168,9 +172,7 @@ def run(flow: Flow, rank: int, units: int, work: Work[State], mail: Mail, pulse:
             pulse.beat()
             continue
         sent[unit] = mail.send(behind, tag(unit, chunk), work.pack(unit, state))
-        # In the last round nothing comes back. What the next rank waits for before it takes this has all been done, so waiting for it
-        # cannot lock both; before, it could.
-        if chunk > last - flow.stages and len(sent) > BEHIND:
+        if len(sent) > BEHIND:
             mail.wait(sent.pop(next(iter(sent))))
     for message in sent.values():
         mail.wait(message)

@@ -76,3 +76,6 @@ def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
     path.write_text('{"benchmark": "plan", "settings": {}, "rows": [{"better": "higher"}]}')
     with pytest.raises(UserError, match="another form"):
         read_reference(path, "plan", {})
+    path.write_text('{"benchmark": "plan", "settings": null, "rows": []}')
+    with pytest.raises(UserError, match="no settings"):
+        read_reference(path, "plan", {})

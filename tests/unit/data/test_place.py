@@ -79,7 +79,38 @@ def test_what_is_missing_or_damaged_is_named(memory: str) -> None:
         Store.open(memory)
 
 
-def test_addresses_that_nothing_reads_are_refused_without_their_password() -> None:
-    with pytest.raises(UserError, match="cannot be reached") as caught:
-        Store.open("nonsense://somebody:secret@host/store")
+def test_a_store_that_does_not_answer_is_not_called_incomplete(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(memory)
+
+    def fails(*_: object) -> bytes:
+        raise ConnectionError("the network is down")
+
+    monkeypatch.setattr(Remote, "_fetch", fails)
+    record = store.records[0]
+    with pytest.raises(UserError, match=f"subject {record.id} of .*cannot be fetched .the network is down") as caught:
+        store.read(record)
+    assert "delete" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("address", ["nonsense://host/store", "ftp://127.0.0.1:1/store", "zip://store::file:///nowhere.zip"])
+def test_addresses_that_nothing_reads_are_refused(address: str) -> None:
+    with pytest.raises(UserError, match="cannot be reached"):
+        Store.open(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "memory://somebody:secret@host/store",
+        "https://somebody:p@secret@host/store",
+        "https://somebody:a/secret@host/store",
+        "https://secret@host/store",
+        "https://host/store?signature=secret",
+        "simplecache::s3://key:secret@bucket/store",
+    ],
+)
+def test_addresses_with_a_credential_are_refused_without_repeating_it(address: str) -> None:
+    # The address is written into config.yaml and manifest.json of the run.
+    with pytest.raises(UserError, match=r"has a password.*fsspec's configuration") as caught:
+        Store.open(address)
     assert "secret" not in str(caught.value)
