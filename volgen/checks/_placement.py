@@ -25,7 +25,7 @@ SMALLEST = 1e-9
 USUAL = (5.0, 95.0)
 LEAST_SPREAD = 0.5  # of the median over all places: a few volumes can be alike somewhere by chance
 NEAR = 2  # positions on either side that a spread is estimated together with
-FEWEST = 5  # entries that the spread of one volume is estimated from
+FEWEST = 16  # entries that the spread of one volume is estimated from: of fewer, a tenth is one slice at fault
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from volgen.core.scan import Curve, Triple
 SPIKE_REACH = 4
 REACH = 4
 SIDE = 2
+SHORT = 16
 
 
 def triple(of_axis: Callable[[int], float]) -> Triple:
@@ -45,7 +46,8 @@ def stand_out(logs: Curve) -> Curve:
     """Each entry minus the median of its neighbourhood: the 4 entries on either side, without itself and the next ones.
 
     The nearest two are left out because a fault of one slice is seen in its neighbours' entries too. An entry with fewer than two known
-    ones on either side is unknown: at an end, what stands out cannot be told from a slope.
+    ones on either side is unknown: at an end, what stands out cannot be told from a slope. A curve of fewer than 16 known entries is all
+    ends, and is judged to its ends.
 
     Args:
         logs: logarithms; NaN where unknown.
@@ -56,6 +58,8 @@ def stand_out(logs: Curve) -> Curve:
     neighbours = np.delete(windows, [REACH, REACH + 1, REACH + 2], axis=1)
     known = np.isfinite(neighbours)
     between = (known[:, :REACH].sum(axis=1) >= SIDE) & (known[:, REACH:].sum(axis=1) >= SIDE)
+    if np.isfinite(logs).sum() < SHORT:
+        between[:] = True
     local = _median(neighbours, REACH)
     difference: Curve = np.where(between, logs - local, np.nan)
     return difference

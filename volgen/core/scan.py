@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Triple = tuple[float, float, float]
 Curve = NDArray[np.float64]
 Image = NDArray[np.float32]
+FEWEST = 8  # slices that are always compared
 MARGIN = 3
 """Voxels around the head that are kept: the reach of the SSIM window."""
 
@@ -115,8 +116,19 @@ class Scan:
 
 
 def large(area: Curve, smallest_share: float) -> NDArray[np.bool_]:
-    """Slices that show enough of the head to be compared: near its ends a slice is a few voxels, and they differ at random."""
-    enough: NDArray[np.bool_] = area >= max(smallest_share * float(area.max(initial=0)), 1.0)
+    """Slices that show enough of the head to be compared: near its ends a slice is a few voxels, and they differ at random.
+
+    All from the first to the last that hold the share: a small one between them is a fault, and no end. The 8 largest ones always do: in a
+    head of a dozen slices there would be nothing left to compare one with.
+    """
+    limit = smallest_share * float(area.max(initial=0))
+    if area.size >= FEWEST:
+        limit = min(limit, float(np.partition(area, -FEWEST)[-FEWEST]))
+    enough: NDArray[np.bool_] = area >= 1
+    reached = np.flatnonzero(area >= max(limit, 1.0))
+    if not reached.size:
+        return np.zeros_like(enough)
+    enough[: reached[0]] = enough[reached[-1] + 1 :] = False
     return enough
 
 

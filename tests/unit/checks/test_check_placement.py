@@ -21,6 +21,10 @@ def test_the_ends_of_a_curve_are_unknown_and_a_slope_does_not_stand_out() -> Non
     assert np.isfinite(out[3:-3]).all()
 
 
+def test_a_short_curve_is_judged_to_its_ends() -> None:
+    assert np.isfinite(stand_out(np.zeros(12))[[1, 2, -3, -2]]).all()
+
+
 def test_one_entry_stands_out_less_in_a_curve_that_is_uneven_throughout() -> None:
     generator = np.random.default_rng(0)
     placement = Placement.fit([entries(np.exp(generator.normal(0, 0.05, 60))) for _ in range(20)])

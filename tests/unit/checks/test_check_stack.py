@@ -10,7 +10,7 @@ from scipy import ndimage
 from volgen.checks import alignment, background, continuity, outline, seam
 from volgen.checks._placement import POSITIONS, Entries, Placement
 from volgen.checks._slices import stand_out
-from volgen.core.scan import Scan
+from volgen.core.scan import Scan, large
 
 SHAPE = (30, 34, 38)
 SIZE = (1.0, 2.0, 4.0)
@@ -160,3 +160,11 @@ def test_entries_of_pairs_stand_between_their_slices_and_unknown_ones_are_left_o
     assert entries.slices.tolist() == [1, 2]
     assert Entries.of(curve, None, 5).values.size == 0
     assert Placement.fit([Entries.of(curve, None, 5)] * 3).course == (1.0,) * POSITIONS
+
+
+def test_a_small_slice_between_large_ones_is_compared_and_those_at_the_ends_are_not() -> None:
+    area = np.array([0, 1, 2, 9, 10, 10, 1, 10, 10, 9, 10, 9, 2, 1, 0], dtype=np.float64)
+    assert np.flatnonzero(large(area, 0.35)).tolist() == list(range(3, 12))
+    assert np.flatnonzero(large(np.array([0.0, 1, 5, 10, 5, 1, 0]), 0.35)).tolist() == [2, 3, 4]
+    assert np.flatnonzero(large(np.array([1.0, 2, 9, 9, 1, 2, 3, 4, 0]), 0.35)).tolist() == list(range(8))
+    assert not large(np.zeros(9), 0.35).any()
