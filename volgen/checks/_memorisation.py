@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from volgen.checks._cohort import standardised
 from volgen.checks._mask import head_mask
@@ -105,16 +106,21 @@ def twins(people: People, drawn: Sequence[Unit], other: Sequence[Unit], also_ins
 
     Returns:
         Medians of correlations: between twins, to the nearest person of the model's own half; ``nearer_to_training``: number of pairs where
-        both are more like somebody of their own half than like each other.
+        both are more like somebody of their own half than like each other and than like anybody of the half that their model never saw;
+        ``p_value``: of so many or more, if neither model knows its half (one-sided, binomial). Without the second comparison noise, and
+        perfect samples of models that share no seeds, would be accused: the best of many people is nearer than one twin.
     """
     one, two = standardised(drawn, people.head), standardised(other, people.head)
     pair = (one * two).sum(axis=1)
-    own = (one @ people.rows[people.inside].T).max(axis=1)
-    theirs = (two @ people.rows[np.asarray(also_inside)].T).max(axis=1)
-    nearer = int(((own > pair) & (theirs > pair)).sum())
+    also = np.asarray(also_inside, dtype=bool)
+    own, strange = ((one @ people.rows[half].T).max(axis=1) for half in (people.inside, also))
+    theirs, foreign = ((two @ people.rows[half].T).max(axis=1) for half in (also, people.inside))
+    nearer = int(((own > np.maximum(pair, strange)) & (theirs > np.maximum(pair, foreign))).sum())
+    share = people.inside.sum() / (people.inside.sum() + also.sum())
+    p_value = float(binom.sf(nearer - 1, len(pair), share * (1.0 - share)))
     return {
         "space": SPACE, "pairs": len(pair), "twins": float(np.median(pair)), "first_to_training": float(np.median(own)),
-        "second_to_training": float(np.median(theirs)), "nearer_to_training": nearer,
+        "second_to_training": float(np.median(theirs)), "nearer_to_training": nearer, "p_value": p_value,
     }  # fmt: skip
 
 

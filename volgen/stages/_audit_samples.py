@@ -97,11 +97,11 @@ def twins(
     """:func:`volgen.checks._memorisation.twins` with a verdict in words."""
     also = [trained_on(twin, person, members) for person in people for _ in person.scans]
     found = _memorisation.twins(points, volumes, others, also)
-    leaks = found["nearer_to_training"] > MOST * found["pairs"]
+    leaks = found["nearer_to_training"] > MOST * found["pairs"] and found["p_value"] < SIGNIFICANT
     if leaks:
         verdict = (
             f"memorises: {found['nearer_to_training']} of {found['pairs']} pairs are more like people of their own halves than like each"
-            " other"
+            " other, or like people of the other half"
         )
     else:
         verdict = "generalises: from the same seed both halves' models draw volumes more alike than each is to those it was trained on"

@@ -76,6 +76,14 @@ def test_twins_of_models_that_learnt_the_same_are_alike_and_of_models_that_copy_
     assert copied["first_to_training"] == pytest.approx(1.0) and copied["nearer_to_training"] == 6
 
 
+def test_noise_and_models_that_share_no_seeds_are_not_accused_as_twins(people: _memorisation.People) -> None:
+    generator = np.random.default_rng(9)
+    noise = [generator.random(SHAPE).astype(np.float32) for _ in range(64)]
+    for one, two in ((heads(32, 31), heads(32, 32)), (noise[:32], noise[32:])):
+        found = twins(people, one, two, ~people.inside)
+        assert found["nearer_to_training"] < 16 and found["p_value"] > 0.01
+
+
 def test_a_patient_with_two_ids_does_not_hide_copies() -> None:
     real = heads(20, 0)
     twice = np.clip(real[15] + np.random.default_rng(4).normal(0, 1e-3, SHAPE), 0, 1).astype(np.float32)
