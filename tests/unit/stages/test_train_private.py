@@ -12,6 +12,7 @@ import torch
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.rounding import upper
 from volgen.data.store import Store
 from volgen.parallel.engine import Engine
 from volgen.privacy import _refusals
@@ -62,7 +63,7 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     )
     assert not any(person in released for person in people)
     assert json.loads((run / "geometry.json").read_text())["intensity"] == {"low": 0.0, "high": 1000.0}
-    assert f"({ledger['epsilon']:.3g}, {DELTA:.1g})-differentially private per patient" in TrainedRun.read(run).privacy
+    assert f"({upper(ledger['epsilon'], 3)}, {DELTA:.1g})-differentially private per patient" in TrainedRun.read(run).privacy
     out = sample(run, tmp_path / "out", count=1, seed=0)
     assert "differentially private" in json.loads((out / "sub-0001_T1w.json").read_text())["PrivacyStatement"]
 
