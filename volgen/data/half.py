@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import NonNegativeInt
+from pydantic import Field
 
 from volgen.core.config import Config
 
@@ -13,7 +13,7 @@ from volgen.core.config import Config
 class HalfConfig(Config):
     """Trains on the patients for whom a coin fell on one side; the others of the training split are held out, and nobody looks at them."""
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**128)
     """Of the coins. The coins of two seeds have nothing to do with each other."""
     side: Literal["a", "b"] = "a"
     """Which side. Runs on ``a`` and ``b`` of one seed share nobody."""

@@ -29,3 +29,9 @@ def test_odd_settings_are_refused() -> None:
     for settings in ({"seed": -1}, {"side": "c"}, {"share": 0.5}):
         with pytest.raises(ValidationError):
             HalfConfig.model_validate(settings)
+
+
+def test_a_seed_that_does_not_fit_the_hash_is_refused() -> None:
+    assert isinstance(HalfConfig(seed=2**128 - 1).holds("somebody"), bool)
+    with pytest.raises(ValueError, match="less than"):
+        HalfConfig(seed=2**128)
