@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from volgen.models.adapters import bias, lora
+from volgen.models.adapters import attention, bias, lora
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
@@ -30,16 +30,27 @@ RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
 ONE_VIEW, ALL_VIEWS, PATIENTS = Pass(), Pass(1, whole=True), Pass(3, whole=True)
 
 
+class Attention(nn.Module):
+    """A part that the adapter of this name finds."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.level = nn.Linear(1, hidden)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.level(noise[:, None])[..., None, None, None]  # type: ignore[no-any-return]
+
+
 class Network(nn.Module):
     """Sizes that no number of ranks divides."""
 
     def __init__(self, hidden: int = 7) -> None:
         super().__init__()
         self.first, self.norm, self.last = nn.Conv3d(1, hidden, 3, padding=1), nn.GroupNorm(1, hidden), nn.Conv3d(hidden, 1, 3, padding=1)
-        self.level = nn.Linear(1, hidden)
+        self.attended = Attention(hidden)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return self.last(nn.functional.silu(self.norm(self.first(x)) + self.level(noise[:, None])[..., None, None, None]))  # type: ignore[no-any-return]
+        return self.last(nn.functional.silu(self.norm(self.first(x)) + self.attended(noise)))  # type: ignore[no-any-return]
 
 
 def patient(step: int, person: int, view: int) -> Tensor:
@@ -86,6 +97,8 @@ def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass
     module, mechanism = Network(), Mechanism(0.5, noise, clip)
     if adapter == "bias":
         bias.Config().attach(module)
+    if adapter == "attention":
+        attention.Config().attach(module)
     if adapter == "lora":
         lora.Config(rank=2).attach(module)
         for layer in module.modules():
@@ -163,7 +176,7 @@ def main() -> None:
         if stage < 3:
             found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
-        for adapter in ("bias", "lora"):
+        for adapter in ("attention", "bias", "lora"):
             found[f"{stage} {adapter}"] = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter)
             if stage in (0, 2):
                 at_once = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter, at_once=PATIENTS)
