@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from volgen.privacy._mechanism import GradientMechanism
 from volgen.privacy._per_sample import PerSample
 from volgen.privacy._secret import Secret
 from volgen.recipe import Recipe
+from volgen.stages._plan_measure import timed
 from volgen.training.draws import noise
 from volgen.training.ema import EMA
 from volgen.training.interrupt import Interrupt
@@ -33,7 +33,7 @@ from volgen.training.loss import Weight, denoising_loss
 from volgen.training.metrics import NoMetrics
 from volgen.training.private import PrivateTrainer
 
-STEPS, SECONDS, MOST = 2, 2.0, 20
+MOST = 20
 """At least so many steps are timed, for so many seconds, but not more than the most."""
 RATE, NOISE, CLIP = 1e-5, 1.0, 1.0
 Step = Callable[[int], None]
@@ -75,14 +75,10 @@ def measure(content: str, arm: int) -> Found:
         recipe, network, Group(launches.Launch(), device)
     )
     step(0)
-    number, began, cpu = 0, time.perf_counter(), time.process_time()
-    while number < STEPS or (time.perf_counter() - began < SECONDS and number < MOST):
-        number += 1
-        step(number)
-    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    wall, cpu = timed(step, MOST)
     peak = peak_memory_bytes()
     end()
-    return Found(wall / number, cpu / number, peak, peak - before)
+    return Found(wall, cpu, peak, peak - before)
 
 
 def _task() -> Task:

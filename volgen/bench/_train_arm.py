@@ -25,10 +25,11 @@ from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
+from volgen.stages._plan_measure import made_up
 from volgen.training.ema import EMA, EMAConfig
 from volgen.training.loss import denoising_loss
 
-GIB = 2**30
+GIB, PEOPLE = 2**30, 16
 _EXHAUSTED = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc", "could not create a memory")
 
 
@@ -132,7 +133,7 @@ def _train(arm: Arm, steps: int) -> Figures:
         network.register_forward_pre_hook(_innermost)
     if arm.compiled:
         network.compile()
-    preconditioner = _preconditioner(recipe, device)
+    preconditioner = made_up(recipe, PEOPLE).to(device)
     step = (_with_engine if arm.loop == "volgen" else _bare)(recipe, arm, network.to(device))
     cpu, wall = [], []
     for number in range(1 + steps):
@@ -201,14 +202,6 @@ def _recipe(arm: Arm) -> Recipe:
         "optimiser": {"gradient_clip": 0.0},
     }  # fmt: skip
     return validate(Recipe, content, arm.name)
-
-
-def _preconditioner(recipe: Recipe, device: torch.device) -> Preconditioner:
-    state = recipe.preconditioner.blank(recipe.data.shape, 16).state(training=True)
-    # Any numbers will do that keep the loss finite.
-    made_up = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    preconditioner: Preconditioner = recipe.preconditioner.restore(made_up)
-    return preconditioner.to(device)
 
 
 def _wait(device: torch.device) -> None:

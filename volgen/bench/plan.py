@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import nibabel as nib
 import numpy as np
 from pydantic import PositiveInt
 
+from volgen.bench._process import counted, processor_seconds
 from volgen.bench._result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import dump_yaml, validate
@@ -187,9 +186,7 @@ def _train(recipe: Recipe, steps: int, scratch: Path, validate_every: int = 0, c
     path.write_text(dump_yaml(changed), encoding="utf-8")
     log = scratch / "train.log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "volgen", "train", "--config", str(path)], stdout=output, stderr=output)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+        code, used = counted(["-m", "volgen", "train", "--config", str(path)], output, output)
+    if code:
         raise UserError(f"bench plan, {recipe.network.kind}", f"training failed: {log.read_text()[-500:]}")
-    return used.ru_maxrss * 1024, used.ru_utime + used.ru_stime
+    return used.ru_maxrss * 1024, processor_seconds(used)

@@ -11,9 +11,6 @@ volgen apart, to tell why: without the structured Gaussian, and with MONAI's net
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from volgen.bench._process import counted, processor_seconds
 from volgen.bench._result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import dump_yaml, validate
@@ -154,14 +152,10 @@ def _process(config: Config, arguments: Sequence[str], what: str, output: Path |
     log = output or config.folder / "volgen.log"
     errors = log.with_suffix(".log")
     with log.open("a") as out, errors.open("a") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *arguments], stdout=out, stderr=err, env=os.environ | {"OMP_WAIT_POLICY": "passive"}
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+        code, used = counted(["-W", "ignore", *arguments], out, err)
+    if code:
         raise UserError(f"bench race, {what}", f"failed: {errors.read_text()[-500:]}", "", f"see {errors}")
-    return used.ru_utime + used.ru_stime
+    return processor_seconds(used)
 
 
 def _rows(name: str, taken: Mapping[str, float], comparison: Path) -> list[Row]:

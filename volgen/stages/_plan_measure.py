@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from volgen import recipe as recipes
-from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
@@ -50,10 +51,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     """
     device = launches.start(launches.Launch())
     network = recipe.build_network(recipe.engine.activation_checkpointing)
-    state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
-    # Any numbers will do that keep the loss finite.
-    made_up = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    preconditioner = recipe.preconditioner.restore(made_up).to(device)
+    preconditioner = made_up(recipe, people).to(device)
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
     engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
     ema = EMA(recipe.ema, engine.masters())
@@ -72,14 +70,28 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
     try:
         step(0)
-        number, began, cpu = 0, time.perf_counter(), time.process_time()
-        while number < STEPS or (time.perf_counter() - began < SECONDS and number < MOST):
-            number += 1
-            step(number)
-        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        wall, cpu = timed(step)
     finally:
         engine.destroy()
-    return Measured(wall / number, cpu / number, micro_batch, device.type)
+    return Measured(wall, cpu, micro_batch, device.type)
+
+
+def made_up(recipe: Recipe, people: int) -> Preconditioner:
+    """A preconditioner as large as a fit to ``people`` volumes, whose numbers keep the loss finite."""
+    state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
+    numbers = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    preconditioner: Preconditioner = recipe.preconditioner.restore(numbers)
+    return preconditioner
+
+
+def timed(step: Callable[[int], None], most: int = MOST) -> tuple[float, float]:
+    """Seconds and processor seconds of one step: the mean of as many, numbered from 1, as take :data:`SECONDS`."""
+    number, began, cpu = 0, time.perf_counter(), time.process_time()
+    while number < STEPS or (time.perf_counter() - began < SECONDS and number < most):
+        number += 1
+        step(number)
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return wall / number, cpu / number
 
 
 def calibrate_apart(recipe: Recipe, micro_batch: int, people: int) -> Measured:
