@@ -65,7 +65,16 @@ def test_two_groups_of_one_rank_are_one_process_bit_by_bit(alone: Alone, start: 
     assert len({line["step"] for line in metrics(one) if line["phase"] != "shared"}) < 6 or len(metrics(one)) < 33, "some ended early"
     by = trained_by(two)
     assert all(len(processes) == 1 for processes in by.values()), by
-    assert len({processes[0] for processes in by.values()}) == 2, "both groups had something to do"
+
+
+def test_both_groups_train_where_no_expert_waits_for_another(start: Start, tmp_path: Path) -> None:
+    # The groups begin together, and an expert takes far longer than the other group needs to look for one.
+    experts = {"count": 2, "warm_start": "none", "groups": 2}
+    stopping = {"max_steps": 40, "min_steps": 40, "validate_every": 20}
+    finish(start("groups", 2, experts=experts, stopping=stopping, data={"batch_size": 3}))
+    by = trained_by(tmp_path / "runs" / "groups")
+    assert sorted(by) == ["0", "1"]
+    assert by["0"] != by["1"], "each group trained one of the two"
 
 
 def close(one: Path, two: Path, tolerance: float) -> None:

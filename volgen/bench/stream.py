@@ -76,7 +76,7 @@ def run(config: Config) -> list[Row]:
         scans_ZYX = [np.ascontiguousarray(store.read_codes(record).T) for record in records]
         known = list(readers(folder, records, scans_ZYX))
         block = min(config.block, min(records[0].shape) // 2)
-        work = _reading(known, scans_ZYX, block)
+        work = _reading(known, scans_ZYX, store.buffer(records[0]).T, block)
         with paths.streams(folder, records) as (plain, moved):
             for group, found in (
                 (PLAIN, plain | paths.plain_paths(folder, len(records))),
@@ -126,9 +126,11 @@ def _sample(folder: Path, edge: int, people: int) -> Path:
     return folder / "ingested"
 
 
-def _reading(known: Sequence[Reader], scans_ZYX: Sequence[Any], block: int) -> dict[tuple[str, str], tuple[Callable[[int], Any], int]]:
-    """What to do the n-th time, and how many pieces that reads, for each group and reader."""
-    buffer, random = np.empty_like(scans_ZYX[0]), np.random.default_rng(0)
+def _reading(
+    known: Sequence[Reader], scans_ZYX: Sequence[Any], buffer: Any, block: int
+) -> dict[tuple[str, str], tuple[Callable[[int], Any], int]]:
+    """What to do the n-th time, and how many pieces that reads, for each group and reader; ``buffer`` is reused by all."""
+    random = np.random.default_rng(0)
     whole: Window = tuple(slice(0, size) for size in buffer.shape)  # type: ignore[assignment]
     windows: dict[str, list[Window]] = {}
     for axis, name in zip((2, 1, 0), AXES, strict=True):

@@ -5,6 +5,7 @@ Legend: X Y Z voxels in RAS+; on disk the axes are z, y, x.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
 VERSION = 1
+CACHE_LINE = 64
+"""Bytes."""
 AGAIN = "delete the subject's folder and run the same ingest again: it replaces what is missing"
 
 
@@ -92,14 +95,26 @@ class Store:
         Raises:
             UserError: the shard is missing or damaged; names the scan.
         """
-        buffer = self.buffer(record) if out is None else out
-        if buffer.shape != record.shape or buffer.dtype != np.dtype(record.dtype):
-            raise ValueError(f"buffer is {buffer.dtype}{list(buffer.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
-        return self._fill(record, buffer, self._array(record))
+        if out is None:
+            return self._new(record, self._array(record))
+        if out.shape != record.shape or out.dtype != np.dtype(record.dtype):
+            raise ValueError(f"buffer is {out.dtype}{list(out.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
+        array = self._array(record)
+        try:
+            ts.array(out.T).write(array).result()
+        except Exception as error:
+            raise self._damaged(record, error) from None
+        return out
 
     def buffer(self, record: SubjectRecord) -> NDArray[Any]:
-        """An empty array that a scan's codes fit in, in stored order. Reusing it spares the page faults of a new one."""
-        return np.empty(record.shape, dtype=record.dtype, order="F")
+        """An empty array that a scan's codes fit in, in stored order. Reusing it spares memory, and the page faults of a new one.
+
+        It begins on a cache line: chunks are copied in rows of 64 bytes, which would otherwise touch two lines each (a quarter of the time).
+        """
+        dtype = np.dtype(record.dtype)
+        room = np.empty(math.prod(record.shape) * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
+        first = -room.ctypes.data % CACHE_LINE
+        return room[first : first + room.size - CACHE_LINE].view(dtype).reshape(record.shape, order="F")
 
     def read(self, record: SubjectRecord) -> Volume:
         """The scan in scanner units, float32."""
@@ -137,8 +152,7 @@ class Store:
         """
         if not all(0 <= part.start < part.stop <= size for part, size in zip(window, record.shape, strict=True)):
             raise ValueError(f"window {[(part.start, part.stop) for part in window]} is outside {list(record.shape)}")
-        buffer = np.empty([part.stop - part.start for part in window], dtype=record.dtype, order="F")
-        return self._fill(record, buffer, self._array(record)[tuple(window[::-1])].translate_to[0])
+        return self._new(record, self._array(record)[tuple(window[::-1])])
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum.
@@ -172,12 +186,12 @@ class Store:
             raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
         return array
 
-    def _fill(self, record: SubjectRecord, buffer: NDArray[Any], source_ZYX: Any) -> NDArray[Any]:
-        try:
-            ts.array(buffer.T).write(source_ZYX).result()
+    def _new(self, record: SubjectRecord, source_ZYX: Any) -> NDArray[Any]:
+        try:  # threads copy side by side into tensorstore's own array, but not into one that it is given
+            codes_ZYX: NDArray[Any] = source_ZYX.read().result()
         except Exception as error:
             raise self._damaged(record, error) from None
-        return buffer
+        return codes_ZYX.T
 
     def _where(self, record: SubjectRecord) -> str:
         return f"subject {record.id} of {self.path}"

@@ -220,9 +220,9 @@ class _Public:
         try:
             public = Store.open(str(inputs.get("store")))
         except UserError:
-            return "assumed to be in one cohort only; patient ids were not compared: the public store is not at hand"
+            return self._not_compared(f"its store, {inputs.get('store')}, is not at hand")
         if public.fingerprint != inputs.get("fingerprint"):
-            return "assumed to be in one cohort only; patient ids were not compared: the public store has changed since"
+            return self._not_compared(f"its store, {inputs.get('store')}, has changed since")
         if {record.checksum for record in public.records} & {record.checksum for record in store.split("train")}:
             do = "leave them out of one cohort, whatever their ids are"
             raise UserError(where, "has scans in its cohort that this cohort's training split has too", "cohorts that share nobody", do)
@@ -233,3 +233,10 @@ class _Public:
                 raise UserError(where, found, "cohorts that share nobody", do)
             return "assumed to be in one cohort only; some patient ids are in both, and were said to be of different people"
         return "assumed to be in one cohort only; no patient id is in both"
+
+    def _not_compared(self, why: str) -> str:
+        if self._recipe.privacy.private and not self._recipe.start.not_compared:
+            found = f"cannot be compared with this cohort: {why}"
+            do = "put the store back; or, if you know that nobody is in both cohorts, say so with start.not_compared true"
+            raise UserError(f"start.run {self._run.directory}", found, "the store that it was trained on", do)
+        return "assumed to be in one cohort only; patient ids were not compared: the public store is not at hand, or has changed since"

@@ -200,6 +200,26 @@ def test_a_run_of_the_same_people_is_refused(public: Path, blob_store: Path, tmp
     assert "said to be of different people" in said
 
 
+def test_a_private_run_is_refused_where_people_cannot_be_compared(
+    public: Path, patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(public, elsewhere)
+    manifest = json.loads((elsewhere / "manifest.json").read_text())
+    manifest["inputs"]["store"] = str(tmp_path / "gone.zarr")
+    (elsewhere / "manifest.json").write_text(json.dumps(manifest))
+    asked = recipe(patients, tmp_path, elsewhere, privacy=DP)
+    (tmp_path / "asked.yaml").write_text(dump_yaml(asked))
+    assert main(["train", "--config", str(tmp_path / "asked.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "gone.zarr, is not at hand" in message and "start.not_compared true" in message
+    assert not asked.directory.exists()
+    train(recipe(patients, tmp_path / "plain", elsewhere))  # claims nothing, so nothing is asked
+    run = train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"not_compared": True}))
+    said = json.loads((run / "privacy_ledger.json").read_text())["assumed"]["public"]["people"]
+    assert "were not compared" in said
+
+
 def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
     public: Path, blob_store: Path, patients: Path, tmp_path: Path
 ) -> None:
