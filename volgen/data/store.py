@@ -109,7 +109,7 @@ class Store:
     def buffer(self, record: SubjectRecord) -> NDArray[Any]:
         """An empty array that a scan's codes fit in, in stored order. Reusing it spares memory, and the page faults of a new one.
 
-        It begins on a cache line: chunks are copied in rows of 64 bytes, which would otherwise touch two lines each (a quarter of the time).
+        It begins on a cache line: chunks are copied in rows of 64 bytes, which would otherwise touch two lines each.
         """
         dtype = np.dtype(record.dtype)
         room = np.empty(math.prod(record.shape) * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
