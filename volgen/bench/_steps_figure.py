@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.errorbar(x, y, yerr=spread, label=sampler, marker="o", ms=3, lw=1)
         real = by_name["real people"].value if kind == "distance" else 1.0
         panel.axhline(real, color="grey", ls="--", lw=1, label="real people")
-        panel.set(xlabel="evaluations of a network for one volume", ylabel=label, xscale="log", yscale="log")
+        panel.set(xlabel="evaluations of a network for one volume", ylabel=label, xscale="log")
         panel.minorticks_off()
-        ticks = sorted({cost(name) for name in settings})
-        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
-    figure.axes[0].legend(fontsize=7)
+        ticks = sorted({2.0 ** round(math.log2(cost(name))) for name in settings})
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)

@@ -1,0 +1,43 @@
+"""`volgen bench race`: every arm trains for the same processor time, draws, and is scored against the same people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from volgen.bench.race import OURS
+from volgen.cli import main
+
+MINUTES, VOLUMES = 0.05, 2
+ARMS = [*OURS, "MONAI", "MONAI, larger rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_small_race_scores_every_arm_alike(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "race", tmp_path / "race.json"
+    words = ["bench", "race", str(blob_store), "--folder", str(folder), "--minutes", str(MINUTES), "--volumes", str(VOLUMES)]
+    assert main([*words, "--precision", "fp32", "--out", str(out)]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    floors = set()
+    for arm in ARMS:
+        assert rows[f"{arm}: steps"]["value"] >= 1
+        (real,) = rows[f"{arm}: Frechet distance"]["ratio_to"]
+        floors.add(rows[f"{arm}: Frechet distance"]["value"] / rows[f"{arm}: Frechet distance"]["ratio_to"][real])
+    assert max(floors) == pytest.approx(min(floors)), "one floor for all"
+    shapes = {nib.load(path).shape for path in folder.glob("samples/*/**/*.nii.gz")}  # type: ignore[attr-defined]
+    assert shapes == {(16, 16, 16)} and len(list(folder.glob("samples/*/**/*.nii.gz"))) == VOLUMES * len(ARMS)
+    for arm in ("MONAI", "MONAI, larger rate"):  # they stop by the clock of their process: at most one step late
+        assert MINUTES * 60 <= rows[f"{arm}: training"]["value"] < MINUTES * 60 * 2
+    shown = capsys.readouterr().out
+    assert all(f"| {arm} |" in shown for arm in ARMS)
+    assert main([*words, "--out", str(out)]) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_a_store_without_people_to_score_against_is_refused(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "race", str(tmp_path / "none"), "--folder", str(tmp_path / "race")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "race").exists()
