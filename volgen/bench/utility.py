@@ -132,7 +132,10 @@ def _drawn(trained: TrainedRun, config: Config) -> Unit:
 
 
 def _kind(trained: TrainedRun) -> str:
-    return f"from a public run, {trained.recipe.adapter.kind}" if trained.recipe.start.public else "from scratch"
+    if not trained.recipe.start.public:
+        return "from scratch"
+    part = ", some noise levels" if trained.recipe.start.sigma else ""
+    return f"from a public run, {trained.recipe.adapter.kind}{part}"
 
 
 def _draw(path: Path, rows: Sequence[Row], public: str, kinds: Mapping[str, str]) -> None:
@@ -142,7 +145,7 @@ def _draw(path: Path, rows: Sequence[Row], public: str, kinds: Mapping[str, str]
     values = {row.name: row.value for row in rows}
     finite = [value for name, value in values.items() if name.endswith(" epsilon")]
     end = 4.0 * max(finite, default=10.0)
-    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
     for axes, what, label in zip(
         figure.subplots(1, 2),
         ("frechet", "error"),
@@ -156,6 +159,7 @@ def _draw(path: Path, rows: Sequence[Row], public: str, kinds: Mapping[str, str]
         if what == "frechet":
             axes.axhline(1.0, color="grey", linestyle=":", label="real people")
         axes.set(xscale="log", yscale="log", xlabel="epsilon per patient (right end: no guarantee)", ylabel=label)
-    figure.axes[0].legend(fontsize="small")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
