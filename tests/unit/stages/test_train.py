@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from volgen.stages import _train_queue
 from volgen.stages.train import train
 from volgen.training import loop, relaunch
 from volgen.training.run import PhaseRecord
+
+PowerCut = Callable[[int], AbstractContextManager[None]]
 
 
 def recipe(store: Path, runs: Path, **sections: dict[str, Any]) -> Recipe:
@@ -115,24 +118,13 @@ def test_an_expert_starts_from_its_neighbours_exported_weights(
             assert all(torch.equal(start[name], exported[name]) for name in exported)
 
 
-def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
     settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 3}, "stopping": {"max_steps": 8, "validate_every": 2}}
     whole = train(recipe(blob_store, tmp_path / "whole", **settings))
-    original, calls = Engine.step, 0
-
-    def crash(self: Engine, rate: float) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == 13:
-            raise RuntimeError("power cut")
-        return original(self, rate)
-
-    monkeypatch.setattr(Engine, "step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(13):
         train(recipe(blob_store, tmp_path / "cut", **settings))
     assert not (tmp_path / "cut" / "run" / "ensemble.json").exists()
     assert [path.name for path in (tmp_path / "cut" / "run").rglob("checkpoint-*")] == ["checkpoint-00000003"]
-    monkeypatch.setattr(Engine, "step", original)
     resumed = train(recipe(blob_store, tmp_path / "cut", **settings))
     assert metrics(resumed) == metrics(whole)
     assert [e.sha256 for e in ensemble.read(resumed / "ensemble.json").experts] == [
@@ -224,7 +216,7 @@ MUON = {"warmup_steps": 2, "matrix_learning_rate": 0.05, "gradient_clip": 0.0}
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_crashed_run_with_muon_goes_on_and_equals_an_uninterrupted_one(
-    stage: int, blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: int, blob_store: Path, tmp_path: Path, power_cut: PowerCut
 ) -> None:
     # The crash comes after the best weights of step 2 were written with the checkpoint of step 3, and before anything better.
     settings: dict[str, dict[str, Any]] = {
@@ -232,19 +224,8 @@ def test_a_crashed_run_with_muon_goes_on_and_equals_an_uninterrupted_one(
         "optimiser": MUON, "experts": {"count": 1},
     }  # fmt: skip
     whole = train(recipe(blob_store, tmp_path / "whole", **settings))
-    original, calls = Engine.step, 0
-
-    def crash(self: Engine, rate: float) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise RuntimeError("power cut")
-        return original(self, rate)
-
-    monkeypatch.setattr(Engine, "step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(5):
         train(recipe(blob_store, tmp_path / "cut", **settings))
-    monkeypatch.setattr(Engine, "step", original)
     resumed = train(recipe(blob_store, tmp_path / "cut", **settings))
     assert metrics(resumed) == metrics(whole)
     first, second = (ensemble.read(run / "ensemble.json").experts[0] for run in (resumed, whole))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from volgen.stages._trained_run import TrainedRun
 from volgen.stages.sample import sample
 from volgen.stages.train import train
 
+PowerCut = Callable[[int], AbstractContextManager[None]]
 EPSILON, DELTA = 6.0, 1e-3
 
 
@@ -123,20 +126,10 @@ def test_experts_that_cannot_be_trained_at_all_are_named(blob_store: Path, tmp_p
         train(asked)
 
 
-def test_a_lost_journal_is_noticed(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_journal_is_noticed(blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
     asked = recipe(blob_store, tmp_path, experts={"count": 2})
-    real, taken = Engine.step, []
-
-    def crash(self: Engine, rate: float) -> float:
-        taken.append(rate)
-        if len(taken) == 6:
-            raise KeyboardInterrupt
-        return real(self, rate)
-
-    monkeypatch.setattr(Engine, "step", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with power_cut(6):
         train(asked)
-    monkeypatch.setattr(Engine, "step", real)
     (asked.directory / JOURNAL).unlink()  # and the next launch would begin a new one
     with pytest.raises(UserError, match="knows of 0 steps of '1', which has 4"):
         train(asked)

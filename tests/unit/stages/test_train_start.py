@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from volgen.stages.ingest import ingest
 from volgen.stages.sample import sample
 from volgen.stages.train import train
 
+PowerCut = Callable[[int], AbstractContextManager[None]]
 DP = {"kind": "dp_sgd", "epsilon": 6.0, "delta": 1e-3, "views": 2, "accountant": "rdp", "spare": 0.5}
 
 
@@ -110,26 +113,14 @@ def test_experts_outside_of_the_range_are_the_public_ones_and_cost_nothing(publi
 
 
 def test_plain_fine_tuning_is_never_worse_than_its_start_and_can_be_resumed(
-    public: Path, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    public: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
 ) -> None:  # fmt: skip
     asked = recipe(patients, tmp_path, public, adapter={"kind": "lora", "rank": 2}, engine={"checkpoint_every": 2}, experts={"count": 1})
     with pytest.raises(UserError, match="between its experts 0 to 1"):
         train(asked)
     asked = recipe(patients, tmp_path, public, adapter={"kind": "lora", "rank": 2}, engine={"checkpoint_every": 2}, experts={"count": 4})
-    from volgen.parallel.engine import Engine
-
-    real, taken = Engine.step, []
-
-    def crash(self: Engine, rate: float) -> float:
-        taken.append(rate)
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        return real(self, rate)
-
-    monkeypatch.setattr(Engine, "step", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with power_cut(3):
         train(asked)
-    monkeypatch.setattr(Engine, "step", real)
     run, undisturbed = train(asked), train(recipe(patients, tmp_path / "again", public, **_sections(asked)))
     for expert in range(4):
         assert sha256(run / f"experts/{expert}/weights.safetensors") == sha256(undisturbed / f"experts/{expert}/weights.safetensors")
