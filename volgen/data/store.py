@@ -27,6 +27,8 @@ from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
 VERSION = 1
+ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")
+"""In tensorstore's messages: the fault is not the file's."""
 CACHE_LINE = 64
 """Bytes."""
 AGAIN = "delete the subject's folder and run the same ingest again: it replaces what is missing"
@@ -99,6 +101,8 @@ class Store:
             return self._new(record, self._array(record))
         if out.shape != record.shape or out.dtype != np.dtype(record.dtype):
             raise ValueError(f"buffer is {out.dtype}{list(out.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
+        if not out.flags.writeable:
+            raise ValueError(f"the buffer for {record.id} is read-only")
         array = self._array(record)
         try:
             ts.array(out.T).write(array).result()
@@ -187,6 +191,7 @@ class Store:
         return array
 
     def _new(self, record: SubjectRecord, source_ZYX: Any) -> NDArray[Any]:
+        np.empty(source_ZYX.shape, record.dtype)  # is there room? numpy says so by MemoryError, tensorstore ends the process
         try:  # threads copy side by side into tensorstore's own array, but not into one that it is given
             codes_ZYX: NDArray[Any] = source_ZYX.read().result()
         except Exception as error:
@@ -197,5 +202,9 @@ class Store:
         return f"subject {record.id} of {self.path}"
 
     def _damaged(self, record: SubjectRecord, error: Exception) -> UserError:
-        reason = "is missing" if self.path.lacks(record.id) else "is damaged (" + " ".join(str(error).split())[:200] + ")"
+        said = " ".join(str(error).split())[:200]
+        if any(code in said for code in ELSEWHERE):  # nothing is known of the data, so nobody must be told to delete it
+            found, do = f"its data cannot be read ({said})", "mend that, and run the same command again"
+            return UserError(self._where(record), found, "files that this process may open", do)
+        reason = "is missing" if self.path.lacks(record.id) else f"is damaged ({said})"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)

@@ -24,6 +24,7 @@ from volgen.experts.plan import Phase
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
+from volgen.stages import _start_people
 from volgen.stages._train_queue import LOCK, Paths
 from volgen.stages._trained_run import AGAIN, TrainedRun
 from volgen.training.run import PhaseRecord
@@ -31,8 +32,6 @@ from volgen.training.run import PhaseRecord
 Facts = dict[str, Any]
 Fit = tuple[Preconditioner, Assembly]
 DIGITS = 1e-3
-COHORTS = "public_cohorts"
-"""In a manifest: fingerprints of all cohorts that a run has seen by way of the runs it began from."""
 
 
 class Start(Protocol):
@@ -107,17 +106,18 @@ class _Public:
         self._recipe = recipe
         directory = Path(recipe.start.run)
         self._run = run = TrainedRun.read(directory)
-        self._manifest = read_json(
+        manifest = read_json(
             directory / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict)
         )
         self._check_model()
         with torch.device("meta"):
             adapt(recipe, recipe.build_network(), "check")
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
-        people = self._compare_people(store)
+        known = _start_people.cohorts(directory, manifest["inputs"])
+        people = _start_people.compare(recipe, known, store)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
         public: Facts = {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}
-        self.inputs = {"public": public, COHORTS: self._cohorts()}
+        self.inputs = {"public": public, _start_people.COHORTS: [cohort.recorded() for cohort in known]}
         self.assumed = {
             "public": {
                 **public,  # not the cohorts: a ledger is released
@@ -196,47 +196,3 @@ class _Public:
             found = f"shares the noise levels of {phase.label} ({low:.4g} to {high:.4g}) between its experts {owners[0]} to {owners[-1]}"
             raise UserError(where, found, "one to start from", "choose `experts` so that none owns levels of two public experts")
         return bank.experts[owners[0]]
-
-    def _cohorts(self) -> list[str]:
-        """Fingerprints of all cohorts that the public run knows of: its own, and those of the runs before it."""
-        inputs = self._manifest["inputs"]
-        before = inputs.get(COHORTS, [])
-        if not isinstance(before, list):
-            raise UserError(str(self._run.directory / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of fingerprints", AGAIN)
-        return [str(inputs.get("fingerprint")), *map(str, before)]
-
-    def _compare_people(self, store: Store) -> str:
-        """What is known of people who are in both cohorts, without naming anybody.
-
-        Raises:
-            UserError: the public run has seen this cohort, or ids of it.
-        """
-        inputs = self._manifest["inputs"]
-        where = f"start.run {self._run.directory}"
-        if store.fingerprint in self._cohorts():
-            own = inputs.get("fingerprint") == store.fingerprint
-            found = "was trained on this very cohort" + ("" if own else ", by way of its own start")
-            raise UserError(where, found, "a run of other people", "its budget would have to be added")
-        try:
-            public = Store.open(str(inputs.get("store")))
-        except UserError:
-            return self._not_compared(f"its store, {inputs.get('store')}, is not at hand")
-        if public.fingerprint != inputs.get("fingerprint"):
-            return self._not_compared(f"its store, {inputs.get('store')}, has changed since")
-        if {record.checksum for record in public.records} & {record.checksum for record in store.split("train")}:
-            do = "leave them out of one cohort, whatever their ids are"
-            raise UserError(where, "has scans in its cohort that this cohort's training split has too", "cohorts that share nobody", do)
-        if {record.patient for record in public.records} & {record.patient for record in store.split("train")}:
-            if not self._recipe.start.shared_ids:
-                found = "has patient ids in its cohort that this cohort's training split has too"
-                do = "leave these people out of one; if ids such as sub-01 only happen to be equal, say so with start.shared_ids true"
-                raise UserError(where, found, "cohorts that share nobody", do)
-            return "assumed to be in one cohort only; some patient ids are in both, and were said to be of different people"
-        return "assumed to be in one cohort only; no patient id is in both"
-
-    def _not_compared(self, why: str) -> str:
-        if self._recipe.privacy.private and not self._recipe.start.not_compared:
-            found = f"cannot be compared with this cohort: {why}"
-            do = "put the store back; or, if you know that nobody is in both cohorts, say so with start.not_compared true"
-            raise UserError(f"start.run {self._run.directory}", found, "the store that it was trained on", do)
-        return "assumed to be in one cohort only; patient ids were not compared: the public store is not at hand, or has changed since"

@@ -78,6 +78,8 @@ def plan(
         assumptions.append(
             f"noise: {NOISE_SECONDS * 1e9:g} ns of a processor for each weight in each step; as many patients drawn as expected"
         )
+        if recipe.start.public:
+            assumptions.append("people: in one cohort only (training compares this cohort's ids with those of the public runs' stores)")
     cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
     found = _search(recipe, cluster, volumes, assumptions)
     if recipe.privacy.private:

@@ -16,7 +16,8 @@ CONFIG = "config.yaml"
 PHASE = "phase.json"
 FREE = (
     "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "engine.checkpoint_every", "engine.dead_after",
-    "start.run", "engine.hung_after", "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload",
+    "start.run", "start.stores", "start.not_compared", "engine.hung_after", "engine.zero_stage", "engine.accumulation",
+    "engine.activation_checkpointing", "engine.offload",
 )  # fmt: skip
 """Keys that may change when a run is continued: they touch its numbers by rounding at most (stores and runs have fingerprints)."""
 

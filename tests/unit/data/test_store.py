@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import warnings
 from collections.abc import Callable
@@ -76,6 +77,38 @@ def test_wrong_buffers_and_windows_are_refused(made: Path) -> None:
         store.read_block(store.records[0], (0, 0, 30), (5, 5, 5))
     with pytest.raises(UserError, match="one of train"):
         store.split("holdout")  # type: ignore[arg-type]
+
+
+def test_new_arrays_and_buffers_may_be_written_and_are_nobody_elses(made: Path) -> None:
+    store = Store.open(made)
+    record = store.records[0]
+    one, two, part = store.read_codes(record), store.read_codes(record), store.read_window(record, [slice(1, 3), slice(0, 2), slice(2, 3)])
+    for codes in (one, two, part):
+        assert codes.flags.writeable and codes.flags.f_contiguous
+    assert not np.shares_memory(one, two) and not np.shares_memory(one, part)
+    before = two.copy()
+    one[:] = 0
+    part[:] = 0
+    assert np.array_equal(two, before) and np.array_equal(store.read_codes(record), before)
+    buffer = store.buffer(record)
+    assert buffer.ctypes.data % 64 == 0, "rows of a chunk lie in one cache line"
+    assert buffer.shape == record.shape and buffer.flags.f_contiguous
+    buffer.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        store.read_codes(record, buffer)
+
+
+def test_a_fault_that_is_not_the_files_tells_nobody_to_delete_it(made: Path) -> None:
+    store = Store.open(made)
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    store.read_codes(store.records[0])
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(UserError, match="cannot be read") as refusal:
+            store.read_codes(store.records[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    assert "delete" not in str(refusal.value).lower() and "RESOURCE_EXHAUSTED" in str(refusal.value)
 
 
 def test_layout_is_one_shard_with_checked_chunks_all_stored(made: Path) -> None:

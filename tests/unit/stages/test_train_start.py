@@ -191,24 +191,53 @@ def test_a_run_of_the_same_people_is_refused(public: Path, blob_store: Path, tmp
     assert "said to be of different people" in said
 
 
+def without_store(run: Path, copy: Path, gone: Path) -> Path:
+    """A copy of a run whose manifest names a store that is not there."""
+    shutil.copytree(run, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["inputs"]["store"] = str(gone)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def people_of(run: Path) -> str:
+    said: str = json.loads((run / "privacy_ledger.json").read_text())["assumed"]["public"]["people"]
+    return said
+
+
 def test_a_private_run_is_refused_where_people_cannot_be_compared(
-    public: Path, patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    public: Path, blob_store: Path, patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(public, elsewhere)
-    manifest = json.loads((elsewhere / "manifest.json").read_text())
-    manifest["inputs"]["store"] = str(tmp_path / "gone.zarr")
-    (elsewhere / "manifest.json").write_text(json.dumps(manifest))
+    elsewhere = without_store(public, tmp_path / "elsewhere", tmp_path / "gone.zarr")
     asked = recipe(patients, tmp_path, elsewhere, privacy=DP)
     (tmp_path / "asked.yaml").write_text(dump_yaml(asked))
     assert main(["train", "--config", str(tmp_path / "asked.yaml")]) == 2
     message = capsys.readouterr().err
-    assert "gone.zarr, is not at hand" in message and "start.not_compared true" in message
+    assert "gone.zarr, is not at hand (there is no such folder)" in message
+    assert "start.stores" in message and "start.not_compared true" in message
     assert not asked.directory.exists()
     train(recipe(patients, tmp_path / "plain", elsewhere))  # claims nothing, so nothing is asked
+    assert "no patient id is in both" in people_of(
+        train(recipe(patients, tmp_path / "found", elsewhere, privacy=DP, start={"stores": [str(patients), str(blob_store)]}))
+    )
+    with pytest.raises(UserError, match="cannot be compared"):
+        train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"stores": [str(patients)]}))
     run = train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"not_compared": True}))
-    said = json.loads((run / "privacy_ledger.json").read_text())["assumed"]["public"]["people"]
-    assert "were not compared" in said
+    assert "were not compared" in people_of(run)
+
+
+def test_a_private_run_goes_on_where_the_public_store_is_gone(
+    public: Path, blob_store: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
+) -> None:  # fmt: skip
+    asked = recipe(patients, tmp_path, public, privacy=DP)
+    with power_cut(2):
+        train(asked)
+    blob_store.rename(blob_store.with_name("away"))
+    try:
+        run = train(asked)
+    finally:
+        blob_store.with_name("away").rename(blob_store)
+    assert "no patient id is in both" in people_of(run), "what was seen when it began"
 
 
 def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
@@ -217,6 +246,18 @@ def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
     between = train(recipe(patients, tmp_path / "between", public))
     with pytest.raises(UserError, match="this very cohort, by way of"):
         train(recipe(blob_store, tmp_path, between, privacy=DP, start={"shared_ids": True}))
+    # Some people of the first cohort, in a run that begins from one of others, which began from one of them.
+    some = _heads(tmp_path / "some", 6)  # sub-06 ... sub-15 are in the public store
+    with pytest.raises(UserError, match="patient ids in its cohort, by way of its own start"):
+        train(recipe(some, tmp_path, between, privacy=DP))
+    blob_store.rename(blob_store.with_name("away"))
+    try:
+        with pytest.raises(UserError, match="cannot be compared with this cohort, by way of its own start"):
+            train(recipe(some, tmp_path, between, privacy=DP))
+        known = people_of(train(recipe(some, tmp_path / "known", between, privacy=DP, start={"not_compared": True})))
+        assert "no patient id is in both" in known and "not compared with every cohort" in known
+    finally:
+        blob_store.with_name("away").rename(blob_store)
     # A scan of the public cohort under another name.
     renamed = tmp_path / "renamed"
     shutil.copytree(patients.parent / "scans", renamed / "scans")

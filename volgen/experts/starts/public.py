@@ -23,8 +23,10 @@ class Config(BaseConfig):
     """[low, high]: experts whose noise levels lie in it are trained, the others are those of the public run, unchanged. All if None."""
     shared_ids: bool = False
     """Whether a patient id that both cohorts use belongs to two people (every data set has a sub-01); otherwise it is refused."""
+    stores: tuple[str, ...] = ()
+    """Where cohorts of the public run, and of runs that it began from, are now, if not where manifests say; known by fingerprint."""
     not_compared: bool = False
-    """Whether a private run may begin where the public store is not at hand, so that nobody can look for people who are in both cohorts."""
+    """Whether a private run may begin where such a cohort is not at hand, so that nobody can look for people who are in both."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
