@@ -8,13 +8,15 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from volgen.models.adapters import attention, bias, lora
+from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
@@ -24,6 +26,14 @@ from volgen.privacy._per_sample import PerSample
 from volgen.privacy._secret import Secret
 
 KEY = bytes(range(32))
+EDGE = 8
+OWN = {
+    "wavelet_unet3d": wavelet_unet3d.Config(channels=(4, 8), norm_groups=2),
+    "unet3d": unet3d.Config(channels=(4, 8), attention=(False, True), head_channels=4, norm_groups=2),
+    "slice_unet2d": slice_unet2d.Config(channels=(4, 8), norm_groups=2),
+    "triplanar": triplanar.Config(channels=(4,), norm_groups=2),
+}
+"""volgen's own networks, small."""
 BATCHES = (5, 0, 1, 4)
 """Patients in each step: nobody, fewer than ranks, more."""
 RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
@@ -54,7 +64,7 @@ class Network(nn.Module):
 
 
 def patient(step: int, person: int, view: int) -> Tensor:
-    return torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1000 * step + 10 * person + view)) * (1 + person)
+    return torch.randn(1, 1, EDGE, EDGE, EDGE, generator=torch.Generator().manual_seed(1000 * step + 10 * person + view)) * (1 + person)
 
 
 def views_of(step: int, person: int) -> list[Tensor]:
@@ -90,11 +100,57 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
     return history
 
 
-def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass = ONE_VIEW, adapter: str = "") -> dict[str, float]:
-    """Largest difference of weights and moments after any step; with an adapter only what it trains."""
-    launch = launches.discover()
+class WithoutClipping(GradientMechanism):
+    """Mutants: the comparison has to notice each."""
+
+    def add(self, total: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        for tensor, gradient in zip(total, gradients, strict=True):
+            tensor += gradient
+
+
+class WithoutNoise(GradientMechanism):
+    def finish(self, total: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor * self._world_size / self._divisor for tensor in total]
+
+
+class WithoutTheNoiseOfOneRank(WithoutNoise):
+    def finish(self, total: Sequence[Tensor]) -> list[Tensor]:
+        return super().finish(total) if self._rank == self._world_size - 1 else GradientMechanism.finish(self, total)
+
+
+class DividedByTheNumberDrawn(GradientMechanism):
+    def finish(self, total: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor * self._divisor / max(BATCHES[self._step - 1], 1) for tensor in super().finish(total)]
+
+
+MUTANTS = (WithoutClipping, WithoutNoise, WithoutTheNoiseOfOneRank, DividedByTheNumberDrawn)
+
+
+def made(own: str) -> nn.Module:
+    """The network of this file, or one of volgen's, with no weights that are zero at first: nothing would reach what is before them."""
     torch.manual_seed(0)
-    module, mechanism = Network(), Mechanism(0.5, noise, clip)
+    if not own:
+        return Network()
+    module = OWN[own].build(inputs=1)
+    for weight in module.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return module
+
+
+def compare(
+    stage: int,
+    precision: str,
+    noise: float,
+    clip: float,
+    at_once: Pass = ONE_VIEW,
+    adapter: str = "",
+    own: str = "",
+    kind: type[GradientMechanism] = GradientMechanism,
+) -> dict[str, float]:
+    """Largest difference of weights and moments, and of moments alone, after any step; with an adapter only what it trains."""
+    launch = launches.discover()
+    module, mechanism = made(own), Mechanism(0.5, noise, clip)
     if adapter == "bias":
         bias.Config().attach(module)
     if adapter == "attention":
@@ -109,8 +165,8 @@ def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass
     each = PerSample(module) if at_once.patients > 1 else None
     config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
     engine = PrivateEngine(module, config, betas=(0.9, 0.99), at_once=at_once, per_sample=each)
-    sanitiser = GradientMechanism(mechanism, DIVISOR, Secret(KEY), launch.rank, launch.world_size)
-    worst = 0.0
+    sanitiser = kind(mechanism, DIVISOR, Secret(KEY), launch.rank, launch.world_size)
+    worst = {"weights": 0.0, "moments": 0.0}
     for step, people in enumerate(BATCHES, 1):
         sanitiser.draw(1)
         mine = list(range(people))[launch.rank :: launch.world_size]
@@ -124,10 +180,13 @@ def compare(stage: int, precision: str, noise: float, clip: float, at_once: Pass
         engine.give(sanitiser.finish(total))
         engine.step(RATE)
         state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
-        worst = max(worst, *(float((state[name] - w).abs().max()) for name, w in history[step - 1].items()))
+        for name, w in history[step - 1].items():
+            apart = float((state[name] - w).abs().max())
+            for kind in ("weights", "moments") if name.startswith("moment of ") else ("weights",):
+                worst[kind] = max(worst[kind], apart) if math.isfinite(apart) else math.inf
     moved = sum(not torch.equal(state[name], w) for name, w in frozen.items())
     engine.destroy()
-    return {"weights": worst, "frozen": float(len(frozen)), "frozen_moved": float(moved)}
+    return {**worst, "frozen": float(len(frozen)), "frozen_moved": float(moved)}
 
 
 def contributions(engine: PrivateEngine, step: int, people: list[int]) -> Iterator[list[Tensor]]:
@@ -181,6 +240,14 @@ def main() -> None:
             if stage in (0, 2):
                 at_once = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter, at_once=PATIENTS)
                 found[f"{stage} {adapter} patients"] = at_once
+        for own in OWN:
+            found[f"{stage} {own}"] = compare(stage, "fp32", noise=0.7, clip=0.3, own=own)
+            if stage >= 2:
+                found[f"{stage} {own} bf16"] = compare(stage, "bf16", noise=0.7, clip=0.3, own=own)
+            if stage in (0, 2) and own.endswith("3d"):  # slices of one volume are several samples to a 2D layer
+                found[f"{stage} {own} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, own=own, at_once=PATIENTS)
+        for mutant in MUTANTS if stage in (0, 3) else ():
+            found[f"{stage} {mutant.__name__}"] = compare(stage, "fp32", noise=0.7, clip=0.3, kind=mutant)
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:
         print("FOUND" + json.dumps(found), flush=True)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config
 from volgen.models.haar import low_pass
+from volgen.models.networks._thin import fp32, wrong_in_bf16
 
 FREQUENCIES = 16
 _CONVOLUTION: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
@@ -120,7 +121,10 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, ...] -> [B, out, ...]."""
-        return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
+        wrong = wrong_in_bf16(x)
+        with fp32(wrong):
+            x = x.float() if wrong else x
+            return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
 
     def plain(self) -> nn.Module:
         """Torch's layer that computes the same, without its weights: for whoever knows torch's layers alone (gradients of each sample)."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import Shape3
+from volgen.models.networks._thin import fp32, wrong_in_bf16
 
 EMBEDDING_SCALE = 100.0
 """MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
@@ -62,7 +63,7 @@ class _UNet(nn.Module):
         # Imported here: it takes seconds, and every command reads this file's Config.
         from monai.networks.nets import DiffusionModelUNet
 
-        self.checkpointing = checkpointing
+        self.checkpointing, self.levels = checkpointing, len(config.channels)
         self.net = DiffusionModelUNet(
             spatial_dims=3, in_channels=inputs, out_channels=1, num_res_blocks=config.residual_blocks, channels=config.channels,
             attention_levels=config.attention, norm_num_groups=config.norm_groups, num_head_channels=config.head_channels,
@@ -71,6 +72,7 @@ class _UNet(nn.Module):
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
         timesteps = noise_B * EMBEDDING_SCALE
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.net, x_BCXYZ, timesteps, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.net(x_BCXYZ, timesteps)  # type: ignore[no-any-return]
+        with fp32(wrong_in_bf16(x_BCXYZ, [x_BCXYZ.shape[2] >> level for level in range(self.levels)])):
+            if self.checkpointing and torch.is_grad_enabled():
+                return checkpoint(self.net, x_BCXYZ, timesteps, use_reentrant=False)  # type: ignore[no-any-return]
+            return self.net(x_BCXYZ, timesteps)  # type: ignore[no-any-return]
