@@ -1,6 +1,6 @@
 """The audit on real brains: it finds a model made to memorise, does not accuse a private one, and catches noise that was left out.
 
-14 mm, 12 x 16 x 12 voxels: about a minute of one core for each.
+14 mm, 12 x 16 x 12 voxels: one to five minutes of one core for each.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ def test_a_model_made_to_memorise_eight_people_is_found(store: Path, tmp_path: P
     assert found["claim"]["epsilon"] is None and not found["refuted"]
     statement = (tmp_path / "audit" / "statement.html").read_text()
     assert "There is no privacy guarantee." in statement and "who was trained on can be told" in statement
+
+
+def test_copies_that_a_model_draws_of_eight_people_are_found(store: Path, tmp_path: Path) -> None:
+    """A network with room for eight heads, at all noise levels: its volumes are them."""
+    sections = {
+        "schedule": {"kind": "log_snr", "points": 16, "sigma_min": 0.05, "sigma_max": 20.0}, "sampler": {"kind": "dpmpp_2m"},
+        "network": {"kind": "wavelet_unet3d", "channels": [48, 96], "norm_groups": 4},
+    }  # fmt: skip
+    code, found = audited(train(recipe(store, "copies", 1500, 16, **sections)), store, tmp_path / "audit")
+    assert code == 1 and found["membership"]["leaks"]
+    nearest = found["nearest"]
+    assert nearest["leaks"] and nearest["copies"] > 3
+    assert nearest["nearest_is_member"] == 24 and nearest["drawn_to_members"] < 0.3 * nearest["members_to_members"]
+    assert "copies:" in (tmp_path / "audit" / "statement.html").read_text()
 
 
 def test_a_private_model_of_the_same_people_is_not_accused(store: Path, tmp_path: Path) -> None:
