@@ -182,8 +182,8 @@ def compare(
         state = engine.full_state() | {f"moment of {name}": moment for name, moment in engine.read("exp_avg")}
         for name, w in history[step - 1].items():
             apart = float((state[name] - w).abs().max())
-            for kind in ("weights", "moments") if name.startswith("moment of ") else ("weights",):
-                worst[kind] = max(worst[kind], apart) if math.isfinite(apart) else math.inf
+            for what in ("weights", "moments") if name.startswith("moment of ") else ("weights",):
+                worst[what] = max(worst[what], apart) if math.isfinite(apart) else math.inf
     moved = sum(not torch.equal(state[name], w) for name, w in frozen.items())
     engine.destroy()
     return {**worst, "frozen": float(len(frozen)), "frozen_moved": float(moved)}
@@ -248,6 +248,7 @@ def main() -> None:
                 found[f"{stage} {own} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, own=own, at_once=PATIENTS)
         for mutant in MUTANTS if stage in (0, 3) else ():
             found[f"{stage} {mutant.__name__}"] = compare(stage, "fp32", noise=0.7, clip=0.3, kind=mutant)
+            found[f"{stage} {mutant.__name__} slices"] = compare(stage, "bf16", noise=0.7, clip=0.3, own="slice_unet2d", kind=mutant)
         found[f"{stage} noise"] = spread(stage)
     if launch.rank == 0:
         print("FOUND" + json.dumps(found), flush=True)

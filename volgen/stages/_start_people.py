@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ COHORTS = "public_cohorts"
 """In a manifest: fingerprints and stores of all cohorts that a run has seen by way of the runs it began from."""
 ASSUMED = "assumed to be in one cohort only; "
 APART = "no patient id is in both"
+APART_WHERE_COMPARED = "no patient id is in both where they were compared"
 NAMESAKES = "some patient ids are in both, and were said to be of different people"
 NOT_COMPARED = "patient ids were not compared: the public store is not at hand, or has changed since"
-NOT_ALL_COMPARED = (
-    "patient ids were not compared with every cohort that the public run knows by way of its own start: not all of these stores are at hand"
-)
+NOT_ALL_COMPARED = "patient ids were not compared with every cohort that led to the public run: not all of these stores are at hand"
 STRANGERS = "cohorts that share nobody"
 
 
@@ -67,13 +66,14 @@ def cohorts(run: Path, inputs: Mapping[str, Any]) -> list[Cohort]:
     return found
 
 
-def compare(recipe: Recipe, known: Sequence[Cohort], store: Store) -> str:
-    """What is known of people who are in both, for the ledger, without naming anybody.
+def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, manifest: str) -> tuple[str, list[Cohort]]:
+    """What is known of people who are in both, for the ledger, without naming anybody; and the cohorts with the places they were found at.
 
     Args:
         recipe: of the run that begins.
         known: cohorts that the public run has seen, its own first.
         store: the cohort that the run trains on.
+        manifest: SHA-256 of the public run's.
 
     Raises:
         UserError: one of them is this cohort, or has scans or ids of it; or, for a private run, nobody can tell.
@@ -83,21 +83,30 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store) -> str:
         if cohort.fingerprint == store.fingerprint:
             found = f"was trained on this very cohort{cohort.way}"
             raise UserError(where, found, "a run of other people", "its budget would have to be added")
-    said = [_compare(where, recipe, cohort, store) for cohort in known]
-    if said[0] != NOT_COMPARED:
-        said = [NOT_ALL_COMPARED if one == NOT_COMPARED else one for one in said]
-    return ASSUMED + "; ".join(dict.fromkeys(said))
+    begun = Ledger.exists(recipe.directory)
+    if begun and Ledger(recipe.directory).assumed.get("public", {}).get("manifest") != manifest:
+        found = f"is not the run that {recipe.directory} began from"
+        raise UserError(where, found, "the same one", "give the new run another `name`")
+    said, places = set(), []
+    for cohort in known:
+        one, place = _compare(where, recipe, cohort, store, begun)
+        said.add(one)
+        places.append(replace(cohort, store=place))
+    if len(said) == 1:
+        return ASSUMED + said.pop(), places
+    parts = [NAMESAKES if NAMESAKES in said else APART_WHERE_COMPARED, *([NOT_ALL_COMPARED] if NOT_COMPARED in said else [])]
+    return ASSUMED + "; ".join(parts), places
 
 
-def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store) -> str:
-    public, why = _open(cohort, recipe.start.stores)
+def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bool) -> tuple[str, str | None]:
+    public, reasons = _open(cohort, recipe.start.stores)
     if public is None:
         # What was said when a run began stands in its ledger: it can be continued where the store is gone.
-        if recipe.privacy.private and not recipe.start.not_compared and not Ledger.exists(recipe.directory):
-            found = f"cannot be compared with this cohort{cohort.way}: {why}"
+        if recipe.privacy.private and not recipe.start.not_compared and not begun:
+            found = f"cannot be compared with this cohort{cohort.way}: {'; '.join(reasons)}"
             do = "put it back, or name its place in start.stores; or, if you know that nobody is in both, set start.not_compared true"
             raise UserError(where, found, "the store that it was trained on", do)
-        return NOT_COMPARED
+        return NOT_COMPARED, cohort.store
     mine = store.split("train")
     if {record.checksum for record in public.records} & {record.checksum for record in mine}:
         found = f"has scans in its cohort{cohort.way} that this cohort's training split has too"
@@ -107,20 +116,20 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store) -> str:
             found = f"has patient ids in its cohort{cohort.way} that this cohort's training split has too"
             do = "leave these people out of one; if ids such as sub-01 only happen to be equal, say so with start.shared_ids true"
             raise UserError(where, found, STRANGERS, do)
-        return NAMESAKES
-    return APART
+        return NAMESAKES, str(public.path)
+    return APART, str(public.path)
 
 
-def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, str]:
+def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str]]:
     """The store with a cohort's fingerprint, or None and why there is none."""
-    why = "where its store is was not written down" if cohort.store is None else ""
+    reasons = ["where its store is was not written down"] if cohort.store is None else []
     for place in [*([] if cohort.store is None else [cohort.store]), *others]:
         try:
             store = Store.open(place)
-        except UserError as error:
-            why = why or f"its store, {place}, is not at hand ({error.found})"
+        except (UserError, OSError) as error:
+            reasons.append(f"its store, {place}, is not at hand ({error.found if isinstance(error, UserError) else error.strerror})")
             continue
         if store.fingerprint == cohort.fingerprint:
-            return store, ""
-        why = why or f"its store, {place}, has changed since"
-    return None, why
+            return store, []
+        reasons.append(f"its store, {place}, has changed since" if place == cohort.store else f"{place} is another cohort")
+    return None, reasons

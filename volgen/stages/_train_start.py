@@ -113,10 +113,10 @@ class _Public:
         with torch.device("meta"):
             adapt(recipe, recipe.build_network(), "check")
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
-        known = _start_people.cohorts(directory, manifest["inputs"])
-        people = _start_people.compare(recipe, known, store)
+        digest = sha256(directory / MANIFEST)
+        people, known = _start_people.compare(recipe, _start_people.cohorts(directory, manifest["inputs"]), store, digest)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
-        public: Facts = {"run": run.recipe.name, "manifest": sha256(directory / MANIFEST), "fingerprint": run.fingerprint}
+        public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         self.inputs = {"public": public, _start_people.COHORTS: [cohort.recorded() for cohort in known]}
         self.assumed = {
             "public": {

@@ -220,8 +220,8 @@ def test_a_private_run_is_refused_where_people_cannot_be_compared(
     assert "no patient id is in both" in people_of(
         train(recipe(patients, tmp_path / "found", elsewhere, privacy=DP, start={"stores": [str(patients), str(blob_store)]}))
     )
-    with pytest.raises(UserError, match="cannot be compared"):
-        train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"stores": [str(patients)]}))
+    with pytest.raises(UserError, match=r"is another cohort; its store, x+, is not at hand"):
+        train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"stores": [str(patients), "x" * 300]}))
     run = train(recipe(patients, tmp_path, elsewhere, privacy=DP, start={"not_compared": True}))
     assert "were not compared" in people_of(run)
 
@@ -234,6 +234,15 @@ def test_a_private_run_goes_on_where_the_public_store_is_gone(
         train(asked)
     blob_store.rename(blob_store.with_name("away"))
     try:
+        # Not from another run, whose cohort nobody compares now: the manifest that would tell is not there yet after an early crash.
+        shutil.copytree(public, tmp_path / "other")
+        with (tmp_path / "other" / "manifest.json").open("a") as file:
+            file.write("\n")
+        manifest = asked.directory / "manifest.json"
+        manifest.rename(tmp_path / "manifest")
+        with pytest.raises(UserError, match="is not the run that"):
+            train(recipe(patients, tmp_path, tmp_path / "other", privacy=DP))
+        (tmp_path / "manifest").rename(manifest)
         run = train(asked)
     finally:
         blob_store.with_name("away").rename(blob_store)
@@ -255,7 +264,7 @@ def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
         with pytest.raises(UserError, match="cannot be compared with this cohort, by way of its own start"):
             train(recipe(some, tmp_path, between, privacy=DP))
         known = people_of(train(recipe(some, tmp_path / "known", between, privacy=DP, start={"not_compared": True})))
-        assert "no patient id is in both" in known and "not compared with every cohort" in known
+        assert "no patient id is in both where they were compared" in known and "not compared with every cohort" in known
     finally:
         blob_store.with_name("away").rename(blob_store)
     # A scan of the public cohort under another name.

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config
 from volgen.models.haar import low_pass
-from volgen.models.networks._thin import fp32, wrong_in_bf16
+from volgen.models.networks._thin import wrong_in_bf16
 
 FREQUENCIES = 16
 _CONVOLUTION: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
@@ -121,10 +121,14 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, ...] -> [B, out, ...]."""
-        wrong = wrong_in_bf16(x)
-        with fp32(wrong):
-            x = x.float() if wrong else x
-            return _CONVOLUTION[self.dims](x, self.weight.view(self.shape), self.bias, self.stride, self.shape[-1] // 2)
+        weight, bias = self.weight.view(self.shape), self.bias
+        if wrong_in_bf16(x, self.stride):
+            with torch.autocast("cpu", enabled=False):
+                return self._apply_to(x.float(), weight.float(), None if bias is None else bias.float())
+        return self._apply_to(x, weight, bias)
+
+    def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _CONVOLUTION[self.dims](x, weight, bias, self.stride, self.shape[-1] // 2)
 
     def plain(self) -> nn.Module:
         """Torch's layer that computes the same, without its weights: for whoever knows torch's layers alone (gradients of each sample)."""

@@ -1,10 +1,6 @@
-"""Volumes too thin for bf16 on a CPU."""
+"""Volumes and slices too thin for bf16 on a CPU."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,18 +9,14 @@ THIN = 2
 """Voxels along X."""
 
 
-def wrong_in_bf16(x_BCXYZ: Tensor, edges: Sequence[int] | None = None) -> bool:
-    """Whether a convolution of this, or of volumes with these edges along X, would have a wrong gradient here.
+def wrong_in_bf16(x: Tensor, stride: int = 1) -> bool:
+    """Whether the gradient of a 3^3 or 3^2 convolution of this would be wrong here, because of autocast to bf16 on a CPU.
 
-    oneDNN (torch 2.13, processors with AVX512-BF16) leaves parts of the gradient of a 3^3 convolution's weight unset where a bf16
-    volume has two voxels along its first axis and 16 channels: what was in memory before is taken for it. Other sizes are right, and
-    so is fp32.
+    oneDNN (torch 2.13, processors with AVX512-BF16) leaves parts of the weight's gradient unset, so that what was in memory before is taken
+    for it, or writes out of bounds: with stride 1 where a volume has two voxels along its first axis, with stride 2 where any edge is
+    one voxel. Other sizes were found to be right (edges up to 33, 1 to 96 channels), and so is fp32, which costs nothing at such sizes.
     """
-    if not (x_BCXYZ.is_cpu and x_BCXYZ.dim() == 5 and torch.is_autocast_enabled("cpu")):
+    if not (x.is_cpu and torch.is_autocast_enabled("cpu")):
         return False
-    return THIN in (x_BCXYZ.shape[2:3] if edges is None else edges)
-
-
-def fp32(wrong: bool) -> AbstractContextManager[Any]:
-    """No autocast inside, if bf16 would be wrong. Volumes so thin cost nothing."""
-    return torch.autocast("cpu", enabled=False) if wrong else nullcontext()
+    edges = x.shape[2:]
+    return (len(edges) == 3 and edges[0] == THIN) or (stride > 1 and 1 in edges)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import Shape3
-from volgen.models.networks._thin import fp32, wrong_in_bf16
+from volgen.models.networks._thin import wrong_in_bf16
 
 EMBEDDING_SCALE = 100.0
 """MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
@@ -72,7 +72,13 @@ class _UNet(nn.Module):
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
         timesteps = noise_B * EMBEDDING_SCALE
-        with fp32(wrong_in_bf16(x_BCXYZ, [x_BCXYZ.shape[2] >> level for level in range(self.levels)])):
-            if self.checkpointing and torch.is_grad_enabled():
-                return checkpoint(self.net, x_BCXYZ, timesteps, use_reentrant=False)  # type: ignore[no-any-return]
-            return self.net(x_BCXYZ, timesteps)  # type: ignore[no-any-return]
+        # Only gradients are wrong, and without them weights may be bf16, which fp32 volumes do not go with.
+        if torch.is_grad_enabled() and any(wrong_in_bf16(x_BCXYZ[:, :, :: 2**level, :1, :1]) for level in range(self.levels)):
+            with torch.autocast("cpu", enabled=False):
+                return self._run(x_BCXYZ.float(), timesteps.float())
+        return self._run(x_BCXYZ, timesteps)
+
+    def _run(self, x_BCXYZ: Tensor, timesteps_B: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.net, x_BCXYZ, timesteps_B, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.net(x_BCXYZ, timesteps_B)  # type: ignore[no-any-return]
