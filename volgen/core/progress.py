@@ -13,7 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
-console = Console(stderr=True, highlight=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever listened, such as an ssh session, has gone: no reason to end a run (as rich does), least of all before it has saved.
+
+        What follows goes nowhere, and so does what is in the buffer, at which Python would fail once more when the process ends.
+        """
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
+
+
+console = _Console(stderr=True, highlight=False)
 _shared = False
 
 
@@ -79,8 +93,6 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
 def say(message: str) -> None:
     """One line for the user on standard error; rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
-        # Whoever listened, such as an ssh session, may have gone: no reason to end (as rich does) a training run, least of all
-        # one that is about to save.
-        with suppress(BrokenPipeError, SystemExit):
+        with suppress(BrokenPipeError):
             console.print(message, markup=False, soft_wrap=True)
             sys.stderr.flush()

@@ -14,9 +14,10 @@ def wrong_in_bf16(x: Tensor, stride: int = 1) -> bool:
 
     oneDNN (torch 2.13, processors with AVX512-BF16) leaves parts of the weight's gradient unset, so that what was in memory before is taken
     for it, or writes out of bounds: with stride 1 where a volume has two voxels along its first axis, with stride 2 where any edge is
-    one voxel. Other sizes were found to be right (edges up to 33, 1 to 96 channels), and so is fp32, which costs nothing at such sizes.
+    one voxel. Other sizes were found to be right (edges up to 33, 1 to 96 channels), and so are fp32, which costs nothing here, and
+    what is computed without gradients.
     """
-    if not (x.is_cpu and torch.is_autocast_enabled("cpu")):
+    if not (torch.is_grad_enabled() and x.is_cpu and torch.is_autocast_enabled("cpu")):
         return False
     edges = x.shape[2:]
     return (len(edges) == 3 and edges[0] == THIN) or (stride > 1 and 1 in edges)

@@ -72,8 +72,7 @@ class _UNet(nn.Module):
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
         timesteps = noise_B * EMBEDDING_SCALE
-        # Only gradients are wrong, and without them weights may be bf16, which fp32 volumes do not go with.
-        if torch.is_grad_enabled() and any(wrong_in_bf16(x_BCXYZ[:, :, :: 2**level, :1, :1]) for level in range(self.levels)):
+        if any(wrong_in_bf16(x_BCXYZ[:, :, :: 2**level, :1, :1]) for level in range(self.levels)):
             with torch.autocast("cpu", enabled=False):
                 return self._run(x_BCXYZ.float(), timesteps.float())
         return self._run(x_BCXYZ, timesteps)
