@@ -203,11 +203,14 @@ def test_gradients_of_volumes_that_are_thin_inside_are_right_in_bf16(case: str) 
 @pytest.mark.parametrize("case", THIN)
 def test_volumes_that_are_thin_inside_can_be_drawn_with_weights_in_bf16(case: str) -> None:
     module, x = thin(case)
-    with torch.no_grad():
-        right = module(x, torch.zeros(1))
-        for parameter in module.parameters():  # as a bank of a run that was trained in bf16 holds them
-            if parameter.dim() > 1:
-                parameter.data = parameter.data.bfloat16()
-        with torch.autocast("cpu", torch.bfloat16):
+    right = module(x, torch.zeros(1)).detach()
+    for parameter in module.parameters():  # as a bank of a run that was trained in bf16 holds them
+        parameter.requires_grad_(False)
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.bfloat16()
+    for guided in (False, True):  # a gradient of the volume, none of the weights
+        x = x.clone().requires_grad_(guided)
+        with torch.set_grad_enabled(guided), torch.autocast("cpu", torch.bfloat16):
             y = module(x, torch.zeros(1)).float()
-    assert (y - right).norm() < 0.05 * right.norm()
+        assert (y - right).norm() < 0.05 * right.norm()
+        assert not guided or torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()

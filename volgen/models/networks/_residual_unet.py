@@ -124,7 +124,7 @@ class Conv(nn.Module):
         weight, bias = self.weight.view(self.shape), self.bias
         if wrong_in_bf16(x, self.stride):
             with torch.autocast("cpu", enabled=False):
-                return self._apply_to(x.float(), weight, bias)  # weights that have a gradient are fp32
+                return self._apply_to(x.float(), weight.float(), None if bias is None else bias.float())
         return self._apply_to(x, weight, bias)
 
     def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
