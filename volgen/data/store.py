@@ -191,9 +191,8 @@ class Store:
         return array
 
     def _new(self, record: SubjectRecord, source_ZYX: Any) -> NDArray[Any]:
-        np.empty(
-            source_ZYX.shape, record.dtype
-        )  # for `ulimit -v`: numpy says by MemoryError that there is no room, tensorstore would end the process
+        # Is there room under a `ulimit -v`? numpy says no by MemoryError, tensorstore would end the process.
+        np.empty(source_ZYX.shape, record.dtype)
         try:  # threads copy side by side into tensorstore's own array, but not into one that it is given
             codes_ZYX: NDArray[Any] = source_ZYX.read().result()
         except Exception as error:

@@ -122,7 +122,7 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, ...] -> [B, out, ...]."""
         weight, bias = self.weight.view(self.shape), self.bias
-        if wrong_in_bf16(x, self.stride):
+        if wrong_in_bf16(x, x.shape[2:], self.stride):
             with torch.autocast("cpu", enabled=False):
                 return self._apply_to(x.float(), weight.float(), None if bias is None else bias.float())
         return self._apply_to(x, weight, bias)

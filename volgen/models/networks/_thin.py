@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,8 @@ THIN = 2
 """Voxels along X."""
 
 
-def wrong_in_bf16(x: Tensor, stride: int = 1) -> bool:
-    """Whether the gradient of a 3^3 or 3^2 convolution of this would be wrong here, because of autocast to bf16 on a CPU.
+def wrong_in_bf16(x: Tensor, edges: Sequence[int], stride: int = 1) -> bool:
+    """Whether the gradient of a 3^3 or 3^2 convolution of ``edges`` voxels would be wrong where ``x`` is: under autocast to bf16 on a CPU.
 
     oneDNN (torch 2.13, processors with AVX512-BF16) leaves parts of the weight's gradient unset, so that what was in memory before is taken
     for it, or writes out of bounds: with stride 1 where a volume has two voxels along its first axis, with stride 2 where any edge is
@@ -19,5 +21,4 @@ def wrong_in_bf16(x: Tensor, stride: int = 1) -> bool:
     """
     if not (torch.is_grad_enabled() and x.is_cpu and torch.is_autocast_enabled("cpu")):
         return False
-    edges = x.shape[2:]
     return (len(edges) == 3 and edges[0] == THIN) or (stride > 1 and 1 in edges)

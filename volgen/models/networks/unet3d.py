@@ -72,7 +72,7 @@ class _UNet(nn.Module):
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
         timesteps = noise_B * EMBEDDING_SCALE
-        wrong = any(wrong_in_bf16(x_BCXYZ[:, :, :: 2**level, :1, :1]) for level in range(self.levels))
+        wrong = any(wrong_in_bf16(x_BCXYZ, [edge >> level for edge in x_BCXYZ.shape[2:]]) for level in range(self.levels))
         if wrong and all(parameter.dtype == torch.float32 for parameter in self.net.parameters()):  # bf16 weights are not trained
             with torch.autocast("cpu", enabled=False):
                 return self._run(x_BCXYZ.float(), timesteps.float())
