@@ -39,7 +39,7 @@ class Arm:
 
     Attributes:
         name: of its rows.
-        edge: voxels along each axis of the one volume in a step.
+        edge: voxels along each axis of a volume.
         network: section of a configuration.
         preconditioner: kind of preconditioner.
         loop: "volgen" is DeepSpeed's engine as `volgen train` uses it; "bare" is the same step written with plain PyTorch.
@@ -49,6 +49,8 @@ class Arm:
         compiled: whether the network goes through ``torch.compile``.
         fused: whether the bare loop's AdamW is the fused one.
         muon: whether matrices are updated by Muon (volgen's loop only).
+        batch: volumes in a step.
+        passes: through the network that they share (gradient accumulation, volgen's loop only).
     """
 
     name: str
@@ -62,6 +64,8 @@ class Arm:
     compiled: bool = False
     fused: bool = False
     muon: bool = False
+    batch: int = 1
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _train(arm: Arm, steps: int) -> Figures:
     for number in range(1 + steps):
         _wait(device)
         began, spent = time.perf_counter(), time.process_time()
-        x = torch.rand(1, 1, *recipe.data.shape, device=device)
+        x = torch.rand(arm.batch // arm.passes, 1, *recipe.data.shape, device=device)
         step(partial(_loss, preconditioner=preconditioner, x_BCXYZ=x))
         _wait(device)
         if number:
@@ -155,8 +159,8 @@ def _innermost(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _loss(network: Network, preconditioner: Preconditioner, x_BCXYZ: Tensor) -> Tensor:
-    held = preconditioner.held_out([0])
-    sigma_B = torch.ones(1, device=x_BCXYZ.device)
+    held = preconditioner.held_out([0] * len(x_BCXYZ))
+    sigma_B = torch.ones(len(x_BCXYZ), device=x_BCXYZ.device)
     return denoising_loss(PreconditionedDenoiser(network, held), held.weight, x_BCXYZ, torch.randn_like(x_BCXYZ), sigma_B).mean()
 
 
@@ -168,7 +172,8 @@ def _with_engine(recipe: Recipe, arm: Arm, network: nn.Module) -> Step:
     ema = EMA(recipe.ema, engine.masters())
 
     def step(loss: Callable[[Network], Tensor]) -> None:
-        engine.backward(loss(engine))
+        for _ in range(engine.accumulation):
+            engine.backward(loss(engine))
         engine.step(1e-6)
         ema.update(engine.masters())
 
@@ -196,9 +201,9 @@ def _recipe(arm: Arm) -> Recipe:
     if arm.preconditioner == "gaussian":
         preconditioner |= {"levels": 3, "rank": 16, "rank_level": 2, "folds": 2}
     content = {
-        "name": "bench", "data": {"store": "none", "shape": [arm.edge] * 3, "batch_size": 1},
+        "name": "bench", "data": {"store": "none", "shape": [arm.edge] * 3, "batch_size": arm.batch},
         "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 8},
-        "network": dict(arm.network), "preconditioner": preconditioner, "engine": {"precision": arm.precision},
+        "network": dict(arm.network), "preconditioner": preconditioner, "engine": {"precision": arm.precision, "accumulation": arm.passes},
         "optimiser": {"gradient_clip": 0.0},
     }  # fmt: skip
     return validate(Recipe, content, arm.name)

@@ -1,7 +1,7 @@
 """A training step from 64^3 to 256^3: seconds and peak memory of the wavelet denoiser, its settings, and MONAI's U-Net beside it.
 
-Every arm trains one volume a step in a process of its own, under a limit of memory: to run out of it is a figure too. The arms take turns,
-round after round, and the best step of all rounds counts. "bare" is the same step in plain PyTorch, without DeepSpeed: what volgen's engine
+Every arm trains one volume a step (unless its name has another number) in a process of its own, under a limit of memory: to run out of it is
+a figure too. The arms take turns, round after round, and the best step of all rounds counts. "bare" is the same step in plain PyTorch, without DeepSpeed: what volgen's engine
 adds is the ratio to it. The table in docs/performance.md comes from here: ``volgen bench train --out FILE.json``.
 """
 
@@ -25,6 +25,9 @@ MONAI: dict[str, Any] = {
     "residual_blocks": 2, "head_channels": 8, "norm_groups": 32,
 }  # fmt: skip
 """MONAI's ``DiffusionModelUNet`` at its defaults, but for widths that make 97 million parameters."""
+
+BATCH = 4
+"""Volumes in a step of the arms that compare one pass with several."""
 
 
 class Config(BaseConfig):
@@ -79,6 +82,9 @@ def _arms(config: Config) -> Iterator[tuple[Arm, str]]:
         yield Arm(f"settings {config.edge}^3 channels last", config.edge, wavelet, channels_last=True), name
         yield Arm(f"settings {config.edge}^3 Muon", config.edge, wavelet, muon=True), name
         yield Arm(f"settings {config.edge}^3 two Haar levels", config.edge, wavelet | {"haar_levels": 2}), name
+        together = f"settings {config.edge}^3 {BATCH} volumes at once"
+        yield Arm(together, config.edge, wavelet, batch=BATCH), together
+        yield Arm(f"settings {config.edge}^3 {BATCH} volumes in {BATCH} passes", config.edge, wavelet, batch=BATCH, passes=BATCH), together
         yield Arm(f"settings {config.edge}^3 compiled", config.edge, wavelet, checkpointing=False, compiled=True), name
     if "loop" in config.what:
         name = f"loop {config.edge}^3 bare PyTorch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ EXPECTED = "a store made by `volgen ingest`"
 ARRAY, SHARD = "0/zarr.json", "0/c/0/0/0"
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
+COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, os.cpu_count() or 1))]
+"""One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
+are given one after the other."""
 
 
 class Place(Protocol):
@@ -25,9 +29,11 @@ class Place(Protocol):
 
     Attributes:
         most: arrays that may be open at once, or None for any number.
+        copiers: how often a scan may be opened, so that as many threads copy what they decode.
     """
 
     most: int | None
+    copiers: int
 
     def manifest(self) -> dict[str, Any]:
         """Content of the manifest.
@@ -37,8 +43,13 @@ class Place(Protocol):
         """
         ...
 
-    def array(self, name: str) -> Any:
-        """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
+    def array(self, name: str, copier: int | None = None) -> Any:
+        """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros.
+
+        Args:
+            name: of the scan.
+            copier: opens it for one of the threads that copy; None: for all of tensorstore's.
+        """
         ...
 
     def lacks(self, name: str) -> bool:
@@ -50,6 +61,7 @@ class Local:
     """A folder."""
 
     most: int | None = None
+    copiers: int = len(COPIERS)
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,9 +80,9 @@ class Local:
         content: dict[str, Any] = read_json(self.path / NAME, EXPECTED)
         return content
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str, copier: int | None = None) -> Any:
         """The codes of a scan: chunks are read from the file as they are asked for."""
-        return open_array(self.path / name)
+        return open_array(self.path / name, None if copier is None else COPIERS[copier])
 
     def lacks(self, name: str) -> bool:
         """Whether the data of a scan is not there at all."""
@@ -89,6 +101,7 @@ class Remote:
     """
 
     most: int | None = 64
+    copiers: int = 0  # to open is to fetch
 
     def __init__(self, url: str) -> None:
         self._name = url
@@ -115,7 +128,7 @@ class Remote:
             raise UserError(str(self), f"its {NAME} cannot be read ({' '.join(str(error).split())[:200]})", EXPECTED) from None
         return content if isinstance(content, dict) else {}
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str, copier: int | None = None) -> Any:
         """The codes of a scan, fetched.
 
         Raises:
@@ -148,7 +161,8 @@ def place(at: Path | str) -> Place:
     return Remote(at) if isinstance(at, str) and "://" in at else Local(Path(at))
 
 
-def open_array(group: Path) -> Any:
+def open_array(group: Path, context: ts.Context | None = None) -> Any:
     """The codes of a group on disk as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
     kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
-    return ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True, open=True).result()
+    spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
+    return ts.open(spec, read=True, open=True, context=context).result()

@@ -47,7 +47,7 @@ class Store:
         self.path = place(path) if isinstance(path, Path | str) else path
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
-        self._arrays: OrderedDict[str, Any] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, int | None], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -103,11 +103,7 @@ class Store:
             raise ValueError(f"buffer is {out.dtype}{list(out.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
         if not out.flags.writeable:
             raise ValueError(f"the buffer for {record.id} is read-only")
-        array = self._array(record)
-        try:
-            ts.array(out.T).write(array).result()
-        except Exception as error:
-            raise self._damaged(record, error) from None
+        self._fill(record, out)
         return out
 
     def buffer(self, record: SubjectRecord) -> NDArray[Any]:
@@ -167,21 +163,22 @@ class Store:
         if checksum(self.read_codes(record).T) != record.checksum:
             raise UserError(self._where(record), "its voxels are not those that were ingested", "the manifest's checksum", AGAIN)
 
-    def _array(self, record: SubjectRecord) -> Any:
+    def _array(self, record: SubjectRecord, copier: int | None = None) -> Any:
+        key = record.id, copier
         with self._lock:
-            if record.id in self._arrays:
-                self._arrays.move_to_end(record.id)
-                return self._arrays[record.id]
-        array = self._open(record)  # outside the lock: it may be fetched from far away
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        array = self._open(record, copier)  # outside the lock: it may be fetched from far away
         with self._lock:
-            self._arrays[record.id] = array
+            self._arrays[key] = array
             while self.path.most is not None and len(self._arrays) > self.path.most:
                 self._arrays.popitem(last=False)
         return array
 
-    def _open(self, record: SubjectRecord) -> Any:
+    def _open(self, record: SubjectRecord, copier: int | None) -> Any:
         try:
-            array = self.path.array(record.id)
+            array = self.path.array(record.id, copier)
         except UserError:
             raise
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
@@ -193,11 +190,21 @@ class Store:
     def _new(self, record: SubjectRecord, source_ZYX: Any) -> NDArray[Any]:
         # Is there room under a `ulimit -v`? numpy says no by MemoryError, tensorstore would end the process.
         np.empty(source_ZYX.shape, record.dtype)
-        try:  # threads copy side by side into tensorstore's own array, but not into one that it is given
+        try:  # quicker than into memory of numpy's
             codes_ZYX: NDArray[Any] = source_ZYX.read().result()
         except Exception as error:
             raise self._damaged(record, error) from None
         return codes_ZYX.T
+
+    def _fill(self, record: SubjectRecord, out: NDArray[Any]) -> None:
+        copiers: Sequence[int | None] = range(self.path.copiers) or [None]
+        first = self._array(record, copiers[0])
+        parts = _parts(record.shape[2], first.chunk_layout.read_chunk.shape[0], len(copiers))
+        arrays = [first, *(self._array(record, copier) for copier in copiers[1 : len(parts)])]
+        copies = [ts.array(out.T[part]).write(array[part]) for array, part in zip(arrays, parts, strict=True)]
+        errors = [copy.exception() for copy in copies]  # of all of them: nobody may write into the caller's memory after this
+        for error in filter(None, errors):
+            raise self._damaged(record, error) from None
 
     def _where(self, record: SubjectRecord) -> str:
         return f"subject {record.id} of {self.path}"
@@ -209,3 +216,10 @@ class Store:
             return UserError(self._where(record), found, "files that this process may open", do)
         reason = "is missing" if self.path.lacks(record.id) else f"is damaged ({said})"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
+
+
+def _parts(length: int, chunk: int, most: int) -> list[slice]:
+    """Cuts an axis into at most so many parts, between chunks, so that none is decoded twice."""
+    chunks = math.ceil(length / chunk)
+    count = min(most, chunks)
+    return [slice(chunks * k // count * chunk, min(length, chunks * (k + 1) // count * chunk)) for k in range(count)]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _distributed: Any = torch.distributed  # its stores are documented, but not re-exported
 PATIENCE = 1800.0
-_MEETINGS: dict[tuple[int, int], Any] = {}
 """Seconds: torch's own."""
+_MEETINGS: dict[tuple[int, int], Any] = {}
 BUCKET = 500_000_000
 """Most elements of gradients that are sent at once: DeepSpeed's own default."""
 MUON_MOMENTUM = 0.9

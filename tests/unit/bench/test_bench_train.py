@@ -23,6 +23,14 @@ def test_an_arm_trains_in_a_process_of_its_own(loop: str) -> None:
 
 
 @pytest.mark.slow
+def test_passes_share_a_batch() -> None:
+    at_once, in_passes = (measure(Arm("arm", 64, WIDE, batch=4, passes=passes), steps=1, memory_gib=8, patience=300) for passes in (1, 4))
+    assert not at_once.failed and not in_passes.failed
+    assert 0.3 < in_passes.cpu / at_once.cpu < 3.0, "the same volumes"
+    assert in_passes.peak < at_once.peak
+
+
+@pytest.mark.slow
 def test_too_little_memory_is_a_figure() -> None:
     found = measure(Arm("arm", 192, WIDE, loop="bare", precision="fp32", checkpointing=False), steps=1, memory_gib=1, patience=120)
     assert found.failed == "out of memory"

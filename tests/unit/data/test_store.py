@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import shutil
@@ -18,7 +19,7 @@ import zarr
 from volgen.core.errors import UserError
 from volgen.data.layout import PACKINGS, chunk_shape
 from volgen.data.preprocess import IngestConfig
-from volgen.data.store import Store
+from volgen.data.store import Store, _parts
 from volgen.stages.ingest import ingest
 
 SHAPE = (40, 70, 33)
@@ -96,6 +97,45 @@ def test_new_arrays_and_buffers_may_be_written_and_are_nobody_elses(made: Path) 
     buffer.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         store.read_codes(record, buffer)
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of one scan with three rows of chunks along z, which several threads copy."""
+    folder = tmp_path_factory.mktemp("tall")
+    (folder / "in").mkdir()
+    voxels = np.random.default_rng(5).gamma(2.0, 100.0, (70, 30, 150)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "in" / "sub-0_T1w.nii.gz")
+    ingest(folder / "in", folder / "store", IngestConfig(shape=None, voxel_size=None))
+    return folder / "store"
+
+
+@pytest.mark.parametrize("copiers", [0, 1, 2, 3, 8])
+def test_any_number_of_threads_fills_a_buffer_with_the_same_codes(tall: Path, copiers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [tensorstore.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(copiers)]
+    monkeypatch.setattr("volgen.data.place.COPIERS", alone)
+    monkeypatch.setattr("volgen.data.place.Local.copiers", copiers)
+    store = Store.open(tall)
+    (record,) = store.records
+    out = store.buffer(record)
+    out[:] = 1
+    assert store.read_codes(record, out) is out and np.array_equal(out, store.read_codes(record))
+    shard = tall / record.id / "0" / "c" / "0" / "0" / "0"
+    intact = shard.read_bytes()
+    try:
+        for at in (len(intact) // 5, len(intact) * 4 // 5):  # in the part of the first thread, in that of the last
+            shard.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
+            with pytest.raises(UserError, match=r"subject sub-0 .*is damaged"):
+                store.read_codes(record, out)
+    finally:
+        shard.write_bytes(intact)
+
+
+def test_parts_are_whole_chunks_and_miss_nothing() -> None:
+    for length, chunk, most in itertools.product((1, 63, 64, 65, 150, 256), (1, 16, 50, 64, 300), (1, 2, 3, 8)):
+        parts = _parts(length, chunk, most)
+        assert [at for part in parts for at in range(part.start, part.stop)] == list(range(length))
+        assert 1 <= len(parts) <= most and all(part.start % chunk == 0 for part in parts)
 
 
 def test_a_fault_that_is_not_the_files_tells_nobody_to_delete_it(made: Path) -> None:
