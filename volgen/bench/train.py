@@ -1,8 +1,8 @@
 """A training step from 64^3 to 256^3: seconds and peak memory of the wavelet denoiser, its settings, and MONAI's U-Net beside it.
 
-Every arm trains one volume a step (unless its name has another number) in a process of its own, under a limit of memory: to run out of it is
-a figure too. The arms take turns, round after round, and the best step of all rounds counts. "bare" is the same step in plain PyTorch, without DeepSpeed: what volgen's engine
-adds is the ratio to it. The table in docs/performance.md comes from here: ``volgen bench train --out FILE.json``.
+Every arm trains one volume a step (unless its name has another number) in a process of its own, under a limit of memory: to run out of
+it is a figure too. The arms take turns, round after round, and the best step of all rounds counts. "bare" is the same step in plain
+PyTorch, without DeepSpeed: what volgen's engine adds is the ratio to it. The table in docs/performance.md comes from here: ``volgen bench train --out FILE.json``.
 """
 
 from __future__ import annotations
