@@ -2,7 +2,8 @@
 
 Every arm trains one volume a step (unless its name has another number) in a process of its own, under a limit of memory: to run out of
 it is a figure too. The arms take turns, round after round, and the best step of all rounds counts. "bare" is the same step in plain
-PyTorch, without DeepSpeed: what volgen's engine adds is the ratio to it. The table in docs/performance.md comes from here: ``volgen bench train --out FILE.json``.
+PyTorch, without DeepSpeed: what volgen's engine adds is the ratio to it. The table in
+docs/performance.md comes from here: ``volgen bench train --out FILE.json``.
 """
 
 from __future__ import annotations
