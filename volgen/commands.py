@@ -54,7 +54,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a NIfTI or MGH image, a folder of them, or a BIDS tree")
     parser.add_argument("store", metavar="STORE", type=Path, help="Zarr store to make or to continue")
     add_options(parser, IngestConfig)
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: %(default)s, one for each core)")
     parser.add_argument("--strict", action="store_true", help="stop at the first scan that cannot be used instead of leaving it out")
 

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from volgen.core.errors import UserError, nearest
 
 T = TypeVar("T", bound="Config")
+LARGEST = 20_000
+"""Values of a configuration. An alias is a whole copy once it is read: thirty lines of them could fill any memory."""
 
 
 class Config(BaseModel):
@@ -34,10 +36,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(str(path), "there is no such file", "a YAML configuration", "see configs/ for examples") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(str(path), f"cannot be read as YAML ({' '.join(str(error).split())})", "a YAML mapping") from None
     if not isinstance(content, dict):
         raise UserError(str(path), f"holds a {type(content).__name__}", "a YAML mapping of sections", "see configs/ for examples")
+    if _too_large(content):
+        raise UserError(str(path), f"has more than {LARGEST} values", "a configuration", "write its aliases (*name) out")
     return content
 
 
@@ -97,6 +101,15 @@ def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML, every default written out."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def _too_large(content: Any) -> bool:
+    left, count = [content], 0
+    while left and count <= LARGEST:
+        value = left.pop()
+        count += 1
+        left += value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple | set) else ()
+    return count > LARGEST
 
 
 def _copy(value: Any) -> Any:

@@ -33,9 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Writes UTF-8 text atomically. A byte of a file name that is no UTF-8 becomes an escape, which JSON reads as the same byte."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -58,7 +58,7 @@ def read_json(path: Path, what: str, check: Callable[[Any], bool] = lambda conte
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(str(path), "there is no such file", what) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(str(path), f"cannot be read as JSON ({error})", what) from None
     if not check(content):
         raise UserError(str(path), "has another form", what)

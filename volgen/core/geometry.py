@@ -105,5 +105,5 @@ class Geometry:
             i, j, k = (float(size) for size in content["voxel_size"])
             window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
             return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(str(directory / NAME), f"has another form ({error})", "the form that `volgen train` writes") from None

@@ -5,7 +5,7 @@ Everything is in one flat folder (no ``sub-*/anat``), so that a folder of sample
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from volgen.core.files import write_json, write_text
 from volgen.core.manifest import NAME
 from volgen.core.rounding import upper
 
+LARGEST = sys.float_info.max
 BIDS_VERSION = "1.10.0"
 README = """# Synthetic brain MRI
 
@@ -51,7 +52,7 @@ def is_ledger(content: object) -> bool:
         return True
     if not (isinstance(epsilon, int | float) and isinstance(delta, int | float)):
         return False
-    return 0.0 <= epsilon < math.inf and 0.0 < delta < 1.0 and {"unit", "neighbouring", "accountant"} <= content.keys()
+    return 0.0 <= epsilon <= LARGEST and 0.0 < delta < 1.0 and {"unit", "neighbouring", "accountant"} <= content.keys()
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:

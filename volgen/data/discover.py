@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +42,7 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     """Scans of a file, a folder or a BIDS tree (raw or derivative), sorted by path.
 
     A folder with ``sub-*`` folders is a BIDS tree: ``sub-*/[ses-*/]anat/*_<suffix>.*`` are taken, and ``derivatives/`` inside it is not
-    (a derivative dataset is a source of its own). Any other folder gives every image file in and below it.
+    (a derivative dataset is a source of its own). Any other folder gives every image file in and below it, also behind linked folders.
 
     Links that lead nowhere are among the scans, so that whoever reads them can say so.
 
@@ -57,7 +58,7 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     people = sorted(folder for folder in source.glob("sub-*") if folder.is_dir())
     if people:
         return _name(_bids(source, people, suffix), source, suffix)
-    files = sorted(path for path in source.rglob("*") if _is_candidate(path))
+    files = sorted(path for path in _below(source) if _is_candidate(path))
     if not files:
         raise UserError(str(source), "holds no image", "files ending in .nii, .nii.gz, .mgh or .mgz")
     return _name(files, source, suffix)
@@ -76,6 +77,19 @@ def safe(name: str) -> str:
 def _is_candidate(path: Path) -> bool:
     """Image files, and broken links named like one: those cannot be used, but have to be named."""
     return is_image(path) and (path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in and below a folder, also where links lead to; each folder once, so that links in a circle end."""
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(here) / name for name in files)
 
 
 def _bids(source: Path, people: Iterable[Path], suffix: str) -> list[Path]:

@@ -213,6 +213,9 @@ def _image_class(path: Path, first: bytes) -> Any:
     if freesurfer:
         if len(first) < 284:
             raise EOFError
+        if struct.unpack(">h", first[28:30])[0] < 1:  # nibabel would put FreeSurfer's default in its place
+            found = "states no orientation (goodRASFlag is 0), so left and right cannot be told apart"
+            raise UserError(str(path), found, "an image that says where it lies", "set it, for example with mri_convert")
         return nib.MGHImage
     sizes = {struct.unpack(order + "i", first[:4])[0] for order in "<>"}
     if 348 in sizes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +15,15 @@ import tensorstore as ts
 from volgen.core.errors import UserError
 from volgen.core.files import read_json
 from volgen.core.manifest import NAME
+from volgen.core.progress import say
 
 EXPECTED = "a store made by `volgen ingest`"
 ARRAY, SHARD = "0/zarr.json", "0/c/0/0/0"
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
-COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, os.cpu_count() or 1))]
+WAITS = (1.0, 5.0, 25.0)
+"""Seconds before a scan that did not come is asked for again: a run of days must not end with one lost answer."""
+COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, len(os.sched_getaffinity(0))))]
 """One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
 are given one after the other."""
 
@@ -60,7 +64,7 @@ class Place(Protocol):
 class Local:
     """A folder."""
 
-    most: int | None = None
+    most: int | None = 512  # each holds up to a megabyte of memory in place
     copiers: int = len(COPIERS)
 
     def __init__(self, path: Path) -> None:
@@ -138,7 +142,7 @@ class Remote:
         held = ts.KvStore.open({"driver": "memory"}, context=ts.Context()).result()
         for part in (ARRAY, SHARD):
             try:
-                content = self._fetch(f"{name}/{part}")
+                content = self._fetch_patiently(f"{name}/{part}")
             except FileNotFoundError:
                 raise
             except Exception as error:  # nothing is known of the data, so nobody must be told to delete it
@@ -150,6 +154,18 @@ class Remote:
     def lacks(self, name: str) -> bool:
         """Whether the data of a scan is not there at all."""
         return not self._files.exists(f"{self._root}/{name}/{SHARD}")
+
+    def _fetch_patiently(self, name: str) -> bytes:
+        for wait in WAITS:
+            try:
+                return self._fetch(name)
+            except (FileNotFoundError, PermissionError):  # an answer
+                raise
+            except Exception as error:  # each file system has errors of its own
+                why = " ".join(str(error).split())[:200] or type(error).__name__
+                say(f"{name} of {self} did not come ({why}); it is asked for again in {wait:g} s.")
+                time.sleep(wait)
+        return self._fetch(name)
 
     def _fetch(self, name: str) -> bytes:
         content: bytes = self._files.cat_file(f"{self._root}/{name}")

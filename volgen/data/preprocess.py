@@ -17,11 +17,10 @@ from volgen.core.errors import UserError
 from volgen.core.volume import Volume
 from volgen.data.layout import Layout
 from volgen.data.quantise import CodeType
+from volgen.data.record import MAX_VOXELS
 
 SAME_SIZE = 1e-4
 """Voxel sizes closer than this (relative) are the same: headers hold float32. Such an image is not resampled; its own affine is kept."""
-MAX_VOXELS = 1 << 30
-"""Largest grid, 1024^3: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
 MAX_AXIS = 32767
 """Largest axis that a NIfTI-1 header can state (int16)."""
 

@@ -17,6 +17,11 @@ from volgen.data.quantise import CodeType
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+AXES = ("RL", "AP", "SI")
+MAX_VOXELS = 1024**3
+"""Largest grid: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
+SHEAR = 1e-3
+"""Cosine between axes that is more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,22 @@ class SubjectRecord:
             KeyError, TypeError, ValueError: the mapping has another form.
         """
         affine = np.array(content["affine"], dtype=np.float64)
-        if affine.shape != (4, 4) or content["split"] not in SPLITS:
-            raise ValueError("affine or split has another form")
+        if affine.shape != (4, 4) or content["split"] not in SPLITS or content["codes"]["dtype"] not in get_args(CodeType):
+            raise ValueError("affine, split or dtype has another form")
         intensity = IntensityMap(**{key: float(value) for key, value in content["intensity"].items()})
         numbers = (*affine.flat, intensity.low, intensity.high, float(content["codes"]["slope"]), float(content["codes"]["inter"]))
         if not np.isfinite(numbers).all():
             raise ValueError("a number is NaN or infinite")
+        with np.errstate(over="ignore"):
+            sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        if not (sizes.min() > 1e-6 and sizes.max() < 1e6 and (affine[3] == [0, 0, 0, 1]).all()):
+            raise ValueError("an affine maps no voxel to millimetres")
+        axes = affine[:3, :3] / sizes
+        if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR:
+            raise ValueError("an affine is sheared")
+        orientation = str(content["source"]["orientation"])
+        if sorted(axis for code in orientation for axis, pair in enumerate(AXES) if code in pair) != [0, 1, 2] or len(orientation) != 3:
+            raise ValueError(f"there is no orientation '{orientation[:9]}'")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
@@ -96,7 +111,7 @@ class SubjectRecord:
             slope=float(content["codes"]["slope"]),
             inter=float(content["codes"]["inter"]),
             dtype=content["codes"]["dtype"],
-            source_orientation=str(content["source"]["orientation"]),
+            source_orientation=orientation,
             source_shape=_three(content["source"]["shape"]),
             checksum=str(content["checksum"]),
         )
@@ -121,4 +136,6 @@ def cohort_fingerprint(records: Sequence[SubjectRecord]) -> str:
 
 def _three(values: Any) -> Shape3:
     x, y, z = (int(value) for value in values)
+    if min(x, y, z) < 1 or x * y * z > MAX_VOXELS:
+        raise ValueError(f"there is no grid of {x} x {y} x {z} voxels")
     return x, y, z

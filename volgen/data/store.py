@@ -35,7 +35,7 @@ AGAIN = "delete the subject's folder and run the same ingest again: it replaces 
 
 
 class Store:
-    """A finished cohort. Safe to share between threads; not to be carried over a fork (open it again instead).
+    """A finished cohort. Safe to share between threads; processes that read begin by spawn or forkserver: tensorstore ends a forked one.
 
     Attributes:
         path: where the Zarr group is.
@@ -64,11 +64,18 @@ class Store:
             raise UserError(manifest, f"is of stage '{content.get('stage')}', version {content.get('store_version')}", EXPECTED)
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
+            fingerprint = cohort_fingerprint(records)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             do = f"it was changed: delete {NAME} and run the same ingest again"
             raise UserError(manifest, f"its subjects have another form ({error!r})", EXPECTED, do) from None
-        if any(safe(record.id) != record.id for record in records) or cohort_fingerprint(records) != content.get("fingerprint"):
+        if any(safe(record.id) != record.id for record in records) or fingerprint != content.get("fingerprint"):
             raise UserError(manifest, "was changed: its subjects do not fit its fingerprint", EXPECTED, "ingest again")
+        if not records:
+            raise UserError(manifest, "lists no scan", EXPECTED, "ingest again")
+        if len({record.id for record in records}) < len(records):
+            raise UserError(manifest, "lists a scan twice", EXPECTED, "ingest again")
+        if len({(record.patient, record.split) for record in records}) > len({record.patient for record in records}):
+            raise UserError(manifest, "has a person in two splits", EXPECTED, "ingest again")
         return cls(where, records)
 
     @property
@@ -103,6 +110,8 @@ class Store:
             raise ValueError(f"buffer is {out.dtype}{list(out.shape)}, {record.id} is {record.dtype}{list(record.shape)}")
         if not out.flags.writeable:
             raise ValueError(f"the buffer for {record.id} is read-only")
+        if not out.flags.aligned:  # tensorstore would fill a copy of it
+            raise ValueError(f"the buffer for {record.id} does not begin at a multiple of {out.dtype.itemsize} bytes")
         self._fill(record, out)
         return out
 
@@ -197,12 +206,19 @@ class Store:
         return codes_ZYX.T
 
     def _fill(self, record: SubjectRecord, out: NDArray[Any]) -> None:
-        copiers: Sequence[int | None] = range(self.path.copiers) or [None]
+        # Not the same first copier for every scan: several threads may read, and a small scan has one part.
+        turn = sum(record.id.encode()) % max(1, self.path.copiers)
+        copiers: Sequence[int | None] = [*range(turn, self.path.copiers), *range(turn)] or [None]
         first = self._array(record, copiers[0])
         parts = _parts(record.shape[2], first.chunk_layout.read_chunk.shape[0], len(copiers))
         arrays = [first, *(self._array(record, copier) for copier in copiers[1 : len(parts)])]
         copies = [ts.array(out.T[part]).write(array[part]) for array, part in zip(arrays, parts, strict=True)]
-        errors = [copy.exception() for copy in copies]  # of all of them: nobody may write into the caller's memory after this
+        try:  # to wait for all of them: nobody may write into the caller's memory after this
+            errors = [copy.exception() for copy in copies]
+        except BaseException:
+            for copy in copies:
+                copy.exception()
+            raise
         for error in filter(None, errors):
             raise self._damaged(record, error) from None
 

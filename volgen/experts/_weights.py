@@ -31,7 +31,7 @@ class Copier:
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def released(self) -> Released:
-        """Main thread: what it has asked the device for up to now may still read the storage that is about to be overwritten."""
+        """What was asked of the device up to now may still use the storage that is about to be overwritten."""
         return torch.cuda.current_stream(self._device).record_event() if self._stream else None
 
     @contextmanager
@@ -56,6 +56,11 @@ class Copier:
         """Main thread: what it asks the device for from now on begins after all copies."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def finish(self) -> None:
+        """Waits until nothing is being copied: afterwards the storage may be given away."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
 
 def narrowed(module: nn.Module, matrices: torch.dtype | None) -> nn.Module:

@@ -112,8 +112,9 @@ class ExpertBank:
         return [*self._resident, *([self._arriving.index] if self._arriving else [])]
 
     def close(self) -> None:
-        """Ends the reading thread."""
+        """Ends the reading thread, and what it has asked a GPU to copy."""
         self._reader.shutdown(wait=True, cancel_futures=True)
+        self._copier.finish()
 
     def __enter__(self) -> Self:
         return self
@@ -171,6 +172,8 @@ class ExpertBank:
         if not slot.built:
             slot.module = blank(self._build_network, self._matrices, self._device).eval().requires_grad_(False)
             slot.denoiser, slot.built = self._wrap(slot.module), True
+            # New storage may be what a network freed whose kernels are still to run; this one begins after they were asked for.
+            released = self._copier.released()
         self._verify(index)
         path = self._directory / self._ensemble.experts[index].weights
         with self._copier.copying(released):

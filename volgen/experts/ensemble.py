@@ -117,7 +117,7 @@ def read(path: Path) -> Ensemble:
         )
     except KeyError as error:
         raise UserError(str(path), f"the key {error} is missing", "the form that `volgen train` writes") from None
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise UserError(str(path), str(error), "experts that tile the noise axis, as `volgen train` writes them") from None
     folder = path.parent.resolve()
     for record in experts:

@@ -115,7 +115,7 @@ def start(launch: Launch, patience: float | None = None) -> torch.device:
     import torch  # only here: who merely asks for a rank does not wait for it
 
     if torch.cuda.is_available():
-        launch = replace(launch, local_rank=_gpu(launch.local_rank, torch.cuda.device_count()))
+        launch = replace(launch, local_rank=_gpu(launch, torch.cuda.device_count()))
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     publish(launch)
@@ -158,13 +158,13 @@ def _check_alone(environ: Mapping[str, str]) -> None:
         raise UserError("WORLD_SIZE", found, "both or none", "start all processes with one launcher: torchrun, deepspeed, srun or mpirun")
 
 
-def _gpu(local_rank: int, visible: int) -> int:
+def _gpu(launch: Launch, visible: int) -> int:
     """The GPU of a rank. Slurm may show each task only its own (``--gpus-per-task=1``), which then is number 0 for all of them."""
-    if visible == 1:
+    if visible == 1 and launch.how not in (_TORCHRUN.how, _DEEPSPEED.how):  # these show all of a node's to all of its ranks
         return 0
-    if local_rank >= visible:
-        raise UserError("local rank", f"{local_rank} has no GPU: this node shows {visible}", "one process for each GPU")
-    return local_rank
+    if launch.local_rank >= visible:
+        raise UserError("local rank", f"{launch.local_rank} has no GPU: this node shows {visible}", "one process for each GPU")
+    return launch.local_rank
 
 
 def _number(environ: Mapping[str, str], name: str, how: str) -> int:

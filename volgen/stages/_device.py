@@ -17,7 +17,7 @@ def usable_device(name: str | None) -> torch.device:
         UserError: PyTorch cannot compute there.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
@@ -28,4 +28,23 @@ def usable_device(name: str | None) -> torch.device:
         if torch.cuda.is_available():
             expected += ", " + ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         raise UserError("--device", f"'{name}' cannot be used ({reason})", expected) from None
+    # With its number: which GPU is meant without one is up to each thread.
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+
+
+def device_of_rank(name: str | None, own: torch.device) -> torch.device:
+    """The device of one of several ranks.
+
+    Args:
+        name: what was asked for, the same on all ranks; None: a GPU if there is one.
+        own: what the launch gave to this rank.
+
+    Raises:
+        UserError: PyTorch cannot compute there, or it is one GPU for all ranks.
+    """
+    if name in (None, own.type):
+        return own
+    device = usable_device(name)
+    if device.type == "cuda":
+        raise UserError("--device", f"'{name}' is one GPU for all ranks", "cuda (each rank has one of its own) or cpu")
     return device

@@ -21,7 +21,7 @@ from volgen.parallel.launch import Launch
 from volgen.parallel.watch import watch
 from volgen.samplers._driver import Descent, State
 from volgen.samplers._packed import Packing
-from volgen.stages._device import usable_device
+from volgen.stages._device import device_of_rank, usable_device
 from volgen.stages._draw import Done
 from volgen.training.protocols import NO_PULSE, Pulse
 
@@ -59,10 +59,10 @@ def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[C
         where = usable_device(device)
         yield Crew(Group(launch, where), where, NO_PULSE, None)
         return
-    chosen = None if device is None else usable_device(device)
     world = Group(launch, launches.start(launch))
+    chosen = device_of_rank(device, world.device)
     with watch(launch, world, engine.dead_after, engine.hung_after) as pulse:
-        yield Crew(world, chosen or world.device, pulse, pipeline.Mail(pulse))
+        yield Crew(world, chosen, pulse, pipeline.Mail(pulse))
 
 
 def flow_of(

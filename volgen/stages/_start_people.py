@@ -21,6 +21,7 @@ APART = "no patient id is in both"
 APART_WHERE_COMPARED = "no patient id is in both where they were compared"
 NAMESAKES = "some patient ids are in both, and were said to be of different people"
 NOT_COMPARED = "patient ids were not compared: the public store is not at hand, or has changed since"
+UNKNOWN = "patient ids were not compared: the public run came without its manifest, so it does not say whom it has seen"
 NOT_ALL_COMPARED = "patient ids were not compared with every cohort that led to the public run: not all of these stores are at hand"
 STRANGERS = "cohorts that share nobody"
 
@@ -30,12 +31,12 @@ class Cohort:
     """A cohort that the public run has seen.
 
     Attributes:
-        fingerprint: of its store.
+        fingerprint: of its store; None if the run does not say what it was trained on.
         store: where that was, if it was written down.
         way: for messages: "" for the public run's own, else by way of what.
     """
 
-    fingerprint: str
+    fingerprint: str | None
     store: str | None
     way: str
 
@@ -44,36 +45,38 @@ class Cohort:
         return {"fingerprint": self.fingerprint, "store": self.store}
 
 
-def cohorts(run: Path, inputs: Mapping[str, Any]) -> list[Cohort]:
+def cohorts(run: Path, inputs: Mapping[str, Any] | None) -> list[Cohort]:
     """All that a finished run knows of: its own, then those of the runs before it.
 
     Args:
         run: its directory, for messages.
-        inputs: of its manifest.
+        inputs: of its manifest; None where it has none, as a released run.
 
     Raises:
         UserError: the manifest was changed.
     """
+    if inputs is None:
+        return [Cohort(None, None, "")]
     before = inputs.get(COHORTS, [])
     if not isinstance(before, list):
         raise UserError(str(run / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of cohorts", AGAIN)
     found = []
     for number, entry in enumerate([inputs, *before]):
         known = entry if isinstance(entry, Mapping) else {"fingerprint": entry}
-        store = known.get("store")
+        fingerprint, store = known.get("fingerprint"), known.get("store")
         way = ", by way of its own start" if number else ""
-        found.append(Cohort(str(known.get("fingerprint")), None if store is None else str(store), way))
+        found.append(Cohort(None if fingerprint is None else str(fingerprint), None if store is None else str(store), way))
     return found
 
 
-def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, manifest: str) -> tuple[str, list[Cohort]]:
+def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mapping[str, Any]) -> tuple[str, list[Cohort]]:
     """What is known of people who are in both, for the ledger, without naming anybody; and the cohorts with the places they were found at.
 
     Args:
         recipe: of the run that begins.
         known: cohorts that the public run has seen, its own first.
         store: the cohort that the run trains on.
-        manifest: SHA-256 of the public run's.
+        public: what the ledger of a run that began already has to say of the public run.
 
     Raises:
         UserError: one of them is this cohort, or has scans or ids of it; or, for a private run, nobody can tell.
@@ -84,7 +87,8 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, manifest: str
             found = f"was trained on this very cohort{cohort.way}"
             raise UserError(where, found, "a run of other people", "its budget would have to be added")
     begun = Ledger.exists(recipe.directory)
-    if begun and Ledger(recipe.directory).assumed.get("public", {}).get("manifest") != manifest:
+    before = Ledger(recipe.directory).assumed.get("public", {}) if begun else public
+    if any(before.get(fact) != public[fact] for fact in public):
         found = f"is not the run that {recipe.directory} began from"
         raise UserError(where, found, "the same one", "give the new run another `name`")
     said, places = set(), []
@@ -94,7 +98,10 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, manifest: str
         places.append(replace(cohort, store=place))
     if len(said) == 1:
         return ASSUMED + said.pop(), places
-    parts = [NAMESAKES if NAMESAKES in said else APART_WHERE_COMPARED, *([NOT_ALL_COMPARED] if NOT_COMPARED in said else [])]
+    missing = said & {NOT_COMPARED, UNKNOWN}
+    if said == missing:
+        return ASSUMED + NOT_COMPARED, places
+    parts = [NAMESAKES if NAMESAKES in said else APART_WHERE_COMPARED, *([NOT_ALL_COMPARED] if missing else [])]
     return ASSUMED + "; ".join(parts), places
 
 
@@ -104,9 +111,11 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
         # What was said when a run began stands in its ledger: it can be continued where the store is gone.
         if recipe.privacy.private and not recipe.start.not_compared and not begun:
             found = f"cannot be compared with this cohort{cohort.way}: {'; '.join(reasons)}"
-            do = "put it back, or name its place in start.stores; or, if you know that nobody is in both, set start.not_compared true"
+            do = "if you know that nobody is in both, set start.not_compared true"
+            if cohort.fingerprint is not None:
+                do = f"put it back, or name its place in start.stores; or, {do}"
             raise UserError(where, found, "the store that it was trained on", do)
-        return NOT_COMPARED, cohort.store
+        return UNKNOWN if cohort.fingerprint is None else NOT_COMPARED, cohort.store
     mine = store.split("train")
     if {record.checksum for record in public.records} & {record.checksum for record in mine}:
         found = f"has scans in its cohort{cohort.way} that this cohort's training split has too"
@@ -122,6 +131,8 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
 
 def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str]]:
     """The store with a cohort's fingerprint, or None and why there is none."""
+    if cohort.fingerprint is None:
+        return None, [f"it has no {MANIFEST} (a released run has none), which would say what it was trained on"]
     reasons = ["where its store is was not written down"] if cohort.store is None else []
     for place in [*([] if cohort.store is None else [cohort.store]), *others]:
         try:

@@ -106,17 +106,14 @@ class _Public:
         self._recipe = recipe
         directory = Path(recipe.start.run)
         self._run = run = TrainedRun.read(directory)
-        manifest = read_json(
-            directory / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict)
-        )
         self._check_model()
         with torch.device("meta"):
             adapt(recipe, recipe.build_network(), "check")
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
-        digest = sha256(directory / MANIFEST)
-        people, known = _start_people.compare(recipe, _start_people.cohorts(directory, manifest["inputs"]), store, digest)
-        kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
+        digest, seen = _seen(directory)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
+        people, known = _start_people.compare(recipe, _start_people.cohorts(directory, seen), store, public)
+        kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
         self.inputs = {"public": public, _start_people.COHORTS: [cohort.recorded() for cohort in known]}
         self.assumed = {
             "public": {
@@ -196,3 +193,11 @@ class _Public:
             found = f"shares the noise levels of {phase.label} ({low:.4g} to {high:.4g}) between its experts {owners[0]} to {owners[-1]}"
             raise UserError(where, found, "one to start from", "choose `experts` so that none owns levels of two public experts")
         return bank.experts[owners[0]]
+
+
+def _seen(run: Path) -> tuple[str | None, Facts | None]:
+    """SHA-256 of a run's manifest and what it says of its inputs; None and None for a run without one, as released runs are."""
+    if not (run / MANIFEST).exists():
+        return None, None
+    manifest = read_json(run / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict))
+    return sha256(run / MANIFEST), manifest["inputs"]

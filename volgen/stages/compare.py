@@ -99,5 +99,5 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
     for entry in entries:
         say(f"{entry['rank']}. {entry['text']}")
     say(f"see {html}")
-    failed = sum(report["summary"]["failed"] + report["summary"]["unread"] for report in reports.values())
+    failed = sum(report["summary"][kind] for report in reports.values() for kind in ("failed", "other", "unread"))
     return Comparison(html, [entry["name"] for entry in entries], failed, strict)

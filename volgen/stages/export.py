@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,8 @@ from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 
 Orientation = Literal["source", "RAS"]
+PARTIAL = ".export-"
+"""Begins the name of the folder in which an export is made."""
 
 
 def export(
@@ -47,19 +51,23 @@ def export(
     """
     cohort = Store.open(store)
     records = _chosen(cohort, ids)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith(PARTIAL) for path in out.iterdir())):
         raise UserError(str(out), "exists and is not empty", "a new folder")
     options = {"ids": None if ids is None else list(ids), "orientation": orientation, "dtype": dtype}
     provenance = Provenance("export", options, {"store": cohort.fingerprint})
-    files: list[Path] = []
-    with progress("export", len(records)) as ticker:
+    names: list[str] = []
+    out.mkdir(parents=True, exist_ok=True)
+    # An export that is interrupted leaves the folder as it was, so that the same command can be given again.
+    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch, progress("export", len(records)) as ticker:
         for record in records:
             volume = cohort.read(record)
-            image = out / f"{bids_name(record.id)}_T1w.nii.gz"
+            image = Path(scratch) / f"{bids_name(record.id)}_T1w.nii.gz"
             nifti.write(image, volume.reoriented(record.source_orientation if orientation == "source" else "RAS"), dtype=dtype)
             write_json(image.with_name(f"{bids_name(record.id)}_T1w.json"), _sidecar(record, cohort))
-            files.append(image)
+            names.append(image.name)
             ticker.advance(note=record.id)
+        for path in sorted(Path(scratch).iterdir()):
+            os.replace(path, out / path.name)
     description = {
         "Name": "Scans exported from a volgen store",
         "BIDSVersion": BIDS_VERSION,
@@ -67,9 +75,9 @@ def export(
         "GeneratedBy": [{"Name": "volgen", "Version": volgen.__version__}],
     }
     write_json(out / "dataset_description.json", description)
-    provenance.write(out, volumes=[file.name for file in files])
-    say(f"{out}: {len(files)} scans")
-    return files
+    provenance.write(out, volumes=names)
+    say(f"{out}: {len(names)} scans")
+    return [out / name for name in names]
 
 
 def bids_name(identity: str) -> str:

@@ -209,7 +209,7 @@ class Trainer:
             raise SystemExit(2)
         raise UserError(
             f"{task.title}, step {step}", found, "finite numbers",
-            "look at these subjects' voxels, lower optimiser.learning_rate, or use engine.precision fp32",
+            "look at the voxels of subjects that are named, lower optimiser.learning_rate, or use engine.precision fp32",
         )  # fmt: skip
 
 

@@ -98,6 +98,21 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str, message: st
         read_yaml(path)
 
 
+def test_aliases_that_fill_memory_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 1", *(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 60))]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"bomb\.yaml: has more than 20000 values"):
+        read_yaml(tmp_path / "bomb.yaml")
+    (tmp_path / "circle.yaml").write_text("a: &a [*a]\n")
+    with pytest.raises(UserError, match="has more than 20000 values"):
+        read_yaml(tmp_path / "circle.yaml")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 100_000)
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        read_yaml(tmp_path / "deep.yaml")
+    (tmp_path / "good.yaml").write_text("a: &a [1, 2]\nb: *a\n")
+    assert read_yaml(tmp_path / "good.yaml") == {"a": [1, 2], "b": [1, 2]}
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_yaml(tmp_path / "none.yaml")

@@ -60,6 +60,20 @@ def test_bad_json_is_refused_with_what_was_expected(tmp_path: Path, content: str
         read_json(tmp_path / "b.json", "a thing")
 
 
+def test_a_file_name_that_is_no_utf8_can_be_written_down(tmp_path: Path) -> None:
+    name = b"M\xfcller.nii".decode("utf-8", "surrogateescape")
+    write_json(tmp_path / "a.json", {"left_out": [name, "Müller"]})
+    assert read_json(tmp_path / "a.json", "x") == {"left_out": [name, "Müller"]}
+    write_text(tmp_path / "a.csv", name)
+    assert (tmp_path / "a.csv").read_text() == "M\\udcfcller.nii"
+
+
+def test_json_without_an_end_of_brackets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"deep\.json: cannot be read as JSON"):
+        read_json(tmp_path / "deep.json", "x")
+
+
 def test_checksums(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")

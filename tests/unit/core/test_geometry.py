@@ -59,7 +59,17 @@ def test_differing_voxel_sizes_are_refused() -> None:
         Geometry.of_cohort(SHAPE, [], [], [])
 
 
-@pytest.mark.parametrize("damage", [{"shape": [1, 2]}, {"voxel_size": [1, 1, 0]}, {"intensity": {"low": 1, "high": 1}}, {"shape": "abc"}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"shape": [1, 2]},
+        {"voxel_size": [1, 1, 0]},
+        {"intensity": {"low": 1, "high": 1}},
+        {"shape": "abc"},
+        {"shape": [float("inf"), 8, 8]},
+        {"voxel_size": [10**400, 1, 1]},
+    ],
+)
 def test_damaged_file_is_refused(tmp_path: Path, damage: dict[str, object]) -> None:
     cohort().write(tmp_path)
     path = tmp_path / "geometry.json"

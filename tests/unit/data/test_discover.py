@@ -57,6 +57,13 @@ def test_plain_folder_takes_every_image_and_names_people_from_files(tmp_path: Pa
     ]
 
 
+def test_folders_behind_links_count_and_circles_end(tmp_path: Path) -> None:
+    touch(tmp_path, "all/siteA/p1.nii.gz", "far/p2.nii.gz")
+    (tmp_path / "all" / "siteB").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "all")
+    assert sorted(found.relative for found in discover(tmp_path / "all")) == ["siteA/p1.nii.gz", "siteB/p2.nii.gz"]
+
+
 def test_equal_names_get_different_ids(tmp_path: Path) -> None:
     touch(tmp_path, "a/scan.nii.gz", "b/scan.nii.gz", "b/scan.nii", "b/SCAN.nii")
     ids = [f.id for f in discover(tmp_path)]

@@ -91,6 +91,9 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     huge_gz = folder / "huge_gz.nii.gz"
     huge_gz.write_bytes(gzip.compress(huge.read_bytes()))
     lost = patch(save(folder / "lost.nii"), 252, struct.pack("<hh", 0, 0))
+    nowhere = folder / "nowhere.mgh"
+    nib.save(nib.MGHImage(VOXELS.astype(np.float32), AFFINE), nowhere)
+    patch(nowhere, 28, struct.pack(">h", 0))
     nan = patch(save(folder / "nan_affine.nii"), 280, struct.pack("<f", float("nan")))
     none = folder / "none.nii.gz"
     none.write_bytes(b"")
@@ -112,6 +115,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "huge": (huge, "30000 x 30000 x 30000"),
         "huge gz": (huge_gz, "30000 x 30000 x 30000"),
         "lost": (lost, "orientation"),
+        "lost mgh": (nowhere, "goodRASFlag"),
         "nan affine": (nan, "not finite"),
         "none": (none, "empty file"),
         "text": (text, "not NIfTI"),

@@ -86,10 +86,41 @@ def test_a_store_that_does_not_answer_is_not_called_incomplete(memory: str, monk
         raise ConnectionError("the network is down")
 
     monkeypatch.setattr(Remote, "_fetch", fails)
+    monkeypatch.setattr("volgen.data.place.WAITS", (0.0, 0.0))
     record = store.records[0]
     with pytest.raises(UserError, match=f"subject {record.id} of .*cannot be fetched .the network is down") as caught:
         store.read(record)
     assert "delete" not in str(caught.value).lower()
+
+
+def test_a_scan_that_does_not_come_is_asked_for_again(
+    memory: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, fetch, asked = Store.open(memory), Remote._fetch, []
+
+    def fails_twice(self: Remote, name: str) -> bytes:
+        asked.append(name)
+        if len(asked) in (1, 2):
+            raise TimeoutError
+        return fetch(self, name)
+
+    monkeypatch.setattr(Remote, "_fetch", fails_twice)
+    monkeypatch.setattr("volgen.data.place.WAITS", (0.0, 0.0))
+    record = store.records[0]
+    store.verify(record)
+    assert asked == [f"{record.id}/0/zarr.json"] * 3 + [f"{record.id}/0/c/0/0/0"]
+    assert "did not come (TimeoutError)" in capsys.readouterr().err
+
+    asked.clear()
+
+    def absent(self: Remote, name: str) -> bytes:
+        asked.append(name)
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(Remote, "_fetch", absent)
+    with pytest.raises(UserError):
+        store.read(store.records[1])
+    assert len(asked) == 1, "the answer is that there is none"
 
 
 @pytest.mark.parametrize("address", ["nonsense://host/store", "ftp://127.0.0.1:1/store", "zip://store::file:///nowhere.zip"])

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ import tensorstore
 import zarr
 
 from volgen.core.errors import UserError
+from volgen.core.files import fingerprint
 from volgen.data.layout import PACKINGS, chunk_shape
 from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store, _parts
@@ -97,6 +99,9 @@ def test_new_arrays_and_buffers_may_be_written_and_are_nobody_elses(made: Path) 
     buffer.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         store.read_codes(record, buffer)
+    crooked = np.zeros(before.nbytes + 1, np.uint8)[1:].view(np.uint16).reshape(SHAPE, order="F")
+    with pytest.raises(ValueError, match="does not begin at a multiple of 2 bytes"):
+        store.read_codes(record, crooked)
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +309,63 @@ def test_what_is_not_a_finished_store_is_refused(store: Path, tmp_path: Path) ->
     (store / "manifest.json").unlink()
     with pytest.raises(UserError, match="did not finish"):
         Store.open(store)
+
+
+def changed(store: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """A manifest that says something else, with a fingerprint that fits."""
+    content = json.loads((store / "manifest.json").read_text())
+    change(content["subjects"])
+    content["fingerprint"] = fingerprint(content["subjects"])
+    (store / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda first: first["affine"][0].__setitem__(0, 1e300),
+        lambda first: first["affine"].__setitem__(3, [5, 5, 5, 5]),
+        lambda first: first["affine"].__setitem__(1, first["affine"][0]),
+        lambda first: first["affine"].__setitem__(0, [0, 0, 0, 0]),
+        lambda first: first["codes"].__setitem__("dtype", "foo"),
+        lambda first: first["codes"].__setitem__("dtype", ["uint8"]),
+        *(lambda first, code=code: first["source"].__setitem__("orientation", code) for code in ("XYZ", "", "RA", "LIAx", "RRR", "RLA")),
+        lambda first: first.__setitem__("shape", [65536] * 3),
+        lambda first: first.__setitem__("shape", [-4, 4, 4]),
+        lambda first: first["source"].__setitem__("shape", [0, 4, 4]),
+        lambda first: first["intensity"].__setitem__("low", 10**400),
+    ],
+)
+def test_a_manifest_that_no_ingest_wrote_is_refused_when_it_is_opened(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    changed(store, lambda subjects: change(subjects[0]))
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        Store.open(store)
+
+
+def test_a_cohort_without_scans_with_one_twice_or_with_a_person_in_two_splits_is_refused(store: Path, made: Path) -> None:
+    splits = {record.split for record in Store.open(store).records}
+    other = next(split for split in ("train", "validation", "test") if split not in splits)
+
+    def same_person(subjects: list[dict[str, Any]]) -> None:
+        subjects[1] |= {"patient": subjects[0]["patient"], "split": other}
+
+    for change, message in (
+        (list.clear, "lists no scan"),
+        (lambda subjects: subjects.append(subjects[0]), "lists a scan twice"),
+        (same_person, "has a person in two splits"),
+    ):
+        shutil.copy(made / "manifest.json", store / "manifest.json")
+        changed(store, change)
+        with pytest.raises(UserError, match=message):
+            Store.open(store)
+
+
+def test_arrays_that_were_closed_are_opened_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volgen.data.place.Local.most", 1)
+    store = Store.open(made)
+    for record in (*store.records, *store.records):
+        store.verify(record)
+        store.read_codes(record, store.buffer(record))
+        assert len(store._arrays) == 1
 
 
 def test_tensorstore_is_told_not_to_invent_data(made: Path) -> None:

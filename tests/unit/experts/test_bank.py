@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.registry import config_class, kinds
 from volgen.core.span import tile
+from volgen.experts import bank as bank_module
 from volgen.experts.bank import ExpertBank
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.samplers import _driver
@@ -138,6 +141,30 @@ def test_the_next_expert_is_loaded_while_one_works(ensemble: Ensemble, tmp_path:
         bank._reader.submit(int).result()  # the thread has done what it was given
         (tmp_path / "4.safetensors").unlink()
         assert bank(*volumes(4.0)).unique().tolist() == [4]
+
+
+def test_new_storage_is_filled_after_all_that_was_asked_for_when_it_was_made(
+    ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a GPU it may be what a network just freed, whose kernels are still to run.
+    order: list[str] = []
+    make_blank, bank = bank_module.blank, open_bank(ensemble, tmp_path)
+
+    def blank(*arguments: Any) -> nn.Module:
+        order.append("made")
+        return make_blank(*arguments)
+
+    @contextmanager
+    def copying(released: int) -> Iterator[None]:
+        order.append(f"filled after {order[released]}")
+        yield
+
+    monkeypatch.setattr(bank_module, "blank", blank)
+    monkeypatch.setattr(bank._copier, "released", lambda: len(order) - 1)
+    monkeypatch.setattr(bank._copier, "copying", copying)
+    with bank:
+        bank(*volumes(0.4))
+    assert order[:2] == ["made", "filled after made"]
 
 
 def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ Damage = Callable[[dict[str, Any]], Any]
         (lambda c: c.update(grid=[10.0, 1.0, 4.0, 0.3]), "descending"),
         (lambda c: c.update(sigma_max=5.0), "the grid runs from"),
         (lambda c: c.update(experts=3), "experts that tile"),
+        (lambda c: c.update(sigma_max=10**400), "experts that tile"),
     ],
 )
 def test_damage_is_refused_with_the_reason(tmp_path: Path, damage: Damage, message: str) -> None:

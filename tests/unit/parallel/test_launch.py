@@ -84,7 +84,14 @@ def test_what_was_found_is_said_in_one_line() -> None:
 
 
 def test_a_rank_takes_its_gpu_or_the_only_one_it_sees() -> None:
-    assert [launch._gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
-    assert [launch._gpu(rank, 1) for rank in range(4)] == [0, 0, 0, 0], "srun --gpus-per-task=1"
+    def gpu(rank: int, visible: int, how: str = "srun") -> int:
+        return launch._gpu(Launch(rank, 4, rank, how), visible)
+
+    assert [gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert [gpu(rank, 1) for rank in range(4)] == [0, 0, 0, 0], "srun --gpus-per-task=1"
     with pytest.raises(UserError, match="local rank: 2 has no GPU: this node shows 2"):
-        launch._gpu(2, 2)
+        gpu(2, 2)
+    for how in ("torchrun", "deepspeed"):  # they show every rank all GPUs of the node, so these two would share one
+        assert gpu(0, 1, how) == 0
+        with pytest.raises(UserError, match="local rank: 1 has no GPU: this node shows 1"):
+            gpu(1, 1, how)

@@ -53,6 +53,20 @@ def test_unknown_scans_and_full_folders_are_refused(store: Path, tmp_path: Path)
         export(store, tmp_path / "full")
 
 
+def test_an_interrupted_export_can_be_given_again(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volgen.stages.export._sidecar", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export(store, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    (tmp_path / "out" / ".export-killed").mkdir()
+    files = export(store, tmp_path / "out")
+    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files) and (tmp_path / "out" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("identity", "name"), [("sub-01_ses-1_run-2", "sub-01_ses-1_run-2"), ("scan.7 b", "sub-scan7b"), ("sub-1_T2w", "sub-sub1T2w")]
 )

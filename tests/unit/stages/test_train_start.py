@@ -278,6 +278,29 @@ def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
         train(recipe(renamed / "store", tmp_path, first, privacy=DP, start={"shared_ids": True}))
 
 
+def test_a_released_run_can_be_begun_from_and_nobody_claims_to_know_whom_it_has_seen(
+    public: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
+) -> None:  # fmt: skip
+    released = tmp_path / "released"
+    shutil.copytree(public, released, ignore=shutil.ignore_patterns("manifest.json"))
+    plain = train(recipe(patients, tmp_path / "plain", released))
+    assert sha256(plain / "preconditioner.safetensors") == sha256(public / "preconditioner.safetensors")
+    with pytest.raises(UserError, match=r"it has no manifest\.json \(a released run has none\)") as refusal:
+        train(recipe(patients, tmp_path, released, privacy=DP))
+    assert "start.not_compared true" in str(refusal.value) and "start.stores" not in str(refusal.value), "no store can be known as its own"
+    asked = recipe(patients, tmp_path, released, privacy=DP, start={"not_compared": True})
+    with power_cut(2):
+        train(asked)
+    other = train(recipe(patients, tmp_path / "another", stopping={"max_steps": 2, "min_steps": 2}))
+    (other / "manifest.json").unlink()
+    with pytest.raises(UserError, match="is not the run that"):
+        train(recipe(patients, tmp_path, other, privacy=DP, start={"not_compared": True}))
+    assert people_of(train(asked)).endswith("it does not say whom it has seen")
+    # A run that began from one that began from it knows as little.
+    with pytest.raises(UserError, match="cannot be compared with this cohort, by way of its own start: it has no manifest"):
+        train(recipe(_heads(tmp_path / "third", 300), tmp_path / "next", plain, privacy=DP))
+
+
 def test_another_or_a_damaged_public_run_is_refused(public: Path, patients: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(public, copy)
