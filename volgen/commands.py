@@ -255,7 +255,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     reference = "store of real scans, or the bands.json of an earlier report"
     parser.add_argument("--reference", metavar="STORE_OR_BANDS", type=Path, required=True, help=reference)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the tables")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume fails a check or cannot be read")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume does not pass (fail or other) or cannot be read")
     parser.add_argument("--split", choices=splits, default="all", help="people of the store to compare with (default: %(default)s)")
 
 

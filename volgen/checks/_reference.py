@@ -185,7 +185,7 @@ class Reference:
                 {name: [row["intervals"] for row in rows] for name, rows in of.items() if "intervals" in rows[0]},
                 dict(content.get("head", {})),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError, ModuleNotFoundError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError, AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(where, f"has another form ({type(error).__name__}: {error})", expected, do) from None

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from volgen.core.errors import UserError, nearest
 
 T = TypeVar("T", bound="Config")
+UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises for text that is no YAML, or names a date or a number that there is not."""
 LARGEST = 20_000
 """Values of a configuration. An alias is a whole copy once it is read: thirty lines of them could fill any memory."""
 
@@ -36,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(str(path), "there is no such file", "a YAML configuration", "see configs/ for examples") from None
-    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UserError(str(path), f"cannot be read as YAML ({' '.join(str(error).split())})", "a YAML mapping") from None
     if not isinstance(content, dict):
         raise UserError(str(path), f"holds a {type(content).__name__}", "a YAML mapping of sections", "see configs/ for examples")
@@ -62,7 +64,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[tuple[str, s
             section = child
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except UNREADABLE:
             value = text
         if leaf == "kind" and section.get("kind", value) != value:
             section.clear()

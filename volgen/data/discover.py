@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint
+from volgen.core.progress import say
 from volgen.data.nifti import is_image, stem
 from volgen.data.people import person_folders
 
@@ -42,7 +43,8 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     """Scans of a file, a folder or a BIDS tree (raw or derivative), sorted by path.
 
     A folder with ``sub-*`` folders is a BIDS tree: ``sub-*/[ses-*/]anat/*_<suffix>.*`` are taken, and ``derivatives/`` inside it is not
-    (a derivative dataset is a source of its own). Any other folder gives every image file in and below it, also behind linked folders.
+    (a derivative dataset is a source of its own). Any other folder gives every image file in and below it, also behind links
+    to folders elsewhere.
 
     Links that lead nowhere are among the scans, so that whoever reads them can say so.
 
@@ -79,17 +81,22 @@ def _is_candidate(path: Path) -> bool:
     return is_image(path) and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Everything in and below a folder, also where links lead to; each folder once, so that links in a circle end."""
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
+def _below(source: Path) -> Iterator[Path]:
+    """Everything in and below a folder, then below folders elsewhere that links in it lead to; each once."""
+    root = source.resolve()
+    seen, waiting = set[Path](), [source]
+    while waiting:
+        start = waiting.pop(0)
+        real = start.resolve()
+        inside_or_above = real.is_relative_to(root) or root.is_relative_to(real)
+        if real in seen or (start != source and inside_or_above):
             continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(here) / name for name in files)
+        if start != source:
+            say(f"{start} is a link to {real}: its images are taken too.")
+        for here, folders, files in os.walk(start):
+            seen.add(Path(here).resolve())
+            waiting += [Path(here) / name for name in sorted(folders) if (Path(here) / name).is_symlink()]
+            yield from (Path(here) / name for name in files)
 
 
 def _bids(source: Path, people: Iterable[Path], suffix: str) -> list[Path]:

@@ -23,6 +23,8 @@ SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
 WAITS = (1.0, 5.0, 25.0)
 """Seconds before a scan that did not come is asked for again: a run of days must not end with one lost answer."""
+BUSY = (408, 429)
+"""Of HTTP's codes from 400 to 499, those that mean: later."""
 COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, len(os.sched_getaffinity(0))))]
 """One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
 are given one after the other."""
@@ -162,6 +164,8 @@ class Remote:
             except (FileNotFoundError, PermissionError):  # an answer
                 raise
             except Exception as error:  # each file system has errors of its own
+                if 400 <= getattr(error, "status", 0) < 500 and getattr(error, "status", 0) not in BUSY:
+                    raise  # an answer too
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 say(f"{name} of {self} did not come ({why}); it is asked for again in {wait:g} s.")
                 time.sleep(wait)

@@ -89,6 +89,7 @@ def conform(volume: Volume, config: IngestConfig) -> Volume:
         UserError: the image is smaller than one new voxel, has one value everywhere on the new voxels, or would become too large.
     """
     resampled = _resample(volume, config.voxel_size)
+    check_grid(config.shape or resampled.shape, "shape")
     if resampled is volume:
         return _place(volume, config)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -112,7 +113,7 @@ class SubjectRecord:
             inter=float(content["codes"]["inter"]),
             dtype=content["codes"]["dtype"],
             source_orientation=orientation,
-            source_shape=_three(content["source"]["shape"]),
+            source_shape=_three(content["source"]["shape"], most=math.inf),  # what was resampled may have been finer
             checksum=str(content["checksum"]),
         )
 
@@ -134,8 +135,8 @@ def cohort_fingerprint(records: Sequence[SubjectRecord]) -> str:
     return fingerprint([record.to_dict() for record in records])
 
 
-def _three(values: Any) -> Shape3:
+def _three(values: Any, most: float = MAX_VOXELS) -> Shape3:
     x, y, z = (int(value) for value in values)
-    if min(x, y, z) < 1 or x * y * z > MAX_VOXELS:
+    if min(x, y, z) < 1 or x * y * z > most:
         raise ValueError(f"there is no grid of {x} x {y} x {z} voxels")
     return x, y, z

@@ -31,7 +31,7 @@ def write_slices(directory: Path, slices: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = None
         for row in rows:
             if writer is None:

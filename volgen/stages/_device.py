@@ -45,6 +45,6 @@ def device_of_rank(name: str | None, own: torch.device) -> torch.device:
     if name in (None, own.type):
         return own
     device = usable_device(name)
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.device_count() > 1:  # not where each task sees its own as number 0
         raise UserError("--device", f"'{name}' is one GPU for all ranks", "cuda (each rank has one of its own) or cpu")
     return device

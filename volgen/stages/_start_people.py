@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ APART = "no patient id is in both"
 APART_WHERE_COMPARED = "no patient id is in both where they were compared"
 NAMESAKES = "some patient ids are in both, and were said to be of different people"
 NOT_COMPARED = "patient ids were not compared: the public store is not at hand, or has changed since"
-UNKNOWN = "patient ids were not compared: the public run came without its manifest, so it does not say whom it has seen"
+UNKNOWN = "patient ids were not compared: the public run came without its manifest, so that nobody can tell whom it has seen"
 NOT_ALL_COMPARED = "patient ids were not compared with every cohort that led to the public run: not all of these stores are at hand"
 STRANGERS = "cohorts that share nobody"
 
@@ -31,7 +32,7 @@ class Cohort:
     """A cohort that the public run has seen.
 
     Attributes:
-        fingerprint: of its store; None if the run does not say what it was trained on.
+        fingerprint: of its store; None if the run came without its manifest: then nobody can tell which store it was.
         store: where that was, if it was written down.
         way: for messages: "" for the public run's own, else by way of what.
     """
@@ -45,18 +46,19 @@ class Cohort:
         return {"fingerprint": self.fingerprint, "store": self.store}
 
 
-def cohorts(run: Path, inputs: Mapping[str, Any] | None) -> list[Cohort]:
+def cohorts(run: Path, inputs: Mapping[str, Any] | None, configured: str) -> list[Cohort]:
     """All that a finished run knows of: its own, then those of the runs before it.
 
     Args:
         run: its directory, for messages.
         inputs: of its manifest; None where it has none, as a released run.
+        configured: ``data.store`` of its config.yaml.
 
     Raises:
         UserError: the manifest was changed.
     """
     if inputs is None:
-        return [Cohort(None, None, "")]
+        return [Cohort(None, configured, "")]
     before = inputs.get(COHORTS, [])
     if not isinstance(before, list):
         raise UserError(str(run / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of cohorts", AGAIN)
@@ -106,6 +108,9 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
 
 
 def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bool) -> tuple[str, str | None]:
+    if cohort.fingerprint is None:
+        for suspect in _stores([cohort.store, *recipe.start.stores]):  # what is known may accuse, and acquits nobody
+            _refuse_shared(where, recipe, suspect, cohort.way, store)
     public, reasons = _open(cohort, recipe.start.stores)
     if public is None:
         # What was said when a run began stands in its ledger: it can be continued where the store is gone.
@@ -116,17 +121,33 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
                 do = f"put it back, or name its place in start.stores; or, {do}"
             raise UserError(where, found, "the store that it was trained on", do)
         return UNKNOWN if cohort.fingerprint is None else NOT_COMPARED, cohort.store
+    return (NAMESAKES if _refuse_shared(where, recipe, public, cohort.way, store) else APART), str(public.path)
+
+
+def _refuse_shared(where: str, recipe: Recipe, public: Store, way: str, store: Store) -> bool:
+    """Refuses a cohort that has this one's people; whether ids are in both that were said to be of different people."""
+    if public.fingerprint == store.fingerprint:
+        found = f"was trained on this very cohort{way}"
+        raise UserError(where, found, "a run of other people", "its budget would have to be added")
     mine = store.split("train")
     if {record.checksum for record in public.records} & {record.checksum for record in mine}:
-        found = f"has scans in its cohort{cohort.way} that this cohort's training split has too"
+        found = f"has scans in its cohort{way} that this cohort's training split has too"
         raise UserError(where, found, STRANGERS, "leave them out of one cohort, whatever their ids are")
-    if {record.patient for record in public.records} & {record.patient for record in mine}:
-        if not recipe.start.shared_ids:
-            found = f"has patient ids in its cohort{cohort.way} that this cohort's training split has too"
-            do = "leave these people out of one; if ids such as sub-01 only happen to be equal, say so with start.shared_ids true"
-            raise UserError(where, found, STRANGERS, do)
-        return NAMESAKES, str(public.path)
-    return APART, str(public.path)
+    shared = bool({record.patient for record in public.records} & {record.patient for record in mine})
+    if shared and not recipe.start.shared_ids:
+        found = f"has patient ids in its cohort{way} that this cohort's training split has too"
+        do = "leave these people out of one; if ids such as sub-01 only happen to be equal, say so with start.shared_ids true"
+        raise UserError(where, found, STRANGERS, do)
+    return shared
+
+
+def _stores(places: Sequence[str | None]) -> list[Store]:
+    """Those of some places that can be opened."""
+    found = []
+    for place in places:
+        with suppress(UserError, OSError):
+            found += [] if place is None else [Store.open(place)]
+    return found
 
 
 def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str]]:

@@ -112,7 +112,7 @@ class _Public:
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         digest, seen = _seen(directory)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
-        people, known = _start_people.compare(recipe, _start_people.cohorts(directory, seen), store, public)
+        people, known = _start_people.compare(recipe, _start_people.cohorts(directory, seen, run.recipe.data.store), store, public)
         kept = [phase.name for phase in recipe.phases() if recipe.start.keeps(phase.points)]
         self.inputs = {"public": public, _start_people.COHORTS: [cohort.recorded() for cohort in known]}
         self.assumed = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from volgen.checks._compare import compare as ranked
 from volgen.core import manifest
@@ -28,7 +29,7 @@ class Comparison:
     Attributes:
         page: the HTML file.
         order: names of the generators, best first.
-        failed: number of volumes that fail or cannot be read, over all generators.
+        failed: number of volumes that do not pass (``other`` included) or cannot be read, over all generators.
         strict: whether that is the caller's failure too.
     """
 
@@ -99,5 +100,11 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
     for entry in entries:
         say(f"{entry['rank']}. {entry['text']}")
     say(f"see {html}")
-    failed = sum(report["summary"][kind] for report in reports.values() for kind in ("failed", "other", "unread"))
+    failed = sum(not_passed(report["summary"]) for report in reports.values())
     return Comparison(html, [entry["name"] for entry in entries], failed, strict)
+
+
+def not_passed(summary: Mapping[str, Any]) -> int:
+    """How many volumes of a report do not pass, as ``--strict`` counts: those that fail, are of another acquisition, or cannot be read."""
+    count: int = summary["failed"] + summary["other"] + summary["unread"]
+    return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def export(
     provenance = Provenance("export", options, {"store": cohort.fingerprint})
     names: list[str] = []
     out.mkdir(parents=True, exist_ok=True)
+    for killed in out.glob(f"{PARTIAL}*"):
+        shutil.rmtree(killed)
     # An export that is interrupted leaves the folder as it was, so that the same command can be given again.
     with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch, progress("export", len(records)) as ticker:
         for record in records:

@@ -50,7 +50,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
     beside_samples = claim(out, trained, "statement", "sample") and _stage(out) == "sample"
     try:
         content = write_statement(out, trained, audit=audited, certificates=certificates)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         found = f"has another form ({error!r})"
         raise UserError("the ledger, audit or certificate", found, "files that volgen wrote", "make them again") from None
     if not beside_samples:

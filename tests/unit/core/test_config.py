@@ -109,6 +109,11 @@ def test_aliases_that_fill_memory_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text("a: " + "[" * 100_000)
     with pytest.raises(UserError, match="cannot be read as YAML"):
         read_yaml(tmp_path / "deep.yaml")
+    for odd in ("9" * 5000, "2024-13-45", '!!bool "x"', '!!timestamp "x"', ":".join(["59"] * 400) + ".5"):
+        (tmp_path / "odd.yaml").write_text(f"seed: {odd}\n")
+        with pytest.raises(UserError, match=r"odd\.yaml: cannot be read as YAML"):
+            read_yaml(tmp_path / "odd.yaml")
+    assert apply_overrides({}, [("name", "2024-13-45")]) == {"name": "2024-13-45"}
     (tmp_path / "good.yaml").write_text("a: &a [1, 2]\nb: *a\n")
     assert read_yaml(tmp_path / "good.yaml") == {"a": [1, 2], "b": [1, 2]}
 

@@ -57,11 +57,17 @@ def test_plain_folder_takes_every_image_and_names_people_from_files(tmp_path: Pa
     ]
 
 
-def test_folders_behind_links_count_and_circles_end(tmp_path: Path) -> None:
+def test_folders_behind_links_count_and_circles_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     touch(tmp_path, "all/siteA/p1.nii.gz", "far/p2.nii.gz")
     (tmp_path / "all" / "siteB").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "back").symlink_to(tmp_path / "all")
-    assert sorted(found.relative for found in discover(tmp_path / "all")) == ["siteA/p1.nii.gz", "siteB/p2.nii.gz"]
+    (tmp_path / "all" / "Latest").symlink_to("siteA")
+    (tmp_path / "all" / "up").symlink_to("..")
+    touch(tmp_path, "other.nii.gz")
+    found = [(scan.relative, scan.id) for scan in discover(tmp_path / "all")]
+    assert sorted(found) == [("siteA/p1.nii.gz", "p1"), ("siteB/p2.nii.gz", "p2")], "by their own names, and nothing from above"
+    said = capsys.readouterr().err
+    assert said.count("is a link to") == 1 and "siteB" in said
 
 
 def test_equal_names_get_different_ids(tmp_path: Path) -> None:

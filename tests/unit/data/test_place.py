@@ -111,16 +111,19 @@ def test_a_scan_that_does_not_come_is_asked_for_again(
     assert asked == [f"{record.id}/0/zarr.json"] * 3 + [f"{record.id}/0/c/0/0/0"]
     assert "did not come (TimeoutError)" in capsys.readouterr().err
 
-    asked.clear()
+    forbidden = OSError("403, Forbidden")
+    forbidden.status = 403  # type: ignore[attr-defined]  # as aiohttp's
+    for answer in (FileNotFoundError("none"), PermissionError("no"), forbidden):
+        asked.clear()
 
-    def absent(self: Remote, name: str) -> bytes:
-        asked.append(name)
-        raise FileNotFoundError(name)
+        def answers(self: Remote, name: str, answer: Exception = answer) -> bytes:
+            asked.append(name)
+            raise answer
 
-    monkeypatch.setattr(Remote, "_fetch", absent)
-    with pytest.raises(UserError):
-        store.read(store.records[1])
-    assert len(asked) == 1, "the answer is that there is none"
+        monkeypatch.setattr(Remote, "_fetch", answers)
+        with pytest.raises(UserError):
+            store.read(store.records[1])
+        assert len(asked) == 1, "that is an answer"
 
 
 @pytest.mark.parametrize("address", ["nonsense://host/store", "ftp://127.0.0.1:1/store", "zip://store::file:///nowhere.zip"])

@@ -323,9 +323,9 @@ def changed(store: Path, change: Callable[[list[dict[str, Any]]], None]) -> None
     "change",
     [
         lambda first: first["affine"][0].__setitem__(0, 1e300),
-        lambda first: first["affine"].__setitem__(3, [5, 5, 5, 5]),
+        lambda first: first["affine"].__setitem__(3, [5.0, 5.0, 5.0, 5.0]),
         lambda first: first["affine"].__setitem__(1, first["affine"][0]),
-        lambda first: first["affine"].__setitem__(0, [0, 0, 0, 0]),
+        lambda first: first["affine"].__setitem__(0, [0.0, 0.0, 0.0, 0.0]),
         lambda first: first["codes"].__setitem__("dtype", "foo"),
         lambda first: first["codes"].__setitem__("dtype", ["uint8"]),
         *(lambda first, code=code: first["source"].__setitem__("orientation", code) for code in ("XYZ", "", "RA", "LIAx", "RRR", "RLA")),
@@ -337,7 +337,7 @@ def changed(store: Path, change: Callable[[list[dict[str, Any]]], None]) -> None
 )
 def test_a_manifest_that_no_ingest_wrote_is_refused_when_it_is_opened(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
     changed(store, lambda subjects: change(subjects[0]))
-    with pytest.raises(UserError, match=r"manifest\.json"):
+    with pytest.raises(UserError, match=r"manifest\.json: its subjects have another form"):
         Store.open(store)
 
 

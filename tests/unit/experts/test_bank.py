@@ -155,12 +155,12 @@ def test_new_storage_is_filled_after_all_that_was_asked_for_when_it_was_made(
         return make_blank(*arguments)
 
     @contextmanager
-    def copying(released: int) -> Iterator[None]:
-        order.append(f"filled after {order[released]}")
+    def copying(released: str) -> Iterator[None]:
+        order.append(f"filled after {released}")
         yield
 
     monkeypatch.setattr(bank_module, "blank", blank)
-    monkeypatch.setattr(bank._copier, "released", lambda: len(order) - 1)
+    monkeypatch.setattr(bank._copier, "released", lambda: order[-1] if order else "nothing")
     monkeypatch.setattr(bank._copier, "copying", copying)
     with bank:
         bank(*volumes(0.4))

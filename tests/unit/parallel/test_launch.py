@@ -83,7 +83,7 @@ def test_what_was_found_is_said_in_one_line() -> None:
     assert str(discover({})) == "one process"
 
 
-def test_a_rank_takes_its_gpu_or_the_only_one_it_sees() -> None:
+def test_a_rank_takes_its_gpu_or_the_only_one_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     def gpu(rank: int, visible: int, how: str = "srun") -> int:
         return launch._gpu(Launch(rank, 4, rank, how), visible)
 
@@ -93,5 +93,8 @@ def test_a_rank_takes_its_gpu_or_the_only_one_it_sees() -> None:
         gpu(2, 2)
     for how in ("torchrun", "deepspeed"):  # they show every rank all GPUs of the node, so these two would share one
         assert gpu(0, 1, how) == 0
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with pytest.raises(UserError, match="local rank: 1 has no GPU: this node shows 1"):
             gpu(1, 1, how)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # a wrapper gives each rank its own
+        assert gpu(1, 1, how) == 0

@@ -15,7 +15,7 @@ from volgen.core.errors import UserError
 from volgen.data import nifti
 from volgen.data.store import Store
 from volgen.stages._report_names import named
-from volgen.stages.compare import compare
+from volgen.stages.compare import compare, not_passed
 from volgen.stages.report import report
 
 
@@ -127,6 +127,10 @@ def test_names_that_cannot_be_are_explained(words: list[str], message: str, tmp_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         named(words)
+
+
+def test_another_acquisition_counts_as_not_passed() -> None:
+    assert not_passed({"passed": 1, "other": 2, "failed": 4, "unread": 8}) == 14
 
 
 def test_the_command_line_takes_samples_or_several_generators(generators: list[Path], bands: Path, tmp_path: Path) -> None:

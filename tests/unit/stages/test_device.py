@@ -15,6 +15,9 @@ def test_a_rank_computes_on_its_own_gpu_unless_told_to_take_the_cpu(monkeypatch:
     assert _device.device_of_rank("cuda", own) == own, "not number 0 for all of them"
     assert _device.device_of_rank("cpu", own) == torch.device("cpu")
     monkeypatch.setattr(_device, "usable_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert _device.device_of_rank("cuda:0", torch.device("cuda", 0)) == torch.device("cuda", 0), "srun --gpus-per-task=1"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(UserError, match="'cuda:0' is one GPU for all ranks"):
         _device.device_of_rank("cuda:0", own)
 

@@ -65,6 +65,7 @@ def test_an_interrupted_export_can_be_given_again(store: Path, tmp_path: Path, m
     (tmp_path / "out" / ".export-killed").mkdir()
     files = export(store, tmp_path / "out")
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files) and (tmp_path / "out" / "manifest.json").is_file()
+    assert not list((tmp_path / "out").glob(".*")), "no scan of an export that was killed"
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_people_are_not_laundered_by_a_run_in_between_nor_by_other_ids(
 
 
 def test_a_released_run_can_be_begun_from_and_nobody_claims_to_know_whom_it_has_seen(
-    public: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
+    public: Path, blob_store: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
 ) -> None:  # fmt: skip
     released = tmp_path / "released"
     shutil.copytree(public, released, ignore=shutil.ignore_patterns("manifest.json"))
@@ -293,9 +293,16 @@ def test_a_released_run_can_be_begun_from_and_nobody_claims_to_know_whom_it_has_
         train(asked)
     other = train(recipe(patients, tmp_path / "another", stopping={"max_steps": 2, "min_steps": 2}))
     (other / "manifest.json").unlink()
+    (asked.directory / "manifest.json").rename(tmp_path / "manifest")  # it is not there yet after an early crash
     with pytest.raises(UserError, match="is not the run that"):
         train(recipe(patients, tmp_path, other, privacy=DP, start={"not_compared": True}))
-    assert people_of(train(asked)).endswith("it does not say whom it has seen")
+    (tmp_path / "manifest").rename(asked.directory / "manifest.json")
+    assert people_of(train(asked)).endswith("nobody can tell whom it has seen")
+    # Its config.yaml and start.stores name stores that were perhaps its own: they may accuse.
+    for suspected, message in (({}, "this very cohort"), ({"stores": [str(patients)]}, "this very cohort")):
+        mine = blob_store if not suspected else patients
+        with pytest.raises(UserError, match=message):
+            train(recipe(mine, tmp_path / "suspected", released, privacy=DP, start={"not_compared": True, **suspected}))
     # A run that began from one that began from it knows as little.
     with pytest.raises(UserError, match="cannot be compared with this cohort, by way of its own start: it has no manifest"):
         train(recipe(_heads(tmp_path / "third", 300), tmp_path / "next", plain, privacy=DP))
