@@ -164,7 +164,8 @@ class Remote:
             except (FileNotFoundError, PermissionError):  # an answer
                 raise
             except Exception as error:  # each file system has errors of its own
-                if 400 <= getattr(error, "status", 0) < 500 and getattr(error, "status", 0) not in BUSY:
+                status = getattr(error, "status", None)  # aiohttp's
+                if isinstance(status, int) and 400 <= status < 500 and status not in BUSY:
                     raise  # an answer too
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 say(f"{name} of {self} did not come ({why}); it is asked for again in {wait:g} s.")
