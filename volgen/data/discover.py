@@ -94,7 +94,10 @@ def _below(source: Path) -> Iterator[Path]:
         if start != source:
             say(f"{start} is a link to {real}: its images are taken too.")
         for here, folders, files in os.walk(start):
-            seen.add(Path(here).resolve())
+            if (folder := Path(here).resolve()) in seen:
+                folders.clear()
+                continue
+            seen.add(folder)
             waiting += [Path(here) / name for name in sorted(folders) if (Path(here) / name).is_symlink()]
             yield from (Path(here) / name for name in files)
 

@@ -160,8 +160,9 @@ def _check_alone(environ: Mapping[str, str]) -> None:
 
 def _gpu(launch: Launch, visible: int) -> int:
     """The GPU of a rank. Slurm may show each task only its own (``--gpus-per-task=1``), which then is number 0 for all of them."""
-    # torchrun and deepspeed show all of a node's to all of its ranks, unless something in between says otherwise.
-    if visible == 1 and (launch.how not in (_TORCHRUN.how, _DEEPSPEED.how) or "CUDA_VISIBLE_DEVICES" in os.environ):
+    # torchrun and deepspeed show all of a node's to all of its ranks, unless a script in between says CUDA_VISIBLE_DEVICES=$LOCAL_RANK.
+    mine = os.environ.get("CUDA_VISIBLE_DEVICES") == str(launch.local_rank)
+    if visible == 1 and (launch.how not in (_TORCHRUN.how, _DEEPSPEED.how) or mine):
         return 0
     if launch.local_rank >= visible:
         raise UserError("local rank", f"{launch.local_rank} has no GPU: this node shows {visible}", "one process for each GPU")

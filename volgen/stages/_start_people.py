@@ -23,6 +23,7 @@ APART_WHERE_COMPARED = "no patient id is in both where they were compared"
 NAMESAKES = "some patient ids are in both, and were said to be of different people"
 NOT_COMPARED = "patient ids were not compared: the public store is not at hand, or has changed since"
 UNKNOWN = "patient ids were not compared: the public run came without its manifest, so that nobody can tell whom it has seen"
+SUSPECTED = NAMESAKES + "; the public run came without its manifest, so that there may be more"
 NOT_ALL_COMPARED = "patient ids were not compared with every cohort that led to the public run: not all of these stores are at hand"
 STRANGERS = "cohorts that share nobody"
 
@@ -103,14 +104,18 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
     missing = said & {NOT_COMPARED, UNKNOWN}
     if said == missing:
         return ASSUMED + NOT_COMPARED, places
-    parts = [NAMESAKES if NAMESAKES in said else APART_WHERE_COMPARED, *([NOT_ALL_COMPARED] if missing else [])]
+    namesakes = said & {NAMESAKES, SUSPECTED}
+    parts = [NAMESAKES if namesakes else APART_WHERE_COMPARED, *([NOT_ALL_COMPARED] if missing or SUSPECTED in said else [])]
     return ASSUMED + "; ".join(parts), places
 
 
 def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bool) -> tuple[str, str | None]:
-    if cohort.fingerprint is None:
-        for suspect in _stores([cohort.store, *recipe.start.stores]):  # what is known may accuse, and acquits nobody
-            _refuse_shared(where, recipe, suspect, cohort.way, store)
+    unknown = UNKNOWN
+    if cohort.fingerprint is None and recipe.privacy.private and not begun:
+        # What is known may accuse, and acquits nobody.
+        way = f"{cohort.way}, if that is what its config.yaml or start.stores names (rename your store if only the name is the same)"
+        for suspect in _stores([cohort.store, *recipe.start.stores]):
+            unknown = SUSPECTED if _refuse_shared(where, recipe, suspect, way, store) else unknown
     public, reasons = _open(cohort, recipe.start.stores)
     if public is None:
         # What was said when a run began stands in its ledger: it can be continued where the store is gone.
@@ -120,7 +125,7 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
             if cohort.fingerprint is not None:
                 do = f"put it back, or name its place in start.stores; or, {do}"
             raise UserError(where, found, "the store that it was trained on", do)
-        return UNKNOWN if cohort.fingerprint is None else NOT_COMPARED, cohort.store
+        return unknown if cohort.fingerprint is None else NOT_COMPARED, cohort.store
     return (NAMESAKES if _refuse_shared(where, recipe, public, cohort.way, store) else APART), str(public.path)
 
 

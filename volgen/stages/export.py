@@ -59,7 +59,8 @@ def export(
     names: list[str] = []
     out.mkdir(parents=True, exist_ok=True)
     for killed in out.glob(f"{PARTIAL}*"):
-        shutil.rmtree(killed)
+        if killed.is_dir() and not killed.is_symlink():
+            shutil.rmtree(killed)
     # An export that is interrupted leaves the folder as it was, so that the same command can be given again.
     with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch, progress("export", len(records)) as ticker:
         for record in records:

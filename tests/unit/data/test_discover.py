@@ -70,6 +70,15 @@ def test_folders_behind_links_count_and_circles_end(tmp_path: Path, capsys: pyte
     assert said.count("is a link to") == 1 and "siteB" in said
 
 
+@pytest.mark.parametrize(("first", "second"), [("far/deep", "far"), ("far", "far/deep")])
+def test_a_link_into_the_target_of_another_takes_nothing_twice(tmp_path: Path, first: str, second: str) -> None:
+    touch(tmp_path, "all/a.nii", "far/deep/p1.nii", "far/p2.nii")
+    (tmp_path / "far" / "deep" / "up").symlink_to(tmp_path / "far")
+    (tmp_path / "all" / "A").symlink_to(tmp_path / first)
+    (tmp_path / "all" / "B").symlink_to(tmp_path / second)
+    assert sorted(found.patient for found in discover(tmp_path / "all")) == ["a", "p1", "p2"]
+
+
 def test_equal_names_get_different_ids(tmp_path: Path) -> None:
     touch(tmp_path, "a/scan.nii.gz", "b/scan.nii.gz", "b/scan.nii", "b/SCAN.nii")
     ids = [f.id for f in discover(tmp_path)]

@@ -94,7 +94,10 @@ def test_a_rank_takes_its_gpu_or_the_only_one_it_sees(monkeypatch: pytest.Monkey
     for how in ("torchrun", "deepspeed"):  # they show every rank all GPUs of the node, so these two would share one
         assert gpu(0, 1, how) == 0
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        with pytest.raises(UserError, match="local rank: 1 has no GPU: this node shows 1"):
-            gpu(1, 1, how)
+        for inherited in (None, "0", "0,1"):  # deepspeed sets it for all ranks alike
+            if inherited is not None:
+                monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+            with pytest.raises(UserError, match="local rank: 1 has no GPU: this node shows 1"):
+                gpu(1, 1, how)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # a wrapper gives each rank its own
         assert gpu(1, 1, how) == 0

@@ -303,6 +303,15 @@ def test_a_released_run_can_be_begun_from_and_nobody_claims_to_know_whom_it_has_
         mine = blob_store if not suspected else patients
         with pytest.raises(UserError, match=message):
             train(recipe(mine, tmp_path / "suspected", released, privacy=DP, start={"not_compared": True, **suspected}))
+    # The same ids in one of them, of other people.
+    others = _heads(tmp_path / "others", 6)
+    suspected = {"not_compared": True, "shared_ids": True}
+    with pytest.raises(UserError, match=r"patient ids in its cohort, if that is what its config.yaml .*rename your store"):
+        train(recipe(others, tmp_path / "namesakes", released, privacy=DP, start={"not_compared": True}))
+    assert "some patient ids are in both" in people_of(train(recipe(others, tmp_path / "namesakes", released, privacy=DP, start=suspected)))
+    with pytest.raises(UserError, match="cannot be compared"):  # ids that are said to be others' are no answer for those nobody knows of
+        train(recipe(others, tmp_path / "unsaid", released, privacy=DP, start={"shared_ids": True}))
+    train(recipe(blob_store, tmp_path / "same", released))  # claims nothing, so nothing is asked
     # A run that began from one that began from it knows as little.
     with pytest.raises(UserError, match="cannot be compared with this cohort, by way of its own start: it has no manifest"):
         train(recipe(_heads(tmp_path / "third", 300), tmp_path / "next", plain, privacy=DP))
