@@ -10,6 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def shear(affine: NDArray[np.float64]) -> float:
+    """Largest cosine between two axes of a voxel -> mm affine [4, 4] without axes of length 0: 0 where all are at right angles."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
 @dataclass(frozen=True)
 class Volume:
     """A 3D image in scanner units.

@@ -88,10 +88,9 @@ def _below(source: Path) -> Iterator[Path]:
     while waiting:
         start = waiting.pop(0)
         real = start.resolve()
-        inside_or_above = real.is_relative_to(root) or root.is_relative_to(real)
-        if real in seen or (start != source and inside_or_above):
-            continue
         if start != source:
+            if real in seen or real.is_relative_to(root) or root.is_relative_to(real):
+                continue
             say(f"{start} is a link to {real}: its images are taken too.")
         for here, folders, files in os.walk(start):
             if (folder := Path(here).resolve()) in seen:

@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
-from volgen.core.volume import Volume
+from volgen.core.volume import Volume, shear
 
 SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")
 ALIGNED = 2
@@ -268,8 +268,6 @@ def _affine(path: Path, image: Any, raw: Any) -> NDArray[np.float64]:
     if sizes.max() > _LARGEST_VOXEL:
         found = f"has an impossible voxel size: {[float(f'{s:.6g}') for s in sizes]} mm"
         raise UserError(str(path), found, f"at most {_LARGEST_VOXEL:g} mm", "check the header's unit of length")
-    axes = affine[:3, :3] / sizes
-    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if shear > SHEAR:
-        raise UserError(str(path), f"has a sheared affine (cosine between axes {shear:.4g})", "axes at right angles", "resample it first")
+    if (cosine := shear(affine)) > SHEAR:
+        raise UserError(str(path), f"has a sheared affine (cosine between axes {cosine:.4g})", "axes at right angles", "resample it first")
     return affine

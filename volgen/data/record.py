@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from volgen.core.files import fingerprint
 from volgen.core.intensity import IntensityMap
 from volgen.core.protocols import Shape3
+from volgen.core.volume import shear
 from volgen.data.quantise import CodeType
 
 Split = Literal["train", "validation", "test"]
@@ -22,7 +23,7 @@ AXES = ("RL", "AP", "SI")
 MAX_VOXELS = 1024**3
 """Largest grid: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
 SHEAR = 1e-3
-"""Cosine between axes that is more than rounding."""
+"""Cosine between axes above which no ingest wrote an affine; wider than ``nifti.SHEAR``, the limit for files."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class SubjectRecord:
             sizes = np.linalg.norm(affine[:3, :3], axis=0)
         if not (sizes.min() > 1e-6 and sizes.max() < 1e6 and (affine[3] == [0, 0, 0, 1]).all()):
             raise ValueError("an affine maps no voxel to millimetres")
-        axes = affine[:3, :3] / sizes
-        if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR:
+        if shear(affine) > SHEAR:
             raise ValueError("an affine is sheared")
         orientation = str(content["source"]["orientation"])
         if sorted(axis for code in orientation for axis, pair in enumerate(AXES) if code in pair) != [0, 1, 2] or len(orientation) != 3:

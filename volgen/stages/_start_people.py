@@ -86,9 +86,7 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
     """
     where = f"start.run {recipe.start.run}"
     for cohort in known:
-        if cohort.fingerprint == store.fingerprint:
-            found = f"was trained on this very cohort{cohort.way}"
-            raise UserError(where, found, "a run of other people", "its budget would have to be added")
+        _refuse_same(where, cohort.fingerprint, cohort.way, store)
     begun = Ledger.exists(recipe.directory)
     before = Ledger(recipe.directory).assumed.get("public", {}) if begun else public
     if any(before.get(fact) != public[fact] for fact in public):
@@ -129,11 +127,15 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
     return (NAMESAKES if _refuse_shared(where, recipe, public, cohort.way, store) else APART), str(public.path)
 
 
-def _refuse_shared(where: str, recipe: Recipe, public: Store, way: str, store: Store) -> bool:
-    """Refuses a cohort that has this one's people; whether ids are in both that were said to be of different people."""
-    if public.fingerprint == store.fingerprint:
+def _refuse_same(where: str, fingerprint: str | None, way: str, store: Store) -> None:
+    if fingerprint == store.fingerprint:
         found = f"was trained on this very cohort{way}"
         raise UserError(where, found, "a run of other people", "its budget would have to be added")
+
+
+def _refuse_shared(where: str, recipe: Recipe, public: Store, way: str, store: Store) -> bool:
+    """Refuses a cohort that has this one's people; whether ids are in both that were said to be of different people."""
+    _refuse_same(where, public.fingerprint, way, store)
     mine = store.split("train")
     if {record.checksum for record in public.records} & {record.checksum for record in mine}:
         found = f"has scans in its cohort{way} that this cohort's training split has too"
