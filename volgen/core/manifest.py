@@ -47,12 +47,15 @@ class Provenance:
         config: resolved configuration or options, JSON-able.
         inputs: fingerprints of what was read.
         seed: the seed, or None where nothing was drawn.
+        measured: whether wall time and peak memory are written. Not in a folder that may be released: they follow from what was read, such
+            as the size of one person's scan.
     """
 
     stage: str
     config: Mapping[str, Any]
     inputs: Mapping[str, Any]
     seed: int | None = None
+    measured: bool = True
     _started: float = field(default_factory=time.monotonic)
 
     def write(self, directory: Path, **more: Any) -> dict[str, Any]:
@@ -66,9 +69,13 @@ class Provenance:
             "seed": self.seed,
             "axis_order": "RAS+ (x to the right, y to the front, z to the top)",
             "units": {"space": "mm", "intensity": "arbitrary"},
-            "wall_seconds": round(time.monotonic() - self._started, 3),
-            "peak_memory_bytes": peak_memory_bytes(),
+            **self._measures(),
             **more,
         }
         write_json(directory / NAME, content)
         return content
+
+    def _measures(self) -> dict[str, Any]:
+        if not self.measured:
+            return {}
+        return {"wall_seconds": round(time.monotonic() - self._started, 3), "peak_memory_bytes": peak_memory_bytes()}

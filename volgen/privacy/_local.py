@@ -104,6 +104,15 @@ def release(clip: Clip, x_XYZ: Tensor, sigma: float, secret: Secret) -> Tensor:
     return clip(x_XYZ) + sigma * secret.normal(tuple(x_XYZ.shape), "local")
 
 
+def replaced(epsilon: float, delta: float) -> tuple[float, float]:
+    """What an (epsilon, delta) promise about taking part or not is worth against the exchange of one person for any other.
+
+    That is two steps, out and in: twice epsilon, and delta (1 + e^epsilon) (group privacy). Only so can it be put together with a
+    release of :func:`release`, whose neighbours are any two scans.
+    """
+    return 2.0 * epsilon, delta * (1.0 + math.exp(min(epsilon, 700.0)))
+
+
 def certificate(clip: Clip, centre: str, budget: Budget, asked: tuple[float, float], denoiser: dict[str, Any]) -> dict[str, Any]:
     """Content of ``certificate.json``.
 

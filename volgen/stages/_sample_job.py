@@ -43,7 +43,9 @@ class Job:
             # White noise goes without saying: directories from before there was another can be continued.
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
         }
-        provenance = manifest.Provenance("sample", settings, {"run": self.run.fingerprint}, self.seed)
+        provenance = manifest.Provenance(
+            "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=not self.run.recipe.privacy.private
+        )
         object.__setattr__(self, "provenance", provenance)
 
     def claim(self) -> None:

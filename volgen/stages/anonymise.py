@@ -17,12 +17,13 @@ from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
 from volgen.core.noise import choose
 from volgen.core.progress import say
+from volgen.core.rounding import upper
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.data.preprocess import IngestConfig, check, conform
 from volgen.models.denoiser import Preconditioner
 from volgen.privacy._ledger import SUMMARY
-from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release
+from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release, replaced
 from volgen.privacy._secret import Secret
 from volgen.samplers import _driver
 from volgen.stages._device import usable_device
@@ -93,12 +94,12 @@ def anonymise(
         raise UserError("--epsilon", f"this budget is vacuous ({budget.meaning.removeprefix('VACUOUS: ').rstrip('.')})", limits, how)
     x_XYZ = _prepared(scan, trained.geometry)
     y_XYZ = release(clip, x_XYZ, budget.sigma, Secret())
-    provenance = manifest.Provenance(
-        "anonymise", {"epsilon": epsilon, "delta": delta, "radius": radius, "centre": centre, "dtype": dtype}, {"run": trained.fingerprint}
-    )
+    # The folder is made to be released: no path, and no time or memory, which would tell the size of the scan.
+    settings = {"epsilon": epsilon, "delta": delta, "radius": radius, "centre": _centre_words(centre), "dtype": dtype}
+    provenance = manifest.Provenance("anonymise", settings, {"run": trained.fingerprint}, measured=False)
     grid = _grid([level for level in trained.ensemble.grid if level <= budget.sigma], steps)
     volume = _denoised(trained, preconditioner, y_XYZ, grid, where)
-    content = certificate(clip, _centre_words(centre), budget, (epsilon, delta), _denoiser(trained, run, needed, grid))
+    content = certificate(clip, _centre_words(centre), budget, (epsilon, delta), _denoiser(trained, run, needed, grid, budget))
     _write(out, trained, volume, content, dtype)
     provenance.write(out, complete=True, run_name=trained.recipe.name)
     say(f"{out}: epsilon {budget.epsilon:.4g} at delta {delta:.2g} (noise of {budget.sigma:.4g}). {budget.meaning}")
@@ -186,13 +187,25 @@ def _denoised(trained: TrainedRun, preconditioner: Preconditioner, y_XYZ: Tensor
     return volume[0]
 
 
-def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float]) -> dict[str, Any]:
+def _both(epsilon: float, delta: float, budget: Budget) -> str:
+    """What holds for a person who is in the run's cohort too. Numbers of two neighbouring relations are not added."""
+    alike, chance = replaced(epsilon, delta)
+
+    def pair(epsilon: float, delta: float) -> str:
+        return f"({upper(epsilon, 3)}, {upper(delta, 2)})"
+
+    return (
+        f"the run was trained with differential privacy, and its {pair(epsilon, delta)} is about taking part in its cohort or not, which is"
+        " another question than the one here, so that the two are not added. For a person who is in that cohort too, both have to be"
+        f" counted as the exchange of one person for any other: the run then costs at most {pair(alike, chance)}, and run and release"
+        f" together at most {pair(alike + budget.epsilon, chance + budget.delta)}"
+    )
+
+
+def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: Budget) -> dict[str, Any]:
     ledger: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
-    private = ledger.get("epsilon") is not None
-    if private:
-        assumed = (
-            "the run was trained with differential privacy: for a person who is also in its cohort, its epsilon and delta add to these"
-        )
+    if ledger.get("epsilon") is not None:
+        assumed = _both(float(ledger["epsilon"]), float(ledger["delta"]), budget)
     else:
         assumed = (
             "denoising is post-processing only if nobody whose scan this is was in the run's training or validation cohort, which volgen"

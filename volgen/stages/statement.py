@@ -46,7 +46,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
         "audit": sha256(audit / AUDIT) if audit else None,
         "certificates": [sha256(path) for path in paths],
     }
-    provenance = manifest.Provenance("statement", {}, inputs)
+    provenance = manifest.Provenance("statement", {}, inputs, measured=not trained.recipe.privacy.private)
     beside_samples = claim(out, trained, "statement", "sample") and _stage(out) == "sample"
     try:
         content = write_statement(out, trained, audit=audited, certificates=certificates)

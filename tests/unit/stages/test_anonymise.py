@@ -15,7 +15,8 @@ from volgen import cli
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.geometry import Geometry
-from volgen.privacy._gaussian import epsilon_of
+from volgen.core.rounding import upper
+from volgen.privacy._gaussian import epsilon_of, mu_of
 from volgen.recipe import Recipe
 from volgen.stages import anonymise as stage
 from volgen.stages.anonymise import CERTIFICATE, anonymise
@@ -62,6 +63,37 @@ def test_the_image_is_in_the_frame_of_the_run_and_nothing_of_the_header_is_left(
     assert np.isfinite(image.get_fdata()).all()  # type: ignore[attr-defined]
     written = b"".join(path.read_bytes() for path in out.iterdir() if path.suffix != ".gz") + bytes(image.header.binaryblock)  # type: ignore[attr-defined]
     assert b"jane" not in written.lower()
+
+
+def test_what_is_written_beside_the_image_is_the_same_for_any_two_scans(run: Path, scan: Path, tmp_path: Path) -> None:
+    """Size, place, voxel size, name and the time that it took are no part of what the noise covers."""
+    other = tmp_path / "somebody_else_with_a_long_name.nii.gz"
+    voxels = np.random.default_rng(0).gamma(2.0, 100.0, (96, 80, 70)).astype(np.float32)
+    affine = np.diag([1.5, 2.0, 1.9, 1.0])
+    affine[:3, 3] = (-70.0, -60.0, -55.0)
+    nib.save(nib.Nifti1Image(voxels, affine), other)
+    centre = anonymise(scan, run, tmp_path / "mean", **WEAK) / "sub-0001_T1w.nii.gz"
+    one, two = (anonymise(path, run, tmp_path / f"of_{path.name[:3]}", centre=str(centre), **WEAK) for path in (scan, other))
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for path in one.iterdir():
+        if path.suffix != ".gz":
+            assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+            assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    manifest = json.loads((one / "manifest.json").read_text())
+    assert not {"wall_seconds", "peak_memory_bytes"} & set(manifest)
+    headers = [nib.load(path / "sub-0001_T1w.nii.gz").header.binaryblock for path in (one, two)]  # type: ignore[attr-defined]
+    assert headers[0] == headers[1]
+    # Of gzip's own header: flags (a name, a comment), time.
+    packed = [(path / "sub-0001_T1w.nii.gz").read_bytes()[:10] for path in (one, two)]
+    assert packed[0] == packed[1] and packed[0][3:8] == bytes(5)
+
+
+def test_two_promises_of_different_kinds_are_not_added() -> None:
+    """(3, 1e-5) about taking part is (6, 1e-5 (1 + e^3)) about being exchanged; only then the release's own (2, 1e-6) is added."""
+    said = stage._both(3.0, 1e-5, stage.Budget(1.0, 1.0 / mu_of(2.0, 1e-6), 1e-6))
+    assert "the two are not added" in said and "(6, 0.00022)" in said
+    total = 1e-5 * (1 + np.e**3) + 1e-6
+    assert "at most (8" in said and upper(total, 2) in said
 
 
 def test_the_certificate_says_what_was_done(run: Path, scan: Path, tmp_path: Path) -> None:

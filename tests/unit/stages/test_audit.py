@@ -249,6 +249,19 @@ def test_samples_carry_a_statement_that_an_audit_completes(run: Path, store: Pat
         statement(run, store.parent / "scans")
 
 
+def test_samples_and_statements_of_a_private_run_tell_no_time_and_no_memory(trained: Train, run: Path, tmp_path: Path) -> None:
+    privacy = {"kind": "dp_sgd", "epsilon": 3.0, "delta": 1e-3, "accountant": "rdp", "spare": 0.0}
+    private = trained("private", {"seed": 1, "side": "a"}, privacy=privacy)
+    sample(private, tmp_path / "samples", count=1, seed=1)
+    statement(private, tmp_path / "statement")
+    sample(run, tmp_path / "plain", count=1, seed=1)
+    measured = {
+        name: {"wall_seconds", "peak_memory_bytes"} & set(json.loads((tmp_path / name / "manifest.json").read_text()))
+        for name in ("samples", "statement", "plain")
+    }
+    assert measured == {"samples": set(), "statement": set(), "plain": {"wall_seconds", "peak_memory_bytes"}}
+
+
 def test_a_private_run_says_how_much_is_promised_and_under_what(trained: Train, store: Path, tmp_path: Path) -> None:
     privacy = {"kind": "dp_sgd", "epsilon": 3.0, "delta": 1e-3, "accountant": "rdp", "spare": 0.0}
     run = trained("private", {"seed": 1, "side": "a"}, privacy=privacy)
