@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+import tarfile
 from pathlib import Path
 
 import hypothesis
@@ -66,3 +67,12 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = IngestConfig(shape=(16, 16, 16), voxel_size=8.0, validation=0.35, test=0.05)
     ingest(folder / "scans", folder / "store", config)
     return folder / "store"
+
+
+@pytest.fixture
+def made_by_0_1_0(tmp_path: Path) -> Path:
+    """A folder with what volgen 0.1.0 wrote (tests/fixtures/README.md), to be changed at will."""
+    folder = tmp_path / "v0.1.0"
+    with tarfile.open(Path(__file__).parent / "fixtures" / "v0.1.0.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder

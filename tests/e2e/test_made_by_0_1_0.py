@@ -1,0 +1,121 @@
+"""What users have from volgen 0.1.0 still opens, continues and gives the same numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from volgen import cli
+from volgen.data.store import Store
+from volgen.stages._trained_run import TrainedRun
+
+pytestmark = pytest.mark.e2e
+Files = dict[str, bytes]
+
+
+def files(folder: Path) -> Files:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def volgen(*words: str | Path) -> int:
+    return cli.main([str(word) for word in words])
+
+
+@pytest.fixture
+def there(made_by_0_1_0: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made_by_0_1_0)
+    return made_by_0_1_0
+
+
+def test_a_finished_run_is_finished_and_draws_the_same_volumes(there: Path) -> None:
+    before = files(there / "runs/finished")
+    assert volgen("train", "--config", "run.yaml") == 0
+    after = files(there / "runs/finished")
+    assert {name: after[name] for name in before if not name.endswith(".lock")} == {
+        name: content for name, content in before.items() if not name.endswith(".lock")
+    }
+    run = TrainedRun.read(there / "runs/finished")
+    assert run.fingerprint == json.loads((there / "samples/sub-0001_T1w.json").read_text())["RunFingerprint"]
+    assert volgen("sample", "runs/finished", "--out", "again", "--count", "2", "--seed", "5") == 0
+    images = sorted((there / "again").rglob("sub-*.nii.gz"))
+    assert len(images) == 2
+    for drawn, old in zip(images, sorted((there / "samples").glob("sub-*.nii.gz")), strict=True):
+        now, then = nib.load(drawn), nib.load(old)
+        assert np.array_equal(now.affine, then.affine)
+        # Another processor may round otherwise.
+        assert np.abs(now.get_fdata() - then.get_fdata()).max() < 1e-4 * np.ptp(then.get_fdata())
+
+
+def test_an_unfinished_run_goes_on_to_the_weights_that_0_1_0_came_to(there: Path) -> None:
+    assert volgen("train", "--config", "run.yaml", "--name", "unfinished") == 0
+    for expert in "01":
+        found, expected = (
+            load_file(there / "runs" / name / "experts" / expert / "weights.safetensors") for name in ("unfinished", "finished")
+        )
+        assert found.keys() == expected.keys()
+        for name, weight in expected.items():
+            np.testing.assert_allclose(found[name].numpy(), weight.numpy(), rtol=1e-3, atol=1e-5)
+    assert not list((there / "runs/unfinished").rglob("checkpoint-*"))
+    assert not list((there / "runs/unfinished").rglob("*training*"))
+
+
+@pytest.mark.parametrize("name", ["finished", "private"])
+def test_another_configuration_is_still_refused(there: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = "run.yaml" if name == "finished" else "private.yaml"
+    before = files(there / "runs" / name)
+    assert volgen("train", "--config", config, "--optimiser.learning_rate", "0.5") == 2
+    assert "optimiser.learning_rate" in capsys.readouterr().err
+    assert files(there / "runs" / name) == before
+
+
+def test_a_private_run_draws_volumes(there: Path) -> None:
+    assert volgen("sample", "runs/private", "--out", "again", "--count", "1", "--seed", "5") == 0
+    (drawn,), (old,) = (sorted((there / name).rglob("sub-*.nii.gz")) for name in ("again", "samples_private"))
+    now, then = nib.load(drawn).get_fdata(), nib.load(old).get_fdata()
+    assert np.abs(now - then).max() < 1e-4 * np.ptp(then)
+
+
+def test_a_store_opens_whole_and_is_ingested_again_without_a_change(there: Path, cohort: Path) -> None:
+    store = Store.open(there / "cohort.zarr")
+    assert len(store.records) == 14 and all(np.isfinite(store.read(record).voxels).all() for record in store.records)
+    (there / "scans").mkdir()
+    shutil.copy(cohort / "dataset_description.json", there / "scans")
+    for record in store.records:
+        shutil.copytree(cohort / record.patient, there / "scans" / record.patient)
+    options = ("--shape", "16", "--voxel-size", "14", "--workers", "1", "--validation", "0.25")
+    assert volgen("ingest", "scans", "cohort.zarr", *options) == 0
+    again = Store.open(there / "cohort.zarr")
+    assert again.fingerprint == store.fingerprint
+    assert [record.to_dict() for record in again.records] == [record.to_dict() for record in store.records]
+
+
+def test_samples_a_reference_and_a_report_are_taken(there: Path) -> None:
+    assert volgen("report", "samples", "--reference", "cohort.zarr", "--out", "report") == 0
+    assert volgen("report", "samples", "--reference", "report/bands.json", "--out", "other") == 0
+    verdicts = [
+        [volume["verdict"] for volume in json.loads((there / name / "report.json").read_text())["volumes"]] for name in ("report", "other")
+    ]
+    assert verdicts[0] == verdicts[1] and len(verdicts[0]) == 2
+
+
+@pytest.mark.parametrize("command", ["export", "sample", "statement"])
+def test_folders_of_0_1_0_are_continued_or_refused_but_never_changed(there: Path, command: str) -> None:
+    words: dict[str, Callable[[], int]] = {
+        "export": lambda: volgen("export", "cohort.zarr", "--out", "export"),
+        "sample": lambda: volgen("sample", "runs/finished", "--out", "samples", "--count", "2", "--seed", "6"),
+        "statement": lambda: volgen("statement", "runs/finished", "--out", "statement"),
+    }
+    folder = there / {"sample": "samples"}.get(command, command)
+    before = files(folder)
+    code = words[command]()
+    after = files(folder)
+    images = {name: content for name, content in before.items() if name.endswith((".nii.gz", ".csv"))}
+    assert code == 2 or command == "statement"
+    assert images.items() <= after.items()
