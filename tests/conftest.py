@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 
 # Before torch is imported: tests share the machine's cores with each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +40,22 @@ def test_data() -> Path:
     if not (folder / "brains-2mm").is_dir():
         pytest.fail(f"VOLGEN_TEST_DATA is {folder}, which has no brains-2mm/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bids_errors() -> Callable[[Path], list[str]]:
+    """What the BIDS validator has against a folder, one line for each error; skips, saying so, where it is not installed."""
+    beside = Path(sys.executable).with_name("bids-validator-deno")
+    command = str(beside) if beside.exists() else shutil.which("bids-validator-deno")
+    if command is None:
+        pytest.skip("bids-validator-deno is not installed: it comes with `pip install volgen[test]`")
+
+    def errors(folder: Path) -> list[str]:
+        done = subprocess.run([command, str(folder), "--format", "json"], capture_output=True, text=True, check=False, timeout=120)
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        return [f"{issue['code']} {issue.get('subCode', '')} {issue['location']}" for issue in issues if issue["severity"] == "error"]
+
+    return errors
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def together(run: Path, out: Path, ranks: int, count: int = COUNT, **options: ob
 
 
 def images(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*_T1w.*"))}
+    return {path.name: path.read_bytes() for path in sorted(out.rglob("*_T1w.*"))}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_ranks_make_the_volumes_of_one_process(run: Path, tmp_path: Path, ranks:
 def test_a_rank_that_is_killed_does_not_keep_the_others_waiting(run: Path, tmp_path: Path) -> None:
     process = together(run, tmp_path / "out", 2, count=100_000, stages=2)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("*.nii.gz")):
+    while not list((tmp_path / "out").rglob("*.nii.gz")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children(recursive=True)}

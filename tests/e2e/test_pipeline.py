@@ -134,8 +134,8 @@ def test_a_finished_run_holds_no_statistics_of_parts_of_the_cohort(pipeline: Pat
 
 
 def test_samples_are_volumes_in_the_space_of_the_cohort(pipeline: Path) -> None:
-    paths = sorted((pipeline / "samples").glob("*.nii.gz"))
-    assert [path.name for path in paths] == ["sub-0001_T1w.nii.gz", "sub-0002_T1w.nii.gz"]
+    paths = sorted((pipeline / "samples").rglob("*.nii.gz"))
+    assert [path.name for path in paths] == [f"sub-{number}_desc-synthetic_T1w.nii.gz" for number in ("0001", "0002")]
     voxels = []
     for path in paths:
         image = nib.load(path)
@@ -157,8 +157,10 @@ def test_samples_are_volumes_in_the_space_of_the_cohort(pipeline: Path) -> None:
 def test_a_sample_depends_on_seed_and_index_alone(pipeline: Path, tmp_path: Path) -> None:
     run, out = str(pipeline / "runs/tiny"), str(tmp_path / "one")
     assert cli.main(["sample", run, "--out", out, "--count", "1", "--seed", "5", "--start-index", "1"]) == 0
-    (alone,) = (tmp_path / "one").glob("*.nii.gz")
-    np.testing.assert_array_equal(nib.load(alone).get_fdata(), nib.load(pipeline / "samples/sub-0002_T1w.nii.gz").get_fdata())
+    (alone,) = (tmp_path / "one").rglob("*.nii.gz")
+    np.testing.assert_array_equal(
+        nib.load(alone).get_fdata(), nib.load(pipeline / "samples/sub-0002/anat/sub-0002_desc-synthetic_T1w.nii.gz").get_fdata()
+    )
 
 
 def test_the_report_has_the_fixed_keys_and_works_offline(pipeline: Path) -> None:
@@ -181,7 +183,10 @@ def test_the_report_has_the_fixed_keys_and_works_offline(pipeline: Path) -> None
 
 
 def test_a_second_run_of_every_command_keeps_what_is_there(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = [pipeline / name for name in ("runs/tiny/ensemble.json", "runs/tiny/metrics.jsonl", "samples/sub-0001_T1w.nii.gz")]
+    kept = [
+        pipeline / name
+        for name in ("runs/tiny/ensemble.json", "runs/tiny/metrics.jsonl", "samples/sub-0001/anat/sub-0001_desc-synthetic_T1w.nii.gz")
+    ]
     before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in kept]
     monkeypatch.chdir(pipeline)
     for words in COMMANDS:
@@ -290,7 +295,7 @@ def test_a_damaged_weight_file_is_named(broken: Path, capfd: pytest.CaptureFixtu
     err = capfd.readouterr().err
     assert "experts/0/weights.safetensors" in err
     assert "Traceback" not in err
-    assert not list((broken / "fresh").glob("*.nii.gz"))
+    assert not list((broken / "fresh").rglob("*.nii.gz"))
 
 
 def test_a_folder_without_permission_is_one_message(pipeline: Path, tmp_path: Path) -> None:

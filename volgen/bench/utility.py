@@ -127,7 +127,7 @@ def _drawn(trained: TrainedRun, config: Config) -> Unit:
             trained.directory, Path(scratch) / "out", count=config.samples, seed=config.seed, batch_size=config.batch_size,
             device=config.device,
         )  # fmt: skip
-        volumes = [nifti.read(path).voxels for path in sorted(out.glob("*.nii.gz"))]
+        volumes = [nifti.read(path).voxels for path in sorted(out.rglob("*.nii.gz"))]
     return np.stack([trained.geometry.intensity.to_unit(voxels).reshape(1, -1) for voxels in volumes])
 
 

@@ -22,6 +22,12 @@ LARGEST_BRAIN_LITRES = 2.2
 """Brains have 1 to 2 litres of foreground, heads with skull, face and neck more than 3."""
 
 
+def litres(unit_XYZ: NDArray[np.float32], voxel_size: tuple[float, float, float]) -> float:
+    """Foreground of a volume in [0, 1] with voxels of so many mm: below :data:`LARGEST_BRAIN_LITRES` it shows a brain without a skull."""
+    x, y, z = voxel_size
+    return float(np.count_nonzero(unit_XYZ > FOREGROUND) * x * y * z / 1e6)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The frame that a cohort's volumes share once each has been put on the grid.
@@ -78,8 +84,8 @@ class Geometry:
         # Affines carry rounding of about 1e-7 mm; a header should say 2.0.
         x, y, z = (round(float(size), 6) for size in np.median(sizes, axis=0))
         low, high = (float(limit) for limit in np.median(limits, axis=0))
-        litres = float(np.median([np.count_nonzero(unit > FOREGROUND) * x * y * z / 1e6 for unit in examples]))
-        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=litres < LARGEST_BRAIN_LITRES)
+        size = float(np.median([litres(unit, (x, y, z)) for unit in examples]))
+        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES)
 
     def write(self, directory: Path) -> None:
         """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""

@@ -1,12 +1,10 @@
-"""A folder of generated volumes as a BIDS derivative: names, sidecars and the description of the data set.
-
-Everything is in one flat folder (no ``sub-*/anat``), so that a folder of samples is a folder of images.
-"""
+"""A folder of volumes as a BIDS derivative that the validator accepts: names, sidecars and the description of the data set."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from volgen.core.rounding import upper
 
 LARGEST = sys.float_info.max
 BIDS_VERSION = "1.10.0"
+OVERVIEW = "overview.png"
+"""Picture of the images in a folder."""
 README = """# Synthetic brain MRI
 
 Every image in this folder was drawn from a generative model by volgen. None shows a person. `manifest.json` says how they were
@@ -24,14 +24,42 @@ made; the sidecar of each image has its seed, its noise levels and what is known
 """
 
 
-def image_name(index: int) -> str:
-    """File of sample ``index`` (from 0): ``sub-0001_T1w.nii.gz`` is sample 0."""
-    return f"sub-{index + 1:04d}_T1w.nii.gz"
+@dataclass(frozen=True)
+class Names:
+    """Where images lie in a folder, and what they are called.
+
+    Attributes:
+        pattern: path without suffix, relative to the folder; ``{0}`` is the number of the image, from 0001.
+    """
+
+    pattern: str
+
+    def image(self, index: int) -> str:
+        """Relative path of image ``index`` (from 0)."""
+        return f"{self._stem(f'{index + 1:04d}')}.nii.gz"
+
+    def sidecar(self, index: int) -> str:
+        """Relative path of the sidecar of image ``index``."""
+        return f"{self._stem(f'{index + 1:04d}')}.json"
+
+    def whole(self, directory: Path) -> list[str]:
+        """Relative paths of the images of a folder that have a sidecar, which is written last; sorted."""
+        images = directory.glob(f"{self._stem('*')}.nii.gz")
+        return sorted(path.relative_to(directory).as_posix() for path in images if path.with_name(f"{path.name[:-7]}.json").is_file())
+
+    def _stem(self, number: str) -> str:
+        return self.pattern.format(number)
 
 
-def sidecar_name(index: int) -> str:
-    """Sidecar of sample ``index``."""
-    return f"sub-{index + 1:04d}_T1w.json"
+SYNTHETIC = Names("sub-{0}/anat/sub-{0}_desc-synthetic_T1w")
+ANONYMISED = Names("sub-{0}/anat/sub-{0}_desc-anonymised_T1w")
+FLAT = Names("sub-{0}_T1w")
+"""What volgen 0.1.0 wrote, without folders. Such a folder of samples is continued as it was begun."""
+
+
+def description(of: str) -> str:
+    """What the header of a written image says of it (``descrip``): what it is and which volgen made it, and nothing of a person."""
+    return f"{of}, volgen {volgen.__version__}"
 
 
 def write_description(directory: Path, name: str, readme: str = README) -> None:
@@ -40,7 +68,9 @@ def write_description(directory: Path, name: str, readme: str = README) -> None:
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
     write_json(directory / "dataset_description.json", content)
     write_text(directory / "README.md", readme)
-    write_text(directory / ".bidsignore", f"{NAME}\ncertificate.json\nstatement.json\nstatement.html\n")
+    write_text(
+        directory / ".bidsignore", "".join(f"{name}\n" for name in (NAME, "certificate.json", "statement.json", "statement.html", OVERVIEW))
+    )
 
 
 def is_ledger(content: object) -> bool:

@@ -23,7 +23,10 @@ WHITE = "white"
 
 @dataclass(frozen=True)
 class Job:
-    """A directory of samples and what was asked for."""
+    """A directory of samples and what was asked for.
+
+    ``names`` says where in it volumes lie: as BIDS has it, or without folders in a directory that volgen 0.1.0 began.
+    """
 
     out: Path
     run: TrainedRun
@@ -34,6 +37,7 @@ class Job:
     dtype: Literal["float32", "int16"]
     requested: Mapping[str, int]  # what may differ between two commands that fill one directory
     provenance: manifest.Provenance = field(init=False)
+    names: derivative.Names = field(init=False)
 
     def __post_init__(self) -> None:
         settings = {
@@ -47,6 +51,7 @@ class Job:
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=not self.run.recipe.privacy.private
         )
         object.__setattr__(self, "provenance", provenance)
+        object.__setattr__(self, "names", derivative.FLAT if derivative.FLAT.whole(self.out) else derivative.SYNTHETIC)
 
     def claim(self) -> None:
         """Makes the directory, or checks that it is of the same run, settings and seed."""
@@ -75,14 +80,16 @@ class Job:
 
     def holds(self, index: int) -> bool:
         """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
-        return (self.out / derivative.image_name(index)).is_file() and (self.out / derivative.sidecar_name(index)).is_file()
+        return (self.out / self.names.image(index)).is_file() and (self.out / self.names.sidecar(index)).is_file()
 
     def export(self, index: int, volume_CXYZ: Tensor) -> None:
         """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
         unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
         geometry = self.run.geometry
         image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
-        nifti.write(self.out / derivative.image_name(index), image, dtype=self.dtype)
+        nifti.write(
+            self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description("synthetic: shows no person")
+        )
         sidecar = {
             "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
             "SkullStripped": geometry.skull_stripped,
@@ -97,12 +104,12 @@ class Job:
             "PrivacyStatementPage": PAGE,
             "IntensityWindow": geometry.intensity.to_dict(),
         }
-        write_json(self.out / derivative.sidecar_name(index), sidecar)
+        write_json(self.out / self.names.sidecar(index), sidecar)
 
     def finish(self) -> None:
         """Writes the final manifest."""
         self._write_manifest(complete=True)
 
     def _write_manifest(self, complete: bool) -> None:
-        volumes = sorted(path.name for path in self.out.glob("sub-*_T1w.nii.gz") if path.with_name(path.name[:-7] + ".json").is_file())
+        volumes = self.names.whole(self.out)
         self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)

@@ -228,7 +228,9 @@ def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str
     unit = (volume_XYZ.clamp(-1.0, 1.0) + 1.0) / 2.0
     geometry = trained.geometry
     derivative.write_description(out, f"A scan under local differential privacy, by {trained.recipe.name}", README)
-    nifti.write(out / derivative.image_name(0), Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine), dtype=dtype)
+    image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
+    said = derivative.description("noised to a privacy budget and denoised")
+    nifti.write(out / derivative.ANONYMISED.image(0), image, dtype=dtype, description=said)
     write_json(out / CERTIFICATE, content)
     write_statement(out, trained, certificates=[content])
     sidecar = {
@@ -240,4 +242,4 @@ def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str
         "PrivacyStatementPage": PAGE,
         "IntensityWindow": geometry.intensity.to_dict(),
     }
-    write_json(out / derivative.sidecar_name(0), sidecar)
+    write_json(out / derivative.ANONYMISED.sidecar(0), sidecar)

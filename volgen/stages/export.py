@@ -10,19 +10,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import volgen
 from volgen.core.errors import UserError, nearest
 from volgen.core.files import write_json
+from volgen.core.geometry import LARGEST_BRAIN_LITRES, litres
 from volgen.core.manifest import Provenance
 from volgen.core.progress import progress, say
+from volgen.core.volume import Volume
 from volgen.data import nifti
-from volgen.data.derivative import BIDS_VERSION
+from volgen.data.derivative import write_description
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 
 Orientation = Literal["source", "RAS"]
 PARTIAL = ".export-"
 """Begins the name of the folder in which an export is made."""
+README = """# Scans exported from a volgen store
+
+The images of this folder are scans of people, on the grid of a store that `volgen ingest` made. `manifest.json` says which store; the
+sidecar of each image has its id there.
+"""
+_NAME = re.compile(
+    r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?(_task-[A-Za-z0-9]+)?(_acq-[A-Za-z0-9]+)?(_ce-[A-Za-z0-9]+)?(_rec-[A-Za-z0-9]+)?(_run-[0-9]+)?"
+    r"(_echo-[0-9]+)?(_part-(mag|phase|real|imag))?(_chunk-[0-9]+)?(_desc-[A-Za-z0-9]+$)?(?=_|$)"
+)
+"""What BIDS has words for in the name of a derived anatomical image, in its order; ``space`` and ``res`` need sidecars of their own."""
 
 
 def export(
@@ -32,7 +43,7 @@ def export(
     orientation: Orientation = "source",
     dtype: Literal["float32", "int16"] = "float32",
 ) -> list[Path]:
-    """Writes scans of a store as ``sub-<label>_T1w.nii.gz``, each with a sidecar, in one folder with a data-set description.
+    """Writes scans of a store as a BIDS derivative: ``sub-<label>/[ses-<label>/]anat/*_T1w.nii.gz``, each with a sidecar.
 
     Voxels are in scanner units and on the store's grid; nothing is interpolated. A scan ingested on its own grid (``--shape native
     --voxel-size native``) comes back as it was: the same voxels within half a quantum, in the same order, with the same affine.
@@ -65,30 +76,43 @@ def export(
     with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch, progress("export", len(records)) as ticker:
         for record in records:
             volume = cohort.read(record)
-            image = Path(scratch) / f"{bids_name(record.id)}_T1w.nii.gz"
-            nifti.write(image, volume.reoriented(record.source_orientation if orientation == "source" else "RAS"), dtype=dtype)
-            write_json(image.with_name(f"{bids_name(record.id)}_T1w.json"), _sidecar(record, cohort))
-            names.append(image.name)
+            name = bids_path(record.id)
+            turned = volume.reoriented(record.source_orientation if orientation == "source" else "RAS")
+            nifti.write(Path(scratch) / f"{name}_T1w.nii.gz", turned, dtype=dtype)
+            write_json(Path(scratch) / f"{name}_T1w.json", _sidecar(record, cohort, volume))
+            names.append(f"{name}_T1w.nii.gz")
             ticker.advance(note=record.id)
         for path in sorted(Path(scratch).iterdir()):
             os.replace(path, out / path.name)
-    description = {
-        "Name": "Scans exported from a volgen store",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "volgen", "Version": volgen.__version__}],
-    }
-    write_json(out / "dataset_description.json", description)
+    write_description(out, "Scans exported from a volgen store", README)
     provenance.write(out, volumes=names)
     say(f"{out}: {len(names)} scans")
     return [out / name for name in names]
 
 
 def bids_name(identity: str) -> str:
-    """A scan's id if it is a BIDS name already (``sub-01_ses-1``), else ``sub-<its letters and digits>``."""
-    return (
-        identity if re.fullmatch(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*", identity) else "sub-" + re.sub(r"[^A-Za-z0-9]", "", identity)
-    )
+    """File name, without suffix, of the scan with an id.
+
+    As much of the id as BIDS has words for stays (``sub-01_ses-1_run-2``); letters and digits of the rest are its ``desc``
+    (``sub-01_space-MNI`` is no name without a sidecar about that space: ``sub-01_desc-spaceMNI``). An id that names no subject is a
+    subject: ``sub-<its letters and digits>``.
+    """
+    known = _NAME.match(identity)
+    if known is None:
+        return "sub-" + _plain(identity.removeprefix("sub-"))
+    rest = _plain(identity[known.end() :])
+    return known.group() + (f"_desc-{rest}" if rest else "")
+
+
+def bids_path(identity: str) -> str:
+    """Path of the scan with an id, relative to the data set and without suffix: ``sub-01/ses-1/anat/sub-01_ses-1_run-2``."""
+    name = bids_name(identity)
+    folders = [part for part in name.split("_")[:2] if part.startswith(("sub-", "ses-"))]
+    return "/".join([*folders, "anat", name])
+
+
+def _plain(words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", words)
 
 
 def _chosen(cohort: Store, ids: Sequence[str] | None) -> list[SubjectRecord]:
@@ -104,10 +128,12 @@ def _chosen(cohort: Store, ids: Sequence[str] | None) -> list[SubjectRecord]:
     return [known[name] for name in names]
 
 
-def _sidecar(record: SubjectRecord, cohort: Store) -> dict[str, object]:
-    """No patient data: the id, and what is needed to repeat the export."""
+def _sidecar(record: SubjectRecord, cohort: Store, volume: Volume) -> dict[str, object]:
+    """No patient data: the id, what is needed to repeat the export, and whether it seems to be a brain without a skull."""
+    x, y, z = record.voxel_size
     return {
         "Description": "Scan from a volgen store, in scanner units",
+        "SkullStripped": litres(record.intensity.to_unit(volume.voxels), (x, y, z)) < LARGEST_BRAIN_LITRES,
         "StoreFingerprint": cohort.fingerprint,
         "ScanId": record.id,
         "IntensityQuantum": record.slope,

@@ -49,6 +49,6 @@ def test_a_line_for_each_run_and_a_figure(blob_store: Path, tmp_path: Path, caps
         assert found[f"{name} error sigma 3"] == pytest.approx(errors[f"{name} sigma 3"], rel=1e-6)
     store, out = Store.open(blob_store), sample(private, tmp_path / "out", count=3, seed=0)
     high = 1000.0  # privacy.intensity
-    drawn = np.stack([np.clip(nifti.read(path).voxels / high, 0, 1).reshape(1, -1) for path in sorted(out.glob("*.nii.gz"))])
+    drawn = np.stack([np.clip(nifti.read(path).voxels / high, 0, 1).reshape(1, -1) for path in sorted(out.rglob("*.nii.gz"))])
     unseen, real = ([store.read_unit(r).reshape(1, -1) for r in store.split(split)] for split in ("validation", "train"))  # type: ignore[arg-type]
     assert found["private frechet"] == pytest.approx(frechet_ratio(drawn, np.stack(unseen), np.stack(real))["ratio"], rel=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -72,6 +73,19 @@ def test_copying_gives_the_whole_tree_and_can_be_repeated(tmp_path: Path) -> Non
     copy_to(target)
     assert (target / "README.md").stat().st_mtime_ns == stamp, "the second call wrote again"
     assert [path.name for path in target.parent.iterdir()] == ["scans"]
+
+
+def test_the_bids_validator_accepts_the_cohort(cohort: Path, bids_errors: Callable[[Path], list[str]]) -> None:
+    assert bids_errors(cohort) == []
+
+
+def test_a_cohort_that_0_1_0_copied_gets_its_sidecar(tmp_path: Path) -> None:
+    target = copy_to(tmp_path / "scans")
+    (target / "T1w.json").unlink()
+    stamp = (target / "README.md").stat().st_mtime_ns
+    copy_to(target)
+    assert json.loads((target / "T1w.json").read_text())["SkullStripped"] is True
+    assert (target / "README.md").stat().st_mtime_ns == stamp
 
 
 def test_an_empty_folder_is_filled_and_a_used_one_refused(tmp_path: Path) -> None:

@@ -56,12 +56,14 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_image_is_in_the_frame_of_the_run_and_nothing_of_the_header_is_left(run: Path, scan: Path, tmp_path: Path) -> None:
     out = anonymise(scan, run, tmp_path / "out", **WEAK)
-    image, geometry = nib.load(out / "sub-0001_T1w.nii.gz"), Geometry.read(run)
+    image, geometry = nib.load(out / "sub-0001/anat/sub-0001_desc-anonymised_T1w.nii.gz"), Geometry.read(run)
     assert image.shape == geometry.shape  # type: ignore[attr-defined]
     np.testing.assert_allclose(image.affine, geometry.affine)  # type: ignore[attr-defined]
     assert image.header.get_sform(coded=True)[1] == image.header.get_qform(coded=True)[1] == 2  # type: ignore[attr-defined]
     assert np.isfinite(image.get_fdata()).all()  # type: ignore[attr-defined]
-    written = b"".join(path.read_bytes() for path in out.iterdir() if path.suffix != ".gz") + bytes(image.header.binaryblock)  # type: ignore[attr-defined]
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".gz") + bytes(
+        image.header.binaryblock
+    )  # type: ignore[attr-defined]
     assert b"jane" not in written.lower()
 
 
@@ -109,7 +111,7 @@ def test_the_certificate_says_what_was_done(run: Path, scan: Path, tmp_path: Pat
     assert found["sigma"] == min(level for level in grid if level >= needed), "the run's next level, with at least the noise needed"
     assert found["denoiser"]["levels"] == [level for level in grid if level <= found["sigma"]]
     assert found["denoiser"]["epsilon"] is None and "cannot check" in found["denoiser"]["assumed"]
-    sidecar = json.loads((out / "sub-0001_T1w.json").read_text())
+    sidecar = json.loads((out / "sub-0001/anat/sub-0001_desc-anonymised_T1w.json").read_text())
     assert sidecar["PrivacyStatement"] == found["meaning"] and sidecar["PrivacyCertificate"] == CERTIFICATE
 
 
@@ -172,7 +174,7 @@ def test_each_release_has_a_directory_of_its_own(run: Path, scan: Path, tmp_path
 def test_a_public_mean_can_be_given_and_must_be_in_the_frame(run: Path, scan: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\[20, 18, 17\] voxels"):
         anonymise(scan, run, tmp_path / "out", centre=str(scan), **WEAK)
-    mean = anonymise(scan, run, tmp_path / "mean", **WEAK) / "sub-0001_T1w.nii.gz"
+    mean = anonymise(scan, run, tmp_path / "mean", **WEAK) / "sub-0001/anat/sub-0001_desc-anonymised_T1w.nii.gz"
     out = anonymise(scan, run, tmp_path / "out", centre=str(mean), **WEAK)
     assert "public" in json.loads((out / CERTIFICATE).read_text())["clip"]["centre"]
 
@@ -180,6 +182,6 @@ def test_a_public_mean_can_be_given_and_must_be_in_the_frame(run: Path, scan: Pa
 def test_little_noise_keeps_the_scan(run: Path, scan: Path, tmp_path: Path) -> None:
     """At the lowest level, the volume that comes out is the scan on the run's grid."""
     out = anonymise(scan, run, tmp_path / "out", epsilon=1e12, delta=1e-5, accept_vacuous=True)
-    unit = Geometry.read(run).intensity.to_unit(nib.load(out / "sub-0001_T1w.nii.gz").get_fdata())  # type: ignore[attr-defined]
+    unit = Geometry.read(run).intensity.to_unit(nib.load(out / "sub-0001/anat/sub-0001_desc-anonymised_T1w.nii.gz").get_fdata())  # type: ignore[attr-defined]
     expected = (stage._prepared(scan, Geometry.read(run)).numpy() + 1) / 2
     assert np.corrcoef(unit.ravel(), expected.ravel())[0, 1] > 0.98

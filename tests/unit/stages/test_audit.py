@@ -221,7 +221,7 @@ def test_canaries_alone_are_guessed_about(run: Path, store: Path, tmp_path: Path
 
 def test_samples_carry_a_statement_that_an_audit_completes(run: Path, store: Path, trained: Train, tmp_path: Path) -> None:
     samples = sample(run, tmp_path / "samples", count=1, seed=1)
-    sidecar = json.loads((samples / "sub-0001_T1w.json").read_text())
+    sidecar = json.loads((samples / "sub-0001/anat/sub-0001_desc-synthetic_T1w.json").read_text())
     page = samples / sidecar["PrivacyStatementPage"]
     assert "This run was not audited." in page.read_text() and "There is no privacy guarantee." in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["run_fingerprint"] == sidecar["RunFingerprint"]

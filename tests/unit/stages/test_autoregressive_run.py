@@ -60,12 +60,12 @@ def test_volume_depends_on_seed_and_index_alone(run: Path, tmp_path: Path, sampl
     alone = sample(run, tmp_path / "alone", count=1, start_index=2, **kept)  # type: ignore[arg-type]
     together = sample(run, tmp_path / "together", count=3, batch_size=1, memory_gib=0, **kept)  # type: ignore[arg-type]
     batched = sample(run, tmp_path / "batched", count=3, batch_size=3, **kept)  # type: ignore[arg-type]
-    (name,) = [path.name for path in alone.glob("*.nii.gz")]
+    (name,) = [path.relative_to(alone) for path in alone.rglob("*.nii.gz")]
     expected = voxels(alone / name)
     assert expected.std() > 0 and expected.shape == (16, 16, 16)
     assert np.array_equal(voxels(together / name), expected), "waves of one, two experts in memory"
     assert np.abs(voxels(batched / name) - expected).max() < 1e-3 * np.abs(expected).max()
-    others = [voxels(path) for path in together.glob("*.nii.gz") if path.name != name]
+    others = [voxels(path) for path in together.rglob("*.nii.gz") if path.name != name.name]
     assert len(others) == 2 and not any(np.allclose(other, expected) for other in others)
 
 
@@ -73,7 +73,7 @@ def test_noise_is_that_of_the_place(run: Path, tmp_path: Path) -> None:
     # Slabs are cut out of one volume of noise: keys of slerp go through them.
     plain = sample(run, tmp_path / "plain", count=1, seed=0, device="cpu")
     shared = sample(run, tmp_path / "shared", count=1, seed=0, noise={"kind": "slerp", "axis": "A", "spacing": 8}, device="cpu")
-    assert not np.allclose(*(voxels(next(out.glob("*.nii.gz"))) for out in (plain, shared)))
+    assert not np.allclose(*(voxels(next(out.rglob("*.nii.gz"))) for out in (plain, shared)))
 
 
 def test_a_changed_or_missing_file_of_the_assembly_is_named(run: Path, tmp_path: Path) -> None:

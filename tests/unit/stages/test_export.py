@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -28,15 +29,43 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folder_is_a_bids_derivative_with_a_manifest(store: Path, tmp_path: Path) -> None:
     files = export(store, tmp_path / "out", dtype="int16")
-    names = ["sub-leftbrain_T1w", "sub-01_ses-2_T1w", "sub-02_T1w"]
-    assert sorted(f.name for f in files) == sorted(f"{name}.nii.gz" for name in names)
-    expected = {f"{name}{end}" for name in names for end in (".nii.gz", ".json")} | {"dataset_description.json", "manifest.json"}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == expected
+    names = ["sub-leftbrain/anat/sub-leftbrain_T1w", "sub-01/ses-2/anat/sub-01_ses-2_T1w", "sub-02/anat/sub-02_T1w"]
+    assert sorted(file.relative_to(tmp_path / "out").as_posix() for file in files) == sorted(f"{name}.nii.gz" for name in names)
+    expected = {f"{name}{end}" for name in names for end in (".nii.gz", ".json")}
+    expected |= {"dataset_description.json", "manifest.json", "README.md", ".bidsignore"}
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()} == expected
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "volgen"
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["stage"] == "export"
-    image = nib.load(tmp_path / "out" / "sub-02_T1w.nii.gz")
+    image = nib.load(tmp_path / "out" / "sub-02" / "anat" / "sub-02_T1w.nii.gz")
     assert nib.aff2axcodes(image.affine) == ("L", "P", "S") and image.get_data_dtype() == np.int16
+
+
+def test_the_bids_validator_accepts_an_export(tmp_path: Path, bids_errors: Callable[[Path], list[str]]) -> None:
+    names = [
+        "sub-01_ses-2_acq-x_run-2_T1w", "left brain", "sub-02_space-MNI_desc-preproc_T1w", "sub-3_run-a_res-2_T1w", "sub-4_desc-x_T1w",
+        "sub-5.7",
+    ]  # fmt: skip
+    (tmp_path / "in").mkdir()
+    for index, name in enumerate(names):
+        voxels = np.random.default_rng(index).integers(0, 99, (6, 7, 8)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+    ingest(tmp_path / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None))
+    assert len(export(tmp_path / "store", tmp_path / "out")) == len(names)
+    assert bids_errors(tmp_path / "out") == []
+
+
+def test_a_sidecar_says_whether_it_is_a_brain_or_a_head(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, edge in (("sub-brain", 12), ("sub-head", 16)):
+        voxels = np.zeros((20, 20, 20), np.int16)
+        voxels[:edge, :edge, :edge] = np.random.default_rng(0).integers(400, 600, (edge, edge, edge))
+        nib.save(nib.Nifti1Image(voxels, np.diag([10.0, 10.0, 10.0, 1.0])), tmp_path / "in" / f"{name}_T1w.nii.gz")
+    ingest(tmp_path / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None))
+    sidecars = [
+        json.loads((f.parent / f.name.replace(".nii.gz", ".json")).read_text()) for f in export(tmp_path / "store", tmp_path / "out")
+    ]
+    assert [sidecar["SkullStripped"] for sidecar in sidecars] == [True, False], "1.7 and 4.1 litres"
 
 
 def test_one_scan_in_ras(store: Path, tmp_path: Path) -> None:
@@ -64,12 +93,20 @@ def test_an_interrupted_export_can_be_given_again(store: Path, tmp_path: Path, m
     assert not list((tmp_path / "out").iterdir())
     (tmp_path / "out" / ".export-killed").mkdir()
     files = export(store, tmp_path / "out")
-    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files) and (tmp_path / "out" / "manifest.json").is_file()
-    assert not list((tmp_path / "out").glob(".*")), "no scan of an export that was killed"
+    assert (
+        all(file.is_file() and file.is_relative_to(tmp_path / "out") for file in files) and (tmp_path / "out" / "manifest.json").is_file()
+    )
+    assert not list((tmp_path / "out").glob(".export-*")), "no scan of an export that was killed"
 
 
 @pytest.mark.parametrize(
-    ("identity", "name"), [("sub-01_ses-1_run-2", "sub-01_ses-1_run-2"), ("scan.7 b", "sub-scan7b"), ("sub-1_T2w", "sub-sub1T2w")]
+    ("identity", "name"),
+    [
+        ("sub-01_ses-1_run-2", "sub-01_ses-1_run-2"),
+        ("scan.7 b", "sub-scan7b"),
+        ("sub-1_T2w", "sub-1_desc-T2w"),
+        ("sub-1_space-MNI_desc-x", "sub-1_desc-spaceMNIdescx"),
+    ],
 )
 def test_bids_names(identity: str, name: str) -> None:
     assert bids_name(identity) == name

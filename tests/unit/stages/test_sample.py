@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from volgen.core.intensity import IntensityMap
 from volgen.core.span import tile
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.recipe import load
+from volgen.stages._report_sources import sources_of
 from volgen.stages.sample import sample
 
 SHAPE = (8, 12, 8)
@@ -67,54 +70,81 @@ def voxels(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
     return nib.load(path).get_fdata()  # type: ignore[no-any-return, attr-defined]
 
 
+def image(number: int) -> str:
+    return f"sub-{number:04d}/anat/sub-{number:04d}_desc-synthetic_T1w.nii.gz"
+
+
+def sidecar(number: int) -> str:
+    return image(number).replace(".nii.gz", ".json")
+
+
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.glob("sub-*")}
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("sub-*") if path.is_file()}
 
 
 def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=2, seed=4)
-    names = {"sub-0001_T1w.nii.gz", "sub-0001_T1w.json", "sub-0002_T1w.nii.gz", "sub-0002_T1w.json"}
-    assert {path.name for path in out.iterdir()} == names | {
-        "dataset_description.json", "manifest.json", "README.md", ".bidsignore", "statement.html", "statement.json",
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+        image(1), sidecar(1), image(2), sidecar(2), "dataset_description.json", "manifest.json", "README.md",
+        ".bidsignore", "statement.html", "statement.json",
     }  # fmt: skip
-    image = nib.load(out / "sub-0001_T1w.nii.gz")
-    assert image.shape == SHAPE  # type: ignore[attr-defined]
-    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")  # type: ignore[attr-defined]
-    np.testing.assert_allclose(image.header.get_zooms(), VOXEL_SIZE)  # type: ignore[attr-defined]
-    centre = image.affine @ [*((np.array(SHAPE) - 1) / 2), 1]  # type: ignore[attr-defined]
+    first = nib.load(out / image(1))
+    assert first.shape == SHAPE  # type: ignore[attr-defined]
+    assert nib.aff2axcodes(first.affine) == ("R", "A", "S")  # type: ignore[attr-defined]
+    np.testing.assert_allclose(first.header.get_zooms(), VOXEL_SIZE)  # type: ignore[attr-defined]
+    assert bytes(first.header["descrip"].tobytes()).startswith(b"synthetic: shows no person, volgen ")  # type: ignore[attr-defined]
+    centre = first.affine @ [*((np.array(SHAPE) - 1) / 2), 1]  # type: ignore[attr-defined]
     np.testing.assert_allclose(centre[:3], 0, atol=1e-5)
-    data = voxels(out / "sub-0001_T1w.nii.gz")
+    data = voxels(out / image(1))
     assert WINDOW.low <= data.min() < data.max() <= WINDOW.high
     assert data.std() > 1.0
 
 
 def test_sidecar_says_how_it_was_made(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=1, seed=4, steps=4, sampler={"kind": "ddim", "eta": 0.5})
-    sidecar = json.loads((out / "sub-0001_T1w.json").read_text())
+    beside = json.loads((out / sidecar(1)).read_text())
     grid = load(run / "config.yaml").schedule.grid(4)
-    assert sidecar["SkullStripped"] is True
-    assert sidecar["Seed"] == 4
-    assert sidecar["SampleIndex"] == 0
-    assert sidecar["Sampler"] == {"kind": "ddim", "eta": 0.5}
-    assert sidecar["SigmaGrid"] == grid
-    assert len(sidecar["RunFingerprint"]) == 64
-    assert "without differential privacy" in sidecar["PrivacyStatement"]
-    assert str(run) not in json.dumps(sidecar)
+    assert beside["SkullStripped"] is True
+    assert beside["Seed"] == 4
+    assert beside["SampleIndex"] == 0
+    assert beside["Sampler"] == {"kind": "ddim", "eta": 0.5}
+    assert beside["SigmaGrid"] == grid
+    assert len(beside["RunFingerprint"]) == 64
+    assert "without differential privacy" in beside["PrivacyStatement"]
+    assert str(run) not in json.dumps(beside)
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "volgen"
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["stage"], manifest["seed"], manifest["complete"]) == ("sample", 4, True)
-    assert manifest["volumes"] == ["sub-0001_T1w.nii.gz"]
+    assert manifest["volumes"] == [image(1)]
+
+
+def test_the_bids_validator_accepts_samples(run: Path, tmp_path: Path, bids_errors: Callable[[Path], list[str]]) -> None:
+    assert bids_errors(sample(run, tmp_path / "out", count=2, seed=4)) == []
+
+
+def test_a_flat_directory_of_0_1_0_is_continued_and_read(run: Path, tmp_path: Path) -> None:
+    out = sample(run, tmp_path / "out", count=1, seed=4)
+    for name in (image(1), sidecar(1)):
+        (out / name).rename(out / Path(name).name.replace("_desc-synthetic", ""))
+    shutil.rmtree(out / "sub-0001")
+    before = contents(out)
+    sample(run, out, count=2, seed=4)
+    assert {name: contents(out)[name] for name in before} == before, "what was there is kept"
+    flat = ["sub-0001_T1w.nii.gz", "sub-0002_T1w.nii.gz"]
+    assert sorted(path.name for path in out.glob("sub-*")) == sorted([*flat, "sub-0001_T1w.json", "sub-0002_T1w.json"])
+    assert json.loads((out / "manifest.json").read_text())["volumes"] == flat
+    assert [source.file for source in sources_of(out)] == flat
 
 
 def test_volume_depends_on_seed_and_index_alone(run: Path, tmp_path: Path) -> None:
     three = sample(run, tmp_path / "three", count=3, seed=1, batch_size=2)
     last = sample(run, tmp_path / "last", count=1, seed=1, start_index=2)
-    assert contents(last)["sub-0003_T1w.nii.gz"] == contents(three)["sub-0003_T1w.nii.gz"]
-    assert np.abs(voxels(three / "sub-0001_T1w.nii.gz") - voxels(three / "sub-0002_T1w.nii.gz")).max() > 1.0
+    assert contents(last)[image(3)] == contents(three)[image(3)]
+    assert np.abs(voxels(three / image(1)) - voxels(three / image(2))).max() > 1.0
     other = sample(run, tmp_path / "other", count=1, seed=2)
-    assert np.abs(voxels(three / "sub-0001_T1w.nii.gz") - voxels(other / "sub-0001_T1w.nii.gz")).max() > 1.0
+    assert np.abs(voxels(three / image(1)) - voxels(other / image(1))).max() > 1.0
 
 
 def test_waves_do_not_change_the_volumes(run: Path, tmp_path: Path) -> None:
@@ -126,13 +156,13 @@ def test_waves_do_not_change_the_volumes(run: Path, tmp_path: Path) -> None:
 def test_stopped_command_continues_and_count_can_grow(run: Path, tmp_path: Path) -> None:
     out = sample(run, tmp_path / "out", count=2, seed=1)
     before = contents(out)
-    stamp = (out / "sub-0001_T1w.nii.gz").stat().st_mtime_ns
-    (out / "sub-0002_T1w.json").unlink()  # as if stopped between an image and its sidecar
+    stamp = (out / image(1)).stat().st_mtime_ns
+    (out / sidecar(2)).unlink()  # as if stopped between an image and its sidecar
     sample(run, out, count=3, seed=1)
     after = contents(out)
     assert {name: after[name] for name in before} == before
-    assert "sub-0003_T1w.nii.gz" in after
-    assert (out / "sub-0001_T1w.nii.gz").stat().st_mtime_ns == stamp
+    assert image(3) in after
+    assert (out / image(1)).stat().st_mtime_ns == stamp
     assert len(json.loads((out / "manifest.json").read_text())["volumes"]) == 3
 
 
@@ -145,8 +175,8 @@ def test_default_sampler_is_the_recipes(run: Path, tmp_path: Path) -> None:
 
 
 def test_int16_holds_the_same_values_to_its_step(run: Path, tmp_path: Path) -> None:
-    exact = voxels(sample(run, tmp_path / "float", count=1, seed=1) / "sub-0001_T1w.nii.gz")
-    packed = sample(run, tmp_path / "int", count=1, seed=1, dtype="int16") / "sub-0001_T1w.nii.gz"
+    exact = voxels(sample(run, tmp_path / "float", count=1, seed=1) / image(1))
+    packed = sample(run, tmp_path / "int", count=1, seed=1, dtype="int16") / image(1)
     assert nib.load(packed).get_data_dtype() == np.int16  # type: ignore[attr-defined]
     np.testing.assert_allclose(voxels(packed), exact, atol=(WINDOW.high - WINDOW.low) / 65535)
 
@@ -231,9 +261,9 @@ def test_no_amount_of_memory_is_too_much(run: Path, tmp_path: Path) -> None:
 def test_noise_is_chosen_recorded_and_does_not_mix(run: Path, tmp_path: Path) -> None:
     plain = sample(run, tmp_path / "plain", count=1, seed=1, device="cpu")
     shared = sample(run, tmp_path / "shared", count=1, seed=1, noise={"kind": "slerp", "axis": "A", "spacing": 2}, device="cpu")
-    noises = [json.loads((out / "sub-0001_T1w.json").read_text())["Noise"] for out in (plain, shared)]
+    noises = [json.loads((out / sidecar(1)).read_text())["Noise"] for out in (plain, shared)]
     assert noises == [{"kind": "white"}, {"kind": "slerp", "axis": "A", "spacing": 2}]
-    assert not np.allclose(voxels(plain / "sub-0001_T1w.nii.gz"), voxels(shared / "sub-0001_T1w.nii.gz"))
+    assert not np.allclose(voxels(plain / image(1)), voxels(shared / image(1)))
     assert "noise" not in json.loads((plain / "manifest.json").read_text())["config"], "older directories can be continued"
     with pytest.raises(UserError, match="another 'config'"):
         sample(run, tmp_path / "plain", count=2, seed=1, noise="slerp", device="cpu")

@@ -68,7 +68,7 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     assert json.loads((run / "geometry.json").read_text())["intensity"] == {"low": 0.0, "high": 1000.0}
     assert f"({upper(ledger['epsilon'], 3)}, {DELTA:.1g})-differentially private per patient" in TrainedRun.read(run).privacy
     out = sample(run, tmp_path / "out", count=1, seed=0)
-    assert "differentially private" in json.loads((out / "sub-0001_T1w.json").read_text())["PrivacyStatement"]
+    assert "differentially private" in json.loads((out / "sub-0001/anat/sub-0001_desc-synthetic_T1w.json").read_text())["PrivacyStatement"]
 
 
 @pytest.mark.parametrize("kind", ["slice_unet2d", "triplanar"])

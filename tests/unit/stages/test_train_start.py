@@ -90,7 +90,7 @@ def test_a_private_run_takes_the_public_fit_and_its_samples_need_no_adapter(publ
     moved = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
     assert moved and all(name.endswith(".weight") and before[name].dim() > 1 for name in moved), "biases and norms are frozen"
     out = sample(run, tmp_path / "out", count=1, seed=0)
-    assert "differentially private" in json.loads((out / "sub-0001_T1w.json").read_text())["PrivacyStatement"]
+    assert "differentially private" in json.loads((out / "sub-0001/anat/sub-0001_desc-synthetic_T1w.json").read_text())["PrivacyStatement"]
     scan = tmp_path / "scan.nii.gz"
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((16, 16, 16), np.float32), np.diag([8.0, 8.0, 8.0, 1.0])), scan)
     anonymise(scan, run, tmp_path / "anon", epsilon=60.0, delta=1e-5, accept_vacuous=True)
