@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volgen.core.errors import UserError
+from volgen.core.exit_codes import CHECK_FAILED, DONE
 from volgen.core.options import add_options, from_options
 
-DONE, CHECK_FAILED = 0, 1
 Overrides = Sequence[tuple[str, str]]
 DTYPES = ("float32", "int16")
 

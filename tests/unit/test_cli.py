@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import re
@@ -16,7 +17,9 @@ import pytest
 import yaml
 
 from volgen import cli, commands
+from volgen.core import exit_codes
 from volgen.core.errors import UserError
+from volgen.core.yaml_text import plain
 
 RECIPE = {
     "name": "tiny",
@@ -227,6 +230,27 @@ def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) 
             assert options[name] == parameter.default, name
 
 
+def test_exit_codes_are_written_down_in_one_place(repository: Path) -> None:
+    names = {name for name in vars(exit_codes) if name.isupper()}
+    for path in sorted((repository / "volgen").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if path.stem != "exit_codes" and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assert node.id not in names, f"{path} has a {node.id} of its own"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("SystemExit", "sys.exit"):
+                assert not any(isinstance(argument, ast.Constant) for argument in node.args), f"{path}, line {node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "words", [["--name", "2024"], ["--name", "1e5"], ["--name=nan"], ["--data.store", "2024"], ["--data.store", "off"]]
+)
+def test_a_name_may_look_like_a_number(words: list[str], config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", str(config), "--print_config", *words]) == 0
+    key, value = words if len(words) == 2 else words[0].split("=")
+    printed = yaml.safe_load(capsys.readouterr().out)
+    found = printed["name"] if key == "--name" else printed["data"]["store"]
+    assert str(found) == value
+
+
 def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     import volgen.stages.sample as stage
 
@@ -234,17 +258,17 @@ def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append(options["sampler"]))
     for words in ([], ["--sampler", "heun"], ["--sampler.eta", "0.5", "--sampler", "ddim"], ["--sampler.eta=1"]):
         assert cli.main(["sample", "run", "--out", "x", "--count", "1", "--seed", "0", *words]) == 0
-    assert asked == [None, {"kind": "heun"}, {"kind": "ddim", "eta": 0.5}, {"eta": 1}]
+    assert plain(asked) == [None, {"kind": "heun"}, {"kind": "ddim", "eta": 0.5}, {"eta": 1}]
 
 
 def test_settings_of_noise_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     import volgen.stages.sample as stage
 
     asked: list[object] = []
-    monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append((options["sampler"], options["noise"])))
+    monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.extend((options["sampler"], options["noise"])))
     for words in ([], ["--noise", "slerp", "--noise.axis", "A"], ["--noise.spacing=3", "--sampler.eta=1"]):
         assert cli.main(["sample", "run", "--out", "x", "--count", "1", "--seed", "0", *words]) == 0
-    assert asked == [(None, None), (None, {"kind": "slerp", "axis": "A"}), ({"eta": 1}, {"spacing": 3})]
+    assert plain(asked) == [None, None, None, {"kind": "slerp", "axis": "A"}, {"eta": 1}, {"spacing": 3}]
 
 
 def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from volgen.core.config import apply_overrides, validate
+from volgen.core.config import Config, apply_overrides, validate
 from volgen.core.errors import UserError
+from volgen.core.registry import config_class
+from volgen.experts.plan import ExpertsConfig
+from volgen.parallel.engine import EngineConfig
 from volgen.recipe import Recipe
+from volgen.training.optimiser import OptimiserConfig
+from volgen.training.stopping import StoppingConfig
 
 BASE: dict[str, Any] = {
     "name": "run", "data": {"store": "store", "shape": [16, 16, 16]}, "schedule": {"kind": "karras", "points": 4},
@@ -53,6 +58,23 @@ def test_noise_levels_that_do_not_fall_are_refused() -> None:
         recipe(schedule__sigma_min="1.0", schedule__sigma_max="1.000000000000001", schedule__points="40")
     with pytest.raises(UserError, match="sigma_max must be above sigma_min"):
         recipe(schedule__sigma_min="90")
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "message"),
+    [
+        (EngineConfig, {"offload": "optimiser", "zero_stage": 0}, "offload 'optimiser' needs zero_stage 1, 2 or 3"),
+        (EngineConfig, {"offload": "optimiser_and_weights", "zero_stage": 2}, "needs zero_stage 3"),
+        (StoppingConfig, {"min_steps": 10, "max_steps": 2}, r"min_steps \(10\) is above max_steps \(2\)"),
+        (OptimiserConfig, {"matrix_learning_rate": 0.01}, "gradient_clip must be 0"),
+        (ExpertsConfig, {"warm_start": "shared"}, "there is no shared network"),
+        (ExpertsConfig, {"warm_start": "none", "shared_steps": 5}, "no expert would start from it"),
+        (config_class("volgen.schedules", "karras"), {"sigma_min": 90.0}, "sigma_max must be above sigma_min"),
+    ],
+)
+def test_a_section_refuses_what_it_can_judge_alone(section: type[Config], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(section, settings, "test")
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -1,23 +1,25 @@
 """Typed, strict configuration: YAML in, frozen pydantic models out.
 
 An unknown key is an error that names the nearest valid key; overrides are dotted (``--experts.count 8``) and are applied to the
-mapping before it is validated, so a value from the command line and one from the file go the same way.
+mapping before it is validated, so a value from the command line and one from the file go the same way. A value is what the schema
+wants it to be: ``name: 2024`` is the name "2024".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from volgen.core.errors import UserError, nearest
+from volgen.core.yaml_text import UNREADABLE, Repeated, Scalar, parse, plain
 
 T = TypeVar("T", bound="Config")
-UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What PyYAML raises for text that is no YAML, or names a date or a number that there is not."""
+Overrides = Sequence[tuple[str, str]]
+"""Dotted keys and YAML text."""
 LARGEST = 20_000
 """Values of a configuration. An alias is a whole copy once it is read: thirty lines of them could fill any memory."""
 
@@ -28,29 +30,55 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping with ``yaml.safe_load``.
+def load(cls: type[T], path: Path, overrides: Overrides = ()) -> T:
+    """A configuration from a YAML file, with dotted overrides.
 
     Raises:
-        UserError: the file is missing, is not YAML, or is not a mapping.
+        UserError: says which key is wrong and what would be right.
+    """
+    return validate(cls, apply_overrides(read_typed(path), overrides), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping safely, as YAML alone understands it.
+
+    Raises:
+        UserError: the file is missing, is not YAML, has a key twice, or is not a mapping.
+    """
+    content: dict[str, Any] = plain(read_typed(path))
+    return content
+
+
+def read_typed(path: Path) -> dict[str, Any]:
+    """The same, for :func:`validate`: values keep their spelling until the schema is asked.
+
+    Raises:
+        UserError: as :func:`read_yaml`.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(str(path), "there is no such file", "a YAML configuration", "see configs/ for examples") from None
+    except Repeated as error:
+        raise UserError(str(path), str(error), "each key once", "delete or rename one of them") from None
     except (OSError, *UNREADABLE) as error:
         raise UserError(str(path), f"cannot be read as YAML ({' '.join(str(error).split())})", "a YAML mapping") from None
     if not isinstance(content, dict):
-        raise UserError(str(path), f"holds a {type(content).__name__}", "a YAML mapping of sections", "see configs/ for examples")
+        kind = type(content.value if isinstance(content, Scalar) else content).__name__
+        raise UserError(str(path), f"holds a {kind}", "a YAML mapping of sections", "see configs/ for examples")
     if _too_large(content):
         raise UserError(str(path), f"has more than {LARGEST} values", "a configuration", "write its aliases (*name) out")
     return content
 
 
-def apply_overrides(content: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def apply_overrides(content: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     """A copy of ``content`` with dotted ``(key, YAML text)`` overrides set.
 
-    A section whose ``kind`` changes drops the keys of the old kind: they would not be valid for the new one.
+    A section whose ``kind`` changes drops the keys of the old kind: they would not be valid for the new one. Of a key that is given
+    twice the last one counts, as with every option: scripts append what their caller typed.
+
+    Raises:
+        UserError: a key goes through something that is no section, or the text has a key twice.
     """
     result: dict[str, Any] = _copy(content)
     # `kind` first, so that `--sampler.eta 0 --sampler.kind ddim` means the same in either order.
@@ -62,13 +90,10 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[tuple[str, s
             if not isinstance(child, dict):
                 raise UserError(f"--{dotted}", f"'{name}' is a {type(child).__name__} in the configuration", "a section")
             section = child
-        try:
-            value = yaml.safe_load(text)
-        except UNREADABLE:
-            value = text
+        value = text if leaf == "kind" else _typed(dotted, text)
         if leaf == "kind" and section.get("kind", value) != value:
             section.clear()
-        section[leaf] = _number(value)
+        section[leaf] = value
     return result
 
 
@@ -79,7 +104,7 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
         UserError: names the key, what was found, what was expected and the nearest valid key.
     """
     try:
-        return cls.model_validate(content)
+        return cls.model_validate(_settled(content, cls))
     except ValidationError as error:
         details = error.errors(include_url=False)
         first = details[0]
@@ -118,14 +143,42 @@ def _copy(value: Any) -> Any:
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-4`` as text; people write it as a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _typed(dotted: str, text: str) -> Any:
+    try:
+        return parse(text)
+    except Repeated as error:
+        raise UserError(f"--{dotted}", str(error), "each key once") from None
+    except UNREADABLE:
+        return text
+
+
+def _settled(value: Any, annotation: Any) -> Any:
+    """A value with every :class:`Scalar` in it replaced by what the schema has a place for: YAML's value, or else the text."""
+    if isinstance(value, Mapping):
+        models = _models_in(annotation)
+        chosen = [model for model in models if "kind" in value and _kind(model) == value["kind"]] or models
+        wanted = {name: field.annotation for model in chosen for name, field in model.model_fields.items()}
+        return {key: _settled(item, wanted.get(key, Any)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_settled(item, annotation) for item in value]
+    if not isinstance(value, Scalar):
+        return value
+    types = _types_in(annotation)
+    if types & {int, float}:
+        types |= {int, float}
+    return value.value if Any in types or type(value.value) in types or not value.text else value.text
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """The plain types of an annotation; of a literal those of its values."""
+    parts = getattr(annotation, "__args__", ())
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in parts}
+    return {kind for part in parts for kind in _types_in(part)} if parts else {annotation}
 
 
 def _keys_at(cls: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -42,9 +42,13 @@ class ExpertsConfig(Config):
         return self.chains if self.warm_start == "neighbour" else self.count
 
     @model_validator(mode="after")
-    def _parallel(self) -> Self:
+    def _consistent(self) -> Self:
         if self.points and len(self.points) != self.count:
             raise ValueError(f"points has {len(self.points)} numbers, but count is {self.count}: each expert needs one")
+        if self.warm_start == "shared" and not self.shared_steps:
+            raise ValueError("warm_start is 'shared', but shared_steps is 0: there is no shared network to start from")
+        if self.shared_steps and self.warm_start == "none":
+            raise ValueError("shared_steps trains a shared network, but warm_start is 'none': no expert would start from it")
         if self.chains > self.count:
             raise ValueError(f"chains is {self.chains}, but there are {self.count} experts: each chain needs at least one")
         if self.chains > 1 and self.warm_start != "neighbour":

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributed import DistNetworkError, DistStoreError
 
@@ -55,6 +55,14 @@ class EngineConfig(Config):
     """Seconds without a sign of life of a rank (stopped, its machine or the network gone) after which the whole job ends."""
     hung_after: PositiveFloat = 3600.0
     """Seconds in which a rank gets nothing done (a step, a validation, a checkpoint, fitting) after which the whole job ends."""
+
+    @model_validator(mode="after")
+    def _offloads(self) -> Self:
+        if self.offload == "optimiser_and_weights" and self.zero_stage != 3:
+            raise ValueError("offload 'optimiser_and_weights' needs zero_stage 3")
+        if self.offload == "optimiser" and self.zero_stage == 0:
+            raise ValueError("offload 'optimiser' needs zero_stage 1, 2 or 3")
+        return self
 
 
 def deepspeed() -> Any:

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.noise import MAX_POINTS, choose
+from volgen.schedules._schedule import ScheduleConfig
 
 
-class Config(BaseConfig):
+class Config(ScheduleConfig):
     """Grid of ``points`` noise levels from ``sigma_max`` down to ``sigma_min``."""
 
     kind: Literal["karras"] = "karras"

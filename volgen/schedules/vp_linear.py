@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.noise import MAX_POINTS, choose, sigma_of_alpha_bar
+from volgen.schedules._schedule import ScheduleConfig
 
 STEPS = 1000
 """Timesteps of the schedule in the paper."""
 
 
-class Config(BaseConfig):
+class Config(ScheduleConfig):
     """Grid sigma_t = sqrt((1 - abar_t) / abar_t) with abar_t the product of 1 - beta_s over s <= t and beta linear in s, s = 1 ... 1000.
 
     T = ``points`` noise levels at evenly spaced t from 1 to 1000; log abar is linear between whole t. So every T has the same lowest

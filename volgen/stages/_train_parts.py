@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from volgen.core.errors import UserError
+from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.progress import say
 from volgen.core.protocols import Denoiser
 from volgen.core.rng import generator
@@ -126,7 +127,7 @@ def from_chief(group: Ranks, work: Callable[[], str]) -> str:
     if failure is not None:
         raise failure
     if answer == "!":
-        raise SystemExit(2)
+        raise SystemExit(BAD_INPUT)
     return answer[1:]
 
 

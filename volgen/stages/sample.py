@@ -58,7 +58,7 @@ def sample(
         count: number of volumes.
         seed: seed of all noise.
         steps: how many points of the ensemble's grid to visit; all of them if None.
-        sampler: kind of solver, or its configuration with ``kind``; the recipe's if None.
+        sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
         batch_size: volumes that the ranks of a row hand on together. Each is denoised by itself, so it changes none of them.
         device: torch device; a GPU if there is one, if None.
@@ -120,11 +120,13 @@ def sample(
 
 
 def _component(option: str, package: str, asked: str | Mapping[str, Any] | None, default: Any) -> Any:
-    """A configuration of a file in ``package``."""
+    """A configuration of a file in ``package``; of the default's kind, it changes only what is asked."""
     if asked is None:
         return default
     content = {"kind": asked} if isinstance(asked, str) else dict(asked)
     kind = content.setdefault("kind", default.kind)
+    if kind == default.kind:
+        content = {**default.model_dump(mode="json"), **content}
     if kind not in kinds(package):
         raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))
     return validate(config_class(package, kind), content, option)

@@ -181,7 +181,7 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
     with ExitStack() as opened:
         parts = {kind: Parts(checkpoint, kind, content["files"], opened) for kind in (*engine.kinds, AVERAGE)}
         engine.write("weights", parts[AVERAGE])  # through the engine the average is cut as the weights are
-        ema.restore(engine.masters(), content["step"])
+        ema.restore(engine.masters(), int(content["updates"]))
         for kind in engine.kinds:
             engine.write(kind, parts[kind])
     engine.updates = int(content["updates"])

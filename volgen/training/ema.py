@@ -24,7 +24,7 @@ class EMAConfig(Config):
 class EMA:
     """The average of the weights that one rank owns: fp32, on their device.
 
-    After step n (counted from 1) the average is d_n * average + (1 - d_n) * weights with
+    After update n (counted from 1; a step that is skipped is none) the average is d_n * average + (1 - d_n) * weights with
 
         d_n = min(decay, 1 - 1 / (1 + ramp * (n - 1))),
 
@@ -40,7 +40,7 @@ class EMA:
         self.steps = 0
 
     def update(self, weights: Sequence[Tensor]) -> None:
-        """Takes in the weights after one more step; tensors in the order given at the start."""
+        """Takes in the weights after one more step that changed them; tensors in the order given at the start."""
         self.steps += 1
         keep = decay(self._config, self.steps)
         with torch.no_grad():
@@ -57,7 +57,7 @@ class EMA:
             _exchange(self.average, weights)
 
     def restore(self, average: Sequence[Tensor], steps: int) -> None:
-        """Takes over an average that is laid out like the weights, and the number of steps behind it."""
+        """Takes over an average that is laid out like the weights, and the number of updates behind it."""
         for mine, tensor in zip(self.average, average, strict=True):
             mine.copy_(tensor)
         self.steps = steps

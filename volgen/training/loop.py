@@ -13,6 +13,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from volgen.core.errors import UserError
+from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
 from volgen.training import checkpoint, relaunch
@@ -129,11 +130,11 @@ class Trainer:
                 values = {"loss": loss, "learning_rate": rate}
                 if math.isfinite(norm):
                     skipped, values["gradient_norm"] = 0, norm
+                    ema.update(engine.masters())
                 else:
                     skipped += 1
                     if skipped == SKIPS_IN_A_ROW:
                         self._fail(task, step, f"the gradient was not finite {skipped} times in a row")
-                ema.update(engine.masters())
                 if stopping.due(step):
                     with ema.swapped(engine.masters()):
                         values["validation_loss"] = self._validate(task, engine, stopping, step, best)
@@ -206,7 +207,7 @@ class Trainer:
     def _fail(self, task: Task, step: int, found: str) -> NoReturn:
         """All ranks come here together; one of them tells the user."""
         if self.ranks.rank:
-            raise SystemExit(2)
+            raise SystemExit(BAD_INPUT)
         raise UserError(
             f"{task.title}, step {step}", found, "finite numbers",
             "look at the voxels of subjects that are named, lower optimiser.learning_rate, or use engine.precision fp32",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from volgen.core.config import Config
 
@@ -34,6 +34,12 @@ class OptimiserConfig(Config):
     """The same for the network that experts start from (None: as ``decay_to``). Experts of a network that is not annealed learn more."""
     gradient_clip: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 means no limit."""
+
+    @model_validator(mode="after")
+    def _unclipped(self) -> Self:
+        if self.matrix_learning_rate and self.gradient_clip:
+            raise ValueError("gradient_clip must be 0 with matrix_learning_rate: Muon's updates have a norm of their own")
+        return self
 
     def shared(self) -> OptimiserConfig:
         """The settings of the network that experts start from."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from volgen.core.config import Config
 
@@ -30,6 +30,12 @@ class StoppingConfig(Config):
     """Fixed (noise level, noise) draws for each validation volume."""
     validation_volumes: int = Field(default=16, ge=1)
     """At most this many validation volumes, a fixed choice."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps ({self.min_steps}) is above max_steps ({self.max_steps})")
+        return self
 
     def bounds(self, points: int) -> StoppingConfig:
         """The rule of an expert that owns so many of the schedule's points."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from volgen.core.errors import UserError
+from volgen.core.exit_codes import BAD_INPUT
 from volgen.training.protocols import Ranks
 
 T = TypeVar("T")
@@ -39,4 +40,4 @@ def together(ranks: Ranks, where: Path, do: str, work: Callable[[], T]) -> T:
         return result  # type: ignore[return-value]  # work has returned
     if failure is not None and failed[0] == ranks.rank:
         raise failure
-    raise SystemExit(2)
+    raise SystemExit(BAD_INPUT)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, PositiveInt
 
-from volgen.core.config import Config, apply_overrides, dump_yaml, read_yaml, validate
+from volgen.core.config import Config, apply_overrides, dump_yaml, load, read_yaml, validate
 from volgen.core.errors import UserError, nearest
 
 
@@ -30,6 +30,17 @@ class Top(Config):
     name: str
     inner: Inner = Inner()
     part: Annotated[Plain | Fancy, Field(discriminator="kind")] = Plain()
+
+
+class Many(Config):
+    name: str
+    words: tuple[str, ...] = ()
+    maybe: str | None = None
+    count: PositiveInt = 1
+    rate: float = 1.0
+    flag: bool = False
+    stage: Literal[0, 1, 2] = 0
+    shape: tuple[PositiveInt, PositiveInt] | None = None
 
 
 def test_defaults_and_values() -> None:
@@ -62,7 +73,7 @@ def test_errors_say_where_and_what_would_be_right(content: dict[str, object], me
 def test_overrides_are_dotted_yaml() -> None:
     content = {"name": "a", "inner": {"rate": 1.0}}
     changed = apply_overrides(content, [("inner.rate", "1e-4"), ("name", "b"), ("part.kind", "fancy"), ("part.depth", "3")])
-    assert changed == {"name": "b", "inner": {"rate": 1e-4}, "part": {"kind": "fancy", "depth": 3}}
+    assert validate(Top, changed, "x") == Top(name="b", inner=Inner(rate=1e-4), part=Fancy(depth=3))
     assert content == {"name": "a", "inner": {"rate": 1.0}}, "the original is left alone"
 
 
@@ -116,6 +127,48 @@ def test_aliases_that_fill_memory_are_refused_at_once(tmp_path: Path) -> None:
     assert apply_overrides({}, [("name", "2024-13-45")]) == {"name": "2024-13-45"}
     (tmp_path / "good.yaml").write_text("a: &a [1, 2]\nb: *a\n")
     assert read_yaml(tmp_path / "good.yaml") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("word", ["2024", "1e5", "nan", "on", "off", "2024-01-31", "0x10", "1_000", ".inf", "007", "12:30:45", "true"])
+def test_where_text_is_wanted_every_word_is_text(word: str, tmp_path: Path) -> None:
+    assert validate(Top, apply_overrides({}, [("name", word)]), "x").name == word
+    (tmp_path / "c.yaml").write_text(f"name: {word}\nwords: [{word}, b]\nmaybe: {word}\n")
+    read = load(Many, tmp_path / "c.yaml")
+    assert (read.name, read.words, read.maybe) == (word, (word, "b"), word)
+    (tmp_path / "again.yaml").write_text(dump_yaml(read))
+    assert load(Many, tmp_path / "again.yaml") == read, "what is dumped reads back"
+
+
+def test_where_numbers_are_wanted_words_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: a\ncount: 1e3\nrate: 1e-4\nflag: on\nstage: 2\nshape: [4, 5]\nmaybe: null\n")
+    assert load(Many, tmp_path / "c.yaml") == Many(name="a", count=1000, rate=1e-4, flag=True, stage=2, shape=(4, 5))
+    for key, text in (("count", "1e3"), ("rate", "1e-4"), ("flag", "yes"), ("stage", "2"), ("shape", "[4, 5]"), ("maybe", "null")):
+        assert getattr(load(Many, tmp_path / "c.yaml", [(key, text)]), key) == getattr(load(Many, tmp_path / "c.yaml"), key)
+    for key, text in (("count", "on"), ("count", "2024-01-31"), ("rate", "nan"), ("flag", "2"), ("stage", "7"), ("count", "")):
+        with pytest.raises(UserError, match=rf"c\.yaml: {key}: "):
+            load(Many, tmp_path / "c.yaml", [(key, text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", "has 'name' twice, in line 1 and in line 2"),
+        ("name: a\ninner:\n  rate: 1\npart: {kind: plain}\ninner:\n  rate: 2\n", "has 'inner' twice, in line 2 and in line 5"),
+        ("name: a\ninner:\n  rate: 1\n\n  rate: 1\n", r"has 'inner\.rate' twice, in line 3 and in line 5"),
+        ("name: a\nstages: [{x: 1, x: 2}]\n", r"has 'stages\.x' twice, in line 2 and in line 2"),
+    ],
+)
+def test_a_key_or_section_that_is_there_twice_is_named_with_its_lines(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"c\.yaml: {message}"):
+        read_yaml(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match=r"--inner: has 'rate' twice"):
+        apply_overrides({}, [("inner", "{rate: 1, rate: 2}")])
+
+
+def test_merge_keys_repeat_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\non: 1\n")
+    assert read_yaml(tmp_path / "c.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}, "on": 1}
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

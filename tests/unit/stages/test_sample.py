@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.files import sha256, write_json
 from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
+from volgen.core.registry import config_class
 from volgen.core.span import tile
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.recipe import load
+from volgen.stages import sample as sample_stage
 from volgen.stages._report_sources import sources_of
 from volgen.stages.sample import sample
 
@@ -172,6 +175,23 @@ def test_default_sampler_is_the_recipes(run: Path, tmp_path: Path) -> None:
     euler = sample(run, tmp_path / "euler", count=1, seed=1, sampler="euler")
     assert contents(default) == contents(named)
     assert contents(default) != contents(euler)
+
+
+def test_an_option_of_the_runs_sampler_leaves_its_other_settings_alone() -> None:
+    class Config(BaseConfig):
+        kind: Literal["ddim"] = "ddim"
+        eta: float = 0.0
+        order: int = 1
+
+    mine = Config(eta=0.5, order=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_stage, "config_class", lambda package, kind: Config)
+        for asked in ({"eta": 0.25}, {"kind": "ddim", "eta": 0.25}):
+            assert sample_stage._component("--sampler", sample_stage.SAMPLERS, asked, mine) == Config(eta=0.25, order=3)
+        assert (
+            sample_stage._component("--sampler", sample_stage.SAMPLERS, {"kind": "ddim"}, config_class("volgen.samplers", "heun")())
+            == Config()
+        )
 
 
 def test_int16_holds_the_same_values_to_its_step(run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from volgen.recipe import Recipe
 from volgen.stages import _train_queue
 from volgen.stages.train import train
 from volgen.training import loop, relaunch
+from volgen.training.ema import EMA
 from volgen.training.run import PhaseRecord
 
 PowerCut = Callable[[int], AbstractContextManager[None]]
@@ -233,7 +234,7 @@ def test_a_crashed_run_with_muon_goes_on_and_equals_an_uninterrupted_one(
 
 
 def test_muon_with_clipped_gradients_or_another_network_is_refused(blob_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"optimiser\.gradient_clip must be 0 with optimiser\.matrix_learning_rate"):
+    with pytest.raises(UserError, match=r"optimiser: gradient_clip must be 0 with matrix_learning_rate"):
         recipe(blob_store, tmp_path, optimiser={"matrix_learning_rate": 0.02})
     recipe(blob_store, tmp_path, optimiser={"matrix_learning_rate": 0.0, "gradient_clip": 1.0})
     network = {"kind": "unet3d", "channels": [8, 8], "attention": [False, False], "head_channels": 8, "norm_groups": 4}
@@ -306,6 +307,23 @@ def test_gradients_that_stay_infinite_stop_training(blob_store: Path, tmp_path: 
     with pytest.raises(UserError, match=r"step 3.*the gradient was not finite 3 times in a row"):
         train(recipe(blob_store, tmp_path))
     assert not list(tmp_path.rglob("ensemble.json"))
+
+
+def test_a_skipped_step_has_no_part_in_the_average(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward, update, steps, fresh = Engine.backward, EMA.update, [0], []
+
+    def first_is_infinite(self: Engine, loss: torch.Tensor) -> None:
+        steps[0] += 1
+        backward(self, loss * (float("inf") if steps[0] == 1 else 1.0))
+
+    def watched(self: EMA, weights: Sequence[torch.Tensor]) -> None:
+        update(self, weights)
+        fresh.append(all(torch.equal(average, now) for average, now in zip(self.average, weights, strict=True)))
+
+    monkeypatch.setattr(Engine, "backward", first_is_infinite)
+    monkeypatch.setattr(EMA, "update", watched)
+    train(recipe(blob_store, tmp_path, experts={"count": 1}))
+    assert fresh == [True, False, False], "the average begins with the first weights that a step has changed"
 
 
 def test_patience_ends_an_expert_early_and_exports_its_best_weights(blob_store: Path, tmp_path: Path) -> None:

@@ -90,6 +90,12 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert "ledger" in json.loads((path / "state.json").read_text())
 
 
+def test_the_average_comes_back_with_its_updates_not_with_the_steps(tmp_path: Path) -> None:
+    engine = Toy(3)  # of five steps two were skipped
+    checkpoint.save(Place("0", 7, 5, 40), engine, EMA(EMAConfig(), engine.masters()), Stopping(StoppingConfig(), 9), RANKS, tmp_path / "w")
+    assert load(tmp_path / "checkpoint-00000005")[1].steps == 3
+
+
 def test_the_last_two_stay(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         save(tmp_path, step)
