@@ -55,6 +55,6 @@ find_volgen() {
     if [[ -x $VENV/bin/python ]]; then
         export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
     fi
-    python -c 'import volgen' 2>/dev/null ||
+    python -c 'from volgen import __version__' 2>/dev/null ||
         fail "no volgen in $VENV, nor in the python on PATH; set VENV, or run bash launch/test.sh, which makes the environment"
 }
