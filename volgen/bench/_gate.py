@@ -25,7 +25,7 @@ def read_reference(path: Path, benchmark: str, settings: Mapping[str, Any]) -> l
         UserError: no such file, of another benchmark or other settings, or without a gated row.
     """
     expected = f"a file that `volgen bench {benchmark} --out` wrote"
-    content = read_json(path, expected)
+    content = read_json(path, expected, follow=True)
     if content.get("benchmark") != benchmark:
         raise UserError(str(path), f"is of benchmark '{content.get('benchmark')}'", expected)
     before = content.get("settings")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import IO, Self
 
 from volgen.core.errors import UserError
+from volgen.core.files import open_plain, read_bytes
+
+LARGEST = 4096
+"""Bytes of a lock file that make sense."""
+_NO_LOCK = (errno.ELOOP, errno.EINVAL, errno.EISDIR)
 
 
 class Lock:
@@ -20,21 +26,19 @@ class Lock:
     that only pretends to, :meth:`check` notices.
     """
 
-    def __init__(self, path: Path, file: TextIO) -> None:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
         self._words = f"{socket.gethostname()} (process {os.getpid()})\n{secrets.token_hex(8)}\n"
         file.truncate(0)
-        file.write(self._words)
-        file.flush()
+        file.write(self._words.encode())
 
     @classmethod
     def take(cls, path: Path) -> Self | None:
         """The lock, or None if another process (or another part of this one) has it; makes the file and its folder.
 
         Raises:
-            UserError: the file system keeps no locks.
+            UserError: the file system keeps no locks, or the file is not one that can be a lock.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         return cls._open(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @classmethod
@@ -42,9 +46,8 @@ class Lock:
         """The lock, as soon as whoever has it lets go: for work of a moment.
 
         Raises:
-            UserError: the file system keeps no locks.
+            UserError: the file system keeps no locks, or the file is not one that can be a lock.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = None
         while lock is None:
             lock = cls._open(path, fcntl.LOCK_EX)
@@ -52,7 +55,7 @@ class Lock:
 
     @classmethod
     def _open(cls, path: Path, operation: int) -> Self | None:
-        file = path.open("a+", encoding="utf-8")
+        file = _lock_file(path)
         try:
             fcntl.flock(file, operation)
             if not _is_at(file, path):  # its holder has removed it meanwhile: that was another file's lock
@@ -74,7 +77,7 @@ class Lock:
             UserError: the file no longer says what this lock wrote.
         """
         try:
-            found = self._path.read_text(encoding="utf-8")
+            found = read_bytes(self._path, limit=LARGEST).decode("utf-8", "replace")
         except OSError as error:
             found = error.strerror or ""
         if found != self._words:
@@ -98,19 +101,42 @@ class Lock:
 def holder(path: Path) -> str | None:
     """Who holds a lock, such as ``node7 (process 4711)``; None if nobody does."""
     try:
-        file = path.open("r+", encoding="utf-8")
-    except FileNotFoundError:
+        file = open_plain(path, "r+b", buffering=0)
+    except OSError:  # there is none, or none that volgen would take for one
         return None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return file.readline().strip() or "another process"
+            return file.read(LARGEST).decode("utf-8", "replace").partition("\n")[0].strip() or "another process"
+        except OSError:
+            return None
     return None
 
 
-def _is_at(file: TextIO, path: Path) -> bool:
+def _lock_file(path: Path) -> IO[bytes]:
+    """The file of a lock, which is made if need be, with its folder. Nothing is written to it: it is not locked yet."""
+    for last in (False, False, True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open_plain(path, "ab+", buffering=0)
+            break
+        except FileNotFoundError:  # who had the folder before has just removed it, because nothing came of it
+            if last:
+                raise
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                do = "delete it, if you do not know what it is for: somebody else made it"
+                raise UserError(str(path), str(error.strerror), "a file of volgen's own, to lock", do) from None
+            raise
+    if os.fstat(file.fileno()).st_nlink > 1:
+        file.close()
+        raise UserError(str(path), "is a file of other names too (hard links)", "a file of volgen's own, to lock", "delete this name of it")
+    return file
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
     except FileNotFoundError:
         return False

@@ -68,7 +68,7 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
         UserError: the store has this scan's id from a file with other content, or cannot be written to.
     """
     try:
-        file = sha256(found.path)
+        file = sha256(found.path, follow=True)
     except OSError as error:
         if found.path.is_symlink() and not found.path.exists():
             return Outcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")

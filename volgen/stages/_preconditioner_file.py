@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, read_json, sha256, write_json
@@ -27,12 +28,12 @@ def write(preconditioner: Preconditioner, assembly: Assembly, root: Path) -> Non
     checksums = {}
     if state := assembly.state():
         with atomic_path(root / ASSEMBLY) as temporary:
-            save_file(state, temporary)
+            temporary.write_bytes(serialise(state))
         checksums[ASSEMBLY] = sha256(root / ASSEMBLY)
     with atomic_path(root / PRECONDITIONER) as temporary:
-        save_file(preconditioner.state(), temporary)
+        temporary.write_bytes(serialise(preconditioner.state()))
     with atomic_path(root / FOR_TRAINING) as temporary:
-        save_file(preconditioner.state(training=True), temporary)
+        temporary.write_bytes(serialise(preconditioner.state(training=True)))
         checksums |= {PRECONDITIONER: sha256(root / PRECONDITIONER), FOR_TRAINING: sha256(temporary)}
         write_json(root / CHECKSUMS, {"sha256": checksums})
 

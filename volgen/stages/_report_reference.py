@@ -51,12 +51,12 @@ class Against:
             return cls(path, store.fingerprint, store, split)
         if not path.is_file():
             raise UserError(str(path), "there is no such store or file", "a store of real scans, or bands.json of an earlier report")
-        return cls(path, sha256(path), None, split)
+        return cls(path, sha256(path, follow=True), None, split)
 
     def load(self) -> tuple[Reference, CohortSample | None]:
         """Bands, and the real volumes that a cohort is compared with; a store's scans are read and measured."""
         if self.store is None:
-            return Reference.from_json(read_json(self.path, "a bands.json of a report"), str(self.path)), None
+            return Reference.from_json(read_json(self.path, "a bands.json of a report", follow=True), str(self.path)), None
         train, other = ([r.id for r in self.store.records if (r.split == "train") == side] for side in (True, False))
         sample = CohortSample(train, other, self.store.shape, self.store.records[0].voxel_size)
         return _from_store(self.store, self.split, sample), sample

@@ -14,9 +14,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, fingerprint, read_json, write_json
+from volgen.core.files import atomic_path, fingerprint, read_json, sync, write_json
 from volgen.core.progress import say
-from volgen.training.checkpoint_files import STATE, File, Parts, damage, sync, write_through
+from volgen.training.checkpoint_files import STATE, File, Parts, damage, write_through
 from volgen.training.ema import EMA
 from volgen.training.protocols import Engine, Ranks
 from volgen.training.stopping import Stopping
@@ -134,7 +134,6 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
             "stopping": stopping.state(), "ledger": None, "world_size": ranks.world_size, "files": files,
         }  # fmt: skip
         write_json(partial / STATE, {**content, "fingerprint": fingerprint(content)})
-        sync(partial / STATE)
         sync(partial)
         shutil.rmtree(folder / name, ignore_errors=True)
         partial.rename(folder / name)

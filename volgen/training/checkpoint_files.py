@@ -33,15 +33,6 @@ def write_through(path: Path, content: bytes) -> File:
     return {"sha256": digest, "bytes": len(content)}
 
 
-def sync(path: Path) -> None:
-    """Makes a file or the entries of a folder safe against a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing is: its files have the sizes and checksums that it says.
 

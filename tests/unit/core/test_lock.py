@@ -94,3 +94,23 @@ def test_a_lock_that_another_machine_did_not_respect_is_noticed(tmp_path: Path, 
         with pytest.raises(UserError, match=r"expected a file system whose locks other machines respect"):
             mine.check()
         other.release()
+
+
+def test_a_lock_is_no_way_to_empty_a_file_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "link").symlink_to(tmp_path / "letter")
+    os.link(tmp_path / "letter", tmp_path / "hard")
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("link", "is a link"), ("hard", "hard links"), ("pipe", "not a regular file"), (".", "is a folder")):
+        for ask in (Lock.take, Lock.wait):
+            with pytest.raises(UserError, match=words):
+                ask(tmp_path / name)
+        holder(tmp_path / name)
+    assert (tmp_path / "letter").read_text() == "dear"
+
+
+def test_words_are_written_by_whoever_has_the_lock_only(tmp_path: Path) -> None:
+    with Lock.wait(tmp_path / ".lock"):
+        before = (tmp_path / ".lock").read_text()
+        assert Lock.take(tmp_path / ".lock") is None
+        assert (tmp_path / ".lock").read_text() == before

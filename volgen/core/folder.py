@@ -1,0 +1,201 @@
+"""Who owns an output folder: one command at a time, which has made sure that what is in it is its own or nothing.
+
+Every command that writes a folder claims it here. A claim holds the lock of the folder, has refused what is somebody else's without
+touching it, follows no link out of it, and has removed what a killed command left behind. A command that fails before it has written
+anything leaves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, sweep, unfinished
+from volgen.core.lock import Lock, holder
+from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in
+
+LOCK = ".lock"
+"""In the folder while a command writes to it."""
+COMPLETE = "complete"
+"""Key of a manifest: false while a command writes, so that a folder that is left half-way says whose it is. Not there in 0.1.0: true."""
+ELSEWHERE = "choose another --out"
+
+
+class Folder:
+    """A folder that is claimed (:func:`claim`).
+
+    Attributes:
+        path: of the folder.
+        before: the manifest that was there, None if there was none.
+    """
+
+    def __init__(self, path: Path, provenance: Provenance, writes: Callable[[str], bool], before: Mapping[str, Any] | None) -> None:
+        self.path, self.before = path, before
+        self._provenance, self._writes = provenance, writes
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that were there, as the manifest says; empty without a manifest, or in one of 0.1.0."""
+        files = (self.before or {}).get(FILES)
+        return dict(files) if isinstance(files, dict) else {}
+
+    def begin(self, **more: Any) -> None:
+        """Says whose the folder is, before the first file is written; ``more`` are keys of the command's own."""
+        self._provenance.write(self.path, **{COMPLETE: False}, **more, **({FILES: self.files} if self.files else {}))
+
+    def clear(self) -> None:
+        """Removes what such a command has written before; nothing else."""
+        for path in self.path.iterdir():
+            if self._writes(path.name) or path.name == NAME:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        self.before = None
+
+    def finish(self, kept: Collection[str] = (), **more: Any) -> dict[str, Any]:
+        """Writes the final manifest, with the SHA-256 of all files, and returns its content.
+
+        Args:
+            kept: files that this command found and has not written: what the manifest before said of them still holds.
+            more: keys of the command's own.
+        """
+        sweep(self.path, alone=True)
+        names = [name for name in files_in(self.path) if self._writes(name.partition("/")[0])]
+        files = checksums(self.path, names, {name: digest for name, digest in self.files.items() if name in kept})
+        return self._provenance.write(self.path, **{COMPLETE: True}, **more, **{FILES: files})
+
+
+@contextmanager
+def claim(
+    out: Path,
+    provenance: Provenance,
+    noun: str,
+    *,
+    writes: Callable[[str], bool],
+    differs: Callable[[Mapping[str, Any]], str],
+    expected: str = "",
+    strangers: bool = False,
+    anew: bool = True,
+) -> Iterator[Folder]:
+    """Claims a folder that gets a manifest, for the length of a block, in which :meth:`Folder.begin` and :meth:`Folder.finish` are called.
+
+    Args:
+        out: the folder; made if it is not there.
+        provenance: of the command.
+        noun: what the folder is for, such as ``a report``.
+        writes: whether the command writes a file or folder of this name.
+        differs: given the manifest of a folder, says how its content is that of another command or question; empty if it is this one's.
+        expected: what should have been there instead, for messages.
+        strangers: whether files of other names are welcome where there is a manifest of this command's.
+        anew: whether what a killed command of the same stage left half-way may be replaced, whatever it was asked.
+
+    Raises:
+        UserError: it is somebody else's, holds a link, another process is writing to it, or its file system keeps no locks.
+        OSError: it cannot be written.
+    """
+    expected = expected or "an empty or new folder"
+
+    def judge() -> Mapping[str, Any] | None:
+        names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        others = [name for name in names if not writes(name) and name != NAME]
+        if others and (NAME not in names or not strangers):
+            raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
+        if NAME not in names:
+            if names and not anew:
+                raise UserError(str(out), f"holds other files ({names[0]})", expected, ELSEWHERE)
+            return None
+        before: Mapping[str, Any] = read_json(out / NAME, f"the manifest of {noun}")
+        half = before.get(COMPLETE) is False and before.get("stage") == provenance.stage
+        if (found := differs(before)) and not (half and anew and not others):
+            raise UserError(str(out), found, expected, ELSEWHERE)
+        return before
+
+    with own(out, noun, judge):
+        before = judge()
+        folder = Folder(out, provenance, writes, before)
+        if before is None or (anew and before.get(COMPLETE) is False):
+            folder.clear()
+        yield folder
+
+
+@contextmanager
+def own(out: Path, noun: str, judge: Callable[[], object], *, deep: bool = True, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Has a folder to itself for the length of a block; for folders without a manifest, or whose manifest marks them as finished.
+
+    Args:
+        out: the folder; made if it is not there.
+        noun: what it is for.
+        judge: raises if it is somebody else's; asked before anything is written, and again by whoever holds the lock.
+        deep: whether folders in it are looked at too.
+        elsewhere: what a user can do who is refused.
+
+    Raises:
+        UserError: it is somebody else's, holds a link, another process is writing to it, or its file system keeps no locks.
+        OSError: it cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(str(out), "is a file", f"a folder for {noun}", elsewhere)
+    if out.is_dir():
+        judge()
+    made = _make(out)
+    try:
+        lock = Lock.take(out / LOCK)
+        if lock is None:
+            who = holder(out / LOCK) or "another process"
+            raise UserError(str(out), f"is being written by {who}", "one command at a time", f"wait for it to end, or {elsewhere}")
+        try:
+            judge()
+            refuse_links(out, deep=deep)
+            sweep(out, alone=True, deep=deep)
+            yield
+        finally:
+            lock.release(remove=True)
+    except BaseException:
+        if made:
+            _remove_empty(out, made)
+        raise
+
+
+def refuse_links(folder: Path, *, deep: bool = True) -> None:
+    """Makes sure that what is written into a folder stays there, and that nothing in it is waited for for ever.
+
+    Raises:
+        UserError: names the first link, pipe, socket or device in it.
+    """
+    do = f"replace it by what it points to, or {ELSEWHERE}"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise UserError(entry.path, "is a link, and volgen follows none among its own files", "a file or a folder", do)
+            if entry.is_dir():
+                if deep and not unfinished(entry.name):
+                    refuse_links(Path(entry.path))
+            elif not entry.is_file():
+                raise UserError(entry.path, "is neither a file nor a folder", "files and folders", ELSEWHERE)
+
+
+def _make(out: Path) -> list[Path]:
+    """Makes a folder and returns what had to be made for it, the innermost first."""
+    missing = []
+    for folder in (out, *out.parents):
+        if folder.exists():
+            break
+        missing.append(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(out: Path, made: list[Path]) -> None:
+    """Removes folders that this command has made, if it has written nothing but its manifest's beginning into them."""
+    with suppress(OSError, UserError):
+        if [path.name for path in out.iterdir()] == [NAME] and read_json(out / NAME, "").get(COMPLETE) is False:
+            (out / NAME).unlink()
+    with suppress(OSError):
+        for folder in made:
+            folder.rmdir()
