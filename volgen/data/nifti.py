@@ -17,11 +17,13 @@ from typing import IO, Any, Literal
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from nibabel.freesurfer.mghformat import MGHHeader
 from numpy.typing import DTypeLike, NDArray
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
 from volgen.core.volume import Volume, shear
+from volgen.data import orientation
 
 SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")
 ALIGNED = 2
@@ -33,10 +35,13 @@ _DEFLATE_LIMIT = 1032
 """DEFLATE cannot shrink data by more (RFC 1951: 258 bytes in 2 bits)."""
 _LARGEST_VOXEL = 1000.0
 """Voxel edge in mm beyond which a header is damaged or in the wrong unit."""
-_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _HEADER = 560
-_FOOTER = 1 << 16
-"""Bytes kept after the voxels: MGH files have scan parameters there."""
+_PART = 1 << 20
+"""Bytes read at a time of what is passed over."""
+_START = 512
+"""Bytes of a file that tell what it is."""
+_GZIP = b"\x1f\x8b"
+_NIFTI = tuple(struct.pack(order + "i", length) for order in "<>" for length in (348, 540))
 _LARGEST_EXCESS = 1 << 24
 """Bytes after the voxels beyond which a packed file is no image but a bomb."""
 _LARGEST_FILE = 1 << 33
@@ -52,12 +57,16 @@ class Scan:
         orientation: axis codes of the file, such as ``LIA``.
         shape: voxels along the file's own axes.
         quantum: ``(slope, inter)`` if the file stores integers, so that values are ``slope * k + inter``; else None.
+        intent: NIfTI's code of what the numbers are, such as 1002 for labels; 0 where nothing is said.
+        notes: what was odd about the header and yet readable.
     """
 
     volume: Volume
     orientation: str
     shape: tuple[int, int, int]
     quantum: tuple[float, float] | None
+    intent: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def is_image(path: Path) -> bool:
@@ -84,7 +93,7 @@ def read_scan(path: Path) -> Scan:
     """Reads ``.nii``, ``.nii.gz``, ``.mgh`` or ``.mgz`` and checks that it is one 3D image with a usable geometry.
 
     Sizes are checked against the file before memory is taken, and a gzip trailer is always reached, so that a cut or flipped file is an
-    error and not an image. A fourth dimension of length 1 is dropped.
+    error and not an image. A fourth dimension of length 1 is dropped. Header extensions are passed over, whatever their size.
 
     Raises:
         UserError: the file cannot be used; ``found`` is the reason.
@@ -172,60 +181,141 @@ def _read(path: Path) -> Scan:
     if size == 0:
         raise UserError(str(path), "is an empty file", "an image")
     packed = path.name.lower().endswith((".gz", ".mgz"))
+    with path.open("rb") as raw:
+        start = raw.read(_START)
+    if (otherwise := _no_image(start, packed)) is not None:
+        raise UserError(str(path), otherwise, "an image that fits its name")
     with igzip.open(path, "rb") if packed else path.open("rb") as stream:
         first = stream.read(_HEADER)
-        kind = _image_class(path, first)
-        # Unchecked: nibabel's checks turn a voxel size of 0 into 1 without a word.
-        image_header = kind.header_class.from_fileobj(io.BytesIO(first.ljust(_HEADER, b"\0")), check=False)
-        dims = tuple(int(n) for n in image_header.get_data_shape())  # MGH gives int32, which overflows and is no JSON
+        head = _header(path, first)
+        dims = tuple(int(n) for n in head.get_data_shape())  # MGH gives int32, which overflows and is no JSON
         shape = _spatial_shape(path, dims)
-        needed = math.prod(dims) * image_header.get_data_dtype().itemsize
-        if needed > (size * _DEFLATE_LIMIT if packed else size):
+        dtype = head.get_data_dtype()
+        needed = math.prod(shape) * dtype.itemsize
+        most = size * _DEFLATE_LIMIT if packed else size
+        if needed > most:
             grid = " x ".join(str(n) for n in shape)
             found = f"is truncated or damaged: its header claims {grid} voxels, {needed} bytes, in a file of {size} bytes"
             raise UserError(str(path), found, "a whole file")
-        wanted = int(image_header.get_data_offset()) + needed
-        if not 0 < wanted <= _LARGEST_FILE:
-            raise UserError(str(path), f"claims {wanted} bytes", f"at most {_LARGEST_FILE} bytes")
-        content = first + stream.read(max(0, wanted + _FOOTER - len(first)))
+        offset = _offset(path, head)
+        if offset is not None and offset + needed > most:
+            raise UserError(str(path), f"is truncated: {size} bytes of {offset + needed}", "a whole file", "copy it again")
+        if (offset or 0) + needed > _LARGEST_FILE:
+            raise UserError(str(path), f"claims {(offset or 0) + needed} bytes", f"at most {_LARGEST_FILE} bytes")
+        if offset is None:
+            content = _voxels_of_unknown_place(path, first, stream, head, needed)
+        else:
+            content = _voxels_at(path, first, stream, offset, needed)
         if packed:
             _drain(path, stream)
-    if len(content) < wanted:
-        raise UserError(str(path), f"is truncated: {len(content)} bytes of {wanted}", "a whole file", "copy it again")
-    image = kind.from_bytes(content)
-    return _scan(path, image, shape, image_header)
+    return _scan(path, head, np.frombuffer(content, dtype).reshape(shape, order="F"))
+
+
+def _voxels_at(path: Path, first: bytes, stream: IO[bytes], offset: int, needed: int) -> bytes:
+    """The voxels' bytes. What lies before them (extensions, where names may be) is passed over, whatever it says of itself."""
+    left = offset - len(first)
+    while left > 0 and (passed := len(stream.read(min(left, _PART)))):
+        left -= passed
+    content = first[offset : offset + needed]
+    content += stream.read(needed - len(content))
+    if len(content) < needed:
+        found = f"is truncated: {offset + len(content)} bytes of {offset + needed}"
+        raise UserError(str(path), found, "a whole file", "copy it again")
+    return content
+
+
+def _voxels_of_unknown_place(path: Path, first: bytes, stream: IO[bytes], head: Any, needed: int) -> bytes:
+    """The voxels of a file whose header does not say where they begin (``vox_offset`` 0): its end, if that fits what may lie in front.
+
+    That is the header (348 bytes, as nifti_clib reads such a file), the header and four bytes that say whether there are extensions
+    (352, as the standard wants it), or those and the extensions. nibabel would take the header for voxels.
+    """
+    content = first + stream.read(max(0, needed + _PART - len(first)))
+    before, bare = len(content) - needed, len(bytes(head.binaryblock))
+    places, order = [bare, bare + 4], "<" if head.endianness == "<" else ">"
+    if content[bare : bare + 1] not in (b"", b"\0"):
+        here = bare + 4
+        while here + 8 <= before and 8 <= (length := struct.unpack(order + "i", content[here : here + 4])[0]) <= before - here:
+            here += length
+        places.append(here)
+    if before not in places:
+        found = f"does not say where its voxels begin (vox_offset is 0), and {before} bytes beside them fit no place"
+        raise UserError(str(path), found, "a header that says it (352 without extensions)", "write it again, for example with nibabel")
+    return content[before:]
 
 
 def _drain(path: Path, stream: IO[bytes]) -> None:
     """To the gzip trailer, whose checksum is compared there, without keeping what comes on the way: it may be a thousand times the file."""
     excess = 0
-    while more := len(stream.read(1 << 20)):
+    while more := len(stream.read(_PART)):
         excess += more
         if excess > _LARGEST_EXCESS:
             raise UserError(str(path), f"goes on for more than {_LARGEST_EXCESS} bytes after its voxels", "an image and nothing else")
 
 
-def _image_class(path: Path, first: bytes) -> Any:
-    """The nibabel class, from the file's own first bytes: names lie."""
+def _no_image(start: bytes, packed: bool) -> str | None:
+    """What the first bytes of a file give away of what it is instead of an image that fits its name; None if nothing."""
+    if start.startswith(b"/annex/objects") or b".git/annex/objects/" in start:
+        return "is a git-annex pointer, and its content is not here (`git annex get` or `datalad get` fetches it)"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, and its content is not here (`git lfs pull` fetches it)"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page: a message was downloaded instead of the file"
+    if start.startswith(b"PK\x03\x04"):
+        return "is a ZIP archive: it has to be unpacked first"
+    if packed and not start.startswith(_GZIP):
+        found = "is not gzip, although its name says so"
+        return f"{found}: a bare NIfTI image is inside, which .nii would fit" if start[:4] in _NIFTI else found
+    if not packed and start.startswith(_GZIP):
+        return "is gzip inside, which .nii.gz or .mgz would fit"
+    return None
+
+
+def _header(path: Path, first: bytes) -> Any:
+    """The header as a nibabel object, from the file's own first bytes (names lie); nothing behind it is looked at.
+
+    Unchecked: nibabel's checks turn a voxel size of 0 into 1, and what they say on the way does not name the file.
+    """
     freesurfer = path.name.lower().endswith((".mgh", ".mgz"))
-    if len(first) < 348 and not freesurfer:
+    if len(first) < (284 if freesurfer else 348):
         raise EOFError
     if freesurfer:
-        if len(first) < 284:
-            raise EOFError
         if struct.unpack(">h", first[28:30])[0] < 1:  # nibabel would put FreeSurfer's default in its place
             found = "states no orientation (goodRASFlag is 0), so left and right cannot be told apart"
             raise UserError(str(path), found, "an image that says where it lies", "set it, for example with mri_convert")
-        return nib.MGHImage
-    sizes = {struct.unpack(order + "i", first[:4])[0] for order in "<>"}
-    if 348 in sizes:
-        return nib.Nifti1Image
-    if 540 in sizes:
-        return nib.Nifti2Image
+        return MGHHeader.from_fileobj(io.BytesIO(first.ljust(_HEADER, b"\0")), check=False)
+    kind: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+    for order in "<>":
+        length = struct.unpack(order + "i", first[:4])[0]
+        if length in kind:
+            if len(first) < length:
+                raise EOFError
+            head = kind[length](first[:length], endianness=order, check=False)
+            magic = bytes(head["magic"])[:3]
+            if magic in (b"ni1", b"ni2"):
+                raise UserError(str(path), "is the header of a pair (.hdr and .img)", "header and voxels in one file", "convert it first")
+            if magic not in (b"n+1", b"n+2"):
+                found = "has no NIfTI magic (ANALYZE 7.5?), so left and right cannot be told apart"
+                raise UserError(str(path), found, "a NIfTI header", "convert it first")
+            return head
     raise UserError(str(path), "is not NIfTI inside", "a NIfTI header of 348 or 540 bytes")
 
 
+def _offset(path: Path, head: Any) -> int | None:
+    """Where the voxels begin, in bytes, or None if the header does not say it."""
+    if not isinstance(head, nib.Nifti1Header):
+        return int(head.get_data_offset())
+    stated = float(head["vox_offset"])
+    if stated == 0:
+        return None
+    if not stated.is_integer() or not len(bytes(head.binaryblock)) <= stated <= _LARGEST_FILE:
+        found = f"has voxels at byte {stated:g}, which is inside its header or nowhere"
+        raise UserError(str(path), found, f"a vox_offset of at least {head.single_vox_offset}")
+    return int(stated)
+
+
 def _spatial_shape(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
+    dims = (*dims[:3], *(n or 1 for n in dims[3:]))  # nifti_clib too takes 0 for 1 here
     if any(n < 1 for n in dims):
         raise UserError(str(path), f"is empty: its dimensions are {list(dims)}", "a 3D image")
     if len(dims) > 3 and any(n > 1 for n in dims[3:]):
@@ -235,31 +325,34 @@ def _spatial_shape(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
     return dims[0], dims[1], dims[2]
 
 
-def _scan(path: Path, image: Any, shape: tuple[int, int, int], raw: Any) -> Scan:
-    affine = _affine(path, image, raw)
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise UserError(str(path), f"holds {'complex numbers' if dtype.kind == 'c' else 'colours, not intensities'}", "real intensities")
-    proxy = image.dataobj
-    stored = np.asarray(proxy.get_unscaled()).reshape(shape)
-    slope, inter = float(proxy.slope), float(proxy.inter)
+def _scan(path: Path, head: Any, stored: NDArray[Any]) -> Scan:
+    affine, notes = _affine(path, head)
+    if stored.dtype.kind not in "iuf":
+        what = "complex numbers" if stored.dtype.kind == "c" else "colours, not intensities"
+        raise UserError(str(path), f"holds {what}", "real intensities")
+    slope, inter, intent = 1.0, 0.0, 0
+    if isinstance(head, nib.Nifti1Header):
+        stated = head.get_slope_inter()
+        if stated[0] is not None:  # None: a slope of 0, NaN or infinity, which means that nothing is scaled
+            slope, inter = stated
+        intent = int(head["intent_code"])
     voxels = stored.astype(np.float32) if (slope, inter) == (1.0, 0.0) else (stored.astype(np.float64) * slope + inter).astype(np.float32)
     volume = Volume(voxels, affine)
-    quantum = (slope, inter) if dtype.kind in "iu" and slope != 0 else None
-    return Scan(volume.reoriented("RAS"), volume.orientation, shape, quantum)
+    quantum = (slope, inter) if stored.dtype.kind in "iu" else None
+    x, y, z = stored.shape
+    return Scan(volume.reoriented("RAS"), volume.orientation, (x, y, z), quantum, intent, notes)
 
 
-def _affine(path: Path, image: Any, raw: Any) -> NDArray[np.float64]:
-    """Voxel -> mm, checked: no axis of zero length, none parallel or sheared, and an orientation that the file really states."""
-    affine = np.array(image.affine, dtype=np.float64)
-    if isinstance(image, nib.Nifti1Image):
-        sform, qform = int(raw["sform_code"]), int(raw["qform_code"])
-        if not (sform or qform):
-            found = "states no orientation (sform_code and qform_code are 0), so left and right cannot be told apart"
-            raise UserError(str(path), found, "an sform or a qform", "set one, for example with fslorient or nibabel")
-        if not sform and min(abs(raw["pixdim"][1:4])) == 0:
-            affine[:3, :3] = 0.0
-        affine[:3] *= _MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
+def _affine(path: Path, head: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Voxel -> mm, and what is odd about it.
+
+    Checked: no axis of zero length, none parallel or sheared, and an orientation that the file really states.
+    """
+    notes: tuple[str, ...] = ()
+    if isinstance(head, nib.Nifti1Header):
+        affine, notes = orientation.of_nifti(path, head)
+    else:
+        affine = np.array(head.get_affine(), dtype=np.float64)
     if not np.isfinite(affine).all():
         raise UserError(str(path), "has an affine that is not finite", "a finite affine")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -270,4 +363,4 @@ def _affine(path: Path, image: Any, raw: Any) -> NDArray[np.float64]:
         raise UserError(str(path), found, f"at most {_LARGEST_VOXEL:g} mm", "check the header's unit of length")
     if (cosine := shear(affine)) > SHEAR:
         raise UserError(str(path), f"has a sheared affine (cosine between axes {cosine:.4g})", "axes at right angles", "resample it first")
-    return affine
+    return affine, notes
