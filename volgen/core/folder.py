@@ -32,10 +32,19 @@ class Folder:
     Attributes:
         path: of the folder.
         before: the manifest that was there, None if there was none.
+        worthless: whether what is there is half of something that is made anew.
+        finished: whether :meth:`finish` has been called.
     """
 
-    def __init__(self, path: Path, provenance: Provenance, writes: Callable[[str], bool], before: Mapping[str, Any] | None) -> None:
-        self.path, self.before = path, before
+    def __init__(
+        self,
+        path: Path,
+        provenance: Provenance,
+        writes: Callable[[str], bool],
+        before: Mapping[str, Any] | None,
+        worthless: bool = False,
+    ) -> None:
+        self.path, self.before, self.worthless, self.finished = path, before, worthless, False
         self._provenance, self._writes = provenance, writes
 
     @property
@@ -56,7 +65,16 @@ class Folder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        self.before = None
+        self.before, self.worthless = None, False
+
+    def abandon(self, *, everything: bool) -> None:
+        """Removes what a failed command leaves in a folder that was empty: all of it, or the manifest if there is nothing else."""
+        with suppress(OSError):  # the error that ended the command is the one to be told
+            sweep(self.path, alone=True)
+            if everything:
+                self.clear()
+            elif {path.name for path in self.path.iterdir()} <= {NAME, LOCK}:
+                (self.path / NAME).unlink(missing_ok=True)
 
     def finish(self, kept: Collection[str] = (), **more: Any) -> dict[str, Any]:
         """Writes the final manifest, with the SHA-256 of all files, and returns its content.
@@ -68,7 +86,9 @@ class Folder:
         sweep(self.path, alone=True)
         names = [name for name in files_in(self.path) if self._writes(name.partition("/")[0])]
         files = checksums(self.path, names, {name: digest for name, digest in self.files.items() if name in kept})
-        return self._provenance.write(self.path, **{COMPLETE: True}, **more, **{FILES: files})
+        content = self._provenance.write(self.path, **{COMPLETE: True}, **more, **{FILES: files})
+        self.finished = True
+        return content
 
 
 @contextmanager
@@ -93,7 +113,8 @@ def claim(
         differs: given the manifest of a folder, says how its content is that of another command or question; empty if it is this one's.
         expected: what should have been there instead, for messages.
         strangers: whether files of other names are welcome where there is a manifest of this command's.
-        anew: whether what a killed command of the same stage left half-way may be replaced, whatever it was asked.
+        anew: whether half of the work is worth nothing: it is removed if the block fails, and what a killed command left of it is removed
+            by the next one, whatever that is asked. Else it stays and is continued.
 
     Raises:
         UserError: it is somebody else's, holds a link, another process is writing to it, or its file system keeps no locks.
@@ -101,27 +122,32 @@ def claim(
     """
     expected = expected or "an empty or new folder"
 
-    def judge() -> Mapping[str, Any] | None:
+    def judge() -> Folder:
         names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         others = [name for name in names if not writes(name) and name != NAME]
-        if others and (NAME not in names or not strangers):
-            raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
         if NAME not in names:
-            if names and not anew:
-                raise UserError(str(out), f"holds other files ({names[0]})", expected, ELSEWHERE)
-            return None
+            if names:  # whatever they are called: they may be anybody's
+                raise UserError(str(out), f"holds other files ({(others or names)[0]})", expected, ELSEWHERE)
+            return Folder(out, provenance, writes, None)
         before: Mapping[str, Any] = read_json(out / NAME, f"the manifest of {noun}")
-        half = before.get(COMPLETE) is False and before.get("stage") == provenance.stage
-        if (found := differs(before)) and not (half and anew and not others):
+        if others and not strangers:
+            raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
+        half = anew and not others and before.get(COMPLETE) is False and before.get("stage") == provenance.stage
+        if not half and (found := differs(before)):
             raise UserError(str(out), found, expected, ELSEWHERE)
-        return before
+        return Folder(out, provenance, writes, before, worthless=half)
 
     with own(out, noun, judge):
-        before = judge()
-        folder = Folder(out, provenance, writes, before)
-        if before is None or (anew and before.get(COMPLETE) is False):
+        folder = judge()
+        if folder.worthless:
             folder.clear()
-        yield folder
+        fresh = folder.before is None
+        try:
+            yield folder
+        except BaseException:
+            if fresh and not folder.finished:
+                folder.abandon(everything=anew)
+            raise
 
 
 @contextmanager
@@ -157,8 +183,9 @@ def own(out: Path, noun: str, judge: Callable[[], object], *, deep: bool = True,
         finally:
             lock.release(remove=True)
     except BaseException:
-        if made:
-            _remove_empty(out, made)
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
         raise
 
 
@@ -189,13 +216,3 @@ def _make(out: Path) -> list[Path]:
         missing.append(folder)
     out.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-def _remove_empty(out: Path, made: list[Path]) -> None:
-    """Removes folders that this command has made, if it has written nothing but its manifest's beginning into them."""
-    with suppress(OSError, UserError):
-        if [path.name for path in out.iterdir()] == [NAME] and read_json(out / NAME, "").get(COMPLETE) is False:
-            (out / NAME).unlink()
-    with suppress(OSError):
-        for folder in made:
-            folder.rmdir()

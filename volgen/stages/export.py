@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from volgen.core.errors import UserError, nearest
-from volgen.core.files import write_json
+from volgen.core.files import synced_together, write_json
+from volgen.core.folder import claim
 from volgen.core.geometry import LARGEST_BRAIN_LITRES, litres
 from volgen.core.manifest import Provenance
 from volgen.core.progress import progress, say
@@ -22,8 +20,7 @@ from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 
 Orientation = Literal["source", "RAS"]
-PARTIAL = ".export-"
-"""Begins the name of the folder in which an export is made."""
+FILES = ("dataset_description.json", "README.md", ".bidsignore")
 README = """# Scans exported from a volgen store
 
 The images of this folder are scans of people, on the grid of a store that `volgen ingest` made. `manifest.json` says which store; the
@@ -63,31 +60,36 @@ def export(
     """
     cohort = Store.open(store)
     records = _chosen(cohort, ids)
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(PARTIAL) for path in out.iterdir())):
-        raise UserError(str(out), "exists and is not empty", "a new folder")
     options = {"ids": None if ids is None else list(ids), "orientation": orientation, "dtype": dtype}
     provenance = Provenance("export", options, {"store": cohort.fingerprint})
     names: list[str] = []
-    out.mkdir(parents=True, exist_ok=True)
-    for killed in out.glob(f"{PARTIAL}*"):
-        if killed.is_dir() and not killed.is_symlink():
-            shutil.rmtree(killed)
-    # An export that is interrupted leaves the folder as it was, so that the same command can be given again.
-    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch, progress("export", len(records)) as ticker:
-        for record in records:
-            volume = cohort.read(record)
-            name = bids_path(record.id)
-            turned = volume.reoriented(record.source_orientation if orientation == "source" else "RAS")
-            nifti.write(Path(scratch) / f"{name}_T1w.nii.gz", turned, dtype=dtype)
-            write_json(Path(scratch) / f"{name}_T1w.json", _sidecar(record, cohort, volume))
-            names.append(f"{name}_T1w.nii.gz")
-            ticker.advance(note=record.id)
-        for path in sorted(Path(scratch).iterdir()):
-            os.replace(path, out / path.name)
-    write_description(out, "Scans exported from a volgen store", README)
-    provenance.write(out, volumes=names)
+    # An export that fails leaves the folder as it was, so that the same command can be given again.
+    with claim(
+        out,
+        provenance,
+        "scans",
+        writes=_writes,
+        differs=lambda before: f"is not empty: it holds the output of volgen {before.get('stage')}",
+    ) as folder:
+        folder.begin()
+        with synced_together(), progress("export", len(records)) as ticker:
+            for record in records:
+                volume = cohort.read(record)
+                name = bids_path(record.id)
+                turned = volume.reoriented(record.source_orientation if orientation == "source" else "RAS")
+                nifti.write(out / f"{name}_T1w.nii.gz", turned, dtype=dtype)
+                write_json(out / f"{name}_T1w.json", _sidecar(record, cohort, volume))
+                names.append(f"{name}_T1w.nii.gz")
+                ticker.advance(note=record.id)
+            write_description(out, "Scans exported from a volgen store", README)
+        folder.finish(volumes=names)
     say(f"{out}: {len(names)} scans")
     return [out / name for name in names]
+
+
+def _writes(name: str) -> bool:
+    """Whether an export has a file or a folder of this name."""
+    return name in FILES or name.startswith("sub-")
 
 
 def bids_name(identity: str) -> str:

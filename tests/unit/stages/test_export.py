@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from volgen.core.errors import UserError
+from volgen.core.manifest import verify
 from volgen.data.preprocess import IngestConfig
 from volgen.stages.export import bids_name, export
 from volgen.stages.ingest import ingest
@@ -78,7 +81,7 @@ def test_unknown_scans_and_full_folders_are_refused(store: Path, tmp_path: Path)
         export(store, tmp_path / "out", ids=["sub-03"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match=r"holds other files \(x\)"):
         export(store, tmp_path / "full")
 
 
@@ -90,8 +93,9 @@ def test_an_interrupted_export_can_be_given_again(store: Path, tmp_path: Path, m
         patch.setattr("volgen.stages.export._sidecar", interrupt)
         with pytest.raises(KeyboardInterrupt):
             export(store, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
-    (tmp_path / "out" / ".export-killed").mkdir()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".export-killed").mkdir()  # of volgen 0.1.0
     files = export(store, tmp_path / "out")
     assert (
         all(file.is_file() and file.is_relative_to(tmp_path / "out") for file in files) and (tmp_path / "out" / "manifest.json").is_file()
@@ -110,3 +114,52 @@ def test_an_interrupted_export_can_be_given_again(store: Path, tmp_path: Path, m
 )
 def test_bids_names(identity: str, name: str) -> None:
     assert bids_name(identity) == name
+
+
+PAUSED = """
+import sys
+from volgen.core.manifest import Provenance
+
+write = Provenance.write
+
+def paused(self, *args, **more):
+    content = write(self, *args, **more)
+    if not content["complete"]:
+        print("begun", flush=True)
+        input()
+    return content
+
+Provenance.write = paused
+from volgen.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_of_two_exports_into_one_folder_one_is_whole_and_the_other_is_refused(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", PAUSED, "export", str(store), "--out", str(out)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "begun\n"
+    with pytest.raises(UserError, match=rf"is being written by .*process {first.pid}"):
+        export(store, out, dtype="int16")
+    _, error = first.communicate("\n")
+    assert first.returncode == 0, error
+    assert not verify(out) and len(list(out.rglob("*.nii.gz"))) == 3
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".bidsignore"]
+
+
+def test_a_killed_export_can_be_given_again_and_one_that_fails_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", PAUSED, "export", str(store), "--out", str(out)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "begun\n"
+    first.kill()
+    first.communicate()
+    assert json.loads((out / "manifest.json").read_text())["complete"] is False
+    (out / "sub-old" / "anat").mkdir(parents=True)  # as a killed export of other scans leaves them
+    (out / "sub-old" / "anat" / "sub-old_T1w.nii.gz").touch()
+    export(store, out, ids=["sub-02"])
+    assert [path.name for path in out.rglob("*.nii.gz")] == ["sub-02_T1w.nii.gz"] and not verify(out)
+    with pytest.raises(UserError, match="is not empty: it holds the output of volgen export"):
+        export(store, out, ids=["sub-02"])
