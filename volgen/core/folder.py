@@ -177,7 +177,7 @@ def own(out: Path, noun: str, judge: Callable[[], object], *, deep: bool = True,
             raise UserError(str(out), f"is being written by {who}", "one command at a time", f"wait for it to end, or {elsewhere}")
         try:
             judge()
-            refuse_links(out, deep=deep)
+            refuse_links(out, deep=deep, elsewhere=elsewhere)
             sweep(out, alone=True, deep=deep)
             yield
         finally:
@@ -189,22 +189,22 @@ def own(out: Path, noun: str, judge: Callable[[], object], *, deep: bool = True,
         raise
 
 
-def refuse_links(folder: Path, *, deep: bool = True) -> None:
+def refuse_links(folder: Path, *, deep: bool = True, elsewhere: str = ELSEWHERE) -> None:
     """Makes sure that what is written into a folder stays there, and that nothing in it is waited for for ever.
 
     Raises:
         UserError: names the first link, pipe, socket or device in it.
     """
-    do = f"replace it by what it points to, or {ELSEWHERE}"
+    do = f"replace it by what it points to, or {elsewhere}"
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink():
                 raise UserError(entry.path, "is a link, and volgen follows none among its own files", "a file or a folder", do)
             if entry.is_dir():
                 if deep and not unfinished(entry.name):
-                    refuse_links(Path(entry.path))
+                    refuse_links(Path(entry.path), elsewhere=elsewhere)
             elif not entry.is_file():
-                raise UserError(entry.path, "is neither a file nor a folder", "files and folders", ELSEWHERE)
+                raise UserError(entry.path, "is neither a file nor a folder", "files and folders", elsewhere)
 
 
 def _make(out: Path) -> list[Path]:

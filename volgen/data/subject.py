@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from volgen.core.errors import UserError
-from volgen.core.files import sha256
+from volgen.core.files import atomic_folder, open_plain, read_bytes, sha256
 from volgen.core.intensity import IntensityMap
+from volgen.core.progress import say
 from volgen.core.volume import Volume
 from volgen.data.discover import Found
 from volgen.data.layout import ATTRIBUTE, write_group
@@ -28,8 +29,13 @@ from volgen.data.preprocess import IngestConfig, check, conform, kept
 from volgen.data.quantise import encode
 from volgen.data.record import SubjectRecord, checksum, split_of
 
-TEMPORARY = ".partial-"
-"""Start of the names of groups that are being written."""
+ROOT = "zarr.json"
+PARTS = (ROOT, "0/zarr.json", "0/c/0/0/0", "nifti/zarr.json", "nifti/c/0")
+"""Files of a group."""
+LARGEST_ATTRIBUTES = 2**24
+"""Bytes of a group's metadata that make sense."""
+BEGINNING = 64
+"""Bytes that are looked at."""
 _STORE_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """The disk's fault, not the scan's: leaving out every scan from here on would make a store that looks finished."""
 
@@ -73,6 +79,9 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
         if found.path.is_symlink() and not found.path.exists():
             return Outcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")
         return Outcome(found, reason=f"cannot be opened ({error.strerror or error})")
+    if torn(store / found.id, file):
+        say(f"{store / found.id} was left half-written when the machine stopped; it is made again.")
+        shutil.rmtree(store / found.id)
     before = finished(store / found.id)
     if before is not None:
         if before["file"] != file:
@@ -90,8 +99,40 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
             raise UserError(str(store), f"cannot be written to ({error.strerror})", "room and permission to write", do) from None
         text = " ".join(str(error).split())[:200]
         reason = f"cannot be ingested ({type(error).__name__}{': ' if text else ''}{text})"
-    shutil.rmtree(store / f"{TEMPORARY}{found.id}", ignore_errors=True)
     return Outcome(found, reason=reason, file=file)
+
+
+def torn(group: Path, file: str) -> bool:
+    """Whether a group is one that was made from a file and lost a part of it when the machine stopped, as file systems lose it.
+
+    Args:
+        group: of a scan.
+        file: SHA-256 of the scan's file.
+
+    Returns:
+        Whether it holds nothing but what a group holds, and some of that is missing, empty or zeros.
+    """
+    if not group.is_dir() or not {path.name for path in group.iterdir()} <= {Path(part).parts[0] for part in PARTS}:
+        return False
+    broken = [part for part in PARTS if torn_file(group / part)]
+    if not broken or ROOT in broken:
+        return bool(broken)
+    try:
+        content = json.loads(read_bytes(group / ROOT, limit=LARGEST_ATTRIBUTES))["attributes"][ATTRIBUTE]
+        return bool(content["file"] == file)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def torn_file(path: Path) -> bool:
+    """Whether a file is missing, empty or begins with zeros, as none of a store does."""
+    try:
+        with open_plain(path) as stream:
+            return stream.read(BEGINNING).strip(b"\0") == b""
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def finished(group: Path) -> dict[str, Any] | None:
@@ -157,10 +198,8 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcom
         checksum=checksum(codes_ZYX),
     )
     share = round(kept(scan.volume, volume), 6)
-    temporary = store / f"{TEMPORARY}{found.id}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share}, config.layout)
-    temporary.replace(store / found.id)
+    with atomic_folder(store / found.id) as temporary:
+        write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share}, config.layout)
     return Outcome(found, record, file=file, voxels=voxels, kept=share)
 
 

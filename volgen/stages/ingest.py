@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,8 @@ from typing import Any
 import zarr
 
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint
+from volgen.core.files import fingerprint, read_bytes, sync
+from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say
 from volgen.data.discover import Found, discover, is_bids_name
@@ -28,7 +27,7 @@ from volgen.data.layout import ATTRIBUTE
 from volgen.data.preprocess import IngestConfig, check_grid
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
 from volgen.data.store import VERSION
-from volgen.data.subject import TEMPORARY, Outcome, ingest_one, prepare_worker
+from volgen.data.subject import LARGEST_ATTRIBUTES, ROOT, Outcome, ingest_one, prepare_worker, torn_file
 
 FOREGROUND_KEPT = 0.99
 """Below this share of a head inside the new grid, the user is told."""
@@ -83,8 +82,7 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
         check_grid(config.shape, "shape")
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
     scans = discover(source, config.suffix)
-    with _exclusive(store):
-        _open_or_create(store, config)
+    with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
         # Before anything is written: strangers written here would make the right source's next ingest be refused.
         _refuse_strangers(store, {found.id for found in scans}, source)
         outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
@@ -170,45 +168,48 @@ def _without_copies(store: Path, outcomes: Sequence[Outcome], strict: bool) -> l
     return result
 
 
-@contextmanager
-def _exclusive(store: Path) -> Iterator[None]:
-    """One ingest per store; the operating system lets go of the lock even if the process is killed."""
-    if store.exists() and not store.is_dir():
-        raise UserError(str(store), "is a file", "a folder for the store")
-    if store.exists() and not (store / "zarr.json").exists():
-        # Before the lock file: nothing is written into a folder that is somebody else's.
-        entries = [path for path in store.iterdir() if not path.name.startswith(".")]
-        if entries:
-            raise UserError(str(store), f"is not empty and not a store (it holds {entries[0].name})", "a new folder or a store")
-    store.mkdir(parents=True, exist_ok=True)
-    handle = os.open(store / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(str(store), "another ingest is writing to it", "one ingest at a time", "wait for it to end") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def _open_or_create(store: Path, config: IngestConfig) -> None:
-    settings = {**config.model_dump(mode="json"), "store_version": VERSION}
-    if not (store / "zarr.json").exists():
-        zarr.create_group(store=str(store), zarr_format=3, attributes={ATTRIBUTE: {"settings": settings}})
+def _check(store: Path, config: IngestConfig) -> None:
+    """Refuses a folder that is not a store of these settings, before anything is written into it."""
+    entries = sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
+    if not entries:
+        return
+    if not (store / ROOT).exists():
+        raise UserError(str(store), f"is not empty and not a store (it holds {entries[0]})", "a new folder or a store")
+    if torn_file(store / ROOT) and entries == [ROOT]:  # the power went before anything else was written
         return
     try:
-        attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_ATTRIBUTES))["attributes"]
         before: dict[str, Any] = {"layout": "slices", **attributes[ATTRIBUTE]["settings"]}  # stores older than the choice have this one
     except (OSError, ValueError, KeyError, TypeError):
         found = "is a Zarr group, but not a store"
         raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None
+    settings = _settings(config)
     keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     changed = [f"{key} was {before.get(key)}, now {settings.get(key)}" for key in keys]
     if changed:
         raise UserError(str(store), "was made with other settings: " + "; ".join(changed), "the same settings", "ingest into a new store")
-    for partial in store.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(partial)
+
+
+@contextmanager
+def _root(store: Path, config: IngestConfig) -> Iterator[None]:
+    """Makes the root of a store, which says its settings, if there is none; on the disk before any scan is, and gone if none comes."""
+    path = store / ROOT
+    fresh = torn_file(path)
+    if fresh:
+        path.unlink(missing_ok=True)
+        zarr.create_group(store=str(store), zarr_format=3, attributes={ATTRIBUTE: {"settings": _settings(config)}})
+        sync(path)
+        sync(store)
+    try:
+        yield
+    except BaseException:
+        if fresh and not any(path.is_dir() for path in store.iterdir()):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _settings(config: IngestConfig) -> dict[str, Any]:
+    return {**config.model_dump(mode="json"), "store_version": VERSION}
 
 
 def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:

@@ -18,9 +18,12 @@ import pytest
 import zarr
 
 from volgen.core.errors import UserError
+from volgen.core.files import UNFINISHED
+from volgen.core.lock import Lock
 from volgen.data.preprocess import IngestConfig
 from volgen.data.record import split_of
 from volgen.data.store import Store
+from volgen.data.subject import PARTS
 from volgen.stages.ingest import ingest
 
 CONFIG = IngestConfig(shape=(16, 18, 16), voxel_size=2.0)
@@ -199,7 +202,9 @@ def test_a_killed_ingest_resumes_to_the_same_store(tmp_path: Path) -> None:
     people(tmp_path / "in", 5)
     killed = subprocess.run([sys.executable, "-c", DYING, tmp_path / "in", tmp_path / "store"], capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert {p.name for p in (tmp_path / "store").iterdir()} >= {"sub-00", "sub-01", ".partial-sub-02"}
+    left = {p.name for p in (tmp_path / "store").iterdir()}
+    assert left >= {"sub-00", "sub-01"} and any(name.startswith(UNFINISHED) for name in left)
+    (tmp_path / "store" / ".partial-sub-02").mkdir()  # of volgen 0.1.0
     with pytest.raises(UserError, match=r"did not finish.*resume"):
         Store.open(tmp_path / "store")
     before = (tmp_path / "store/sub-00/0/c/0/0/0").stat().st_mtime_ns
@@ -225,7 +230,7 @@ def test_other_settings_files_or_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not a store"):
         ingest(tmp_path / "in", tmp_path / "other", CONFIG)
-    assert [p.name for p in (tmp_path / "other").iterdir() if p.name != ".lock"] == ["thesis.txt"]
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
 def test_adding_people_moves_nobody(tmp_path: Path) -> None:
@@ -266,14 +271,100 @@ def test_an_empty_split_and_a_cut_head_are_said_aloud(tmp_path: Path, capsys: py
 
 
 def test_one_ingest_at_a_time(tmp_path: Path) -> None:
-    import fcntl
+    people(tmp_path / "in", 1)
+    with Lock.wait(tmp_path / "store" / ".lock"), pytest.raises(UserError, match=r"store: is being written by .*Wait for it to end"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"manifest.json", "sub-00", "zarr.json"}, "no lock stays"
 
+
+@pytest.mark.parametrize("broken", PARTS)
+@pytest.mark.parametrize("how", ["empty", "zeros", "missing"])
+def test_a_group_that_a_power_cut_broke_is_made_again(tmp_path: Path, broken: str, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    people(tmp_path / "in", 2)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    before = content(tmp_path / "store")
+    path = tmp_path / "store" / "sub-01" / broken
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if how == "empty" else bytes(path.stat().st_size))
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG).resumed == 1
+    assert "half-written" in capsys.readouterr().err
+    assert content(tmp_path / "store") == before
+
+
+def test_a_store_whose_root_a_power_cut_broke_is_begun_again(tmp_path: Path) -> None:
     people(tmp_path / "in", 1)
     (tmp_path / "store").mkdir()
-    with (tmp_path / "store" / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another ingest"):
-            ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    (tmp_path / "store" / "zarr.json").touch()
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert len(Store.open(tmp_path / "store").records) == 1
+
+
+def test_a_folder_with_the_name_of_a_scan_is_not_taken_for_a_broken_group(tmp_path: Path) -> None:
+    people(tmp_path / "in", 2)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    shutil.rmtree(tmp_path / "store" / "sub-01")
+    (tmp_path / "store" / "sub-01").mkdir()
+    (tmp_path / "store" / "sub-01" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a whole group"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert (tmp_path / "store" / "sub-01" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_broken_group_of_another_scan_is_not_replaced(tmp_path: Path) -> None:
+    people(tmp_path / "in", 1)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    (tmp_path / "store" / "sub-00" / "0" / "zarr.json").write_bytes(b"")
+    scan(tmp_path / "in/sub-00/anat/sub-00_T1w.nii.gz", seed=77)
+    with pytest.raises(UserError, match="sub-00"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+
+
+def test_every_file_of_a_group_is_on_the_disk_before_the_group_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people(tmp_path / "in", 1)
+    synced: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().as_posix())
+        fsync(handle)
+
+    def moved(source: Path, target: Path) -> Path:
+        if Path(target).name == "sub-00":
+            files = {path.as_posix() for path in source.rglob("*")}
+            assert files <= set(synced) and len(files) >= len(PARTS)
+            assert (tmp_path / "store" / "zarr.json").as_posix() in synced, "the root with the settings comes first"
+            synced.append("renamed")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", moved)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert (tmp_path / "store").as_posix() in synced[synced.index("renamed") :]
+
+
+def test_ingest_writes_nothing_through_links(tmp_path: Path) -> None:
+    people(tmp_path / "in", 1)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "letter").write_text("dear")
+    for name, target in ((".partial-sub-00", victim), ("sub-00", victim), (".lock", victim / "letter"), ("zarr.json", victim / "letter")):
+        store = tmp_path / f"store{name}"
+        store.mkdir()
+        (store / name).symlink_to(target)
+        with pytest.raises(UserError):
+            ingest(tmp_path / "in", store, CONFIG)
+        assert [path.name for path in victim.iterdir()] == ["letter"] and (victim / "letter").read_text() == "dear"
+
+
+def test_an_ingest_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii").write_bytes(b"junk")
+    with pytest.raises(UserError, match="none of 1 scans can be used"):
+        ingest(tmp_path / "in", tmp_path / "deep" / "store", CONFIG)
+    assert not (tmp_path / "deep").exists()
 
 
 def test_names_in_headers_do_not_get_in(tmp_path: Path) -> None:
