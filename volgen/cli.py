@@ -17,7 +17,7 @@ import volgen
 from volgen.commands import COMMANDS, Overrides
 from volgen.core.errors import UserError, nearest
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED
-from volgen.core.options import Parser, names_of
+from volgen.core.options import Parser, is_number, names_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +98,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
 
 
 def _pairs(words: Sequence[str], where: str) -> Overrides:
-    """``--section.key value`` and ``--section.key=value`` as pairs."""
+    """``--section.key value`` and ``--section.key=value`` as pairs; several numbers (``--data.shape 40 48 40``) are a list."""
     pairs: list[tuple[str, str]] = []
     waiting = list(words)
     while waiting:
@@ -109,6 +109,9 @@ def _pairs(words: Sequence[str], where: str) -> Overrides:
         if not equals:
             if not waiting or waiting[0].startswith("--"):
                 raise UserError(where, f"'{word}' has no value", f"{word} VALUE, with a key of the configuration", f"see {where} --help")
-            value = waiting.pop(0)
+            values = [waiting.pop(0)]
+            while waiting and is_number(waiting[0]) and is_number(values[0]):
+                values.append(waiting.pop(0))
+            value = values[0] if len(values) == 1 else "[" + ", ".join(word.rstrip(",") for word in values) + "]"
         pairs.append((key, value))
     return pairs

@@ -11,8 +11,11 @@ from torch import nn
 
 from volgen.core import config
 from volgen.core.config import Config
+from volgen.core.errors import UserError
 from volgen.core.protocols import Shape3
 from volgen.core.registry import union
+from volgen.core.yaml_text import Scalar, plain
+from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.parallel.engine import EngineConfig
@@ -159,9 +162,24 @@ class Recipe(Config):
 
 
 def load(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
-    """Reads a recipe from YAML, with dotted overrides.
+    """Reads a recipe from YAML, with dotted overrides; the shape is the store's where it is left out.
 
     Raises:
         UserError: says which key is wrong and what would be right.
     """
-    return config.load(Recipe, path, overrides)
+    return config.validate(Recipe, _with_shape(config.apply_overrides(config.read_typed(path), overrides)), str(path))
+
+
+def _with_shape(content: dict[str, Any]) -> dict[str, Any]:
+    data = content.get("data")
+    if not isinstance(data, dict) or plain(data.get("shape")) is not None or plain(data.get("store")) is None:
+        return content
+    address = data["store"].text if isinstance(data["store"], Scalar) else str(data["store"])
+    try:
+        store = Store.open(address)
+    except UserError as error:
+        found = f"is left out, and cannot be taken from the store ({error})"
+        raise UserError("data.shape", found, "three edges, or a store", "ingest first, or state it") from None
+    if store.shape is None:
+        raise UserError("data.shape", f"is left out, and scans of {address} differ in shape", "one shape", "ingest them with --shape")
+    return {**content, "data": {**data, "shape": list(store.shape)}}

@@ -251,6 +251,28 @@ def test_a_name_may_look_like_a_number(words: list[str], config: Path, capsys: p
     assert str(found) == value
 
 
+@pytest.mark.parametrize("words", [["8", "12", "8"], ["[8, 12, 8]"], ["8,12,8"], ["8 12 8"], ["8,", "12,", "8"]])
+def test_a_shape_is_typed_as_for_ingest(words: list[str], config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", str(config), "--data.shape", *words, "--seed", "3", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["shape"], printed["seed"]) == ([8, 12, 8], 3)
+    assert cli.main(["train", "--config", str(config), "--data.shape", "8", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["shape"] == [8, 8, 8]
+
+
+def test_a_shape_that_is_left_out_is_the_stores(
+    config: Path, blob_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "--config", str(config), "--print_config", "--data.shape", "null", "--data.store"]
+    assert cli.main([*words, str(blob_store)]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["shape"] == [16, 16, 16]
+    assert cli.main([*words, "nowhere.zarr"]) == 2
+    assert re.search(r"data\.shape: is left out, and cannot be taken from the store .*nowhere.*Ingest first", capsys.readouterr().err)
+    monkeypatch.setattr("volgen.data.store.Store.shape", None)
+    assert cli.main([*words, str(blob_store)]) == 2
+    assert "differ in shape" in capsys.readouterr().err
+
+
 def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     import volgen.stages.sample as stage
 

@@ -124,6 +124,12 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
         raise UserError(where, f"{'.'.join(path) or 'configuration'}: {message}{found}{more}") from None
 
 
+def three(value: Any) -> Any:
+    """Edges of a grid as people write them, for a validator: ``40 48 40``, ``40,48,40``, ``[40, 48, 40]``, or ``40`` for a cube."""
+    values = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else [value] if isinstance(value, int) else value
+    return list(values) * 3 if isinstance(values, list | tuple) and len(values) == 1 else values
+
+
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML, every default written out."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

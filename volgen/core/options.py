@@ -53,6 +53,11 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args if args is None else _joined(args, self._actions), namespace)
 
 
+def is_number(word: str) -> bool:
+    """Whether a word of the command line is a number, maybe with a comma behind it."""
+    return _NUMBER.fullmatch(word) is not None
+
+
 def names_of(parser: argparse.ArgumentParser) -> list[str]:
     """Every option that a parser or one of its sub-parsers knows."""
     names: list[str] = []
@@ -116,7 +121,7 @@ def _joined(words: Sequence[str], actions: Sequence[argparse.Action]) -> list[st
         word = waiting.pop(0)
         if word in numeric and waiting and not waiting[0].startswith("--"):
             values = [waiting.pop(0)]
-            while waiting and _NUMBER.fullmatch(values[0]) and _NUMBER.fullmatch(waiting[0]):
+            while waiting and is_number(values[0]) and is_number(waiting[0]):
                 values.append(waiting.pop(0))
             word += "=" + " ".join(values)
         result.append(word)

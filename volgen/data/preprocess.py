@@ -12,7 +12,7 @@ import torchio as tio
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from volgen.core.config import Config
+from volgen.core.config import Config, three
 from volgen.core.errors import UserError
 from volgen.core.volume import Volume
 from volgen.data.layout import Layout
@@ -50,8 +50,7 @@ class IngestConfig(Config):
     def _cube(cls, value: Any) -> Any:
         if value in ("native", ["native"]):
             return None
-        values = value.replace(",", " ").split() if isinstance(value, str) else [value] if isinstance(value, int) else value
-        return list(values) * 3 if isinstance(values, (list, tuple)) and len(values) == 1 else values
+        return three(value)
 
     @field_validator("voxel_size", mode="before")
     @classmethod

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, field_validator
 from torch import Tensor
 
-from volgen.core.config import Config
+from volgen.core.config import Config, three
 from volgen.core.errors import UserError
 from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import permutation
@@ -37,7 +38,8 @@ class StreamConfig(Config):
     """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address that fsspec knows
     (``s3://bucket/store``)."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """Voxels along the RAS+ axes; must be that of the store (stated here so that a dry run needs no data)."""
+    """Voxels along the RAS+ axes, or one number for a cube: that of the store, from which it is taken where it is left out. A dry run
+    that states it needs no data."""
     batch_size: PositiveInt = 4
     """Volumes in one optimiser step, over all ranks and accumulation steps together."""
     workers: PositiveInt = 2
@@ -49,10 +51,26 @@ class StreamConfig(Config):
     half: HalfConfig | None = None
     """Only a random half of the training split, for audits; all of it if None."""
 
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _cube(cls, value: Any) -> Any:
+        return three(value)
+
     def records(self, store: Store, split: Split) -> list[SubjectRecord]:
         """Scans of a split that a run may look at, in the order of the manifest."""
         half = self.half if split == "train" else None
         return [record for record in store.split(split) if half is None or half.holds(record.patient)]
+
+    def check_shapes(self, store: Store, records: Iterable[SubjectRecord]) -> None:
+        """Makes sure that scans have the shape that is stated here.
+
+        Raises:
+            UserError: names the first that has not.
+        """
+        odd = next((record for record in records if record.shape != self.shape), None)
+        if odd is not None:
+            found = f"is {list(self.shape)}, but {odd.id} of {store.path} is {list(odd.shape)}"
+            raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
 
 
 @dataclass(frozen=True)
@@ -101,10 +119,7 @@ class Stream:
         self.records = config.records(store, split)
         if not self.records:
             raise UserError(str(store.path), f"has nobody in its {split} split", "at least one scan", "ingest more people or other shares")
-        odd = next((record for record in self.records if record.shape != config.shape), None)
-        if odd is not None:
-            found = f"is {list(config.shape)}, but {odd.id} of {store.path} is {list(odd.shape)}"
-            raise UserError("data.shape", found, "the store's shape")
+        config.check_shapes(store, self.records)
         if config.batch_size % world:
             raise UserError("data.batch_size", f"{config.batch_size} cannot be shared by {world} ranks", f"a multiple of {world}")
         if not 0 <= rank < world:

@@ -172,7 +172,7 @@ class Engine:
         release: Release = dict,
     ) -> None:  # fmt: skip
         if matrix_rate:
-            _check_matrices(module)
+            check_matrices(module)
         self._matrix_rate, self._release = matrix_rate, release
         # DeepSpeed compiles Muon's few matrix products: half a minute and a C++ compiler for nothing measurable.
         self._eager = torch.compiler.set_stance("force_eager") if matrix_rate else nullcontext()
@@ -285,7 +285,12 @@ class Engine:
         del self._engine, self._module, self._state
 
 
-def _check_matrices(module: nn.Module) -> None:
+def check_matrices(module: nn.Module) -> None:
+    """Makes sure that Muon can train a network.
+
+    Raises:
+        UserError: a weight has more than two axes.
+    """
     # DeepSpeed gives Muon every weight with two axes or more but those called "embed", and would orthogonalise a 5-D one over its last two.
     odd = next((name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 2 and "embed" not in name), None)
     if odd is not None:

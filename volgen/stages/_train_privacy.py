@@ -42,6 +42,10 @@ class Method(Protocol):
     validates: bool
     """Whether anybody's loss may be looked at."""
 
+    def refuse(self, network: nn.Module) -> None:
+        """Refuses a network, with weights or on the meta device, that cannot be trained like this."""
+        ...
+
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         """Writes the ledger, before anything is trained; ``assumed`` is what it rests on beside the method itself."""
         ...
@@ -86,6 +90,9 @@ class _Plain:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
+    def refuse(self, network: nn.Module) -> None:
+        pass
+
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
 
@@ -126,6 +133,11 @@ class _Private:
         self._recipe = recipe
         self._choice: Choice | None = None
 
+    def refuse(self, network: nn.Module) -> None:
+        refusal = next(_refusals.of_network(network), None)
+        if refusal:
+            raise UserError("network", refusal, "a network in which patients do not meet")
+
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         recipe = self._recipe
         patients = len({record.patient for record in recipe.data.records(store, "train")})
@@ -165,9 +177,7 @@ class _Private:
         return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, people=len(people))
 
     def engine(self, network: nn.Module, group: Group) -> Engine:
-        refusal = next(_refusals.of_network(network), None)
-        if refusal:
-            raise UserError("network", refusal, "a network in which patients do not meet")
+        self.refuse(network)
         recipe = self._recipe
         if self._choice is None:  # networks of a run are alike
             self._choice = choose(recipe, network, group)

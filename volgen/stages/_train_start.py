@@ -42,8 +42,12 @@ class Start(Protocol):
     assumed: Facts
     """For the ledger: what is taken over, and what has to be true for it to cost nothing."""
 
-    def check(self, directory: Path, geometry: Geometry) -> None:
-        """Refuses another frame than the public run's, and another public run than ``directory`` began from."""
+    def check(self, geometry: Geometry) -> None:
+        """Refuses another frame than the public run's."""
+        ...
+
+    def check_same(self, directory: Path) -> None:
+        """Refuses another public run than ``directory`` began from."""
         ...
 
     def fit(self) -> Fit | None:
@@ -88,7 +92,10 @@ class _Scratch:
     inputs: Facts = {}  # noqa: RUF012 (nobody changes it)
     assumed: Facts = {}  # noqa: RUF012
 
-    def check(self, directory: Path, geometry: Geometry) -> None:
+    def check(self, geometry: Geometry) -> None:
+        pass
+
+    def check_same(self, directory: Path) -> None:
         pass
 
     def fit(self) -> None:
@@ -125,12 +132,15 @@ class _Public:
             }
         }
 
-    def check(self, directory: Path, geometry: Geometry) -> None:
-        public, where = self._run.geometry, f"start.run {self._run.directory}"
+    def check_same(self, directory: Path) -> None:
         if (directory / MANIFEST).exists():
             before = read_json(directory / MANIFEST, "the manifest of a run").get("inputs", {}).get("public")
             if before != self.inputs["public"]:
-                raise UserError(where, f"is not the run that {directory} began from", "the same one", "give the new run another `name`")
+                where, do = f"start.run {self._run.directory}", "give the new run another `name`"
+                raise UserError(where, f"is not the run that {directory} began from", "the same one", do)
+
+    def check(self, geometry: Geometry) -> None:
+        public, where = self._run.geometry, f"start.run {self._run.directory}"
         if any(abs(a - b) > DIGITS for a, b in zip(geometry.voxel_size, public.voxel_size, strict=True)):
             found = f"has voxels of {list(public.voxel_size)} mm, the cohort of {list(geometry.voxel_size)} mm"
             raise UserError(where, found, "one grid", "ingest the cohort with the public run's --voxel-size")

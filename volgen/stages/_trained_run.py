@@ -66,9 +66,10 @@ class TrainedRun:
         # The weights are in it through their checksums in ensemble.json.
         names = [ensembles.NAME, GEOMETRY, PRECONDITIONER, *([ASSEMBLY] if (directory / ASSEMBLY).is_file() else [])]
         files = {name: sha256(directory / name) for name in names}
-        # The default assembly goes without saying: runs from before there were others keep their fingerprints.
+        # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
+        # config.yaml names, which are all that there were when the run was trained; what has come since is at its default.
         decisive = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
-        model = {name: getattr(recipe, name).model_dump(mode="json") for name in decisive}
+        model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in decisive}
         identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
         return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
 

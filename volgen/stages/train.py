@@ -5,13 +5,12 @@ Several jobs may train one run at the same time, and the ranks of one job may fa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_text
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
@@ -25,13 +24,13 @@ from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
-from volgen.stages import _train_parts, _train_privacy, _train_size, _train_start
+from volgen.stages import _train_begin, _train_parts, _train_privacy, _train_size, _train_start
 from volgen.stages._preconditioner_file import FOR_TRAINING
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
 from volgen.stages._train_start import Start
-from volgen.training import metrics, run
+from volgen.training import metrics
 from volgen.training.interrupt import Interrupt
 from volgen.training.protocols import Pulse
 
@@ -62,12 +61,12 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     launches.publish(launch)
     _check_batch(recipe, group_of(launch, recipe.experts.groups)[1].world_size)
     store = Store.open(recipe.data.store)
-    run.check_same(recipe.directory, recipe.model_dump(mode="json"))
-    _check_cohort(recipe.directory, store)
+    _train_begin.check_run(recipe, store)
     # Ranks must not answer this one by one: another job may finish the run in between.
     if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
-        say(f"{recipe.directory} is finished; nothing to do.")
+        say(f"{recipe.directory} is finished; nothing to do. {_next(recipe)}")
         return recipe.directory
+    _train_begin.check(recipe, store)
     start, engine = _train_start.start(recipe, store), recipe.engine
     world = Group(launch, launches.start(launch, engine.hung_after + engine.dead_after))
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
@@ -79,7 +78,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
         preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
         if preconditioner is None:
-            say(f"{recipe.directory} is finished; nothing to do.")
+            say(f"{recipe.directory} is finished; nothing to do. {_next(recipe)}")
             return recipe.directory
 
         def train_with(group: Group, pulse: Pulse, wanted: Sequence[Phase]) -> Queue:
@@ -112,36 +111,22 @@ def _prepare(
 
         def enter() -> str:
             nonlocal said
-            lock = Lock.take(root / LOCK)
-            if lock is None:
-                if not said:
-                    said = f"Waiting for {holder(root / LOCK) or 'another process'}, which prepares this run."
-                    say(said)
-                return WAIT
-            held.enter_context(lock)
-            if (root / ensemble.NAME).exists():
-                return FINISHED
-            _begin(recipe, store, start, provenance)
-            return ""
+            with _train_begin.nothing_left(root):
+                lock = Lock.take(root / LOCK)
+                if lock is None:
+                    if not said:
+                        said = f"Waiting for {holder(root / LOCK) or 'another process'}, which prepares this run."
+                        say(said)
+                    return WAIT
+                held.enter_context(lock)
+                if (root / ensemble.NAME).exists():
+                    return FINISHED
+                _train_begin.begin(recipe, store, start, provenance)
+                return ""
 
         if when_ready(group, enter, interrupt, pulse) == FINISHED:
             return None
         return _train_parts.fit_preconditioner(recipe, store, root, group, start)
-
-
-def _begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) -> None:
-    """Everything that can be written before training."""
-    root, method = recipe.directory, _train_privacy.method(recipe)
-    geometry = method.geometry(store)
-    start.check(root, geometry)
-    # Again, now that nobody else can begin another run here.
-    run.check_same(root, recipe.model_dump(mode="json"))
-    _check_cohort(root, store)
-    write_text(root / run.CONFIG, dump_yaml(recipe))
-    method.begin(store, start.assumed)
-    geometry.write(root)
-    provenance.write(root, state="training")
-    start.keep()
 
 
 def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: Provenance) -> None:
@@ -169,16 +154,12 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
         ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))
-    say(f"{paths.root} is finished: {len(experts)} experts.")
+    say(f"{paths.root} is finished: {len(experts)} experts. {_next(recipe)}")
 
 
-def _check_cohort(directory: Path, store: Store) -> None:
-    """A run, finished or not, belongs to one cohort, wherever its store lies."""
-    manifest = directory / "manifest.json"
-    if manifest.exists():
-        before = read_json(manifest, "the manifest of a run").get("inputs", {}).get("fingerprint")
-        if before != store.fingerprint:
-            raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
+def _next(recipe: Recipe) -> str:
+    """What people do with a finished run, for a shell."""
+    return f"Next: volgen sample {shlex.quote(str(recipe.directory))} --out {shlex.quote(f'samples-{recipe.name}')} --count 4 --seed 0"
 
 
 def _check_batch(recipe: Recipe, world_size: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from volgen.core.config import read_yaml
+from volgen.core.config import Config, load
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256, write_json
 
@@ -76,24 +75,31 @@ class PhaseRecord:
             raise UserError(str(folder / PHASE), f"has another form ({error})", "the form that `volgen train` writes") from None
 
 
-def check_same(directory: Path, config: Mapping[str, Any]) -> None:
+def trained(directory: Path) -> bool:
+    """Whether any network of a run has been trained, were it for as long as to its first checkpoint. Before that, a run may begin anew."""
+    return any(any(directory.glob(f"experts/*/{pattern}")) for pattern in (PHASE, "*.safetensors", "checkpoint-*"))
+
+
+def check_same(directory: Path, config: Config) -> None:
     """Refuses to continue a run with a configuration that would change its numbers.
+
+    What is compared is what both mean: an option that was not there yet when the run began has its default.
 
     Args:
         directory: the run; without ``config.yaml`` there is nothing to compare with.
-        config: the resolved configuration, JSON-able.
+        config: the configuration.
 
     Raises:
-        UserError: names every key that differs.
+        UserError: names every key that differs; or the run's own configuration is none.
     """
     path = directory / CONFIG
     if not path.exists():
         return
-    before, now = _flat(read_yaml(path)), _flat(config)
-    differing = [key for key in sorted({*before, *now}) if not _same(before.get(key), now.get(key)) and key not in FREE]
+    before, now = (_flat(each.model_dump(mode="json")) for each in (load(type(config), path), config))
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in FREE]
     if differing:
         found = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differing)
-        found = f"was trained with another configuration: {found}"
+        found = f"is of another configuration: {found}"
         raise UserError(str(directory), found, "the same one, to continue it", "give the new run another `name`")
 
 
@@ -102,13 +108,3 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, apart from the digits that YAML 1.1 may lose (it writes 1e-05 and reads it as text)."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    try:
-        return math.isclose(float(one), float(other), rel_tol=1e-12)
-    except (TypeError, ValueError):
-        return bool(one == other)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -20,12 +22,15 @@ from volgen.cli import main
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
+from volgen.core.geometry import Geometry
+from volgen.core.lock import Lock
 from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts import ensemble
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
 from volgen.stages import _train_queue
+from volgen.stages._trained_run import TrainedRun
 from volgen.stages.train import train
 from volgen.training import loop, relaunch
 from volgen.training.ema import EMA
@@ -96,6 +101,74 @@ def test_a_finished_run_says_so_and_another_configuration_is_refused(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     with pytest.raises(UserError, match=r"optimiser\.learning_rate was 0\.001 and is now 0\.01"):
         train(recipe(blob_store, tmp_path, experts=small, stopping={"max_steps": 1}, optimiser={"learning_rate": 1e-2}))
+
+
+def test_what_is_refused_at_once_leaves_no_folder(blob_store: Path, tmp_path: Path) -> None:
+    store = Store.open(blob_store)
+    alone = Store(store.path, [record for record in store.records if record.split != "validation"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "open", lambda path: alone)
+        with pytest.raises(UserError, match=r"has nobody in its validation split.*Ingest the scans anew .*--validation 0\.3"):
+            train(recipe(blob_store, tmp_path / "runs"))
+    for change, message in (
+        ({"data": {"shape": [16, 16, 24]}}, r"data\.shape: is \[16, 16, 24\]"),
+        ({"network": {"kind": "unet3d", "channels": [16, 32], "attention": [False, False]},
+          "optimiser": {"gradient_clip": 0.0, "matrix_learning_rate": 0.1}}, "is not a matrix"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            train(recipe(blob_store, tmp_path / "runs", **change))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Geometry, "of_cohort", lambda *args: [][0])
+        with pytest.raises(IndexError):
+            train(recipe(blob_store, tmp_path / "runs"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_which_nothing_was_trained_is_begun_anew(
+    blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], power_cut: PowerCut
+) -> None:
+    few = {"kind": "gaussian", "rank": 2, "levels": 1, "folds": 99}
+    with pytest.raises(UserError, match="more people"):
+        train(recipe(blob_store, tmp_path, preconditioner=few))
+    with power_cut(2):  # before the first checkpoint
+        train(recipe(blob_store, tmp_path, preconditioner={**few, "folds": 3}, experts={"count": 3}))
+    assert re.search(r"another configuration: .*preconditioner\.folds was 99 .* it is begun anew", capfd.readouterr().err)
+    run = train(recipe(blob_store, tmp_path))
+    assert re.search(r"another configuration: .*experts\.count was 3 and is now 2.* it is begun anew", capfd.readouterr().err)
+    assert not (run / "experts/2").exists() and TrainedRun.read(run).recipe.experts.count == 2
+    fresh = train(recipe(blob_store, tmp_path / "fresh"))
+    assert metrics(run) == metrics(fresh)
+    assert {path.name for path in run.iterdir()} == {path.name for path in fresh.iterdir()}
+
+
+def test_a_run_that_has_a_checkpoint_is_not_begun_anew(blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
+    with power_cut(3):
+        train(recipe(blob_store, tmp_path, engine={"checkpoint_every": 1}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"experts\.count was 2 and is now 3"):
+        train(recipe(blob_store, tmp_path, experts={"count": 3}))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_somebody_is_about_to_train_is_not_begun_anew(blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
+    with power_cut(2):
+        train(recipe(blob_store, tmp_path))
+    with (
+        Lock.wait(tmp_path / "run" / "experts" / "1" / ".lock"),
+        pytest.raises(UserError, match=r"is of another configuration, and .* is training it"),
+    ):
+        train(recipe(blob_store, tmp_path, experts={"count": 3}))
+
+
+def test_what_comes_next_is_a_command(
+    blob_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        train(recipe(blob_store, tmp_path / "my runs", experts={"count": 1}, stopping={"max_steps": 1}))
+        said = re.search(r"Next: (volgen .*)", capfd.readouterr().err)
+        assert said
+    assert main(shlex.split(said[1].replace("--count 4", "--count 1"))[1:]) == 0
 
 
 @pytest.mark.parametrize(("order", "starts"), [("high_to_low", {"1": None, "0": "1"}), ("low_to_high", {"0": None, "1": "0"})])
@@ -337,12 +410,19 @@ def test_patience_ends_an_expert_early_and_exports_its_best_weights(blob_store: 
     assert record["validation_loss"] == min(scores.values())
 
 
-def test_another_cohort_cannot_continue_a_run(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.Trainer, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(recipe(blob_store, tmp_path))
+def test_another_cohort_cannot_continue_a_run(
+    blob_store: Path, tmp_path: Path, power_cut: PowerCut, capfd: pytest.CaptureFixture[str]
+) -> None:
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64))
+
+    def stop_and_change(step: int) -> None:
+        with power_cut(step):
+            train(recipe(blob_store, tmp_path, engine={"checkpoint_every": 2}))
+        manifest.write_text(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64))
+
+    stop_and_change(2)
+    stop_and_change(3)
+    assert "is not the cohort this run began with. Nothing was trained" in capfd.readouterr().err
     with pytest.raises(UserError, match="is not the cohort this run began with"):
         train(recipe(blob_store, tmp_path))
 

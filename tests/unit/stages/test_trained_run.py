@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from volgen import recipe as recipes
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.core.registry import config_class
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.preconditioners.gaussian import GaussianPreconditioner
 from volgen.recipe import Recipe
@@ -59,6 +61,28 @@ def test_the_bank_puts_the_experts_behind_the_preconditioner_that_it_is_given(di
             sigma_B = torch.full((2,), sigma)
             expected = PreconditionedDenoiser(network.eval(), preconditioner)(y, sigma_B)
             torch.testing.assert_close(bank(y, sigma_B), expected)
+
+
+def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = TrainedRun.read(directory).fingerprint
+    read = recipes.load
+
+    class Newer(config_class("volgen.models.networks", "wavelet_unet3d")):  # type: ignore[misc]
+        dropout: float = 0.0
+
+    def with_an_option_more(path: Path, *more: Any) -> Recipe:
+        known = read(path, *more)
+        given = known.network.model_dump(exclude_unset=True)
+        extra = {"dropout": 0.5} if (path.parent / "dropout").exists() else {}
+        return known.model_copy(update={"network": Newer(**given, **extra)})
+
+    monkeypatch.setattr("volgen.stages._trained_run.load", with_an_option_more)
+    assert TrainedRun.read(directory).fingerprint == before, "config.yaml knows nothing of it, so it is at its default"
+    (directory / "dropout").touch()
+    try:
+        assert TrainedRun.read(directory).fingerprint != before
+    finally:
+        (directory / "dropout").unlink()
 
 
 def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,55 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
+from volgen.core.config import Config, dump_yaml
 from volgen.core.errors import UserError
 from volgen.training.run import PhaseRecord, check_same
 
 
+class Data(Config):
+    workers: int = 2
+    shape: tuple[int, int, int] = (16, 16, 16)
+
+
+class Optimiser(Config):
+    learning_rate: float = 1e-05
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+class Recipe(Config):
+    seed: int = 1
+    data: Data = Data()
+    optimiser: Optimiser = Optimiser()
+
+
+class NewerData(Data):
+    order: str = "random"
+
+
+class Newer(Recipe):
+    """The same after an update: with an option more in a section, and a section more."""
+
+    data: NewerData = NewerData()
+    bank: Data = Data()
+
+
 def test_every_key_that_differs_is_named(tmp_path: Path) -> None:
-    before = {"seed": 1, "data": {"workers": 2, "shape": [16, 16, 16]}, "optimiser": {"learning_rate": 1e-05, "betas": [0.9, 0.99]}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    before = Recipe()
+    (tmp_path / "config.yaml").write_text(dump_yaml(before))
     check_same(tmp_path, before)
-    check_same(tmp_path, {**before, "data": {"workers": 7, "shape": [16, 16, 16]}})
+    check_same(tmp_path, Recipe(data=Data(workers=7)))
     with pytest.raises(UserError, match=r"data\.shape was \[16, 16, 16\] and is now \[16, 16, 24\]; seed was 1 and is now 2"):
-        check_same(tmp_path, {**before, "seed": 2, "data": {"workers": 2, "shape": [16, 16, 24]}})
+        check_same(tmp_path, Recipe(seed=2, data=Data(shape=(16, 16, 24))))
     with pytest.raises(UserError, match=r"optimiser\.learning_rate"):
-        check_same(tmp_path, {**before, "optimiser": {"learning_rate": 2e-05, "betas": [0.9, 0.99]}})
+        check_same(tmp_path, Recipe(optimiser=Optimiser(learning_rate=2e-05)))
+
+
+def test_an_option_that_came_after_the_run_began_has_its_default_there(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(dump_yaml(Recipe(seed=3)))
+    check_same(tmp_path, Newer(seed=3))
+    with pytest.raises(UserError, match=r"configuration: data\.order was random and is now sorted; expected"):
+        check_same(tmp_path, Newer(seed=3, data=NewerData(order="sorted")))
 
 
 def test_a_phase_without_a_record_is_not_finished(tmp_path: Path) -> None:
