@@ -26,6 +26,10 @@ SMALLEST_ERROR = 1e-4
 """The same, absolute: a finer mesh would cost memory for epsilons that nobody distinguishes."""
 FINENESS = 1e-3
 """Relative width at which the search for a noise multiplier ends; the end with more noise is taken."""
+DELTAS = (1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Where a profile is taken."""
+COARSE = 0.02
+"""Numerical error of each epsilon of a profile, absolute; it is added."""
 LARGEST_NOISE = 1e6
 """Noise multiplier beyond which nothing could be learnt."""
 
@@ -71,6 +75,22 @@ def epsilon(steps: Iterable[Steps], delta: float, accountant: Accountant = "prv"
         tight = first if error >= TOLERANCE * loose / 2 else min(first, _prv(history, delta, error))
         # Both bound the same number.
         return min(tight, loose)
+
+
+def profile(steps: Iterable[Steps], accountant: Accountant = "prv") -> list[tuple[float, float]]:
+    """Pairs (epsilon, delta) that all steps together keep, all of them at once: more than one pair says of what a mechanism gives away.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    history = _history(steps)
+    if not history:
+        return [(0.0, 0.0)]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        loose = [_rdp(history, delta) for delta in DELTAS]
+        tight = [_prv(history, delta, COARSE) for delta in DELTAS] if accountant == "prv" else loose
+    return [(max(min(pair), 0.0), delta) for *pair, delta in zip(loose, tight, DELTAS, strict=True)]
 
 
 def calibrate(target: float, delta: float, sampling_rate: float, count: int, accountant: Accountant = "prv") -> float:

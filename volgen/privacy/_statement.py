@@ -169,6 +169,7 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
             f" {bound['people']} patients were right ({best['statistic']}; {bound['tests']} tests paid for)"
         )
         rows.append(_row("epsilon at least", lower(bound["epsilon"], 3), words))
+        rows += _of_curves(bound)
     for part, name in (("nearest", "copies"), ("twins", "two models of halves that share nobody")):
         found = audit[part]
         rows.append(_row(name, "not looked at" if "skipped" in found else "found" if found["leaks"] else "none found",
@@ -176,6 +177,27 @@ def _audited(audit: Content | None) -> dict[str, Any] | None:
     curves = {name: measured["roc"] for name, measured in audit["membership"]["statistics"].items()}
     return {"verdict": audit["verdict"], "findings": list(audit["findings"]), "refuted": bool(audit["refuted"]), "rows": rows,
             "roc": curves[audit["membership"]["best"]], "roc_name": audit["membership"]["best"]}  # fmt: skip
+
+
+def _of_curves(bound: Content) -> list[dict[str, str]]:
+    """The bound for Gaussian leakage, and how the ledger's own steps bear the guesses; audits of 0.1.0 have neither."""
+    rows = []
+    if "mu" in bound:
+        best = bound["gaussian_best"]
+        words = (
+            f"mu at least {lower(bound['mu'], 3)}; holds only if training leaks as a Gaussian mechanism does, as many noisy steps nearly"
+            f" do: {best['right']} of {best['made']} guesses ({best['statistic']}), same delta, confidence and tests"
+        )
+        rows.append(_row("epsilon at least, if Gaussian", lower(bound["gaussian_epsilon"], 3), words))
+    if claim := bound.get("claim"):
+        best = claim["best"]
+        words = (
+            f"probability of {best['right']} or more right guesses of {best['made']} ({best['statistic']}), if the ledger's number and the"
+            f" steps that it lists were true, at most {upper(claim['p_value'], 2)}; refuted would be {lower(claim['level'], 2)} or less"
+            f" ({claim['tests']} tests paid for)"
+        )
+        rows.append(_row("the ledger's claim", "refuted" if claim["refuted"] else "not refuted", words))
+    return rows
 
 
 def _whose(people: Content) -> str:

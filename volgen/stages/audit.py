@@ -17,9 +17,10 @@ from volgen.core.progress import say
 from volgen.core.rounding import lower, upper
 from volgen.data.store import Store
 from volgen.privacy import _membership
+from volgen.privacy._accounting import Steps, profile
 from volgen.privacy._ledger import SUMMARY
 from volgen.privacy._membership import Shadows
-from volgen.privacy._one_run import lower_bound
+from volgen.privacy._one_run import bear, lower_bound
 from volgen.stages import _audit_losses, _audit_samples
 from volgen.stages._audit_people import HALF, Person, check_cohort, find, open_store, trained_on
 from volgen.stages._device import usable_device
@@ -27,7 +28,8 @@ from volgen.stages._statement_file import AUDIT, claim, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 CONFIDENCE = 0.95
-SIGNIFICANT = 0.01
+SIGNIFICANT, HINT = 0.01, 0.05
+"""p-values below the first, all tests paid for, are findings; those up to the second are said to be no proof of the contrary."""
 DELTA = 1e-5
 """Of the bound for a run that claims nothing."""
 FOREIGN = "; others are of another store, and a difference between the cohorts alone would look the same"
@@ -166,10 +168,25 @@ def _inferred(scores: Mapping[str, Any], people: Sequence[Person]) -> dict[str, 
     measured = {name: _membership.measure(values, inside, CONFIDENCE) for name, values in scores.items()}
     best, p_value = _membership.summary(measured)
     leaks = p_value < SIGNIFICANT
-    auc, (low, high) = measured[best]["auc"], measured[best]["interval"]
-    words = f"area under the curve {auc:.3f} ({low:.3f} to {high:.3f}) by '{best}', p = {p_value:.2g} over all statistics"
-    verdict = f"who was trained on can be told: {words}" if leaks else f"who was trained on could not be told: {words}"
-    return {"confidence": CONFIDENCE, "statistics": measured, "best": best, "p_value": p_value, "leaks": leaks, "verdict": verdict}
+    content = {"statistics": measured, "best": best, "p_value": p_value, "significant": SIGNIFICANT, "leaks": leaks}
+    return {"confidence": CONFIDENCE, **content, "verdict": _told(measured[best], best, p_value, len(measured))}
+
+
+def _told(measured: Mapping[str, Any], statistic: str, p_value: float, tests: int) -> str:
+    """What a membership test means, and what its p was compared with."""
+    auc, (low, high) = measured["auc"], measured["interval"]
+    if p_value < SIGNIFICANT:
+        verdict = "who was trained on can be told"
+    elif p_value < HINT:
+        verdict = (
+            f"a hint that who was trained on can be told, which is not counted as a finding (p would have to be below {SIGNIFICANT:g})"
+        )
+    else:
+        verdict = "who was trained on could not be told"
+    alone = f"{measured['p_value']:.2g}"
+    paid = f"p = {alone} of one test" if tests == 1 else f"p = {p_value:.2g}, which is {alone} of the best test times {tests} tests"
+    against = "below" if p_value < SIGNIFICANT else "not below"
+    return f"{verdict}: area under the curve {auc:.3f} ({low:.3f} to {high:.3f}) by '{statistic}', {paid}, {against} {SIGNIFICANT:g}"
 
 
 def _bound(scores: Mapping[str, Any], people: Sequence[Person], claimed: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +196,23 @@ def _bound(scores: Mapping[str, Any], people: Sequence[Person], claimed: Mapping
         return {"skipped": f"who is in training was not left to coins, and then no bound on epsilon holds; for one, {HALF}"}
     inside = np.array([person.inside for person in people])[coins]
     delta = DELTA if claimed.get("delta") is None else float(claimed["delta"])
-    return asdict(lower_bound({name: values[coins] for name, values in scores.items()}, inside, delta, CONFIDENCE))
+    tossed = {name: values[coins] for name, values in scores.items()}
+    bound = asdict(lower_bound(tossed, inside, delta, CONFIDENCE))
+    if claimed.get("epsilon") is None:
+        return {**bound, "claim": None}
+    claim = bear(tossed, inside, _pairs(claimed), CONFIDENCE)
+    return {**bound, "claim": {**asdict(claim), "refuted": claim.refuted}}
+
+
+def _pairs(claimed: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """All that a ledger claims: its number, and what its steps keep at other deltas."""
+    number = (float(claimed["epsilon"]), float(claimed["delta"]))
+    try:
+        steps = [Steps(float(e["sampling_rate"]), float(e["noise_multiplier"]), int(e["steps"])) for e in claimed.get("entries", ())]
+        return [number, *(profile(steps, "rdp" if claimed.get("accountant") == "rdp" else "prv") if steps else ())]
+    except (KeyError, TypeError, ValueError) as error:
+        found = f"its entries are no steps of a subsampled Gaussian mechanism ({error!r})"
+        raise UserError(SUMMARY, found, "the ledger that volgen train wrote", "restore it from a copy") from None
 
 
 def _copies(
@@ -201,19 +234,25 @@ def _copies(
 
 def _findings(content: Mapping[str, Any]) -> tuple[list[str], bool]:
     findings = [content[part]["verdict"] for part in ("membership", "nearest", "twins") if content[part].get("leaks")]
-    least, claimed = content["epsilon"].get("epsilon"), content["claim"]["epsilon"]
-    refuted = least is not None and claimed is not None and least > claimed
-    if refuted:
+    borne = content["epsilon"].get("claim")
+    refuted = borne is not None and borne["refuted"]
+    if borne is not None and refuted:
+        best, claimed, delta = borne["best"], content["claim"]["epsilon"], content["claim"]["delta"]
         findings.insert(0, (
-            f"THE LEDGER IS REFUTED: epsilon is at least {lower(least, 3)} (confidence {CONFIDENCE:.0%}), and the ledger claims"
-            f" {upper(claimed, 3)}: something was done that it does not know of. Do not release this run"
+            f"THE LEDGER IS REFUTED: it claims epsilon {upper(claimed, 3)} at delta {upper(delta, 2)}, and if training had kept that and"
+            f" taken the steps that it lists, {best['right']} of {best['made']} guesses being right would have had probability"
+            f" {upper(borne['p_value'], 2)} at most; that is below {lower(borne['level'], 2)}, which is {1.0 - CONFIDENCE:.0%} shared by"
+            f" {borne['tests']} tests. Something was done that it does not know of. Do not release this run"
         ))  # fmt: skip
     return findings, refuted
 
 
 def _verdict(content: Mapping[str, Any]) -> str:
     least = content["epsilon"].get("epsilon")
-    words = "no bound on epsilon (see audit.json)" if least is None else f"epsilon is at least {lower(least, 3)}"
+    words = "no bound on epsilon (see audit.json)"
+    if least is not None:
+        gaussian = content["epsilon"]["gaussian_epsilon"]
+        words = f"epsilon is at least {lower(least, 3)}, or {lower(gaussian, 3)} if training leaks as a Gaussian mechanism does"
     if content["findings"]:
         found = len(content["findings"])
         return f"the run gives away who was trained on ({found} finding{'s' if found > 1 else ''}); {words}"

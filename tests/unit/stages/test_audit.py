@@ -19,6 +19,7 @@ from volgen.data.store import Store
 from volgen.privacy._statement import statement as content_of
 from volgen.recipe import Recipe
 from volgen.stages import _audit_losses, _audit_people
+from volgen.stages import audit as stage
 from volgen.stages._trained_run import TrainedRun
 from volgen.stages.audit import audit
 from volgen.stages.sample import sample
@@ -143,9 +144,35 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     assert cli.main(["audit", str(liar), *words, "--out", str(tmp_path / "refuted")]) == 1
     found = json.loads((tmp_path / "refuted" / "audit.json").read_text())
     assert found["refuted"] and found["epsilon"]["epsilon"] > 0.01 and "REFUTED" in found["findings"][0]
+    claim = found["epsilon"]["claim"]
+    assert claim["refuted"] and claim["p_value"] <= claim["level"] == pytest.approx(0.05 / claim["tests"])
+    assert f"shared by {claim['tests']} tests" in found["findings"][0] and "5%" in found["findings"][0]
+    page = (tmp_path / "refuted" / "statement.html").read_text()
+    assert "epsilon at least, if Gaussian" in page and "the ledger&#39;s claim" in page
     said = json.loads((tmp_path / "refuted" / "statement.json").read_text())
     assert not said["guarantee"] and "must not be released" in said["headline"]
     assert any("audit's own numbers" in text for text in said["not_protected"]), "they are no private release"
+
+
+def test_what_a_p_value_means_and_what_it_is_compared_with_is_said_together() -> None:
+    """0.013 after the correction is no finding, and is not called "could not be told" either."""
+    measured = {"auc": 0.7, "interval": [0.6, 0.8], "p_value": 0.0043}
+    said = stage._told(measured, "loss at sigma 1", 0.0129, 3)
+    assert said.startswith("a hint that who was trained on can be told, which is not counted as a finding (p would have to be below 0.01)")
+    assert said.endswith("p = 0.013, which is 0.0043 of the best test times 3 tests, not below 0.01")
+    assert stage._told({**measured, "p_value": 0.004}, "x", 0.004, 1).endswith("p = 0.004 of one test, below 0.01")
+    assert stage._told(measured, "x", 0.4, 3).startswith("who was trained on could not be told")
+
+
+def test_a_ledger_is_held_to_the_steps_that_it_lists_too() -> None:
+    entry = {"sampling_rate": 1.0, "noise_multiplier": 5.0, "steps": 10}
+    ledger = {"epsilon": 1.8, "delta": 1e-3, "accountant": "rdp", "entries": [entry]}
+    pairs = stage._pairs(ledger)
+    assert pairs[0] == (1.8, 1e-3) and len(pairs) > 5 and min(epsilon for epsilon, _ in pairs) < 0.1
+    assert stage._pairs({**ledger, "entries": []}) == [(1.8, 1e-3)]
+    for damaged in ({"steps": 1}, {**entry, "noise_multiplier": -1.0}, 3):
+        with pytest.raises(UserError, match="no steps of a subsampled Gaussian"):
+            stage._pairs({**ledger, "entries": [damaged]})
 
 
 def test_others_of_another_cohort_and_a_run_without_its_manifest_are_told(
