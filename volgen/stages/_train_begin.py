@@ -11,7 +11,8 @@ import torch
 
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_text
+from volgen.core.files import read_json, sweep, write_text
+from volgen.core.folder import refuse_links
 from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import NAME as MANIFEST
@@ -81,6 +82,8 @@ def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) ->
         UserError: the run is another one, or cannot be had.
     """
     root, method = recipe.directory, _train_privacy.method(recipe)
+    refuse_links(root, elsewhere="give the run another `name`")
+    sweep(root)  # what others are writing now stays
     geometry = method.geometry(store)
     start.check(geometry)
     try:

@@ -20,6 +20,7 @@ from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
+from volgen.stages._leftovers import tidy
 from volgen.stages._preconditioner_file import ASSEMBLY, PRECONDITIONER, check_unchanged, restore, restore_assembly
 
 AGAIN = "restore the file from a copy, or train the run again"
@@ -56,6 +57,7 @@ class TrainedRun:
             raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
         recipe = load(directory / "config.yaml")
         ensemble = ensembles.read(directory / ensembles.NAME)
+        tidy(directory)
         geometry = Geometry.read(directory)
         if geometry.shape != tuple(recipe.data.shape):
             expected = f"{list(recipe.data.shape)}, as config.yaml says"

@@ -25,7 +25,7 @@ from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.recipe import Recipe
 from volgen.stages import _train_begin, _train_parts, _train_privacy, _train_size, _train_start
-from volgen.stages._preconditioner_file import FOR_TRAINING
+from volgen.stages._leftovers import tidy
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
@@ -64,6 +64,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     _train_begin.check_run(recipe, store)
     # Ranks must not answer this one by one: another job may finish the run in between.
     if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
+        tidy(recipe.directory)
         say(f"{recipe.directory} is finished; nothing to do. {_next(recipe)}")
         return recipe.directory
     _train_begin.check(recipe, store)
@@ -148,7 +149,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
             for phase in phases
             if phase.index is not None and (record := records[phase.name])
         ]  # fmt: skip
-        (paths.root / FOR_TRAINING).unlink(missing_ok=True)
+        tidy(paths.root, quiet=True)
         metrics.put_in_order(paths.root, [phase.name for phase in phases])
         _train_privacy.method(recipe).finish()
         provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))

@@ -204,6 +204,11 @@ def remove(folder: Path) -> None:
     _remove(folder, keep=[])
 
 
+def of_training(name: str) -> bool:
+    """Whether something in a phase's folder is a checkpoint, or was to be one."""
+    return name.startswith((PREFIX, f".{PREFIX}", ASIDE))
+
+
 def _share(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
     """This rank's share: each tensor goes to the rank with the fewest bytes so far, which is the same rank on all of them."""
     mine, load = {}, [0] * ranks.world_size
