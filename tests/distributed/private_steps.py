@@ -168,7 +168,7 @@ def compare(
     sanitiser = kind(mechanism, DIVISOR, Secret(KEY), launch.rank, launch.world_size)
     worst = {"weights": 0.0, "moments": 0.0}
     for step, people in enumerate(BATCHES, 1):
-        sanitiser.draw(1)
+        sanitiser.draw(["p"])
         mine = list(range(people))[launch.rank :: launch.world_size]
         rounds = -(-people // launch.world_size) if engine.in_step else len(mine)
         total = sanitiser.start(engine.shapes, engine.device)
@@ -208,7 +208,7 @@ def spread(stage: int) -> dict[str, float]:
     sanitiser = GradientMechanism(Mechanism(0.5, 3.0, 0.5), DIVISOR, Secret(KEY), launch.rank, launch.world_size)
     moments: list[Tensor] = []
     for _ in range(8):
-        sanitiser.draw(1)
+        sanitiser.draw(["p"])
         engine.give(sanitiser.finish(sanitiser.start(engine.shapes, engine.device)))
         engine.step(0.0)
         # With betas of 0 Adam's first moment is the gradient itself.

@@ -49,10 +49,9 @@ def test_several_patients_at_once_change_nothing(stage: int, found: dict[str, di
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_our_own_networks_it_is_the_same(stage: int, own: str, found: dict[str, dict[str, float]]) -> None:
     assert found[f"{stage} {own}"]["weights"] < 1e-6
-    if stage == 2:
-        assert found[f"{stage} {own} bf16"]["weights"] < 1e-6
-    if stage == 3:
-        # ZeRO-3's hooks sum the gradients of skip connections, which are bf16, in another order. The noise is 7e-3 here.
+    if stage >= 2:
+        # A weight that differs in its last fp32 bit may be rounded to another bf16, and ZeRO-3's hooks sum the gradients of skip
+        # connections, which are bf16, in another order. The noise is 7e-3 here.
         assert found[f"{stage} {own} bf16"]["moments"] < 1e-4
     if stage in (0, 2) and own.endswith("3d"):
         assert found[f"{stage} {own} patients"]["weights"] < 1e-6

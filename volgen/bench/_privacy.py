@@ -125,11 +125,11 @@ def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) ->
     # Everybody takes part in every step, so that all arms see equally many patients.
     sanitiser = GradientMechanism(Mechanism(1.0, NOISE, CLIP), people, Secret(), 0, 1)
 
-    def views(persons: Sequence[int], number: int) -> Iterator[Batch]:
-        for _ in persons:
+    def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
+        for _ in patients:
             yield Batch(torch.rand(1, 1, *recipe.data.shape) * 2 - 1, [0], ["made up"])
 
-    trainer = PrivateTrainer(**_usual(recipe, group, None), sanitiser=sanitiser, views=views, people=people)
+    trainer = PrivateTrainer(**_usual(recipe, group, None), sanitiser=sanitiser, views=views, patients=[f"{n}" for n in range(people)])
     return _steps(recipe, trainer, engine), engine.destroy
 
 

@@ -21,8 +21,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from volgen.bench._denoising import errors_of, names_of, read
 from volgen.bench._result import Row
 from volgen.checks._frechet_ratio import frechet_ratio
+from volgen.core import ledger as ledgers
 from volgen.core.config import Config as BaseConfig
-from volgen.core.files import atomic_path, read_json
+from volgen.core.files import atomic_path
 from volgen.core.options import Positional
 from volgen.core.progress import say
 from volgen.data import nifti
@@ -111,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _epsilon(trained: TrainedRun) -> float | None:
-    found = read_json(trained.directory / "privacy_ledger.json", "the privacy ledger of a trained run").get("epsilon")
+    found = ledgers.read(trained.directory).get("epsilon")
     return None if found is None else float(found)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import volgen
 from volgen.core.files import write_json, write_text
+from volgen.core.ledger import checked
 from volgen.core.manifest import NAME
 from volgen.core.rounding import upper
 
@@ -86,7 +87,8 @@ def is_ledger(content: object) -> bool:
 
 
 def privacy_statement(ledger: Mapping[str, Any]) -> str:
-    """One sentence from ``privacy_ledger.json``."""
+    """One sentence from ``privacy_ledger.json``. A claim that no longer counts is called void."""
+    ledger = checked(ledger)
     if ledger.get("epsilon") is None:
         why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
         return f"No privacy guarantee: {why}. The volumes may resemble training subjects."

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,8 @@ from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
 VERSION = 1
+PEOPLE = ("bids", "table", "folders", "files")
+"""Ways to tell people apart."""
 ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")
 """In tensorstore's messages: the fault is not the file's."""
 CACHE_LINE = 64
@@ -41,12 +43,20 @@ class Store:
         path: where the Zarr group is.
         records: every scan, in the order of the manifest.
         fingerprint: of all records: voxels, geometry, windows and splits.
+        settings: what ``volgen ingest`` was told, as its manifest has it; empty if unknown.
+        people: how people were told apart: ``bids`` (names with ``sub-``), ``table``, ``folders``, or ``files``, where each file counts as
+            a person.
     """
 
-    def __init__(self, path: Path | str | Place, records: Sequence[SubjectRecord]) -> None:
+    def __init__(
+        self, path: Path | str | Place, records: Sequence[SubjectRecord], settings: Mapping[str, Any] | None = None,
+        people: str | None = None,
+    ) -> None:  # fmt: skip
         self.path = place(path) if isinstance(path, Path | str) else path
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
+        self.settings = dict(settings or {})
+        self.people = people if people in PEOPLE else _told_apart(self.records)
         self._arrays: OrderedDict[tuple[str, int | None], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -76,7 +86,8 @@ class Store:
             raise UserError(manifest, "lists a scan twice", EXPECTED, "ingest again")
         if len({(record.patient, record.split) for record in records}) > len({record.patient for record in records}):
             raise UserError(manifest, "has a person in two splits", EXPECTED, "ingest again")
-        return cls(where, records)
+        settings = content.get("config")
+        return cls(where, records, settings if isinstance(settings, dict) else None, content.get("people"))
 
     @property
     def shape(self) -> Shape3 | None:
@@ -239,3 +250,11 @@ def _parts(length: int, chunk: int, most: int) -> list[slice]:
     chunks = math.ceil(length / chunk)
     count = min(most, chunks)
     return [slice(chunks * k // count * chunk, min(length, chunks * (k + 1) // count * chunk)) for k in range(count)]
+
+
+def _told_apart(records: Sequence[SubjectRecord]) -> str:
+    """How people of a store of volgen 0.1.0, which does not say it, were told apart: by their ids, and files in doubt."""
+    if all(record.patient.startswith("sub-") for record in records):
+        return "bids"
+    scans = Counter(record.patient for record in records)
+    return "folders" if max(scans.values(), default=0) > 1 else "files"

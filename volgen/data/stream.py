@@ -25,7 +25,7 @@ from volgen.data.record import Split, SubjectRecord
 from volgen.data.scan import Coarse, StoredScan, VolumeScan
 from volgen.data.store import Store
 
-__all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig"]
+__all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig", "View"]
 
 AHEAD = 2
 """Batches that are decoded ahead of the one asked for."""
@@ -71,6 +71,10 @@ class StreamConfig(Config):
         if odd is not None:
             found = f"is {list(self.shape)}, but {odd.id} of {store.path} is {list(odd.shape)}"
             raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
+
+
+View = tuple[SubjectRecord, int, tuple[int | str, ...]]
+"""A scan, and the (seed, key) that its augmentation is a function of."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Stream:
                 future.cancel()
         for key in wanted:
             if key not in self._ahead:
-                self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), key, p) for p in self._positions]
+                self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), self.seed, key, p) for p in self._positions]
         examples = [future.result() for future in self._ahead.pop(step)]
         x_BCXYZ = (
             examples[0].contiguous()[None] if len(examples) == 1 else torch.stack(examples)
@@ -164,15 +168,15 @@ class Stream:
         """The whole split in the store's order, not augmented and not read yet, the same on every rank."""
         return (self._scan(record) for record in self.records)
 
-    def views(self, wanted: Iterable[tuple[SubjectRecord, int, int]]) -> Iterator[Tensor]:
+    def views(self, wanted: Iterable[View]) -> Iterator[Tensor]:
         """Augmented examples of chosen scans, decoded ahead in threads: [C, X, Y, Z] as in a batch, in the order asked for.
 
         Args:
-            wanted: a scan, and the (step, position) that its augmentation is a function of.
+            wanted: which; each example is a function of its scan, seed and key, whatever else is asked for.
         """
         waiting: list[Future[Tensor]] = []
-        for record, step, position in wanted:
-            waiting.append(self._threads.submit(self._example, record, step, position))
+        for record, seed, key in wanted:
+            waiting.append(self._threads.submit(self._example, record, seed, *key))
             if len(waiting) > AHEAD:
                 yield waiting.pop(0).result()
         for future in waiting:
@@ -212,10 +216,10 @@ class Stream:
     def _scan(self, record: SubjectRecord) -> StoredScan:
         return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
 
-    def _example(self, record: SubjectRecord, step: int, position: int) -> Tensor:
+    def _example(self, record: SubjectRecord, seed: int, *key: int | str) -> Tensor:
         stored = self._scan(record)
         if self._augment.moves:
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, self.seed, step, position))
-            return self._cut(moved, self.seed, step, position)
-        return self._cut(stored, self.seed, step, position)
+            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, seed, *key))
+            return self._cut(moved, seed, *key)
+        return self._cut(stored, seed, *key)

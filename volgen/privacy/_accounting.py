@@ -2,7 +2,7 @@
 
 Two accountants: ``prv`` composes privacy-loss random variables numerically (Gopi, Lee & Wutschitz 2021) and is tight; ``rdp`` composes
 Renyi divergences (Mironov, Talwar & Zhang 2019) and needs some 6 % more noise. Both give upper bounds. Tests compare them with a third,
-dp-accounting's privacy-loss distributions.
+dp-accounting's privacy-loss distributions. What it costs to replace a patient is counted by ``_loss_distribution.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from volgen.core.errors import UserError
+from volgen.privacy._loss_distribution import Pair, composed_epsilon
 
 Accountant = Literal["prv", "rdp"]
 
@@ -91,6 +92,26 @@ def profile(steps: Iterable[Steps], accountant: Accountant = "prv") -> list[tupl
         loose = [_rdp(history, delta) for delta in DELTAS]
         tight = [_prv(history, delta, COARSE) for delta in DELTAS] if accountant == "prv" else loose
     return [(max(min(pair), 0.0), delta) for *pair, delta in zip(loose, tight, DELTAS, strict=True)]
+
+
+def replace_one(steps: Iterable[Steps], delta: float) -> float:
+    """Upper bound on the epsilon of all steps together for neighbours of whom one has another patient in the place of one.
+
+    Each patient's contribution then turns round instead of vanishing, at worst. The number of patients is the same in both.
+
+    Args:
+        steps: of every phase of a run; they may differ.
+        delta: in (0, 1).
+
+    Returns:
+        Epsilon; infinite where no mesh of a reasonable size can tell.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    _check(delta)
+    history = _history(steps)
+    return composed_epsilon([(Pair(rate, noise), count) for noise, rate, count in history], delta) if history else 0.0
 
 
 def calibrate(target: float, delta: float, sampling_rate: float, count: int, accountant: Accountant = "prv") -> float:

@@ -11,24 +11,34 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
+from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.lock import Lock
-from volgen.privacy._accounting import Accountant, Steps, epsilon
+from volgen.privacy._accounting import Accountant, Steps, epsilon, replace_one
+
+Choice = TypeVar("Choice")
 
 JOURNAL, LOCK = "privacy_journal.jsonl", ".privacy.lock"
-SUMMARY = "privacy_ledger.json"
+SUMMARY = ledgers.NAME
 MECHANISM = "Poisson-subsampled Gaussian"
 LOST = "unknown"
 """Scope of lines that cannot be read: they count as steps all the same."""
 AHEAD = (1024, 256, 64, 16, 4, 1)
 """Further steps that a look at the accountant clears at once, if the budget allows: one look takes a second, and a step may too."""
 RESTORE = "restore it from a copy, or give the run another `name` and train it anew"
+BEGIN_AGAIN = "begin again: give the run another `name`, and release nothing of this one as private"
+Neighbouring = Literal["zero-out", "add-or-remove-one"]
+RELATIONS: Mapping[Neighbouring, tuple[str, ...]] = {
+    "zero-out": ("zero-out",), "add-or-remove-one": ("add-or-remove-one", "zero-out"),
+}  # fmt: skip
+"""Of each relation all that are bounded by the same number. ``replace-one`` is bounded too, by a number of its own."""
+REPLACE = "replace-one"
 
 
 @dataclass(frozen=True)
@@ -83,12 +93,16 @@ class Ledger:
         self._cleared: Counter[Mechanism] = Counter()
         header = self._header()
         try:
-            self.budget = Budget(**header["budget"])
-            self.mechanism = Mechanism(**header["mechanism"])
-            self.planned = int(header["planned_steps"])
-            self.assumed: Mapping[str, Any] = header["assumed"]
+            outdated = ledgers.outdated(ledgers.version_of(header))
+            if outdated:
+                expected = f"a ledger of version {ledgers.VERSION}"
+                raise UserError(str(self._path), outdated, expected, BEGIN_AGAIN)
+            self.budget, self.mechanism = _budget(header["budget"]), _mechanism(header["mechanism"])
+            self.planned = _whole(header["planned_steps"])
+            self.neighbouring: Neighbouring = _one_of(header["neighbouring"], RELATIONS)
+            self.assumed = _mapping(header["assumed"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(str(self._path), f"its first line has another form ({error})", "a privacy journal", RESTORE) from None
+            raise UserError(str(self._path), f"its first line has another form ({error!r})", "a privacy journal", RESTORE) from None
         with Lock.wait(self._lock):
             self._read()
 
@@ -98,7 +112,10 @@ class Ledger:
         return (directory / JOURNAL).exists()
 
     @classmethod
-    def create(cls, directory: Path, budget: Budget, mechanism: Mechanism, planned: int, assumed: Mapping[str, Any]) -> Ledger:
+    def create(
+        cls, directory: Path, budget: Budget, mechanism: Mechanism, planned: int, assumed: Mapping[str, Any],
+        neighbouring: Neighbouring = "zero-out",
+    ) -> Ledger:  # fmt: skip
         """Begins a journal.
 
         Args:
@@ -107,11 +124,16 @@ class Ledger:
             mechanism: what lines that cannot be read count as.
             planned: steps that the noise was chosen for.
             assumed: what the numbers rest on and a reviewer has to know.
+            neighbouring: which two cohorts the budget compares: one patient's scans count for nothing in one of them (``zero-out``; then
+                the number of patients is public), or one has a patient more.
 
         Raises:
             FileExistsError: there is one: nothing is ever forgotten.
         """
-        header = {"budget": asdict(budget), "mechanism": asdict(mechanism), "planned_steps": planned, "assumed": dict(assumed)}
+        header = {
+            "version": ledgers.VERSION, "randomness": ledgers.RANDOMNESS, "neighbouring": neighbouring, "budget": asdict(budget),
+            "mechanism": asdict(mechanism), "planned_steps": planned, "assumed": dict(assumed),
+        }  # fmt: skip
         descriptor = os.open(directory / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         try:
             _write(descriptor, json.dumps(header, allow_nan=False) + "\n")
@@ -166,6 +188,10 @@ class Ledger:
             self._read()
         return self._cost(self._totals())
 
+    def epsilon_of_replacing(self) -> float:
+        """The same for cohorts of which one has another patient in the place of one; infinite if it cannot be told."""
+        return replace_one(self._steps(self._totals()), self.budget.delta)
+
     def summary(self, *, finished: bool) -> dict[str, Any]:
         """Content of ``privacy_ledger.json``.
 
@@ -173,12 +199,19 @@ class Ledger:
             finished: nothing more will be trained. Until then epsilon is the whole budget, so that the file is right whenever it is read.
         """
         spent = self.epsilon()
+        claimed = spent if finished else max(spent, self.budget.epsilon)
         return {
+            "version": ledgers.VERSION,
+            "randomness": ledgers.RANDOMNESS,
             "unit": "patient",
-            "neighbouring": "add-or-remove-one",
+            "neighbouring": self.neighbouring,
             "delta": self.budget.delta,
-            "epsilon": spent if finished else max(spent, self.budget.epsilon),
+            "epsilon": claimed,
             "accountant": self.budget.accountant,
+            "guarantees": [
+                *(self._guarantee(relation, claimed, self.budget.accountant) for relation in RELATIONS[self.neighbouring]),
+                *([self._guarantee(REPLACE, self.epsilon_of_replacing(), "pld")] if finished else []),
+            ],
             "state": "finished" if finished else "training",
             "budget": self.budget.epsilon,
             "entries": [
@@ -209,9 +242,15 @@ class Ledger:
             totals[mechanism] += count
         return totals
 
+    def _guarantee(self, relation: str, bound: float, accountant: str) -> dict[str, Any]:
+        told = bound if math.isfinite(bound) else None
+        return {"neighbouring": relation, "epsilon": told, "delta": self.budget.delta, "accountant": accountant}
+
+    def _steps(self, counts: Mapping[Mechanism, int]) -> list[Steps]:
+        return [Steps(mechanism.sampling_rate, mechanism.noise_multiplier, count) for mechanism, count in counts.items()]
+
     def _cost(self, counts: Mapping[Mechanism, int]) -> float:
-        steps = [Steps(mechanism.sampling_rate, mechanism.noise_multiplier, count) for mechanism, count in counts.items()]
-        return epsilon(steps, self.budget.delta, self.budget.accountant)
+        return epsilon(self._steps(counts), self.budget.delta, self.budget.accountant)
 
     def _fits(self, counts: Counter[Mechanism], mechanism: Mechanism) -> bool:
         """Whether counts stay within the budget. Fewer steps never cost more, so what was cleared once clears all below it."""
@@ -233,7 +272,7 @@ class Ledger:
             content = json.loads(first)
         except FileNotFoundError:
             raise UserError(str(self._path), "there is no such file", "the privacy journal of this run", RESTORE) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(str(self._path), f"its first line cannot be read ({error})", "a privacy journal", RESTORE) from None
         if not isinstance(content, dict) or not first.endswith(b"\n"):
             raise UserError(str(self._path), "its first line has another form", "a privacy journal", RESTORE)
@@ -258,9 +297,8 @@ class Ledger:
     def _enter(self, text: bytes) -> None:
         try:
             line = json.loads(text)
-            scope, mechanism, number = str(line["scope"]), Mechanism(**line["mechanism"]), int(line["n"])
-            assert number >= 0 and 0.0 < mechanism.sampling_rate <= 1.0 and 0.0 < mechanism.noise_multiplier < math.inf
-        except (ValueError, KeyError, TypeError, AssertionError):
+            scope, mechanism, number = str(line["scope"]), _mechanism(line["mechanism"]), _whole(line["n"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             scope, mechanism, number = LOST, self.mechanism, self._next
         self._counts[scope, mechanism] += 1
         self._lines += 1
@@ -280,6 +318,47 @@ class Ledger:
         except OSError as error:
             do = "make room; the same command then goes on from the last good checkpoint"
             raise UserError(str(self._path), f"cannot be written ({error.strerror or error})", "room and permission to write", do) from None
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a whole number from 0")
+    return value
+
+
+def _one_of(value: object, allowed: Iterable[Choice]) -> Choice:
+    for choice in allowed:
+        if value == choice:
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(map(str, allowed))}")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no JSON object")
+    return value
+
+
+def _budget(content: object) -> Budget:
+    known = _mapping(content)
+    budget = Budget(_number(known["epsilon"]), _number(known["delta"]), _one_of(known["accountant"], get_args(Accountant)))
+    if not (budget.epsilon > 0.0 and 0.0 < budget.delta < 1.0):
+        raise ValueError(f"{budget} cannot be spent")
+    return budget
+
+
+def _mechanism(content: object) -> Mechanism:
+    known = _mapping(content)
+    mechanism = Mechanism(*(_number(known[name]) for name in ("sampling_rate", "noise_multiplier", "clip_norm")))
+    if not (0.0 < mechanism.sampling_rate <= 1.0 and mechanism.noise_multiplier > 0.0 and mechanism.clip_norm > 0.0):
+        raise ValueError(f"{mechanism} is no noisy step")
+    return mechanism
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -1,4 +1,8 @@
-"""The Gaussian mechanism on gradients: who takes part in a step, what one patient may contribute at most, and the noise on the sum."""
+"""The Gaussian mechanism on gradients: who takes part in a step, what one patient may contribute at most, and the noise on the sum.
+
+Everything that is random about one patient follows from the secret and their id, never from their place among the others: the sum may
+move by one clipped contribution when somebody is left out, so everybody else's has to stay as it is, bit for bit (Cebere et al. 2026).
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,14 @@ class GradientMechanism:
         self._rank, self._world_size = rank, world_size
         self._step = 0
 
-    def draw(self, people: int) -> list[int]:
-        """Who takes part in the next step: each of ``people`` with the sampling rate, independently; may be nobody, may be everybody."""
+    def draw(self, patients: Sequence[str]) -> list[str]:
+        """Who takes part in the next step: each of ``patients`` with the sampling rate, independently; may be nobody, may be everybody."""
         self._step += 1  # no two steps of a launch share random numbers
-        chances = self._secret.uniform(people, "draw", self._step)
-        return [person for person, chance in enumerate(chances.tolist()) if chance < self._mechanism.sampling_rate]
+        return [each for each in patients if self._secret.chance("draw", self._step, each) < self._mechanism.sampling_rate]
+
+    def seed(self, patient: str) -> int:
+        """Of all other draws for this patient in this launch: noise levels, noises, choice of scans, augmentation."""
+        return self._secret.number("patient", patient)
 
     def start(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
         """A sum of no contributions."""
@@ -59,6 +66,7 @@ class GradientMechanism:
             first, last = (flat.numel() * place // self._world_size for place in (self._rank, self._rank + 1))
             if scale and last > first:
                 z = self._secret.normal((last - first,), "noise", self._step, index, self._rank)
-                flat[first:last] += (z * scale).to(flat.device, torch.float32)
+                # Added in float64 and rounded once: low bits of the sum would otherwise show through noise that is rounded already.
+                flat[first:last] = (flat[first:last].to("cpu", torch.float64) + z * scale).float().to(flat.device)
         torch._foreach_mul_(list(total), self._world_size / self._divisor)
         return list(total)

@@ -7,7 +7,7 @@ convolution of its own (Opacus unfolds the input: size^3 times its memory), and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 CLOSE, ROUNDING = 1e-4, 1e-6
 """Largest difference between a sample's gradient and that of a pass of its own, relative to the norm of one parameter's, and of all."""
+
+Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class PerSample:
@@ -76,11 +78,7 @@ def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
         input_BCXYZ: small and all different, B at least 2.
         noise_B: likewise.
     """
-    tried = copy.deepcopy(network).train()
-    generator = torch.Generator().manual_seed(0)
-    for p in tried.parameters():
-        scale = (p[0].numel() if p.dim() > 1 else 1) ** -0.5
-        p.data = p.data + (torch.randn(p.shape, generator=generator) * scale).to(p.device)
+    tried = _random_copy(network)
     trained = [p for p in tried.parameters() if p.requires_grad]
 
     def loss(inputs: Tensor, noise: Tensor) -> Tensor:
@@ -102,6 +100,44 @@ def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
             if not norm(mine[row] - gradient) <= CLOSE * norm(gradient) + ROUNDING * whole:
                 return "Opacus' gradients of its patients differ from those of passes of their own"
     return ""
+
+
+def meets(network: nn.Module, loss: Callable[[Network, Sequence[int]], Tensor], patients: int, views: int) -> str:
+    """Whether a patient's gradient depends, in any bit, on who else is in the pass or on the place in it; why, or "" if it does not.
+
+    Kernels of this machine may sum the first sample of a batch otherwise than the last. That would be rounding, but rounding in which
+    patients meet. It is tried on a copy with random weights, in the size that training has.
+
+    Args:
+        network: in fp32, on the device that will be trained on.
+        loss: training's loss [B] with a network, for views of a pass, which all differ, in the order asked for.
+        patients: in a pass, at least 2.
+        views: of each patient.
+    """
+    tried = _random_copy(network)
+    each = PerSample(tried)
+
+    def gradients(order: Sequence[int]) -> list[Tensor]:
+        rows = [place * views + view for place in order for view in range(views)]
+        return each.gradients(loss(lambda inputs, noise: tried(*each.inputs(inputs, noise)), rows), patients)
+
+    usual = gradients(range(patients))
+    backwards = gradients(range(patients)[::-1])
+    alone = gradients([0] * patients)
+    each.close()
+    for one, other, same in zip(usual, backwards, alone, strict=True):
+        if not (torch.equal(one, other.flip(0)) and torch.equal(same, one[:1].expand_as(same))):
+            return "the last bits of a patient's gradient would depend on who else is in the pass"
+    return ""
+
+
+def _random_copy(network: nn.Module) -> nn.Module:
+    tried = copy.deepcopy(network).train()
+    generator = torch.Generator().manual_seed(0)
+    for p in tried.parameters():
+        scale = (p[0].numel() if p.dim() > 1 else 1) ** -0.5
+        p.data = p.data + (torch.randn(p.shape, generator=generator) * scale).to(p.device)
+    return tried
 
 
 def _module(network: nn.Module) -> Any:

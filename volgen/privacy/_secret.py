@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 PARTS = 4
 """Draws behind one Gaussian number. What a single draw of float64 leaves out between two numbers could give a value away (Mironov 2012);
 a sum of several is as hard to undo as guessing all of them (Holohan & Braghin 2021)."""
 BYTES = 32
+DIGEST = 16
 
 
 class Secret:
@@ -46,11 +46,17 @@ class Secret:
             total += generator.standard_normal(tuple(shape))
         return torch.from_numpy(np.asarray(total / PARTS**0.5))
 
-    def uniform(self, count: int, *label: int | str) -> NDArray[np.float64]:
-        """Numbers in [0, 1)."""
-        return self._generator(label).random(count)
+    def number(self, *label: int | str) -> int:
+        """A number of 128 bits: a seed for draws that are functions of a seed."""
+        return int.from_bytes(self._digest(label), "little")
+
+    def chance(self, *label: int | str) -> float:
+        """One number in [0, 1), without the time that a generator takes to be made."""
+        return (self.number(*label) >> (8 * DIGEST - 53)) * 2.0**-53
 
     def _generator(self, label: Sequence[int | str]) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self.number(*label)))
+
+    def _digest(self, label: Sequence[int | str]) -> bytes:
         text = "\x1f".join(f"{type(part).__name__}:{part}" for part in label)
-        digest = hashlib.blake2b(text.encode(), key=self._key, digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        return hashlib.blake2b(text.encode(), key=self._key, digest_size=DIGEST).digest()

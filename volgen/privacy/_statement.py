@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from volgen.core.ledger import checked
 from volgen.core.rounding import lower, upper
 from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON
 
@@ -29,6 +30,19 @@ ATTACKED = (
     "the audit's own numbers, here and in audit.json: they were computed from the people themselves, validation and test people among them,"
     " and nothing was added to hide anybody. Leave the audit out of what is published"
 )
+NEIGHBOURS = {
+    "add-or-remove-one": ("added to or removed from the cohort", "one world has a patient more"),
+    "zero-out": (
+        "counted, or present and counted for nothing",
+        "in one world a patient is there, and their scans count for nothing; how many patients there are is public",
+    ),
+    "replace-one": (
+        "exchanged for anybody else's",
+        "in one world another patient is in the place of one. Larger, because two patients differ by more than one and nobody; put together"
+        " with an anonymised scan, whose two worlds are of this kind, this is the number to count",
+    ),
+}
+"""Two worlds that are compared: in words, and what they are."""
 CORRELATED = "scans of relatives are not protected together: the unit is one patient"
 
 
@@ -49,6 +63,7 @@ def statement(
         ``headline``, ``guarantee`` (whether there is one that means something), and for the page ``protected``, ``from_whom``,
         ``numbers``, ``assumptions``, ``not_protected`` (lists of sentences, or of name and text), ``audit`` and ``certificates``.
     """
+    ledger = checked(ledger)
     content = _with_guarantee(ledger) if ledger.get("epsilon") is not None else _without(ledger)
     if halved:
         content["not_protected"].insert(0, HALVED)
@@ -85,6 +100,9 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
     numbers = [
         _row("epsilon", upper(epsilon, 4), "no odds about a patient change by more than a factor of e^epsilon"),
         _row("delta", upper(delta, 2), "the chance that this fails; it has to be far below one over the number of patients"),
+        *_expected(delta, assumed.get("patients")),
+        *(_row(f"epsilon, {name}", "not known" if bound is None else upper(bound, 4), NEIGHBOURS[name][1])
+          for name, bound in _relations(ledger)),
         _row("even odds become at most", odds(epsilon), "that somebody took part, for whoever held it to be as likely as not"),
         _row("counted with", str(ledger.get("accountant")), f"over {steps} noisy steps of {len(entries)} networks, with all restarts,"
              " and any number of volumes drawn"),
@@ -98,8 +116,8 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
         "guarantee": finished and not vacuous,
         "headline": headline,
         "protected": [
-            "that a patient was in the training split, and everything that their scans show: all scans of one patient together, added to or"
-            " removed from the cohort",
+            "that a patient was in the training split, and everything that their scans show: all scans of one patient together, "
+            + NEIGHBOURS.get(str(ledger.get("neighbouring")), NEIGHBOURS["add-or-remove-one"])[0],
             "over all networks of the run, all training steps, all restarts, and every volume that is ever drawn",
             *([f"in these files: {covered}"] if covered else []),
         ],
@@ -115,6 +133,20 @@ def _with_guarantee(ledger: Content) -> dict[str, Any]:
             *([f"people of the public run '{public['run']}', whose fit and weights this run is made from"] if public else ()),
         ],
     }  # fmt: skip
+
+
+def _expected(delta: float, patients: object) -> list[dict[str, str]]:
+    """Over how many patients the promise may fail, on average. Above 0.1 training refuses."""
+    if isinstance(patients, bool) or not isinstance(patients, int):
+        return []
+    text = f"with the public number of {patients} patients: as many may be given away whole, on average; training refuses more than 0.1"
+    return [_row("delta times patients", upper(delta * patients, 2), text)]
+
+
+def _relations(ledger: Content) -> list[tuple[str, float | None]]:
+    """The other relations that hold, with their epsilons."""
+    found = [(str(each["neighbouring"]), each["epsilon"]) for each in ledger.get("guarantees", ())]
+    return [(name, bound) for name, bound in found if name in NEIGHBOURS and name != ledger.get("neighbouring")]
 
 
 def _taken_over(public: Content) -> list[str]:
@@ -142,7 +174,7 @@ def _without(ledger: Content) -> dict[str, Any]:
     why = str(ledger.get("why") or "the run was trained without a privacy mechanism").rstrip(".")
     return {
         "guarantee": False,
-        "headline": "There is no privacy guarantee.",
+        "headline": "There is no privacy guarantee" + (": the one that its ledger claims is void." if "void" in ledger else "."),
         "protected": [f"nothing: {why}"],
         "from_whom": [NOBODY],
         "numbers": [_row("epsilon", "none", "no number bounds what the model gives away, however harmless its volumes look")],

@@ -12,9 +12,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
+from volgen.core.rounding import lower, upper
 from volgen.privacy import _refusals
 from volgen.privacy._accounting import Steps, calibrate, epsilon
-from volgen.privacy._ledger import Budget, Ledger, Mechanism
+from volgen.privacy._ledger import Budget, Ledger, Mechanism, Neighbouring
 
 COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
 NOT_COVERED = (
@@ -23,6 +24,9 @@ NOT_COVERED = (
     "checkpoints and the privacy journal: they count the steps of each launch; nothing in them is of a patient, and nobody needs them",
 )
 DIGITS = 4
+SHARE = 10.0
+"""delta has to be below one over this many times the patients: otherwise publishing one patient in ten runs whole would be allowed."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,20 @@ class Config(BaseConfig):
 
     kind: Literal["dp_sgd"] = "dp_sgd"
     epsilon: PositiveFloat
-    """The budget of the whole run; neighbouring cohorts differ by one patient with all of their scans, added or removed."""
+    """The budget of the whole run. In neighbouring cohorts one patient with all of their scans counts for nothing, or, with a public
+    ``population``, is not there at all; the ledger also says what it is where another patient is in their place."""
     delta: float = Field(gt=0.0, lt=1.0)
-    """Probability of a leak beyond epsilon; below one over the number of patients."""
+    """Probability of a leak beyond epsilon; at most one over ten times the number of patients."""
     clip_norm: PositiveFloat = 1.0
     """Largest Euclidean norm of what one patient contributes to a step's gradient."""
     views: PositiveInt = 1
     """Augmentations, noise levels, noises and scans of a patient that are averaged into their contribution to one step."""
     population: PositiveInt | None = None
-    """Public number of patients: each takes part in a step with probability data.batch_size / population. The cohort's if None."""
+    """Public number of patients, such as a rounded one: each takes part in a step with probability data.batch_size / population. The
+    cohort's own if None, which is then public."""
+    each_file_is_a_patient: bool = False
+    """Says that in a store whose patients were told apart by file names alone, no two files are of one patient. Whoever has two is
+    protected less."""
     accountant: Literal["prv", "rdp"] = "prv"
     """How steps are composed: numerically (tight), or by Renyi divergences (some 6 % more noise, fewer assumptions)."""
     spare: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -75,6 +84,11 @@ class Config(BaseConfig):
     def private(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def neighbouring(self) -> Neighbouring:
+        """Which cohorts the budget compares: a cohort of another size is a neighbour only where its size decides nothing."""
+        return "add-or-remove-one" if self.population else "zero-out"
 
     def refusals(self, recipe: Any) -> Iterator[str]:
         """Why this cannot be had with the rest of a recipe."""
@@ -99,15 +113,16 @@ class Config(BaseConfig):
         budget = Budget(self.epsilon, self.delta, self.accountant)
         if Ledger.exists(directory):
             ledger = Ledger(directory)
-            mine = (ledger.mechanism.sampling_rate, ledger.mechanism.clip_norm, ledger.budget)
-            if mine != (rate, self.clip_norm, budget):
-                expected = f"sampling rate {rate:g}, clip norm {self.clip_norm:g} and {budget}"
-                raise UserError(str(directory), f"has a ledger of another training ({mine})", expected, "give the run another `name`")
+            theirs = (ledger.mechanism.sampling_rate, ledger.mechanism.clip_norm, ledger.budget, ledger.neighbouring)
+            if theirs != (rate, self.clip_norm, budget, self.neighbouring):
+                expected = f"sampling rate {rate:g}, clip norm {self.clip_norm:g}, {budget} and {self.neighbouring}"
+                raise UserError(str(directory), f"has a ledger of another training ({theirs})", expected, "give the run another `name`")
             return ledger
         noise = self._noise(rate, planned)
         ledger = Ledger.create(
-            directory, budget, Mechanism(rate, noise, self.clip_norm), planned, {**self._assumed(patients), **(assumed or {})}
-        )
+            directory, budget, Mechanism(rate, noise, self.clip_norm), planned, {**self._assumed(patients), **(assumed or {})},
+            self.neighbouring,
+        )  # fmt: skip
         ledger.write_summary(finished=False)
         return ledger
 
@@ -126,9 +141,11 @@ class Config(BaseConfig):
         people = self.population or patients
         if batch_size > people:
             raise UserError("data.batch_size", f"{batch_size} patients in a step of {people}", f"at most {people}")
-        if self.delta >= 1.0 / people:
-            found = f"{self.delta:g} would let training give away one of {people} patients whole"
-            raise UserError("privacy.delta", found, f"less than 1/{people}", "1e-5 or one over ten times the number of patients is usual")
+        most = max(people, patients)
+        if self.delta * most * SHARE > 1.0 + ROUNDING:
+            found = f"{self.delta:g} times {most} patients is {upper(self.delta * most, 2)}: so many could be given away whole, on average"
+            expected = f"at most {lower(1.0 / (SHARE * most), 3)}, one over {SHARE:g} times the number of patients"
+            raise UserError("privacy.delta", found, expected, "1e-5, or one over the square of that number, is usual")
         return batch_size / people
 
     def _noise(self, rate: float, planned: int) -> float:
@@ -138,9 +155,11 @@ class Config(BaseConfig):
         number = f"population {self.population}, given as public" if self.population else f"the number of patients, {patients}, is public"
         return {
             "sampling": f"Poisson, by patient; {number}",
+            "patients": self.population or patients,
             "one_patient": "all scans with one patient id are one patient; whoever has two ids is protected less",
             "views": self.views,
-            "randomness": "noise and sampling come from the operating system and were kept nowhere",
+            "randomness": "noise, sampling and all draws for a patient follow from a secret of the operating system, by patient, which was"
+            " kept nowhere",
             "people": "the training split; validation and test people were not looked at",
             "covered": list(COVERED),
             "not_covered": list(NOT_COVERED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
 from volgen.parallel.group import Group
 from volgen.parallel.machine import identity
 from volgen.parallel.memory import FP32, NetworkSize, engine_memory
 from volgen.parallel.memory_trace import Allocations, conv_workspace
 from volgen.parallel.precision import InPrecision
 from volgen.parallel.private_engine import Pass
-from volgen.privacy._per_sample import PerSample, differs
+from volgen.privacy._per_sample import PerSample, differs, meets
 from volgen.recipe import Recipe
 from volgen.training.loss import denoising_loss
 
@@ -61,6 +62,8 @@ def choose(recipe: Recipe, network: nn.Module, group: Group) -> Choice:
     needs = [need(recipe, size, group.world_size, peak) for peak in held]
     # Ranks may have different machines; the least of them decides.
     place = min(int(text) for text in group.gather(str(largest(needs, free))))
+    place, apart = _exact(recipe, network, passes, place, group)
+    why = apart or why
     if not why and place < len(passes) - 1:
         more = f"{_called(passes[place + 1], recipe)} would take {needs[place + 1] / GIB:.2f}"
         why = f"{more} GiB of {free / GIB:.2f} GiB free, of which {SHARE:.0%} are used at most"
@@ -93,6 +96,33 @@ def _differs(recipe: Recipe, network: nn.Module) -> str:
         x = torch.randn(2, recipe.inputs, *edges)
         reason = differs(network, x, torch.tensor([-0.3, 0.4]))
     return f"more patients: {reason}" if reason else ""
+
+
+def _exact(recipe: Recipe, network: nn.Module, passes: Sequence[Pass], place: int, group: Group) -> tuple[int, str]:
+    """The largest pass, up to a place, in which patients do not meet on any rank, of sizes that kernels like; and why not a larger one."""
+    most, reason = passes[place].patients, ""
+    for patients in sorted({most, most - most % 4, most - most % 2, 1} - {0}, reverse=True):
+        place = max(number for number, each in enumerate(passes[: place + 1]) if each.patients == patients)
+        said = group.gather(_meets(recipe, network, passes[place], group) or " ") if patients > 1 else []
+        if not any(text.strip() for text in said):
+            break
+        reason = f"more patients: {next(text for text in said if text.strip())}"
+    return place, reason
+
+
+def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> str:
+    generator, count = torch.Generator().manual_seed(0), at_once.patients * recipe.privacy.views
+    x, z = (torch.randn(count, channels, *recipe.piece, generator=generator).to(group.device) for channels in (recipe.channels, 1))
+    sigma = torch.logspace(-0.5, 0.5, count, device=group.device)
+    # Any positive numbers will do for what is fitted: kernels do not choose by value.
+    blank = recipe.preconditioner.blank(recipe.data.shape, count).state()
+    fitted = {name: torch.rand(tensor.shape, generator=generator) + 0.5 for name, tensor in blank.items()}
+    preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
+
+    def loss(network: Network, rows: Sequence[int]) -> Tensor:
+        return denoising_loss(PreconditionedDenoiser(network, preconditioner), preconditioner.weight, x[rows], z[rows], sigma[rows])
+
+    return meets(copy.deepcopy(network).to(group.device), loss, at_once.patients, recipe.privacy.views)
 
 
 def candidates(recipe: Recipe, ranks: int, several: bool) -> list[Pass]:

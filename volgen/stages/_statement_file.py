@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
-from volgen.privacy._ledger import SUMMARY
 from volgen.privacy._statement import statement
 from volgen.report import statement_page
 from volgen.stages._trained_run import TrainedRun
@@ -29,7 +29,7 @@ def write_statement(
         audit: content of an ``audit.json`` of the run.
         certificates: of scans that it denoised.
     """
-    ledger = read_json(trained.directory / SUMMARY, "the privacy ledger of a trained run")
+    ledger = ledgers.read(trained.directory)
     content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates, halved=trained.recipe.data.half is not None)
     write_json(out / statement_page.STATEMENT, content)
     statement_page.write_page(out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +17,10 @@ from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
 from volgen.core.progress import say
 from volgen.core.rng import uniform
+from volgen.core.rounding import upper
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
-from volgen.data.stream import Batch, Stream
+from volgen.data.stream import Batch, Stream, View
 from volgen.experts.plan import Phase
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
@@ -34,6 +36,8 @@ from volgen.training.loop import Trainer
 from volgen.training.metrics import Metrics
 from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
 from volgen.training.stopping import Stopping
+
+Facts = dict[str, Any]
 
 
 class Method(Protocol):
@@ -140,21 +144,43 @@ class _Private:
 
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
         recipe = self._recipe
+        assumed = {**assumed, **self._told_apart(store)}
         patients = len({record.patient for record in recipe.data.records(store, "train")})
         steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
         ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
         rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
+        expected = upper(ledger.budget.delta * (recipe.privacy.population or patients), 2)
         say(
-            f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient, over {steps} steps of all networks:"
-            f" noise multiplier {noise:g}, sampling rate {rate:.3g}; {ledger.count()} steps taken so far."
+            f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient ({ledger.neighbouring}; delta times"
+            f" patients is {expected}), over {steps} steps of all networks: noise multiplier"
+            f" {noise:g}, sampling rate {rate:.3g}; {ledger.count()} steps taken so far."
         )
 
     def geometry(self, store: Store) -> Geometry:
-        # The grid is the ingest's, the same for everybody; what is the cohort's own comes from the recipe.
+        # The file is released, so nothing in it is read from a scan: the grid is what ingest was told, the rest is the recipe's.
         window, privacy = IntensityMap(*self._recipe.privacy.intensity), self._recipe.privacy
-        record = store.split("train")[0]
-        x, y, z = (round(size, 3) for size in record.voxel_size)
-        return Geometry(self._recipe.data.shape, (x, y, z), window, privacy.skull_stripped)
+        size = _voxel_size(store)
+        return Geometry(self._recipe.data.shape, (size, size, size), window, privacy.skull_stripped)
+
+    def _told_apart(self, store: Store) -> Facts:
+        """What the ledger says of a store in which each file counts as a patient.
+
+        Raises:
+            UserError: nobody has said that it is so.
+        """
+        if store.people != "files":
+            return {}
+        if not self._recipe.privacy.each_file_is_a_patient:
+            found = "tells patients apart by file names alone, so that a patient with two files counts as two, and is protected less"
+            do = (
+                "ingest with a table of patients (--patients), name files sub-<label>_..., or, if no patient has two files, set"
+                " privacy.each_file_is_a_patient true"
+            )
+            raise UserError(str(store.path), found, "a store that knows whose each scan is", do)
+        return {
+            "one_patient": "patients were told apart by file names alone, and it was said that no patient has two files: whoever has is"
+            " protected less"
+        }
 
     def check(self, finished: Mapping[str, int]) -> None:
         ledger = Ledger(self._recipe.directory)
@@ -168,13 +194,13 @@ class _Private:
         return Withheld(metrics)
 
     def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        people = _people(stream.records)
         secret = Secret(bytes.fromhex(group.gather(Secret().hex())[0]))
         mechanism = Ledger(self._recipe.directory).mechanism
         sanitiser = GradientMechanism(mechanism, self._recipe.data.batch_size, secret, group.rank, group.world_size)
         usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
-        views = _views(stream, people, self._recipe.privacy.views, self._recipe.seed)
-        return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, people=len(people))
+        scans = _by_patient(stream.records)
+        views = _views(stream, scans, self._recipe.privacy.views, sanitiser.seed)
+        return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, patients=tuple(scans))
 
     def engine(self, network: nn.Module, group: Group) -> Engine:
         self.refuse(network)
@@ -216,23 +242,41 @@ class _Allowance:
         return True
 
 
-def _people(records: Sequence[SubjectRecord]) -> list[list[SubjectRecord]]:
-    """Scans by patient, in an order that does not depend on anything but their ids."""
+def _voxel_size(store: Store) -> float:
+    """Edge of a voxel in mm as ingest was told: of everybody's scan, and nobody's in particular.
+
+    Raises:
+        UserError: scans have kept their own grids, so that the size of a voxel, or of the grid, is one person's.
+    """
+    settings = store.settings
+    own = [name for name in ("shape", "voxel_size") if settings.get(name) is None]
+    size = settings.get("voxel_size")
+    if own or isinstance(size, bool) or not isinstance(size, int | float) or not 0.0 < size < math.inf:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in own or ["voxel_size"])
+        found = f"was ingested with each scan's own grid ({options}), which a released run would give away"
+        raise UserError(str(store.path), found, "one grid, given at ingest", "ingest again with --shape and --voxel-size")
+    return float(size)
+
+
+def _by_patient(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
+    """Scans by patient. Both in an order of their own ids, so that a patient's scans keep their numbers whoever else is there."""
     found: dict[str, list[SubjectRecord]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.id):
         found.setdefault(record.patient, []).append(record)
-    return [found[patient] for patient in sorted(found)]
+    return {patient: found[patient] for patient in sorted(found)}
 
 
-def _views(stream: Stream, people: Sequence[Sequence[SubjectRecord]], count: int, seed: int) -> Views:
-    def views(persons: Sequence[int], number: int) -> Iterator[Batch]:
-        def record(person: int, view: int) -> SubjectRecord:
-            scans = people[person]
-            return scans[int(uniform(seed, "scan", number, person, view) * len(scans))]
+def _views(stream: Stream, scans: Mapping[str, Sequence[SubjectRecord]], count: int, seed: Callable[[str], int]) -> Views:
+    """Views of patients, each chosen and augmented by the patient's own seed."""
 
-        chosen = [(record(person, view), number, person * count + view) for person in persons for view in range(count)]
+    def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
+        def view(patient: str, number: int) -> View:
+            mine, own, key = scans[patient], seed(patient), (phase, step, number)
+            return mine[int(uniform(own, "scan", *key) * len(mine))], own, key
+
+        chosen = [view(patient, number) for patient in patients for number in range(count)]
         examples = stream.views(chosen)
-        for place in range(len(persons)):
+        for place in range(len(patients)):
             x_BCXYZ = torch.stack([next(examples) for _ in range(count)])
             ids = [scan.id for scan, _, _ in chosen[place * count : (place + 1) * count]]
             yield Batch(x_BCXYZ, list(range(count)), ids)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import write_json
 from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
 from volgen.core.noise import choose
@@ -22,7 +23,6 @@ from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.data.preprocess import IngestConfig, check, conform
 from volgen.models.denoiser import Preconditioner
-from volgen.privacy._ledger import SUMMARY
 from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release, replaced
 from volgen.privacy._secret import Secret
 from volgen.samplers import _driver
@@ -203,7 +203,7 @@ def _both(epsilon: float, delta: float, budget: Budget) -> str:
 
 
 def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: Budget) -> dict[str, Any]:
-    ledger: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
+    ledger: Mapping[str, Any] = ledgers.read(run)
     if ledger.get("epsilon") is not None:
         assumed = _both(float(ledger["epsilon"]), float(ledger["delta"]), budget)
     else:

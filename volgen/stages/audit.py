@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.core.rounding import lower, upper
 from volgen.data.store import Store
 from volgen.privacy import _membership
 from volgen.privacy._accounting import Steps, profile
-from volgen.privacy._ledger import SUMMARY
 from volgen.privacy._membership import Shadows
 from volgen.privacy._one_run import bear, lower_bound
 from volgen.stages import _audit_losses, _audit_samples
@@ -102,7 +102,7 @@ def audit(
     provenance = Provenance("audit", settings, inputs, seed)
     guessed = _chosen(people, canaries)
     claim(out, trained, "audit")
-    claimed: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
+    claimed: Mapping[str, Any] = ledgers.read(run)
 
     sigmas = _audit_losses.levels(trained, levels)
 
@@ -115,7 +115,11 @@ def audit(
     content: dict[str, Any] = {
         "run": trained.recipe.name,
         "run_fingerprint": trained.fingerprint,
-        "claim": {"epsilon": claimed.get("epsilon"), "delta": claimed.get("delta")},
+        "claim": {
+            "epsilon": claimed.get("epsilon"),
+            "delta": claimed.get("delta"),
+            **({"void": claimed["why"]} if "void" in claimed else {}),
+        },
         "people": {**_counted(people, guessed), "store_checked": check_cohort(trained, store)},
         "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
         "epsilon": _bound(scores, guessed, claimed),
@@ -212,7 +216,7 @@ def _pairs(claimed: Mapping[str, Any]) -> list[tuple[float, float]]:
         return [number, *(profile(steps, "rdp" if claimed.get("accountant") == "rdp" else "prv") if steps else ())]
     except (KeyError, TypeError, ValueError) as error:
         found = f"its entries are no steps of a subsampled Gaussian mechanism ({error!r})"
-        raise UserError(SUMMARY, found, "the ledger that volgen train wrote", "restore it from a copy") from None
+        raise UserError(ledgers.NAME, found, "the ledger that volgen train wrote", "restore it from a copy") from None
 
 
 def _copies(

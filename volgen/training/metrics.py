@@ -159,8 +159,9 @@ def _end_of_lines(file: FileIO) -> int:
 def _line(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
         line: dict[str, Any] = json.loads(text)
-        assert isinstance(line["phase"], str) and isinstance(line["step"], int)
-    except (ValueError, LookupError, TypeError, AssertionError):
+        if not (isinstance(line["phase"], str) and isinstance(line["step"], int)):
+            raise ValueError("phase or step has another form")
+    except (ValueError, LookupError, TypeError, RecursionError):
         expected = "one JSON object in each line, with a phase and a step"
         raise UserError(str(path), f"line {number} is damaged", expected, "delete this line, or restore the file from a copy") from None
     return line

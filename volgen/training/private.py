@@ -78,8 +78,12 @@ class PatientEngine(Engine, Protocol):
 class Sanitiser(Protocol):
     """Sampling, clipping and noise (``volgen/privacy``)."""
 
-    def draw(self, people: int) -> list[int]:
+    def draw(self, patients: Sequence[str]) -> list[str]:
         """Who takes part in the next step; the same on all ranks."""
+        ...
+
+    def seed(self, patient: str) -> int:
+        """Of all random numbers of one patient's part; nobody else knows it, and it has nothing to do with the other patients."""
         ...
 
     def start(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
@@ -95,8 +99,8 @@ class Sanitiser(Protocol):
         ...
 
 
-Views = Callable[[Sequence[int], int], Iterator[Batch]]
-"""(numbers of patients, number of a batch) -> for each of them K views, positions 0 to K - 1."""
+Views = Callable[[Sequence[str], str, int], Iterator[Batch]]
+"""(patients, phase, step) -> for each of them K views, positions 0 to K - 1; a function of this patient alone."""
 
 
 class Withheld:
@@ -196,43 +200,49 @@ class PrivateStopping(Stopping):
 class PrivateTrainer(Trainer):
     """A trainer whose unit is the patient.
 
+    What a patient adds to a step is a function of their scans, of the secret and of public settings. Nothing of it may follow from who
+    else is there: not the place in a list, not the neighbours in a pass, not how many there are.
+
     Attributes:
         sanitiser: sampling, clipping and noise.
         views: what a patient contributes with.
-        people: number of patients.
+        patients: ids of all.
     """
 
     sanitiser: Sanitiser | None = None
     views: Views | None = None
-    people: int = 0
+    patients: Sequence[str] = ()
 
     def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
         """One noisy gradient; no loss is returned (NaN), because nothing would protect it."""
-        patients: PatientEngine = engine  # type: ignore[assignment]  # the stage brings the two together
+        private: PatientEngine = engine  # type: ignore[assignment]  # the stage brings the two together
         assert self.sanitiser is not None and self.views is not None
-        drawn = self.sanitiser.draw(self.people)
+        drawn = self.sanitiser.draw(self.patients)
         mine = drawn[self.ranks.rank :: self.ranks.world_size]
-        rounds = -(-len(drawn) // self.ranks.world_size) if patients.in_step else len(mine)
+        rounds = -(-len(drawn) // self.ranks.world_size) if private.in_step else len(mine)
         # Ranks that have to keep up with the others compute somebody's gradient, and forget it.
         turns = [*mine, *drawn[:1] * (rounds - len(mine))]
-        total = self.sanitiser.start(patients.shapes, patients.device)
-        pairs = zip(turns, self.views(turns, number), strict=True)
+        total = self.sanitiser.start(private.shapes, private.device)
+        pairs = zip(turns, self.views(turns, task.name, step), strict=True)
         place = 0
-        while people := list(islice(pairs, patients.at_once.patients)):
-            for contribution in self._contributions(task, patients, objective, step, people):
+        while people := list(islice(pairs, private.at_once.patients)):
+            count = len(people)
+            # A pass is always as large: kernels choose their order of summation by the size.
+            people += people[:1] * (private.at_once.patients - count)
+            for contribution in islice(self._contributions(task, private, objective, step, people), count):
                 if place < len(mine):
                     self.sanitiser.add(total, contribution)
                 place += 1
             self.pulse.beat()
-        patients.give(self.sanitiser.finish(total))
+        private.give(self.sanitiser.finish(total))
         told = self.ranks.sum([float(self.interrupt.received == number) for number in SIGNALS])
         return float("nan"), next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
 
     def _contributions(
-        self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[int, Batch]]
+        self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]
     ) -> Iterator[list[Tensor]]:  # fmt: skip
         """For each patient the gradient of the mean loss over the views."""
-        parts = [self._part(task, engine, step, person, batch) for person, batch in people]
+        parts = [self._part(task, engine, step, patient, batch) for patient, batch in people]
         ids = [name for _, batch in people for name in batch.ids]
         if engine.at_once.whole:
             x, z, sigma = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -249,12 +259,13 @@ class PrivateTrainer(Trainer):
                 mean = gradients
         yield mean
 
-    def _part(self, task: Task, engine: PatientEngine, step: int, person: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """A patient's volumes, noise and noise levels: functions of the patient and the step, whoever else is in the pass."""
-        key = f"{task.name}/{person}"
-        levels = quantiles(len(batch.positions), self.seed, key, step)
+    def _part(self, task: Task, engine: PatientEngine, step: int, patient: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """A patient's volumes, noise and noise levels."""
+        assert self.sanitiser is not None
+        seed = self.sanitiser.seed(patient)
+        levels = quantiles(len(batch.positions), seed, task.name, step)
         x = batch.x_BCXYZ.to(engine.device)
-        z = noise(x[:, :1], batch.positions, self.seed, key, step)
+        z = noise(x[:, :1], batch.positions, seed, task.name, step)
         return x, z, torch.tensor([task.sigma(levels[position]) for position in batch.positions], device=x.device)
 
     def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:

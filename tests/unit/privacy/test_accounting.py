@@ -7,7 +7,8 @@ import math
 import pytest
 
 from volgen.core.errors import UserError
-from volgen.privacy._accounting import Steps, calibrate, epsilon
+from volgen.privacy._accounting import Steps, calibrate, epsilon, replace_one
+from volgen.privacy._gaussian import epsilon_of
 
 DELTA = 1e-5
 GRID = [(rate, noise, count) for rate in (0.01, 0.064, 0.3) for noise in (0.8, 2.0, 8.0) for count in (1, 100, 3000)]
@@ -70,6 +71,59 @@ def test_more_experts_need_more_noise() -> None:
 
 def test_prv_needs_less_noise_than_rdp() -> None:
     assert 0.9 < calibrate(8.0, DELTA, 0.064, 500) / calibrate(8.0, DELTA, 0.064, 500, "rdp") < 0.97
+
+
+REPLACED = [
+    # q, sigma, steps, delta, epsilon of an accountant of its own (a mesh of 2e-4, losses rounded up), or, at q 1, of the Gaussian mechanism
+    (20 / 111, 1.18, 20, 1e-3, 4.642),
+    (0.064, 1.13, 500, 1e-5, 13.72),
+    (1.0, 5.0, 10, 1e-5, 5.7595),
+]
+
+
+@pytest.mark.parametrize(("rate", "noise", "count", "delta", "told"), REPLACED)
+def test_replacing_a_patient_costs_more_than_leaving_one_out(rate: float, noise: float, count: int, delta: float, told: float) -> None:
+    steps = [Steps(rate, noise, count)]
+    assert replace_one(steps, delta) == pytest.approx(told, rel=1e-3)
+    assert replace_one(steps, delta) > 1.2 * epsilon(steps, delta)
+
+
+@pytest.mark.parametrize(("noise", "count"), [(5.0, 10), (50.0, 3), (0.7, 1), (30.0, 4000)])
+def test_with_everybody_in_every_step_it_is_that_of_the_gaussian_mechanism(noise: float, count: int) -> None:
+    exact = epsilon_of(2.0 / noise * math.sqrt(count), DELTA)
+    found = replace_one([Steps(1.0, noise, count)], DELTA)
+    assert exact <= found <= exact * 1.003 + 1e-4
+
+
+@pytest.mark.parametrize(("rate", "noise", "count", "delta"), [(20 / 111, 1.18, 20, 1e-3), (0.5, 2.0, 30, 1e-5), (0.01, 0.7, 200, 1e-6)])
+def test_it_is_never_below_dp_accounting(rate: float, noise: float, count: int, delta: float) -> None:
+    pld = pytest.importorskip("dp_accounting.pld.privacy_loss_distribution", reason="dp-accounting is the independent accountant")
+    from dp_accounting import NeighboringRelation
+
+    def bound(pessimistic: bool) -> float:
+        one = pld.from_gaussian_mechanism(
+            noise, sampling_prob=rate, value_discretization_interval=1e-3, pessimistic_estimate=pessimistic, use_connect_dots=pessimistic,
+            neighboring_relation=NeighboringRelation.REPLACE_ONE,
+        )  # fmt: skip
+        return float(one.self_compose(count).get_epsilon_for_delta(delta))
+
+    found = replace_one([Steps(rate, noise, count)], delta)
+    assert bound(False) <= found <= bound(True) * 1.01
+
+
+def test_replacing_composes_over_steps_that_differ() -> None:
+    both = replace_one([Steps(0.2, 2.0, 5), Steps(1.0, 20.0, 5)], DELTA)
+    assert max(replace_one([Steps(0.2, 2.0, 5)], DELTA), replace_one([Steps(1.0, 20.0, 5)], DELTA)) < both
+    assert replace_one([Steps(0.2, 2.0, 5), Steps(0.2, 2.0, 5)], DELTA) == replace_one([Steps(0.2, 2.0, 10)], DELTA)
+    assert replace_one([], DELTA) == 0.0
+
+
+def test_the_accountant_still_says_what_it_said() -> None:
+    """Figures of 0.1.0: randomness by patient changed no number."""
+    told = {(20 / 111, 1.18, 20, 1e-3): 2.9060, (0.064, 1.13, 500, 1e-5): 7.96, (1.0, 5.0, 10, 1e-5): 2.61}
+    for (rate, noise, count, delta), value in told.items():
+        assert epsilon([Steps(rate, noise, count)], delta) == pytest.approx(value, abs=0.01)
+    assert epsilon([Steps(20 / 111, 1.18, 20)], 1e-3, "rdp") == pytest.approx(3.502, abs=0.001)
 
 
 def test_nothing_costs_nothing() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.privacy import _ledger
-from volgen.privacy._accounting import Steps, epsilon
+from volgen.privacy._accounting import Steps, epsilon, replace_one
 from volgen.privacy._ledger import JOURNAL, Budget, BudgetSpent, Ledger, Mechanism
 
 MECHANISM = Mechanism(0.1, 2.0, 1.0)
@@ -152,6 +153,110 @@ def test_a_journal_that_was_cut_or_deleted_is_refused(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(UserError, match="another form"):
         Ledger(tmp_path)
+
+
+def test_a_ledger_says_which_relations_hold_with_an_epsilon_each(tmp_path: Path) -> None:
+    for folder, neighbouring in ((tmp_path / "a", "zero-out"), (tmp_path / "b", "add-or-remove-one")):
+        folder.mkdir()
+        ledger = Ledger.create(folder, BUDGET, MECHANISM, 40, {}, neighbouring)
+        for step in range(1, 6):
+            ledger.take("0", step, MECHANISM)
+        summary = Ledger(folder).summary(finished=True)
+        bounds = {each["neighbouring"]: each["epsilon"] for each in summary["guarantees"]}
+        replaced = bounds.pop("replace-one")
+        assert summary["neighbouring"] == neighbouring and bounds[neighbouring] == summary["epsilon"] == ledger.epsilon()
+        assert set(bounds) == {neighbouring, "zero-out"} and set(bounds.values()) == {summary["epsilon"]}
+        assert replaced == replace_one([Steps(0.1, 2.0, 5)], 1e-5) > summary["epsilon"] / 1.2
+        assert all(each["delta"] == 1e-5 for each in summary["guarantees"])
+        unfinished = ledger.summary(finished=False)["guarantees"]
+        assert {each["epsilon"] for each in unfinished} == {3.0}, "the budget, until the end"
+
+
+def test_a_journal_of_0_1_0_is_void(tmp_path: Path) -> None:
+    make(tmp_path).take("0", 1, MECHANISM)
+    path = tmp_path / JOURNAL
+    first, *rest = path.read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    assert header["version"] == 2 and header["randomness"] == "by patient, from a secret of the launch"
+    for gone in ("version", "randomness", "neighbouring"):
+        del header[gone]
+    path.write_text("".join([json.dumps(header) + "\n", *rest]))
+    with pytest.raises(UserError, match=r"made by volgen 0\.1\.0 and is void: what a patient added .* Begin again"):
+        Ledger(tmp_path)
+    path.write_text("".join([json.dumps({**header, "version": 3}) + "\n", *rest]))
+    with pytest.raises(UserError, match="version 3, which this volgen cannot judge"):
+        Ledger(tmp_path)
+
+
+def test_a_claim_of_0_1_0_does_not_count(tmp_path: Path) -> None:
+    make(tmp_path).write_summary(finished=False)
+    now = ledgers.read(tmp_path)
+    assert now["epsilon"] == 3.0 and now["version"] == 2 and "void" not in now
+    old = {key: value for key, value in now.items() if key != "version"}
+    void = ledgers.checked(old)
+    assert void["epsilon"] is None and void["delta"] is None and void["void"] == {"epsilon": 3.0, "delta": 1e-5}
+    assert "claims (3, 1e-05), was made by volgen 0.1.0 and is void" in void["why"]
+    assert ledgers.checked(void) == void, "reading it twice changes nothing"
+    assert "void" not in ledgers.checked({"epsilon": None, "why": "none"}), "who claims nothing has nothing to be voided"
+
+
+WRONG: list[dict[str, object]] = [
+    {"sampling_rate": 1.5}, {"sampling_rate": 0.0}, {"sampling_rate": "0.1"}, {"noise_multiplier": -1.0}, {"noise_multiplier": True},
+    {"clip_norm": 0.0}, {"clip_norm": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_line_that_makes_no_sense_counts_as_a_step_of_the_run(tmp_path: Path, wrong: dict[str, object]) -> None:
+    make(tmp_path).take("0", 1, MECHANISM)
+    path = tmp_path / JOURNAL
+    header, line = (json.loads(text) for text in path.read_text().splitlines())
+    line["mechanism"].update(wrong)
+    path.write_text(json.dumps(header) + "\n" + json.dumps(line) + "\n")
+    ledger = Ledger(tmp_path)
+    assert (ledger.count("0"), ledger.count()) == (0, 1) and ledger.epsilon() == epsilon([Steps(0.1, 2.0, 1)], 1e-5, "rdp")
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong"),
+    [("mechanism", each) for each in WRONG] + [("budget", {"epsilon": 0.0}), ("budget", {"delta": 2.0}), ("budget", {"accountant": "mine"}),
+     ("budget", {"epsilon": "3"})],
+    ids=str,
+)  # fmt: skip
+def test_a_first_line_that_makes_no_sense_is_refused(tmp_path: Path, section: str, wrong: dict[str, object]) -> None:
+    make(tmp_path)
+    header = json.loads((tmp_path / JOURNAL).read_text())
+    header[section].update(wrong)
+    (tmp_path / JOURNAL).write_text(json.dumps(header) + "\n")
+    with pytest.raises(UserError, match="another form"):
+        Ledger(tmp_path)
+
+
+OPTIMISED = """
+import json, sys
+from pathlib import Path
+from volgen.core.errors import UserError
+from volgen.privacy._ledger import JOURNAL, Ledger
+from volgen.training import metrics
+assert False, "asserts are off"
+folder = Path(sys.argv[1])
+ledger = Ledger(folder)
+print(ledger.count("0"), ledger.count())
+(folder / metrics.NAME).write_text('{"phase": 1, "step": "x"}' + chr(10))
+try:
+    metrics.put_in_order(folder, ["0"])
+except UserError as error:
+    print(error.found)
+"""
+
+
+def test_checks_are_made_without_asserts_too(tmp_path: Path) -> None:
+    """python -O leaves asserts out: a rate of 7 must not be taken then."""
+    make(tmp_path).take("0", 1, MECHANISM)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write(json.dumps({"n": 1, "scope": "0", "step": 2, "mechanism": {**vars(MECHANISM), "sampling_rate": 7.0}}) + "\n")
+    done = subprocess.run([sys.executable, "-O", "-c", OPTIMISED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["1 2", "line 1 is damaged"], done.stderr
 
 
 def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:

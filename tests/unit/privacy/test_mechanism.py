@@ -30,7 +30,7 @@ def step(gradients: list[list[Tensor]], mechanism: Mechanism, divisor: float, ra
     for rank in range(ranks):
         sanitiser = GradientMechanism(mechanism, divisor, Secret(key), rank, ranks)
         for _ in range(steps):
-            sanitiser.draw(1)
+            sanitiser.draw(["p"])
         total = sanitiser.start(SHAPES, CPU)
         for gradient in gradients[rank::ranks]:
             sanitiser.add(total, gradient)
@@ -95,12 +95,13 @@ def test_without_its_secret_noise_cannot_be_subtracted() -> None:
 def test_patients_are_drawn_independently_with_the_sampling_rate() -> None:
     sanitiser = GradientMechanism(Mechanism(0.2, 1.0, 1.0), 4.0, Secret(KEY), 0, 2)
     other = GradientMechanism(Mechanism(0.2, 1.0, 1.0), 4.0, Secret(KEY), 1, 2)
-    draws = [sanitiser.draw(20) for _ in range(2000)]
-    assert draws == [other.draw(20) for _ in range(2000)], "all ranks see the same batch"
+    everybody = [f"p{n}" for n in range(20)]
+    draws = [sanitiser.draw(everybody) for _ in range(2000)]
+    assert draws == [other.draw(everybody) for _ in range(2000)], "all ranks see the same batch"
     sizes = torch.tensor([float(len(draw)) for draw in draws])
     assert float(sizes.mean()) == pytest.approx(4.0, abs=0.15)
     assert float(sizes.var()) == pytest.approx(20 * 0.2 * 0.8, rel=0.12), "Poisson sampling: batches differ in size"
     assert min(map(len, draws)) == 0 and max(map(len, draws)) >= 9
-    each = torch.tensor([sum(person in draw for draw in draws) / 2000 for person in range(20)])
+    each = torch.tensor([sum(person in draw for draw in draws) / 2000 for person in everybody])
     assert float((each - 0.2).abs().max()) < 0.04
-    assert GradientMechanism(Mechanism(1.0, 1.0, 1.0), 4.0, Secret(KEY), 0, 1).draw(5) == [0, 1, 2, 3, 4]
+    assert GradientMechanism(Mechanism(1.0, 1.0, 1.0), 4.0, Secret(KEY), 0, 1).draw(everybody) == everybody

@@ -131,7 +131,8 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     """The losses are made to give everybody away; the ledger of a copy of the run claims that nothing can."""
     liar = tmp_path / "liar"
     shutil.copytree(run, liar)
-    ledger = {"unit": "patient", "neighbouring": "add-or-remove-one", "delta": 1e-5, "epsilon": 0.01, "accountant": "prv", "entries": []}
+    claim = {"version": 2, "unit": "patient", "neighbouring": "add-or-remove-one", "accountant": "prv", "entries": []}
+    ledger = {**claim, "delta": 1e-5, "epsilon": 0.01}
     (liar / "privacy_ledger.json").write_text(json.dumps(ledger))
 
     def telling(trained: TrainedRun, people: list[_audit_people.Person], sigmas: list[float], *_: Any) -> np.ndarray:
@@ -304,7 +305,7 @@ def test_a_private_run_says_how_much_is_promised_and_under_what(trained: Train, 
 
 
 def test_statements_of_weak_and_unfinished_runs_are_no_guarantees_and_names_are_escaped(tmp_path: Path) -> None:
-    ledger = {"epsilon": 12.0, "delta": 1e-5, "accountant": "prv", "unit": "patient", "entries": [], "assumed": {}}
+    ledger = {"version": 2, "epsilon": 12.0, "delta": 1e-5, "accountant": "prv", "unit": "patient", "entries": [], "assumed": {}}
     assert "too large to protect" in content_of("r", "f", ledger)["headline"]
     unfinished = content_of("r", "f", {**ledger, "epsilon": 1.0, "state": "training"})
     assert not unfinished["guarantee"] and "not finished" in unfinished["headline"]
@@ -319,7 +320,8 @@ def test_a_statement_names_the_public_run_that_the_guarantee_rests_on() -> None:
         "run": "base", "manifest": "m", "fingerprint": "abc", "taken_over": "weights", "unchanged_experts": ["0"],
         "people": "assumed to be in one cohort only; patient ids were not compared", "its_privacy": "No privacy guarantee: none.",
     }  # fmt: skip
-    ledger = {"epsilon": 3.004, "delta": 1.4e-5, "accountant": "prv", "unit": "patient", "entries": [], "assumed": {"public": public}}
+    claim = {"version": 2, "epsilon": 3.004, "delta": 1.4e-5, "accountant": "prv", "unit": "patient", "entries": []}
+    ledger = {**claim, "assumed": {"public": public}}
     said = content_of("r", "f", ledger)
     assumed = " ".join(said["assumptions"])
     assert "'base'" in assumed and public["people"] in assumed and public["its_privacy"] in assumed and "not trained: 0" in assumed
