@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("volgen", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("volgen")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/faults, which pytest looks for here."""
+    form = "short: a sample of the faults that tests/faults knows, in about a minute; full: all of them, in about an hour"
+    parser.addoption("--faults", choices=("short", "full"), default="short", help=form)
+    parser.addoption("--faults-table", metavar="FILE", help="append to this file, as JSON lines, how many faults were injected and lost")
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout."""
