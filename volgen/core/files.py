@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -51,7 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; the error names ``path`` where the system or a library named no file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary, handle = _create(path.parent, "".join(path.suffixes[-2:]))
     try:
         yield temporary
@@ -102,8 +102,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or ``path`` is there already and holds something.
     """
+    make_folder(path.parent)
     temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(4)}"
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     try:
         yield temporary
         sync_tree(temporary)
@@ -113,6 +114,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _placed(error, path) from error.__cause__
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Makes a folder and those above it, so that what is written into it is not lost with it, and returns the new ones, innermost first."""
+    missing: list[Path] = []
+    for folder in (path, *path.parents):
+        if folder.exists():
+            break
+        missing.append(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    later = _later.get()
+    for folder in missing:
+        if later is None:
+            with suppress(FileNotFoundError):  # another process has just removed it
+                sync(folder.parent)
+        else:
+            later[folder] = None
+    return missing
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, sweep, unfinished
+from volgen.core.files import make_folder, read_json, sweep, unfinished
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in
 
@@ -169,7 +169,7 @@ def own(out: Path, noun: str, judge: Callable[[], object], *, deep: bool = True,
         raise UserError(str(out), "is a file", f"a folder for {noun}", elsewhere)
     if out.is_dir():
         judge()
-    made = _make(out)
+    made = make_folder(out)
     try:
         lock = Lock.take(out / LOCK)
         if lock is None:
@@ -205,14 +205,3 @@ def refuse_links(folder: Path, *, deep: bool = True, elsewhere: str = ELSEWHERE)
                     refuse_links(Path(entry.path), elsewhere=elsewhere)
             elif not entry.is_file():
                 raise UserError(entry.path, "is neither a file nor a folder", "files and folders", elsewhere)
-
-
-def _make(out: Path) -> list[Path]:
-    """Makes a folder and returns what had to be made for it, the innermost first."""
-    missing = []
-    for folder in (out, *out.parents):
-        if folder.exists():
-            break
-        missing.append(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    return missing

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from volgen.core.errors import UserError
-from volgen.core.files import open_plain, read_bytes
+from volgen.core.files import make_folder, open_plain, read_bytes
 
 LARGEST = 4096
 """Bytes of a lock file that make sense."""
@@ -117,7 +117,7 @@ def holder(path: Path) -> str | None:
 def _lock_file(path: Path) -> IO[bytes]:
     """The file of a lock, which is made if need be, with its folder. Nothing is written to it: it is not locked yet."""
     for last in (False, False, True):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             file = open_plain(path, "ab+", buffering=0)
             break

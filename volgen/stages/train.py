@@ -121,6 +121,7 @@ def _prepare(
                     return WAIT
                 held.enter_context(lock)
                 if (root / ensemble.NAME).exists():
+                    _train_begin.check_run(recipe, store)  # whoever had the lock may have trained another run
                     return FINISHED
                 _train_begin.begin(recipe, store, start, provenance)
                 return ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from volgen.core.errors import UserError
-from volgen.core.files import write_text
+from volgen.core.files import sync, write_text
 from volgen.core.lock import Lock
 
 NAME = "metrics.jsonl"
@@ -142,6 +142,7 @@ def _append(path: Path, content: bytes) -> None:
         if file.write(content) < len(content):
             file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    sync(path)  # no checkpoint or finished network may outlive its numbers when the power goes
 
 
 def _end_of_lines(file: FileIO) -> int:

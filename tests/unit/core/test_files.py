@@ -17,6 +17,7 @@ from volgen.core.files import (
     atomic_folder,
     atomic_path,
     fingerprint,
+    make_folder,
     open_plain,
     read_bytes,
     read_json,
@@ -154,6 +155,18 @@ def test_many_files_are_synced_at_the_end_of_a_block(tmp_path: Path, monkeypatch
         write_text(tmp_path / "c.txt", "c")
     assert journal.lines[:3] == [("rename", "a.txt"), ("rename", "a.txt"), ("rename", "c.txt")]
     assert journal.lines[3:] == [("sync", "a.txt"), ("sync", "c.txt"), ("sync", tmp_path.name)]
+
+
+def test_a_new_folder_is_on_the_disk_before_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(monkeypatch)
+    write_text(tmp_path / "runs" / "mine" / "a.txt", "1")
+    assert journal.lines[:2] == [("sync", "runs"), ("sync", tmp_path.name)]
+    assert journal.lines[-2:] == [("rename", "a.txt"), ("sync", "mine")]
+    with synced_together():
+        write_text(tmp_path / "other" / "b.txt", "2")
+    assert {("sync", "other"), ("sync", tmp_path.name)} <= set(journal.lines[4:])
+    assert make_folder(tmp_path / "x" / "y") == [tmp_path / "x" / "y", tmp_path / "x"]
+    assert make_folder(tmp_path / "x" / "y") == []
 
 
 def test_a_file_system_that_cannot_sync_is_believed_and_a_broken_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from volgen.data.stream import Stream
 from volgen.experts import ensemble
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
-from volgen.stages import _train_queue
+from volgen.stages import _train_begin, _train_queue
 from volgen.stages._trained_run import TrainedRun
 from volgen.stages.train import train
 from volgen.training import loop, relaunch
@@ -101,6 +101,22 @@ def test_a_finished_run_says_so_and_another_configuration_is_refused(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     with pytest.raises(UserError, match=r"optimiser\.learning_rate was 0\.001 and is now 0\.01"):
         train(recipe(blob_store, tmp_path, experts=small, stopping={"max_steps": 1}, optimiser={"learning_rate": 1e-2}))
+
+
+def test_a_run_that_another_command_finished_meanwhile_is_only_finished_for_the_same_configuration(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"experts": {"count": 1}, "stopping": {"max_steps": 1}}
+    check = _train_begin.check
+
+    def meanwhile(mine: Recipe, store: Store) -> None:
+        monkeypatch.setattr(_train_begin, "check", check)
+        train(recipe(blob_store, tmp_path, **small))
+        check(mine, store)
+
+    monkeypatch.setattr(_train_begin, "check", meanwhile)
+    with pytest.raises(UserError, match=r"optimiser\.learning_rate was 0\.001 and is now 0\.01"):
+        train(recipe(blob_store, tmp_path, **small, optimiser={"learning_rate": 1e-2}))
 
 
 def test_what_is_refused_at_once_leaves_no_folder(blob_store: Path, tmp_path: Path) -> None:

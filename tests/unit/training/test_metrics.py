@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def test_what_a_killed_process_left_of_a_line_does_not_spoil_the_next_one(tmp_pa
     metrics.write("1", 2, {"loss": 0.25})
     metrics.close()
     assert lines(tmp_path) == [{"phase": "1", "step": 1, "loss": 0.5}, {"phase": "1", "step": 2, "loss": 0.25}]
+
+
+def test_numbers_that_were_flushed_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    names = "/proc/self/fd/{}"
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append(path.read_text() if (path := Path(names.format(handle))).is_file() else "")
+    )
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("0", 0)
+    metrics.write("0", 1, {"loss": 0.5})
+    synced.clear()
+    metrics.close()
+    assert (tmp_path / "metrics.jsonl").read_text() in synced
 
 
 def test_going_on_with_one_phase_leaves_the_others_alone(tmp_path: Path) -> None:
