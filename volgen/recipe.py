@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from volgen.core import config
 from volgen.core.config import Config
 from volgen.core.errors import UserError
 from volgen.core.protocols import Shape3
 from volgen.core.registry import union
+from volgen.core.rng import seeded
 from volgen.core.yaml_text import Scalar, plain
 from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
@@ -95,6 +96,39 @@ class Recipe(Config):
     def build_network(self, checkpointing: bool = False) -> nn.Module:
         """The network of one expert; its weights are drawn from torch's global generator."""
         return self.network.build(inputs=self.inputs, checkpointing=checkpointing)  # type: ignore[no-any-return]
+
+    def network_of(self, name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The network of a phase as it is trained, on torch's current device: planning and training both ask here.
+
+        What the adapter leaves to be trained requires a gradient, and what it adds is there. Random numbers are a function of the seed
+        and the name.
+
+        Args:
+            name: of the phase.
+            weights: what it starts from; random ones if None.
+
+        Raises:
+            UserError: the network has nothing that the adapter could train.
+        """
+        with seeded(self.seed, "weights", name):
+            network = self.build_network(self.engine.activation_checkpointing)
+        if weights is not None:
+            network.load_state_dict(weights)
+        with seeded(self.seed, "adapter", name):
+            try:
+                self.adapter.attach(network)
+            except ValueError as error:
+                found = f"{error} that adapter.kind '{self.adapter.kind}' could train"
+                raise UserError("network", found, "another adapter.kind", "use all or lora") from None
+        return network
+
+    def warm(self, phase: Phase) -> bool:
+        """Whether a network starts from trained weights, which are validated before its first step."""
+        return phase.start is not None or bool(self.start.public)
+
+    def shared_by_all(self, ranks: int) -> bool:
+        """Whether all ranks of a launch train the network that experts start from together, though they form groups for the experts."""
+        return self.data.batch_size % (ranks * self.engine.accumulation) == 0
 
     def rule(self, phase: Phase) -> StoppingConfig:
         """How long one network of the plan trains."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ def generator(seed: int, *key: int | str) -> torch.Generator:
     text = "\x1f".join(str(part) for part in (seed, *key))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@contextmanager
+def seeded(seed: int, *key: int | str) -> Iterator[None]:
+    """Inside the block, what is drawn from torch's global CPU generator is a function of the key; afterwards the generator is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, *key).initial_seed())
+        yield
 
 
 def normal(shape: Sequence[int], seed: int, *key: int | str) -> Tensor:

@@ -1,11 +1,12 @@
 """Bytes that DeepSpeed holds on one rank, in closed form: before an engine is made, and for any number of ranks.
 
-P is the number of parameters, M of those that Muon steers, S = P / ranks (rounded up). All state is fp32 whatever the precision: bf16 is
+P is the number of trained parameters, F of those that an adapter leaves as they are, M of the trained that Muon steers, S = P / ranks
+(rounded up). All state is fp32 whatever the precision: bf16 is
 autocast, whose copies are activations. `tests/unit/parallel/test_memory.py` compares every line with what DeepSpeed allocates.
 
 | between steps | stage 0 | 1 | 2 | 3 |
 |---|---|---|---|---|
-| weights | 4P | 4P | 4P | 4S |
+| weights | 4 (P + F) | 4 (P + F) | 4 (P + F) | 4 (P + F) / ranks |
 | optimiser: masters and moments | 8P - 4M | 4S + 8S | as 1 | 4S + (8P - 4M) / ranks, with Muon 4M more |
 | gradients, from the backward pass to the update | 4P | 4S | 4S | 4S (kept) |
 """
@@ -29,7 +30,9 @@ class NetworkSize:
     """What the closed forms need of a network.
 
     Attributes:
-        parameters: P, elements.
+        parameters: P, elements that are trained.
+        frozen: F, elements that are not.
+        added: elements of P that are an adapter's own, and merged into the others in weights that are released.
         matrices: M, elements that Muon takes; 0 without it.
         largest: elements of the largest parameter.
         low: elements whose gradients DeepSpeed sends in bf16 under autocast.
@@ -41,17 +44,26 @@ class NetworkSize:
     largest: int
     low: int
     buffers: int
+    frozen: int = 0
+    added: int = 0
+
+    @property
+    def released(self) -> int:
+        """Elements of the network that others get."""
+        return self.parameters + self.frozen - self.added
 
     @classmethod
-    def of(cls, network: nn.Module, muon: bool) -> NetworkSize:
-        """Counts a network; its tensors may be fake."""
+    def of(cls, network: nn.Module, muon: bool, added: int = 0) -> NetworkSize:
+        """Counts a network as it is trained, ``added`` elements of it an adapter's own; its tensors may be fake."""
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
         matrices = sum(p.numel() for name, p in named if muon and p.dim() > 1 and "embed" not in name)
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        low = sum(p.numel() for module in network.modules() if type(module) in kinds for p in module.parameters(recurse=False))
+        layers = [module for module in network.modules() if type(module) in kinds]
+        low = sum(p.numel() for module in layers for p in module.parameters(recurse=False) if p.requires_grad)
         buffers = sum(b.numel() * b.element_size() for b in network.buffers())
         sizes = [p.numel() for _, p in named]
-        return cls(sum(sizes), matrices, max(sizes), low, buffers)
+        return cls(sum(sizes), matrices, max(sizes), low, buffers, frozen, added)
 
 
 @dataclass(frozen=True)
@@ -91,14 +103,14 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
         size: of the network.
         ranks: that share a network (of one group).
     """
-    stage, whole = config.zero_stage, FP32 * size.parameters
+    stage, whole, there = config.zero_stage, FP32 * size.parameters, size.parameters + size.frozen
     shard = FP32 * -(-size.parameters // ranks)
     moments = 2 * FP32 * size.parameters - FP32 * size.matrices
     largest = FP32 * size.largest
     if stage == 0:
         # The gradients are flattened for the all-reduce, if there is one; AdamW on a GPU takes roots of all moments at once.
         root, flat = whole if torch.cuda.is_available() else largest, min(whole, FP32 * BUCKET) if ranks > 1 else 0
-        return EngineMemory(whole, 0, whole, 0, moments, 0, 0, flat, whole + root, 0)
+        return EngineMemory(FP32 * there, 0, whole, 0, moments, 0, 0, flat, whole + root, 0)
     mixed = config.precision == "bf16"
     kinds = [FP32] if not mixed else [FP32, *([BF16 if stage == 3 else FP32] if size.low else [])]
     buckets = min(BUCKET, size.parameters) * sum(kinds)
@@ -110,14 +122,14 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
     # Flat gradients, their copy for the optimiser and a root of the second moments.
     update = 3 * shard + (largest if size.matrices else 0)
     if stage == 3:
-        gathered = FP32 * min(size.parameters, LIVE) if ranks > 1 else 0
+        gathered = FP32 * min(there, LIVE) if ranks > 1 else 0
         if size.matrices and ranks > 1:
             # Muon orthogonalises whole matrices: gradients and momenta of all ranks are gathered, one momentum stays.
             optimizer += FP32 * size.matrices
             update += 6 * FP32 * size.matrices
-        memory = EngineMemory(shard, gathered, shard, shard, optimizer, buckets, touched, 2 * whole, update, 0)
+        memory = EngineMemory(FP32 * -(-there // ranks), gathered, shard, shard, optimizer, buckets, touched, 2 * whole, update, 0)
     else:
-        memory = EngineMemory(whole, 0, shard, 0, optimizer, buckets, touched, whole, update, 0)
+        memory = EngineMemory(FP32 * there, 0, shard, 0, optimizer, buckets, touched, whole, update, 0)
     return _offloaded(config, memory, shard)
 
 
@@ -151,5 +163,5 @@ def network_bytes(config: EngineConfig, size: NetworkSize, ranks: int) -> int:
     if config.zero_stage < 3:
         return round(share * (scattered + whole))
     # Whole weights for forward and again for backward, unless so few are gathered that they are kept.
-    gathers = times * (1 if size.parameters <= LIVE else 2) * gradients
+    gathers = times * (1 if size.parameters + size.frozen <= LIVE else 2) * (gradients + FP32 * size.frozen)
     return round(share * (gradients * times + gathers + 2 * FP32 * size.matrices))

@@ -25,11 +25,12 @@ class Allocations(TorchDispatchMode):
         now: bytes alive that were made inside the block.
         peak: the most of them at a time, workspaces included.
         peak_apart: the same without what was marked by then.
+        operations: how many there were that compute something, rather than look at a tensor in another way.
     """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.peak_apart = 0
+        self.now = self.peak = self.peak_apart = self.operations = 0
         self._workspace = workspace
         self._marked = 0
         self._alive: dict[int, int] = {}
@@ -44,6 +45,7 @@ class Allocations(TorchDispatchMode):
         """Runs an operation and notes the storages of its results."""
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
+        self.operations += not func.is_view
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf, given)

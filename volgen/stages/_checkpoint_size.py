@@ -7,7 +7,7 @@ from volgen.training.checkpoint import KEPT
 
 
 def checkpoint_bytes(size: NetworkSize) -> int:
-    """At most: those that stay and one that is being written, each with weights, their average, the best average and all moments."""
-    weights = FP32 * size.parameters + size.buffers
+    """At most: those that stay and one that is being written, each with what is trained, its average, all moments and the best weights."""
+    trained = FP32 * size.parameters + size.buffers
     moments = 2 * FP32 * size.parameters - FP32 * size.matrices
-    return (KEPT + 1) * (3 * weights + moments)
+    return (KEPT + 1) * (2 * trained + FP32 * size.released + size.buffers + moments)

@@ -23,8 +23,8 @@ def write(folder: Path, plan: Plan, recipe: Recipe, config: Path, overrides: Seq
     write_json(folder / PLAN, content(plan))
     for name in (DEEPSPEED, LAUNCH):  # of an earlier plan
         (folder / name).unlink(missing_ok=True)
-    if plan.chosen is not None:
-        write_json(folder / DEEPSPEED, deepspeed_json(plan.chosen, plan.cluster.ranks, plan.parameters))
+    if plan.chosen is not None and plan.network is not None:
+        write_json(folder / DEEPSPEED, deepspeed_json(plan.chosen, plan.cluster.ranks, plan.network.parameters))
         write_text(folder / LAUNCH, "\n".join(launch_lines(plan, plan.chosen, config, overrides)) + "\n")
     Provenance("plan", recipe.model_dump(mode="json"), {"config": config.name}, recipe.seed).write(folder)
 
@@ -35,7 +35,8 @@ def content(plan: Plan) -> dict[str, Any]:
     best = {setting.engine.zero_stage: setting for setting in reversed(plan.settings)}
     disk = sum(plan.disk.values())
     return {
-        "parameters": plan.parameters if plan.settings else None,
+        "parameters": plan.network.released if plan.network else None,
+        "trained_parameters": plan.network.parameters if plan.network else None,
         "cluster": {
             "nodes": cluster.nodes, "gpus_per_node": cluster.gpus_per_node, "gpu_memory_bytes": cluster.gpu_memory,
             "flops_per_second": cluster.throughput, "bytes_per_second": cluster.bandwidth,

@@ -50,7 +50,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
         people: training volumes, which size the preconditioner.
     """
     device = launches.start(launches.Launch())
-    network = recipe.build_network(recipe.engine.activation_checkpointing)
+    network = recipe.network_of("plan")
     preconditioner = made_up(recipe, people).to(device)
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
     engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)

@@ -66,8 +66,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     size, gpu, private = traced.network, process is None, recipe.privacy.private
     # What reaches DeepSpeed in private training is fp32.
     engine = engine_memory(recipe.engine.model_copy(update={"precision": "fp32"}) if private else recipe.engine, size, ranks)
-    whole = FP32 * size.parameters
-    average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else whole
+    average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
     parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
     host = _host(recipe, size, ranks, people)
     if process is None:
@@ -84,7 +83,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     if gpu:
         parts["fragmentation (assumed)"] = round(FRAGMENTATION * (held + sum(parts.values()) - GPU_RESERVE))
     # On the host, a copy of all weights (to be validated, or as the bytes of a file) comes to what lies there; or the fit was more.
-    on_host = engine.host + (max(sum(host.values()) + whole, host["cache"] + fit) if gpu else 0)
+    on_host = engine.host + (max(sum(host.values()) + FP32 * size.released, host["cache"] + fit) if gpu else 0)
     training = Memory(
         engine.weights + gathered, gradients, engine.optimizer + average, rest, sum(parts.values()), moment, on_host, parts
     )  # fmt: skip
@@ -112,16 +111,20 @@ def _moments(
         "update": (engine.gradients, max(0, engine.update - engine.gradients)),
         # The best weights as bytes of a file; then a rank's share of one kind of state, as tensors and as bytes. On a GPU they pass by one
         # after another, but to be read a state takes the place of the masters, which are copied.
-        "checkpoint": (kept, (masters or FP32 * size.largest) + FP32 * size.largest if gpu else max(whole, -(-2 * whole // ranks))),
+        "checkpoint": (
+            kept,
+            (masters or FP32 * size.largest) + FP32 * size.largest if gpu else max(FP32 * size.released, -(-2 * whole // ranks)),
+        ),
         # The weights and the average change places tensor by tensor, then one volume at a time is denoised; a copy of all lies on the host.
-        "validation": (kept, round(traced.validation * (1 + retained)) + FP32 * (size.largest + (0 if gpu else size.parameters))),
+        "validation": (kept, round(traced.validation * (1 + retained)) + FP32 * (size.largest + (0 if gpu else size.released))),
     }
 
 
 def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dict[str, int]:
-    whole = FP32 * traced.network.parameters
+    size = traced.network
+    network = {"validation network": FP32 * size.released + size.buffers}
     return {
-        **({"sum over patients": whole} if recipe.privacy.private else {"validation network": whole + traced.network.buffers}),
+        **({"sum over patients": FP32 * size.parameters} if recipe.privacy.private else network),
         "preconditioner": traced.preconditioner,
         "batch": FP32 * recipe.channels * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
         "communication": buckets,
@@ -136,5 +139,5 @@ def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[st
         "validation volumes": FP32 * example * views * validated,
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
         "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.shape) * people),
-        "best weights": FP32 * size.parameters + size.buffers,
+        "best weights": FP32 * size.released + size.buffers,
     }

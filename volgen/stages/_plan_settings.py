@@ -23,6 +23,8 @@ HOST_BANDWIDTH = 12e9
 """Bytes per second between a GPU and its host: an assumption, for offloading."""
 NOISE_SECONDS = 55e-9
 """Of a processor for one weight's noise in private training: measured on one machine (docs/privacy.md)."""
+OPERATION_SECONDS = 10e-6
+"""Of a processor to start one operation on its device: an assumption. Steps of small networks take that long on any device."""
 SECONDS_PER_HOUR = 3600.0
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
@@ -64,7 +66,7 @@ class Setting:
         fits: in the memory of a rank.
         flops: of one optimiser step of one rank.
         network_bytes: that one rank sends in an optimiser step.
-        step_seconds: computing, then sending: nothing overlaps.
+        step_seconds: computing (or starting all operations, if that takes longer), then sending: nothing overlaps.
         expert_hours: of the longest expert at most; stopping may end an expert earlier.
         hours: of the whole run, at most.
         at_once: what goes through the network at once, in private training.
@@ -103,7 +105,7 @@ class Plan:
         disk: bytes by kind of file.
         assumptions: what nobody measured.
         reason: why nothing fits, empty if something does.
-        parameters: of one network.
+        network: of one expert; None if nothing was traced.
         forecast: what the ledger of a private run will say.
     """
 
@@ -112,13 +114,28 @@ class Plan:
     disk: dict[str, int]
     assumptions: tuple[str, ...]
     reason: str
-    parameters: int = 0
+    network: NetworkSize | None = None
     forecast: Forecast | None = None
 
     @property
     def chosen(self) -> Setting | None:
         """The cheapest setting that fits."""
         return None if self.reason else self.settings[0]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one rank does in an optimiser step.
+
+    Attributes:
+        flops: in all passes.
+        passes: forward and backward.
+        sent: bytes.
+    """
+
+    flops: int
+    passes: int
+    sent: int
 
 
 class Planner:
@@ -156,34 +173,51 @@ class Planner:
         if key not in self._traces:
             self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
         traced = self._traces[key]
-        at_once, volumes, engine_used = None, accumulation, recipe.engine
-        if recipe.privacy.private:
-            at_once, traced = self._private(recipe, traced, ranks)
-            volumes = -(-recipe.data.batch_size // ranks) * recipe.privacy.views
-            engine_used = recipe.engine.model_copy(update={"precision": "fp32"})
+        if not recipe.privacy.private:
+            work = _Work(accumulation * traced.flops, accumulation, network_bytes(recipe.engine, traced.network, ranks))
+            return self._costs(recipe, traced, ranks, work)
+        at_once, traced = self._private(recipe, traced, ranks)
+        views = -(-recipe.data.batch_size // ranks) * recipe.privacy.views
+        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.whole else 1)))
+        sent = network_bytes(recipe.engine.model_copy(update={"precision": "fp32"}), traced.network, ranks)
+        if stage == 3:  # weights come together for every pass
+            sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks
+        return self._costs(recipe, traced, ranks, _Work(views * traced.flops, passes, sent), at_once)
+
+    def _costs(self, recipe: Recipe, traced: StepTrace, ranks: int, work: _Work, at_once: Pass | None = None) -> Setting:
         used = memory(recipe, traced, ranks, self._people, self._cluster.process)
-        sent = network_bytes(engine_used, traced.network, ranks)
-        if at_once is not None and stage == 3:  # weights come together for every pass
-            passes = volumes // recipe.privacy.views if at_once.whole else volumes
-            sent += FP32 * traced.network.parameters * passes * (ranks - 1) // ranks
-        flops = volumes * traced.flops
-        moved = 0 if offload == "none" else 2 * FP32 * traced.network.parameters * (2 if offload == "optimiser_and_weights" else 1) / ranks
-        step = flops / self._cluster.throughput + sent / self._cluster.bandwidth + moved / HOST_BANDWIDTH
-        draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws
-        if recipe.privacy.private:
-            step += NOISE_SECONDS * traced.network.parameters / ranks
-            draws = 0  # nobody is looked at
-        validation = math.ceil(draws / ranks) * traced.forward_flops / self._cluster.throughput
-        phases = recipe.trained()
-        each = {}
+        groups, phases, all_ranks, each = recipe.experts.groups, recipe.trained(), self._cluster.ranks, dict[str, float]()
+        shared = _Work(work.flops // groups, work.passes, network_bytes(recipe.engine, traced.network, all_ranks))
         for phase in phases:
-            rule = recipe.rule(phase)
-            # What starts from trained weights is validated before its first step too.
-            validations = math.ceil(rule.max_steps / rule.validate_every) + (phase.start is not None)
-            each[phase.name] = (rule.max_steps * step + validations * validation) / SECONDS_PER_HOUR
+            if phase.index is None and groups > 1 and recipe.shared_by_all(all_ranks):
+                each[phase.name] = self._hours(recipe, traced, phase, shared, all_ranks)
+            else:
+                each[phase.name] = self._hours(recipe, traced, phase, work, ranks)
         longest = max(each[phase.name] for phase in phases if phase.index is not None)
-        fits = used.total <= self._cluster.gpu_memory
-        return Setting(recipe, used, fits, flops, sent, step, longest, hours_of_run(phases, each, groups), at_once)
+        fits, step = used.total <= self._cluster.gpu_memory, self._step(recipe, traced, work, ranks)
+        hours = hours_of_run(phases, each, groups)
+        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, at_once)
+
+    def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
+        """Of one network of the plan, at most."""
+        rule, private = recipe.rule(phase), recipe.privacy.private
+        draws = 0 if private else recipe.stopping.validation_volumes * recipe.stopping.validation_draws  # in private nobody is looked at
+        # What starts from trained weights is validated before its first step too.
+        validations = math.ceil(rule.max_steps / rule.validate_every) + recipe.warm(phase)
+        validation = math.ceil(draws / ranks) * self._computing(traced.forward_flops, traced.forward_operations)
+        return (rule.max_steps * self._step(recipe, traced, work, ranks) + validations * validation) / SECONDS_PER_HOUR
+
+    def _step(self, recipe: Recipe, traced: StepTrace, work: _Work, ranks: int) -> float:
+        """Seconds of an optimiser step."""
+        size, offload = traced.network, recipe.engine.offload
+        moved = 0 if offload == "none" else 2 * size.parameters + 2 * (size.parameters + size.frozen) * (offload == "optimiser_and_weights")
+        noise = NOISE_SECONDS * size.parameters / ranks if recipe.privacy.private else 0.0
+        computing = self._computing(work.flops, work.passes * traced.operations)
+        return computing + work.sent / self._cluster.bandwidth + FP32 * moved / ranks / HOST_BANDWIDTH + noise
+
+    def _computing(self, flops: int, operations: int) -> float:
+        """Seconds: a small network's operations take longer to start than to compute."""
+        return max(flops / self._cluster.throughput, operations * OPERATION_SECONDS)
 
     def _private(self, recipe: Recipe, traced: StepTrace, ranks: int) -> tuple[Pass, StepTrace]:
         """What training will choose to send through the network at once, with its memory."""
@@ -229,7 +263,7 @@ def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
 
 def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[str, int]:
     """Bytes of files that a run writes, at most: the shared network counts as one more expert."""
-    weights = FP32 * size.parameters + size.buffers
+    weights = FP32 * size.released + size.buffers
     networks = recipe.experts.count + bool(recipe.experts.shared_steps)
     return {
         "weights (EMA) of all networks": networks * weights,

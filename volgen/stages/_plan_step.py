@@ -32,7 +32,9 @@ class StepTrace:
         validation: most that denoising one volume without gradients holds.
         preconditioner: its tensors, folds included.
         flops: of forward and backward, recomputation included.
+        operations: of forward and backward, whatever their size.
         forward_flops: of denoising one volume.
+        forward_operations: of the same.
         network: sizes.
     """
 
@@ -41,8 +43,18 @@ class StepTrace:
     validation: int
     preconditioner: int
     flops: int
+    operations: int
     forward_flops: int
+    forward_operations: int
     network: NetworkSize
+
+
+def size_of(recipe: Recipe, network: nn.Module) -> NetworkSize:
+    """Counts ``recipe.network_of(...)``; on fake or meta tensors if it is on such."""
+    with torch.device(next(network.parameters()).device):
+        plain = sum(parameter.numel() for parameter in recipe.build_network().parameters())
+    added = sum(parameter.numel() for parameter in network.parameters()) - plain
+    return NetworkSize.of(network, recipe.optimiser.matrix_learning_rate > 0, added)
 
 
 def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace:
@@ -55,11 +67,11 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         gpu: autocast as a GPU does it; otherwise also what oneDNN's convolutions take.
     """
     with FakeTensorMode():
-        network = recipe.build_network(recipe.engine.activation_checkpointing)
+        network = recipe.network_of("plan")
         for module in network.modules():
             if gpu and isinstance(module, _RAISED):
                 module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
-        size = NetworkSize.of(network, recipe.optimiser.matrix_learning_rate > 0)
+        size = size_of(recipe, network)
         with Allocations() as fitted:
             preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
         callable_network = InPrecision(network, recipe.engine)
@@ -78,7 +90,7 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
                 loss(1)
 
         followed = Allocations(conv_workspace if not gpu else None)
-        for parameter in network.parameters():
+        for parameter in filter(lambda p: p.requires_grad, network.parameters()):
             parameter.register_post_accumulate_grad_hook(lambda p: followed.mark(p.numel() * p.element_size()))
         with followed:
             backward()
@@ -88,7 +100,10 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
             forward()
         flops = _flops(backward)
         network.zero_grad()
-        return StepTrace(followed.peak, followed.peak_apart, validated.peak, fitted.now, flops, _flops(forward), size)
+        return StepTrace(
+            followed.peak, followed.peak_apart, validated.peak, fitted.now, flops, followed.operations, _flops(forward),
+            validated.operations, size,
+        )  # fmt: skip
 
 
 def _flops(work: Callable[[], None]) -> int:

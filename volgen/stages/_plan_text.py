@@ -26,12 +26,14 @@ def text(recipe: Recipe, plan: Plan) -> str:
 
 def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     first = plan.settings[0]
-    size = plan.parameters
+    assert plan.network is not None, "there are settings, so a network was traced"
+    size, trained = plan.network.released, plan.network.parameters
+    trains = "" if recipe.adapter.whole else f"; {trained:,} in each are trained (adapter {recipe.adapter.kind})"
     groups = first.recipe.experts.groups
     ranks = plan.cluster.ranks // groups
     micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
     lines = [
-        f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all",
+        f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all{trains}",
         _private(plan, first, ranks)
         if recipe.privacy.private
         else f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
@@ -39,10 +41,10 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
         f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
         f"{plan.cluster.throughput / 1e12:.3g} TFLOP/s",
-        "GiB on each rank at the worst moment, and hours at most (stopping may end an expert earlier):",
+        "GiB on each rank at the worst moment, and time at most (stopping may end an expert earlier):",
         "ZeRO  checkpointing  offload                "
         + "".join(f"{name:>12}" for name in COLUMNS)
-        + "  network/step  h/expert     h/run  fits",
+        + "  network/step    expert       run  fits",
     ]
     return lines + [_row(setting) for setting in plan.settings]
 
@@ -66,7 +68,8 @@ def _row(setting: Setting) -> str:
     values = "".join(f"{gib(getattr(memory, name)):12.2f}" for name in COLUMNS)
     return (
         f"{engine.zero_stage:>4}  {'on' if engine.activation_checkpointing else 'off':<13}  {engine.offload:<21}{values}"
-        f"{setting.network_bytes / 1e9:11.3f} GB{setting.expert_hours:10.3g}{setting.hours:10.3g}  {'yes' if setting.fits else 'no'}"
+        f"{setting.network_bytes / 1e9:11.3f} GB{duration(setting.expert_hours):>10}{duration(setting.hours):>10}"
+        f"  {'yes' if setting.fits else 'no'}"
     )
 
 
@@ -74,8 +77,16 @@ def describe(setting: Setting) -> str:
     """A setting in one line, with the keys that choose it."""
     return (
         " ".join(f"--{key} {value}" for key, value in keys(setting))
-        + f"  ({gib(setting.memory.total):.1f} GiB on each rank, at most {setting.hours:.4g} hours)"
+        + f"  ({gib(setting.memory.total):.1f} GiB on each rank, at most {duration(setting.hours)})"
     )
+
+
+def duration(hours: float) -> str:
+    """Three digits with a unit that people can judge: ``0.36 s``, ``3.5 min``, ``105 h`` (up to a week), ``42 d``."""
+    for unit, count, most in (("s", hours * 3600.0, 60.0), ("min", hours * 60.0, 60.0), ("h", hours, 168.0)):
+        if float(f"{count:.3g}") < most:
+            return f"{count:.3g} {unit}"
+    return f"{hours / 24.0:.3g} d" if hours < 24e3 else f"{hours / 24.0:,.0f} d"
 
 
 def keys(setting: Setting) -> list[tuple[str, str]]:

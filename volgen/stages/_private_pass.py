@@ -169,8 +169,8 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
     views = recipe.privacy.views
     count = at_once.patients * views if at_once.whole else 1
     with FakeTensorMode():
-        network = recipe.build_network(recipe.engine.activation_checkpointing)
-        trained = list(network.parameters())
+        network = recipe.network_of("plan")
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         each = PerSample(network) if at_once.patients > 1 else None
         bare = InPrecision(network, recipe.engine)
         preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, count)

@@ -25,7 +25,7 @@ from volgen.stages import _train_parts, _train_privacy
 from volgen.stages._train_parts import WAIT, on_chief, told_to_stop, when_ready
 from volgen.stages._train_privacy import Method
 from volgen.stages._train_queue import Paths, Patience, Queue, Wait
-from volgen.stages._train_start import Start, adapt
+from volgen.stages._train_start import Start
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import WEIGHTS, Task, Trainer
@@ -126,7 +126,7 @@ class _Crew:
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
         task = Task(
             phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
-            phase.start is not None or recipe.start.public,
+            recipe.warm(phase),
         )  # fmt: skip
         trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
@@ -148,14 +148,12 @@ class _Crew:
         say(f"{title}: {outcome.steps} steps{loss}.")
 
     def _network(self, phase: Phase) -> nn.Module:
-        network = _train_parts.build_network(self.recipe, phase.name)
+        weights = self.start.weights(phase)
         if phase.start is not None:
-            start, weights = phase.start, self.paths.weights(phase.start)
-            on_chief(self.group, lambda: self.queue.records[start].check(weights))
-            network.load_state_dict(load_file(weights))
-        if public := self.start.weights(phase):
-            network.load_state_dict(public)
-        return adapt(self.recipe, network, phase.name)
+            start, path = phase.start, self.paths.weights(phase.start)
+            on_chief(self.group, lambda: self.queue.records[start].check(path))
+            weights = load_file(path)
+        return self.recipe.network_of(phase.name, weights)
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:

@@ -15,7 +15,7 @@ from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.progress import say
 from volgen.core.protocols import Denoiser
-from volgen.core.rng import generator
+from volgen.core.rng import seeded
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
 from volgen.models.assembly import Assembly
@@ -79,9 +79,8 @@ def make_objective(stream: Stream, preconditioner: Preconditioner, public: bool)
 
 
 def build_network(recipe: Recipe, name: str) -> nn.Module:
-    """The network of one phase on the CPU; its random weights are a function of the seed and the phase."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, "weights", name).initial_seed())
+    """A network on the CPU without adapters, for weights as they are released; its random ones are a function of the seed and the name."""
+    with seeded(recipe.seed, "weights", name):
         return recipe.build_network(recipe.engine.activation_checkpointing)
 
 

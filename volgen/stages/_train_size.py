@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from volgen.parallel.memory import NetworkSize
 from volgen.recipe import Recipe
 from volgen.stages._checkpoint_size import checkpoint_bytes
+from volgen.stages._plan_step import size_of
 
 FP32, BF16 = 4, 2
 SHOWN = 12
@@ -15,12 +15,12 @@ SHOWN = 12
 def report(recipe: Recipe) -> str:
     """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
     with torch.device("meta"):
-        network = recipe.build_network(recipe.engine.activation_checkpointing)
-    parameters = sum(p.numel() for p in network.parameters())
-    buffers = sum(b.numel() * b.element_size() for b in network.buffers())
+        size = size_of(recipe, recipe.network_of("size"))
+    parameters, buffers = size.released, size.buffers
     phases = recipe.phases()
     exported = parameters * FP32 + buffers
-    resumable = checkpoint_bytes(NetworkSize.of(network, bool(recipe.optimiser.matrix_learning_rate)))
+    resumable = checkpoint_bytes(size)
+    trains = "" if recipe.adapter.whole else f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})"
     total = parameters * recipe.experts.count
     x, y, z = recipe.data.shape
     each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
@@ -28,10 +28,10 @@ def report(recipe: Recipe) -> str:
     lines = [
         f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}",
         f"network              {recipe.network.kind} with {recipe.inputs} input channels ({recipe.preconditioner.kind})",
-        f"parameters           {parameters:,} in each expert, {total:,} in all",
+        f"parameters           {parameters:,} in each expert, {total:,} in all{trains}",
         f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
         f"{_size(total * FP32)} or {_size(total * BF16)} in all",
-        f"Adam and EMA         {_size(3 * parameters * FP32)} in fp32 for the one expert that is being trained",
+        f"Adam and EMA         {_size(3 * size.parameters * FP32)} in fp32 for the one expert that is being trained",
         f"preconditioner       {_preconditioner(recipe)}",
         f"disk for the run     {_size(exported * len(phases) + resumable)}: {len(phases)} weight files, one expert's checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, read_json, sha256
@@ -16,7 +16,6 @@ from volgen.core.geometry import Geometry
 from volgen.core.lock import Lock
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
-from volgen.core.rng import generator
 from volgen.core.span import owner
 from volgen.data.store import Store
 from volgen.experts.ensemble import ExpertRecord
@@ -63,22 +62,6 @@ class Start(Protocol):
         ...
 
 
-def adapt(recipe: Recipe, network: nn.Module, name: str) -> nn.Module:
-    """Leaves only what the recipe trains to be trained.
-
-    Raises:
-        UserError: the network has nothing of the kind.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, "adapter", name).initial_seed())
-        try:
-            recipe.adapter.attach(network)
-        except ValueError as error:
-            found = f"{error} that adapter.kind '{recipe.adapter.kind}' could train"
-            raise UserError("network", found, "another adapter.kind", "use all or lora") from None
-    return network
-
-
 def start(recipe: Recipe, store: Store) -> Start:
     """The one that a recipe asks for.
 
@@ -115,7 +98,7 @@ class _Public:
         self._run = run = TrainedRun.read(directory)
         self._check_model()
         with torch.device("meta"):
-            adapt(recipe, recipe.build_network(), "check")
+            recipe.network_of("check")
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         digest, seen = _seen(directory)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}

@@ -16,7 +16,7 @@ from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
 from volgen.stages._plan_memory import GIB
 from volgen.stages._plan_process import process_bytes
-from volgen.stages._plan_settings import NOISE_SECONDS, Cluster, Plan, Planner, Setting, disk_bytes, shares
+from volgen.stages._plan_settings import NOISE_SECONDS, OPERATION_SECONDS, Cluster, Plan, Planner, Setting, disk_bytes, shares
 from volgen.stages._plan_step import trace
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
@@ -51,7 +51,7 @@ def plan(
         people: training volumes, in private training one of each patient; from the store if it exists.
 
     Raises:
-        UserError: a number is not positive, or throughput is both given and to be measured.
+        UserError: a number is not positive, throughput is both given and to be measured, or the store has another shape than the recipe.
     """
     numbers = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--gpu-memory": gpu_memory, "--throughput": throughput}
     for option, value in {**numbers, "--bandwidth": bandwidth, "--people": people}.items():
@@ -60,7 +60,7 @@ def plan(
     if calibrate and throughput is not None:
         raise UserError("--throughput", "is given, and --measure would measure it", "one of them")
     assumptions: list[str] = []
-    volumes, patients = (people, people) if people is not None else _people(recipe, assumptions)
+    volumes, patients = _people(recipe, people, assumptions)
     ranks = nodes * gpus_per_node
     process = process_bytes(recipe) if device == "cpu" else None
     if calibrate:
@@ -81,6 +81,7 @@ def plan(
         if recipe.start.public:
             assumptions.append("people: in one cohort only (training compares this cohort's ids with those of the public runs' stores)")
     cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
+    assumptions.append(f"time: at least {OPERATION_SECONDS * 1e6:g} us for each operation of a network, however small")
     found = _search(recipe, cluster, volumes, assumptions)
     if recipe.privacy.private:
         steps = sum(recipe.rule(phase).max_steps for phase in recipe.trained())
@@ -111,15 +112,20 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
     needed = f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment})"
     reason = "" if best[0].fits else f"{needed}, and there are {cluster.gpu_memory / GIB:.1f} GiB"
     disk = disk_bytes(best[0].recipe, traced.network, traced.preconditioner)
-    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, traced.network.parameters)
+    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, traced.network)
 
 
-def _people(recipe: Recipe, assumptions: list[str]) -> tuple[int, int]:
-    """Training volumes of the store, if it is there, and of how many patients they are."""
-    path = Path(recipe.data.store)
-    if "://" in recipe.data.store or path.exists():
-        records = recipe.data.records(Store.open(recipe.data.store), "train")
-        return len(records), len({record.patient for record in records})
+def _people(recipe: Recipe, people: int | None, assumptions: list[str]) -> tuple[int, int]:
+    """Training volumes, and of how many patients they are: as given, or those of the store, if it is there and of the recipe's shape."""
+    path, remote = Path(recipe.data.store), "://" in recipe.data.store
+    if path.exists() or (remote and people is None):
+        store = Store.open(recipe.data.store)
+        recipe.data.check_shapes(store, store.records)
+        if people is None:
+            records = recipe.data.records(store, "train")
+            return len(records), len({record.patient for record in records})
+    if people is not None:
+        return people, people
     assumptions.append(f"people: {ASSUMED_PEOPLE} training volumes, because there is no {path.name} here (give --people)")
     return ASSUMED_PEOPLE, ASSUMED_PEOPLE
 

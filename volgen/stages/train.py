@@ -93,7 +93,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
             finish_with(world, pulse)
         else:
             shared = [phase for phase in wanted if phase.index is None]
-            if shared and recipe.data.batch_size % (world.world_size * engine.accumulation) == 0:
+            if shared and recipe.shared_by_all(world.world_size):
                 # Before there is a shared network no expert can be trained, so all ranks train that together.
                 train_with(world, pulse, shared)
             group = Group(split(launch, recipe.experts.groups, engine.hung_after + engine.dead_after), world.device)

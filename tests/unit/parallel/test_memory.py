@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from volgen.core.registry import config_class
 from volgen.models.networks.wavelet_unet3d import Config as Wavelet
 from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.memory import EngineMemory, NetworkSize, engine_memory, network_bytes
@@ -67,10 +68,11 @@ def test_bytes_sent_by_hand() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("muon", [False, True])
-def test_engine_bytes_are_those_that_deepspeed_allocates(stage: int, muon: bool) -> None:
+@pytest.mark.parametrize(("muon", "adapter"), [(False, "all"), (True, "all"), (False, "bias"), (False, "lora")])
+def test_engine_bytes_are_those_that_deepspeed_allocates(stage: int, muon: bool, adapter: str) -> None:
     with Allocations() as real:
         network = Wavelet(channels=(16, 32, 64)).build(inputs=2)
+        config_class("volgen.models.adapters", adapter)().attach(network)
         size = NetworkSize.of(network, muon)
         engine = Engine(network, EngineConfig.model_validate({"zero_stage": stage}), 1, matrix_rate=10.0 * muon)
         for _ in range(2):
@@ -87,7 +89,8 @@ def test_engine_bytes_are_those_that_deepspeed_allocates(stage: int, muon: bool)
     assert now == pytest.approx(between, rel=0.02)
     # The first step has no activations to speak of: the peak is DeepSpeed's own.
     highest = max(expected.reduction + 4 * size.parameters, expected.update + expected.buckets)
-    assert peak == pytest.approx(expected.weights + expected.optimizer + highest, rel=0.25)
+    if adapter == "all":  # else a pass takes more than the update of a few weights
+        assert peak == pytest.approx(expected.weights + expected.optimizer + highest, rel=0.25)
 
 
 EIGHT = """
@@ -96,6 +99,7 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from volgen.parallel.engine import Engine, EngineConfig, deepspeed
 from volgen.parallel.memory_trace import Allocations
+from volgen.core.registry import config_class
 from volgen.models.networks.wavelet_unet3d import Config
 warnings.simplefilter("ignore")
 module = deepspeed()

@@ -21,9 +21,11 @@ from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch, start
 from volgen.parallel.memory_trace import Allocations
 from volgen.recipe import Recipe
+from volgen.stages._checkpoint_size import checkpoint_bytes
 from volgen.stages._plan_memory import memory
-from volgen.stages._plan_settings import disk_bytes, hours_of_run, shares
+from volgen.stages._plan_settings import Cluster, Planner, disk_bytes, hours_of_run, shares
 from volgen.stages._plan_step import trace
+from volgen.stages._plan_text import duration
 from volgen.stages.train import train
 from volgen.training import checkpoint
 from volgen.training.checkpoint import Place
@@ -76,6 +78,37 @@ def test_a_plan_that_fits_writes_its_files(config: Path, tmp_path: Path, capsys:
     assert deepspeed["zero_optimization"]["stage"] == content["chosen"]["stage"]
     assert (out / "launch.txt").read_text().startswith("bash launch/local.sh 2 --config ")
     assert json.loads((out / "manifest.json").read_text())["stage"] == "plan"
+
+
+def test_a_store_of_another_shape_is_refused(config: Path, blob_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # It is of 16^3; training would say so, after a queue.
+    words = ["--data.store", str(blob_store), "--data.shape", "[32, 32, 32]"]
+    for more in ([], ["--people", "100"]):
+        assert plan(config, *words, *more) == 2
+        message = capsys.readouterr().err
+        assert "data.shape: is [32, 32, 32], but sub-00" in message and "is [16, 16, 16]" in message
+    assert plan(config, "--data.store", str(blob_store)) == 0
+
+
+def test_a_step_of_a_small_network_takes_as_long_as_its_operations(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(config, "--stopping.max_steps", "480", "--out", str(tmp_path / "plan")) == 0
+    chosen = json.loads((tmp_path / "plan" / "plan.json").read_text())["chosen"]
+    operations = trace(recipes.load(config), 2, 10, gpu=True).operations
+    assert operations > 500 and chosen["flops_per_step"] / 10e12 < 1e-3, "0.0001 s of computing"
+    assert chosen["step_seconds"] > operations * 10e-6
+    assert 960 * operations * 10e-6 < chosen["hours"] * 3600 < 1200 * operations * 10e-6, "two experts of 480 steps, and validations"
+    printed = capsys.readouterr().out
+    assert f"at most {duration(chosen['hours'])})" in printed and "us for each operation" in printed
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(0.0001, "0.36 s"), (59.99 / 3600, "1 min"), (0.5, "30 min"), (1.0, "1 h"), (105.0, "105 h"), (1009.0, "42 d"), (1e6, "41,667 d")],
+)
+def test_durations_have_a_unit_that_people_can_judge(hours: float, words: str) -> None:
+    assert duration(hours) == words
 
 
 def test_nothing_fits(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +224,62 @@ def test_experts_of_a_chain_follow_one_another(experts: int, chains: int, groups
     phases = phases_of(config, [1.0 + index for index in range(experts)])
     each = {phase.name: 2.0 if phase.index is None else 1.0 for phase in phases}
     assert hours_of_run(phases, each, groups) == 2 + hours
+
+
+@pytest.mark.parametrize("adapter", ["bias", "lora"])
+def test_an_adapter_is_planned_as_it_is_trained(repository: Path, adapter: str) -> None:
+    recipe = recipes.load(repository / "configs" / "brain4mm_private.yaml", [("adapter.kind", adapter)])
+    network = recipe.network_of("0")  # what training takes
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert trained == {"bias": 3016, "lora": 97_440}[adapter]
+    size = trace(recipe, 1, 10, gpu=True).network
+    assert (size.parameters, size.released) == (trained, 1_119_048), "branches of lora are merged into what is released"
+    assert disk_bytes(recipe, size, 0)["weights (EMA) of all networks"] == 2 * 4 * 1_119_048
+    assert checkpoint_bytes(size) == 3 * (4 * 1_119_048 + 4 * 4 * trained)
+    whole = trace(recipe.model_copy(update={"adapter": recipes.load(repository / "configs" / "quickstart.yaml").adapter}), 1, 10, gpu=True)
+    assert whole.network.parameters == 1_119_048
+    few, all_of_them = (memory(recipe, each, 1, 10, None) for each in (trace(recipe, 1, 10, gpu=True), whole))
+    assert few.optimizer < 0.1 * all_of_them.optimizer and few.weights >= all_of_them.weights
+
+
+def test_plan_and_dry_run_say_how_much_an_adapter_trains(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = repository / "configs" / "brain4mm_private.yaml"
+    assert plan(config, "--people", "2000", "--privacy.delta", "1e-5", "--out", str(tmp_path / "plan")) == 0
+    content = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert (content["parameters"], content["trained_parameters"]) == (1_119_048, 3016)
+    assert main(["train", "--config", str(config), "--dry-run"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("parameters")]
+    assert len(told) == 2 and all("1,119,048 in each expert" in line and "3,016 in each are trained" in line for line in told)
+
+
+def _hours(recipe: Recipe, ranks: int, groups: int) -> tuple[float, float]:
+    """Of the run with stage 0, and of an expert."""
+    cluster = Cluster(1, ranks, 2**40, 1e9, 1e9, None)
+    (found,) = [
+        s for s in Planner(recipe, cluster, 10).settings(groups, 1) if s.engine.zero_stage == 0 and not s.engine.activation_checkpointing
+    ]
+    return found.hours, found.expert_hours
+
+
+def test_all_ranks_train_the_shared_network_whatever_their_groups(config: Path) -> None:
+    shared = [("experts.shared_steps", "2"), ("experts.warm_start", "shared"), ("data.batch_size", "4")]
+    recipe = recipes.load(config, shared)
+    run, expert = _hours(recipe, ranks=4, groups=2)
+    alone, _ = _hours(recipe, ranks=4, groups=1)
+    # Two groups train two experts at once. Before that all four ranks train the shared network, as they do in one group.
+    whole = alone - 2 * _hours(recipe, ranks=4, groups=1)[1]
+    assert run == pytest.approx(expert + whole, rel=0.02)
+
+
+def test_what_begins_from_a_public_run_is_validated_once_more(config: Path) -> None:
+    cold = recipes.load(config, [("stopping.validation_volumes", "64")])
+    start = recipes.load(config, [("start.kind", "public"), ("start.run", "elsewhere"), ("experts.warm_start", "none")])
+    warm = cold.model_copy(update={"start": start.start, "experts": start.experts})
+    cold = cold.model_copy(update={"experts": start.experts})
+    # Two steps with one validation at their end, and one before them.
+    step, both = (_hours(recipes.load(config, [("stopping.validation_volumes", str(n))]), 1, 1)[0] for n in (1, 64))
+    assert _hours(warm, 1, 1)[0] - _hours(cold, 1, 1)[0] == pytest.approx((both - step) * 64 / 63, rel=0.35)
+    assert _hours(warm, 1, 1)[0] > _hours(cold, 1, 1)[0] * 1.5
 
 
 PRIVATE = """
