@@ -26,7 +26,7 @@ from volgen.recipe import Recipe
 from volgen.stages import _train_privacy
 from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
 from volgen.stages._train_queue import LOCK
-from volgen.stages._train_start import Start, adapt
+from volgen.stages._train_start import Start
 from volgen.training import metrics, run
 
 OWN = (
@@ -54,7 +54,7 @@ def check(recipe: Recipe, store: Store) -> None:
             raise UserError(str(store.path), found, "at least one person", do)
         recipe.data.check_shapes(store, records)
     with torch.device("meta"):
-        network = adapt(recipe, recipe.build_network(recipe.engine.activation_checkpointing), "check")
+        network = recipe.network_of("check")
     if recipe.optimiser.matrix_learning_rate:
         check_matrices(network)
     method.refuse(network)
