@@ -82,6 +82,38 @@ def test_a_private_run_draws_volumes(there: Path) -> None:
     assert np.abs(now - then).max() < 1e-4 * np.ptp(then)
 
 
+VOID = "made by volgen 0.1.0 and is void"
+
+
+def test_the_ledger_of_a_private_run_is_void_wherever_it_is_read(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a patient added to a step depended on who else was in the cohort."""
+    before = files(there / "runs/private")
+    assert volgen("train", "--config", "private.yaml") == 0
+    assert VOID in capsys.readouterr().err, "finished, and of no use"
+    claim = json.loads(before["privacy_ledger.json"])
+    assert TrainedRun.read(there / "runs/private").privacy.startswith("No privacy guarantee: the ledger, which claims (")
+    assert volgen("statement", "runs/private", "--out", "again") == 0
+    said = json.loads((there / "again/statement.json").read_text())
+    assert not said["guarantee"] and "void" in said["headline"] and VOID in said["protected"][0]
+    assert volgen("sample", "runs/private", "--out", "drawn", "--count", "1", "--seed", "5") == 0
+    (sidecar,) = sorted((there / "drawn").rglob("sub-*.json"))
+    assert VOID in json.loads(sidecar.read_text())["PrivacyStatement"]
+    assert claim["epsilon"] > 0 and {name: content for name, content in files(there / "runs/private").items() if "lock" not in name} == {
+        name: content for name, content in before.items() if "lock" not in name
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_an_unfinished_private_run_is_not_continued(there: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(there / "runs/private_unfinished")
+    machine = ("--nodes", "1", "--gpus-per-node", "1", "--gpu-memory", "8") if command == "plan" else ()
+    assert volgen(command, "--config", "private.yaml", "--name", "private_unfinished", *machine) == 2
+    message = capsys.readouterr().err
+    assert VOID in message and "begin again" in message.lower()
+    after = files(there / "runs/private_unfinished")
+    assert {name for name in before if before[name] != after.get(name)} <= {".lock", ".privacy.lock", ".metrics.lock"}
+
+
 def test_a_store_opens_whole_and_is_ingested_again_without_a_change(there: Path, cohort: Path) -> None:
     store = Store.open(there / "cohort.zarr")
     assert len(store.records) == 14 and all(np.isfinite(store.read(record).voxels).all() for record in store.records)

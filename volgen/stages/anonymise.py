@@ -23,6 +23,7 @@ from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.data.preprocess import IngestConfig, check, conform
 from volgen.models.denoiser import Preconditioner
+from volgen.privacy._ledger import REPLACE
 from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release, replaced
 from volgen.privacy._secret import Secret
 from volgen.samplers import _driver
@@ -187,9 +188,16 @@ def _denoised(trained: TrainedRun, preconditioner: Preconditioner, y_XYZ: Tensor
     return volume[0]
 
 
-def _both(epsilon: float, delta: float, budget: Budget) -> str:
-    """What holds for a person who is in the run's cohort too. Numbers of two neighbouring relations are not added."""
-    alike, chance = replaced(epsilon, delta)
+def _both(epsilon: float, delta: float, budget: Budget, exchanged: float | None = None) -> str:
+    """What holds for a person who is in the run's cohort too. Numbers of two neighbouring relations are not added.
+
+    Args:
+        epsilon: of the run, for taking part.
+        delta: of both of its numbers.
+        budget: of the release.
+        exchanged: of the run, for the exchange of one person for any other, if its ledger has it.
+    """
+    alike, chance = replaced(epsilon, delta) if exchanged is None else (exchanged, delta)
 
     def pair(epsilon: float, delta: float) -> str:
         return f"({upper(epsilon, 3)}, {upper(delta, 2)})"
@@ -205,7 +213,8 @@ def _both(epsilon: float, delta: float, budget: Budget) -> str:
 def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: Budget) -> dict[str, Any]:
     ledger: Mapping[str, Any] = ledgers.read(run)
     if ledger.get("epsilon") is not None:
-        assumed = _both(float(ledger["epsilon"]), float(ledger["delta"]), budget)
+        exchanged = [each["epsilon"] for each in ledger.get("guarantees", ()) if each["neighbouring"] == REPLACE]
+        assumed = _both(float(ledger["epsilon"]), float(ledger["delta"]), budget, next(iter(exchanged), None))
     else:
         assumed = (
             "denoising is post-processing only if nobody whose scan this is was in the run's training or validation cohort, which volgen"

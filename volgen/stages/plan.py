@@ -11,6 +11,7 @@ from typing import Literal
 from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.data.store import Store
+from volgen.privacy._ledger import Ledger
 from volgen.recipe import Recipe
 from volgen.stages import _plan_files, _plan_text
 from volgen.stages._plan_measure import measure
@@ -84,6 +85,8 @@ def plan(
     assumptions.append(f"time: at least {OPERATION_SECONDS * 1e6:g} us for each operation of a network, however small")
     found = _search(recipe, cluster, volumes, assumptions)
     if recipe.privacy.private:
+        if Ledger.exists(recipe.directory):
+            Ledger(recipe.directory)  # one that does not count is refused here, before anybody waits for machines
         steps = sum(recipe.rule(phase).max_steps for phase in recipe.trained())
         found = replace(found, forecast=recipe.privacy.forecast(patients=patients, batch_size=recipe.data.batch_size, steps=steps))
     print(_plan_text.text(recipe, found))

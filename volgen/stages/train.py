@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import Provenance
@@ -65,7 +66,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     # Ranks must not answer this one by one: another job may finish the run in between.
     if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
         tidy(recipe.directory)
-        say(f"{recipe.directory} is finished; nothing to do. {_next(recipe)}")
+        say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
         return recipe.directory
     _train_begin.check(recipe, store)
     start, engine = _train_start.start(recipe, store), recipe.engine
@@ -79,7 +80,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
         preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
         if preconditioner is None:
-            say(f"{recipe.directory} is finished; nothing to do. {_next(recipe)}")
+            say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
             return recipe.directory
 
         def train_with(group: Group, pulse: Pulse, wanted: Sequence[Phase]) -> Queue:
@@ -157,6 +158,12 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
         ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))
     say(f"{paths.root} is finished: {len(experts)} experts. {_next(recipe)}")
+
+
+def _void(recipe: Recipe) -> str:
+    """That a finished run's ledger does not count, if it does not."""
+    claim = ledgers.read(recipe.directory)
+    return f"It has no privacy guarantee: {claim['why']}. Train it anew under another `name`. " if "void" in claim else ""
 
 
 def _next(recipe: Recipe) -> str:

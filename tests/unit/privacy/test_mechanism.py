@@ -86,6 +86,29 @@ def test_noise_is_that_of_the_claim_on_every_weight(ranks: int) -> None:
     assert abs(float(drawn.mean())) < 0.02
 
 
+def test_low_bits_of_the_sum_do_not_show_through_the_noise() -> None:
+    """Noise that is rounded to fp32 before it is added leaves multiples of the sum's last bit where the result is near 0."""
+    mechanism, size = Mechanism(0.5, 1.0, 1.0), torch.Size((400_000,))
+    shares = []
+    for start in (0.0, 0.7):
+        sanitiser = GradientMechanism(mechanism, 1.0, Secret(KEY), 0, 1)
+        sanitiser.draw(["p"])
+        (noised,) = sanitiser.finish([torch.full(size, start)])
+        near = noised[noised.abs() < 2.0**-6].double() * 2.0**24
+        shares.append(float((near == near.round()).double().mean()))
+    assert shares[0] < 0.05 and shares[1] < 0.05, "rounded twice it was 1.1 % and 100 %"
+
+
+def test_a_patient_s_draws_have_nothing_to_do_with_the_others() -> None:
+    mechanism, everybody = Mechanism(0.5, 1.0, 1.0), [f"p{n}" for n in range(50)]
+    one, other = (GradientMechanism(mechanism, 4.0, Secret(KEY), 0, 1) for _ in range(2))
+    for _ in range(20):
+        drawn, without = one.draw(everybody), other.draw(everybody[1:])
+        assert [each for each in drawn if each != "p0"] == without
+    assert one.seed("p7") == other.seed("p7") != one.seed("p8")
+    assert one.seed("p7") != GradientMechanism(mechanism, 4.0, Secret(KEY[::-1]), 0, 1).seed("p7")
+
+
 def test_without_its_secret_noise_cannot_be_subtracted() -> None:
     mechanism = Mechanism(0.5, 2.0, 0.3)
     assert not torch.equal(step([], mechanism, 4.0, 1), step([], mechanism, 4.0, 1, key=KEY[::-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from volgen.models.denoiser import Network
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
-from volgen.privacy._per_sample import PerSample, differs
+from volgen.privacy._per_sample import PerSample, differs, meets
 
 PATIENTS, VIEWS = 2, 2
 NETWORKS: dict[str, Any] = {
@@ -46,6 +48,30 @@ def test_every_patients_gradient_is_that_of_the_mean_over_their_views(kind: str)
         largest = max(float(gradient.abs().max()) for gradient in expected)
         for mine, gradient in zip(found, expected, strict=True):
             assert float((mine[patient] - gradient).abs().max()) < 1e-5 * largest
+
+
+class Meeting(nn.Module):
+    """Adds a rounding error in which patients, or their places, meet."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Conv3d(1, 1, 1), how
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        others = {"alone": x.new_zeros(()), "others": x.detach().sum(), "place": torch.arange(len(x))[:, None, None, None, None]}[self.how]
+        return self.layer(x) * (1.0 + 1e-6 * others)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["alone", "others", "place"])
+@pytest.mark.parametrize("views", [1, 2])
+def test_patients_who_meet_in_the_last_bits_are_noticed(how: str, views: int) -> None:
+    x, generator = torch.empty(4 * views, 1, 4, 4, 4), torch.Generator().manual_seed(0)
+    x.normal_(generator=generator)
+
+    def loss(network: Network, rows: Sequence[int]) -> Tensor:
+        return (network(x[rows], torch.zeros(len(rows))) - x[rows]).square().mean(dim=(1, 2, 3, 4))
+
+    assert bool(meets(Meeting(how), loss, 4, views)) is (how != "alone")
 
 
 def test_convolutions_are_those_of_opacus() -> None:

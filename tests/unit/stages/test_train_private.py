@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from volgen.parallel.engine import Engine
 from volgen.privacy import _refusals
 from volgen.privacy._accounting import Steps, epsilon
 from volgen.privacy._ledger import JOURNAL, Ledger
+from volgen.privacy._statement import statement as content_of
 from volgen.recipe import Recipe
+from volgen.stages import _train_privacy
 from volgen.stages._trained_run import TrainedRun
 from volgen.stages.sample import sample
 from volgen.stages.train import train
@@ -168,6 +172,9 @@ def test_what_cannot_be_guaranteed_is_refused_with_the_reason(
     ("sections", "reason"),
     [
         ({"privacy": {"delta": 0.2}}, "whole"),
+        ({"privacy": {"delta": 0.0125}}, "at most 0.0"),
+        ({"privacy": {"delta": 0.0125, "population": 4}}, "at most 0.0"),
+        ({"privacy": {"delta": 2e-3, "population": 60}}, "at most 0.00166"),
         ({"data": {"batch_size": 100}}, "at most"),
         ({"privacy": {"population": 2}}, "at most 2"),
     ],
@@ -177,11 +184,70 @@ def test_what_the_cohort_does_not_allow_is_refused(sections: dict[str, Any], rea
         train(recipe(blob_store, tmp_path, **sections))
 
 
+def test_the_voxel_size_is_what_ingest_was_told(blob_store: Path, tmp_path: Path) -> None:
+    """geometry.json is released: an exact function of one person's scan would tell that they took part."""
+    store, asked = Store.open(blob_store), recipe(blob_store, tmp_path)
+    first = store.split("train")[0]
+    first.affine[:3, :3] *= 13.371 / 8.0
+    assert first.voxel_size[0] == pytest.approx(13.371)
+    assert _train_privacy.method(asked).geometry(store).voxel_size == (8.0, 8.0, 8.0)
+
+
+@pytest.mark.parametrize("own", ["shape", "voxel_size"])
+def test_a_store_with_grids_of_people_s_own_is_refused(own: str, blob_store: Path, tmp_path: Path) -> None:
+    asked = recipe(_changed(blob_store, tmp_path, config={"shape": [16, 16, 16], "voxel_size": 8.0, own: None}), tmp_path)
+    with pytest.raises(UserError, match=f"each scan's own grid .--{own.replace('_', '-')}"):
+        train(asked)
+    assert not (asked.directory / "geometry.json").exists() and not Ledger.exists(asked.directory)
+
+
+def test_files_are_patients_only_if_somebody_says_so(blob_store: Path, tmp_path: Path) -> None:
+    store = _changed(blob_store, tmp_path, people="files")
+    with pytest.raises(UserError, match=r"by file names alone.*--patients"):
+        train(recipe(store, tmp_path))
+    run = train(recipe(store, tmp_path, experts={"count": 1}, privacy={"each_file_is_a_patient": True}))
+    assert "by file names alone" in ledger_of(run)["assumed"]["one_patient"]
+    assert any("by file names alone" in text for text in content_of("r", "f", ledger_of(run))["assumptions"])
+
+
+def test_how_people_of_older_stores_were_told_apart_follows_from_their_ids(blob_store: Path) -> None:
+    records = Store.open(blob_store).records
+    assert Store(blob_store, records).people == "bids"
+    files = [replace(record, patient=f"P{number}") for number, record in enumerate(records)]
+    assert Store(blob_store, files).people == "files"
+    assert Store(blob_store, [replace(record, patient="P" + record.patient[-1]) for record in records]).people == "folders"
+    assert Store(blob_store, files, people="table").people == "table"
+
+
+def test_a_ledger_names_its_relations_and_the_statement_prints_them(blob_store: Path, tmp_path: Path) -> None:
+    people = _people(blob_store)
+    for name, privacy, relations in (
+        ("own", {}, ["zero-out", "replace-one"]),
+        ("public", {"population": 40}, ["add-or-remove-one", "zero-out", "replace-one"]),
+    ):
+        ledger = ledger_of(train(recipe(blob_store, tmp_path / name, experts={"count": 1}, privacy=privacy)))
+        assert [each["neighbouring"] for each in ledger["guarantees"]] == relations and ledger["neighbouring"] == relations[0]
+        assert ledger["guarantees"][0]["epsilon"] == ledger["epsilon"] and ledger["version"] == 2
+        said = {row["name"]: row["value"] for row in content_of("r", "f", ledger)["numbers"]}
+        assert said["epsilon, replace-one"] == upper(ledger["guarantees"][-1]["epsilon"], 4)
+        number = privacy.get("population", people)
+        assert ledger["assumed"]["patients"] == number and said["delta times patients"] == upper(DELTA * number, 2)
+
+
 def test_networks_in_which_patients_meet_are_refused() -> None:
     batch = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
     assert "mixes the patients" in next(_refusals.of_network(batch))
     assert "running statistics" in next(_refusals.of_network(torch.nn.InstanceNorm3d(2, track_running_stats=True)))
     assert not list(_refusals.of_network(torch.nn.Sequential(torch.nn.GroupNorm(1, 2), torch.nn.InstanceNorm3d(2))))
+
+
+def _changed(store: Path, folder: Path, **keys: object) -> Path:
+    """A copy of a store whose manifest says something else."""
+    copy = folder / "store"
+    shutil.copytree(store, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**content, **keys}))
+    return copy
 
 
 def _made(directory: Path) -> Path:
