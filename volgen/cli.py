@@ -6,6 +6,7 @@ What the exit codes mean is in :mod:`volgen.core.exit_codes`.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -18,6 +19,17 @@ from volgen.commands import COMMANDS, Overrides
 from volgen.core.errors import UserError, nearest
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED
 from volgen.core.options import Parser, is_number, names_of
+from volgen.core.printable import printable
+
+AGAIN = "then give the same command again: it goes on where this one stopped, or begins anew"
+REMEDIES = {
+    errno.ENOSPC: f"make room on that file system, {AGAIN}",
+    errno.EDQUOT: f"delete something of yours on that file system or ask for more room, {AGAIN}",
+    errno.EROFS: "choose a folder on a file system that can be written to",
+    errno.EIO: f"the disk or its server fails: see the system's log, mend that, {AGAIN}",
+    errno.ELOOP: "replace it by what it points to",
+}
+"""What to do about errors of the system that come up anywhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bad_input(str(error), words)
     except OSError as error:
         # A full disk or a folder without permission: nothing that a traceback would explain.
-        return _bad_input(f"{error.filename or 'input or output'}: {error.strerror or error}.", words)
+        return _bad_input(_of_system(error), words)
     except KeyboardInterrupt:
         print("interrupted; the same command continues where this one stopped.", file=sys.stderr)
         return INTERRUPTED
@@ -63,10 +75,16 @@ def run() -> NoReturn:
     sys.exit(code)
 
 
+def _of_system(error: OSError) -> str:
+    """Where a system call failed, and what a user can do about it."""
+    where = error.filename or error.filename2 or "a file or the standard output"
+    return str(UserError(os.fsdecode(where), error.strerror or str(error), do=REMEDIES.get(error.errno or 0, "")))
+
+
 def _bad_input(message: str, words: Sequence[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from volgen.core.printable import printable
+
 
 class UserError(ValueError):
-    """Bad input, usage or configuration. The command line prints it as one message and exits with 2.
+    """Bad input, usage or configuration. The command line prints it as one message, one line long, and exits with 2.
 
     Args:
         where: file, option or configuration key at fault.
@@ -23,6 +25,7 @@ class UserError(ValueError):
             message += f"; expected {expected}"
         if do:
             message += f". {do[0].upper()}{do[1:]}"
+        message = printable(message, keep="")
         super().__init__(message if message.endswith((".", "?")) else message + ".")
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:

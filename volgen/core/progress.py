@@ -12,6 +12,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from volgen.core.printable import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -56,7 +58,7 @@ class _Bar:
         self._task = progress.add_task(label, total=total, note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=count, note=note)
+        self._progress.update(self._task, advance=count, note=printable(note, keep=""))
 
 
 class _Lines:
@@ -71,7 +73,7 @@ class _Lines:
             return
         self._last = now
         left = (now - self._start) / max(self._done, 1) * max(self._total - self._done, 0)
-        say(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left{', ' + note if note else ''}")
+        say(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left{', ' + printable(note, keep='') if note else ''}")
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
     elif console.is_terminal and not _shared:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=console) as bar:
             yield _Bar(bar, label, total)
@@ -94,5 +96,5 @@ def say(message: str) -> None:
     """One line for the user on standard error; rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         with suppress(BrokenPipeError):
-            console.print(message, markup=False, soft_wrap=True)
+            console.print(printable(message), markup=False, soft_wrap=True)
             sys.stderr.flush()

@@ -62,6 +62,10 @@ class Place(Protocol):
         """Whether the data of a scan is not there at all."""
         ...
 
+    def gone(self) -> bool:
+        """Whether not even the manifest is there any more."""
+        ...
+
 
 class Local:
     """A folder."""
@@ -93,6 +97,10 @@ class Local:
     def lacks(self, name: str) -> bool:
         """Whether the data of a scan is not there at all."""
         return not (self.path / name / SHARD).exists()
+
+    def gone(self) -> bool:
+        """Whether not even the manifest is there any more."""
+        return not (self.path / NAME).exists()
 
 
 class Remote:
@@ -156,6 +164,10 @@ class Remote:
     def lacks(self, name: str) -> bool:
         """Whether the data of a scan is not there at all."""
         return not self._files.exists(f"{self._root}/{name}/{SHARD}")
+
+    def gone(self) -> bool:
+        """Whether not even the manifest is there any more."""
+        return not self._files.exists(f"{self._root}/{NAME}")
 
     def _fetch_patiently(self, name: str) -> bytes:
         for wait in WAITS:

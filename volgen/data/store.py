@@ -241,6 +241,9 @@ class Store:
         if any(code in said for code in ELSEWHERE):  # nothing is known of the data, so nobody must be told to delete it
             found, do = f"its data cannot be read ({said})", "mend that, and run the same command again"
             return UserError(self._where(record), found, "files that this process may open", do)
+        if self.path.gone():
+            do = "put it back where it was, or mount it again; the same command then goes on from where it was"
+            return UserError(str(self.path), "is no longer there: it was renamed, moved or unmounted meanwhile", "the store", do)
         reason = "is missing" if self.path.lacks(record.id) else f"is damaged ({said})"
         return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
 

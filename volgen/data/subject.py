@@ -94,7 +94,7 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
     except UserError as error:
         reason = error.found
     except Exception as error:  # the libraries raise anything on foreign data
-        if isinstance(error, OSError) and error.errno in _STORE_FAILS:
+        if isinstance(error, OSError) and (error.errno in _STORE_FAILS or str(error.filename).startswith(str(store))):
             do = "mend that and run again: it will resume"
             raise UserError(str(store), f"cannot be written to ({error.strerror})", "room and permission to write", do) from None
         text = " ".join(str(error).split())[:200]

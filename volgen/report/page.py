@@ -17,7 +17,7 @@ from volgen.core.files import read_json, write_text
 from volgen.report import previews
 from volgen.report.charts import Chart
 from volgen.report.figures import FOLDER, OUTLINES, WORST
-from volgen.report.tables import SLICES
+from volgen.report.tables import SLICES, as_given
 
 NAME, REPORT, BANDS = "report.html", "report.json", "bands.json"
 PREVIEW_BYTES = 14_000_000
@@ -97,7 +97,7 @@ def read_slices(path: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
     rows: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: {axis: [] for axis in AXES})
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            rows[row["name"]][row["axis"]].append(row)
+            rows[as_given(row["name"])][row["axis"]].append(row)
     return rows
 
 

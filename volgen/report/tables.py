@@ -11,6 +11,8 @@ from typing import Any
 from volgen.core.files import atomic_path
 
 VOLUMES, SLICES = "volumes.csv", "slices.csv"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""What spreadsheets take for the beginning of a formula, and the apostrophe that says that it is none."""
 
 
 def write_volumes(directory: Path, volumes: Sequence[Mapping[str, Any]]) -> None:
@@ -40,8 +42,20 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writerow({key: _cell(value) for key, value in row.items()})
 
 
+def harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: with an apostrophe in front if it begins like one. :func:`as_given` takes it away."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def as_given(cell: str) -> str:
+    """The text that :func:`harmless` was given."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
 def _cell(value: Any) -> Any:
-    """Six significant digits; empty for what could not be measured."""
+    """Six significant digits; empty for what could not be measured; text that is no formula."""
+    if isinstance(value, str):
+        return harmless(value)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else value

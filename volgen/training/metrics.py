@@ -84,8 +84,9 @@ class MetricsFile:
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Takes in finite numbers of one step of one phase."""
         self._waiting.append(_text({"phase": phase, "step": step, **values}))
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with suppress(OSError):  # a full disk is told at the next checkpoint
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             with suppress(UserError):  # told when all ranks are ready for it: at the next checkpoint
                 self.flush()
