@@ -10,8 +10,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path
+from volgen.core.files import UNFINISHED, atomic_folder, atomic_path, sync
+from volgen.core.folder import LOCK, own
 
+COPY = f"{UNFINISHED}cohort"
 ADDED = "T1w.json"
 """A file that a cohort copied by volgen 0.1.0 lacks, and gets; the rest is the same."""
 
@@ -38,20 +40,27 @@ def copy_to(target: Path) -> Path:
                 with atomic_path(target / ADDED) as temporary:
                     shutil.copyfile(source / ADDED, temporary)
             return target
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UserError(str(target), "is there already and is not this cohort", "a new or empty folder", "choose another folder")
-        # Copied beside the target and then renamed: a folder of this name is always whole.
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            shutil.copytree(source, partial)
-            partial.replace(target)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(str(target), f"cannot be written ({error.strerror})", "a writable folder") from None
+        with own(target, "the cohort", lambda: _check(target, wanted), elsewhere="choose another folder"):
+            # Copied into a folder of another name and then renamed: what a kill leaves of that is known, and goes with the next call.
+            with atomic_folder(target / COPY) as partial:
+                shutil.copytree(source, partial, dirs_exist_ok=True)
+            for path in sorted((target / COPY).iterdir()):
+                if (target / path.name).is_dir():
+                    shutil.rmtree(target / path.name)
+                path.replace(target / path.name)
+            (target / COPY).rmdir()
+            sync(target)
     return target
+
+
+def _check(target: Path, wanted: dict[str, int]) -> None:
+    """Refuses a folder that holds anything but a part of the cohort, which a call that was killed leaves."""
+    entries = {path.name for path in target.iterdir() if not path.name.startswith(".")}
+    if not (entries <= {Path(name).parts[0] for name in wanted} and _names(target).items() <= wanted.items()):
+        raise UserError(str(target), "is there already and is not this cohort", "a new or empty folder", "choose another folder")
 
 
 def _names(folder: Path) -> dict[str, int]:
     """Relative path and size of every file."""
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    paths = (path for path in folder.rglob("*") if not path.relative_to(folder).parts[0].startswith((UNFINISHED, LOCK)))
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths if path.is_file()}

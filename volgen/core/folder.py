@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import make_folder, read_json, sweep, unfinished
+from volgen.core.files import make_folder, read_json, sweep, unfinished, write_json
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in
 
@@ -76,6 +76,11 @@ class Folder:
             elif {path.name for path in self.path.iterdir()} <= {NAME, LOCK}:
                 (self.path / NAME).unlink(missing_ok=True)
 
+    def amend(self, names: Collection[str]) -> None:
+        """Enters files that were written into somebody's finished folder, such as a new statement beside samples, into its manifest."""
+        if self.before is not None and FILES in self.before:
+            write_json(self.path / NAME, {**self.before, FILES: {**self.files, **checksums(self.path, names)}})
+
     def finish(self, kept: Collection[str] = (), **more: Any) -> dict[str, Any]:
         """Writes the final manifest, with the SHA-256 of all files, and returns its content.
 
@@ -101,7 +106,7 @@ def claim(
     differs: Callable[[Mapping[str, Any]], str],
     expected: str = "",
     strangers: bool = False,
-    anew: bool = True,
+    keeps: Callable[[], bool] = lambda: False,
 ) -> Iterator[Folder]:
     """Claims a folder that gets a manifest, for the length of a block, in which :meth:`Folder.begin` and :meth:`Folder.finish` are called.
 
@@ -113,8 +118,8 @@ def claim(
         differs: given the manifest of a folder, says how its content is that of another command or question; empty if it is this one's.
         expected: what should have been there instead, for messages.
         strangers: whether files of other names are welcome where there is a manifest of this command's.
-        anew: whether half of the work is worth nothing: it is removed if the block fails, and what a killed command left of it is removed
-            by the next one, whatever that is asked. Else it stays and is continued.
+        keeps: whether what is there of unfinished work is worth keeping: only the same command may go on with it then. Else it is removed
+            if the block fails, and what a killed command left is removed by the next one, whatever that is asked.
 
     Raises:
         UserError: it is somebody else's, holds a link, another process is writing to it, or its file system keeps no locks.
@@ -132,7 +137,7 @@ def claim(
         before: Mapping[str, Any] = read_json(out / NAME, f"the manifest of {noun}")
         if others and not strangers:
             raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
-        half = anew and not others and before.get(COMPLETE) is False and before.get("stage") == provenance.stage
+        half = not others and before.get(COMPLETE) is False and before.get("stage") == provenance.stage and not keeps()
         if not half and (found := differs(before)):
             raise UserError(str(out), found, expected, ELSEWHERE)
         return Folder(out, provenance, writes, before, worthless=half)
@@ -146,7 +151,7 @@ def claim(
             yield folder
         except BaseException:
             if fresh and not folder.finished:
-                folder.abandon(everything=anew)
+                folder.abandon(everything=not keeps())
             raise
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
-from volgen.core.files import write_json
+from volgen.core.files import open_plain, write_json
 from volgen.core.lock import Lock
 from volgen.privacy._accounting import Accountant, Steps, epsilon, replace_one
 
@@ -134,7 +134,7 @@ class Ledger:
             "version": ledgers.VERSION, "randomness": ledgers.RANDOMNESS, "neighbouring": neighbouring, "budget": asdict(budget),
             "mechanism": asdict(mechanism), "planned_steps": planned, "assumed": dict(assumed),
         }  # fmt: skip
-        descriptor = os.open(directory / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        descriptor = os.open(directory / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             _write(descriptor, json.dumps(header, allow_nan=False) + "\n")
         finally:
@@ -267,7 +267,7 @@ class Ledger:
 
     def _header(self) -> dict[str, Any]:
         try:
-            with self._path.open("rb") as file:
+            with open_plain(self._path) as file:
                 first = file.readline()
             content = json.loads(first)
         except FileNotFoundError:
@@ -282,7 +282,7 @@ class Ledger:
     def _read(self) -> None:
         """Takes in what was appended since the last look."""
         try:
-            with self._path.open("rb") as file:
+            with open_plain(self._path) as file:
                 if file.seek(0, os.SEEK_END) < self._offset:
                     raise UserError(str(self._path), "has become shorter", "a journal that only grows", RESTORE)
                 file.seek(self._offset)
@@ -306,7 +306,7 @@ class Ledger:
 
     def _append(self, text: str) -> None:
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 # A process that was killed while it wrote, or a full disk, leaves a part of a line: that stays, and counts as a step.
                 end = os.lseek(descriptor, 0, os.SEEK_END)

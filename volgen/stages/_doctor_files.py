@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,8 @@ from pathlib import Path
 import psutil
 
 from volgen.core.errors import UserError
+from volgen.core.files import UNFINISHED
+from volgen.core.lock import Lock
 from volgen.stages._doctor_finding import Finding
 
 SHARED_TYPES = frozenset({"afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "wekafs"})
@@ -33,12 +33,12 @@ def shared_directory(folder: Path) -> Iterator[Finding]:
         yield Finding("shared", "missing", f"there is no folder {folder}", "make it, on a file system that all machines mount")
         return
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"volgen")
-            probe.flush()
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        yield Finding("shared", "missing", f"{folder} cannot be written to and locked: {error.strerror}", "mount it writable, with locks")
+        lock = Lock.wait(folder / f"{UNFINISHED}{secrets.token_hex(4)}")
+        lock.check()
+        lock.release(remove=True)
+    except (OSError, UserError) as error:
+        reason = error.found if isinstance(error, UserError) else error.strerror
+        yield Finding("shared", "missing", f"{folder} cannot be written to and locked: {reason}", "mount it writable, with locks")
         return
     yield from disk(folder, "shared disk")
     if _type(folder) in SHARED_TYPES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from volgen.checks._cohort_sample import CohortSample
 from volgen.checks._measure import Measurement, measure, seen
 from volgen.checks._reference import Reference
 from volgen.checks._verdict import judge, number
+from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.check import AXES
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import synced_together, write_json
+from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
 from volgen.core.progress import Ticker, progress, say
 from volgen.report import figures, page, previews, tables
@@ -29,27 +32,23 @@ FILES = {
 }  # fmt: skip
 
 
-def claim(out: Path, provenance: Provenance, known: Collection[str] = FILES) -> None:
-    """Makes sure that a folder is empty, or holds a report on the same inputs, or one that was cut short.
+def claim(out: Path, provenance: Provenance, known: Collection[str] = FILES) -> AbstractContextManager[Folder]:
+    """Claims a folder that is empty, holds a report on the same inputs, or half of any report.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or another process is writing to it.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(str(out), "is a file", "a folder for the report")
-    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    if names - set(known):
-        raise UserError(str(out), "holds other files", "an empty or new folder", "choose another --out")
-    if manifest.NAME in names:
-        before = read_json(out / manifest.NAME, "the manifest of a report")
-        if before.get("inputs") != provenance.inputs or before.get("config", {}).get("split") != provenance.config["split"]:
-            raise UserError(str(out), "holds a report on other volumes or another reference", "a new folder", "choose another --out")
+
+    def differs(before: Mapping[str, Any]) -> str:
+        same = before.get("inputs") == provenance.inputs and before.get("config", {}).get("split") == provenance.config["split"]
+        return "" if same else "holds a report on other volumes or another reference"
+
+    return folders.claim(out, provenance, "the report", writes=lambda name: name in known, differs=differs)
 
 
 def write_report(
-    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path,
-    provenance: Provenance,
-) -> dict[str, Any]:  # fmt: skip
+    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, folder: Folder
+) -> dict[str, Any]:
     """Judges volumes and writes a report directory.
 
     Args:
@@ -58,8 +57,7 @@ def write_report(
         bands: the reference.
         about: ``reference`` of ``report.json``; warnings about these volumes are added.
         sample: takes the volumes in for the measures of the cohort; None if there is nothing to compare a cohort with.
-        out: the directory, claimed already.
-        provenance: written as the manifest.
+        folder: the directory, claimed; gets its manifest last.
 
     Returns:
         The content of ``report.json``.
@@ -67,6 +65,17 @@ def write_report(
     Raises:
         UserError: no volume can be read, or one has another voxel size.
     """
+    folder.begin()
+    with synced_together():
+        content = _write_all(where, sources, bands, about, sample, folder.path)
+    folder.finish(volumes=len(content["volumes"]))
+    return content
+
+
+def _write_all(
+    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path
+) -> dict[str, Any]:
+    """Everything but the manifest; returns the content of ``report.json``."""
     write_json(out / page.BANDS, bands.to_json())
     volumes, unread = _judge_all(sources, bands, out, sample)
     if not volumes:
@@ -87,7 +96,6 @@ def write_report(
     write_json(out / page.REPORT, content)
     _write_worst(sources, volumes, out)
     page.write_page(out)
-    provenance.write(out, volumes=len(volumes))
     return content
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.config import Config
-from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import write_json
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
-from volgen.stages._statement_file import PAGE, write_statement
+from volgen.stages._statement_file import PAGE, STATEMENT, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 WHITE = "white"
+FILES = (derivative.OVERVIEW, "dataset_description.json", "README.md", ".bidsignore", *STATEMENT)
 
 
 @dataclass(frozen=True)
@@ -53,30 +55,36 @@ class Job:
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "names", derivative.FLAT if derivative.FLAT.whole(self.out) else derivative.SYNTHETIC)
 
-    def claim(self) -> None:
-        """Makes the directory, or checks that it is of the same run, settings and seed."""
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(str(self.out), "is a file", "a new directory")
-        if self.out.is_dir() and any(self.out.iterdir()):
-            if not (self.out / manifest.NAME).is_file():
-                raise UserError(str(self.out), "holds other files", "an empty or new directory, or one of samples", "choose another --out")
-            before = read_json(self.out / manifest.NAME, "the manifest of a directory of samples")
-            mine: dict[str, Any] = {
-                "stage": "sample",
-                "config": self.provenance.config,
-                "inputs": self.provenance.inputs,
-                "seed": self.seed,
-            }
+    @contextmanager
+    def claim(self) -> Iterator[Claimed]:
+        """Has the directory to itself, which is new, or of the same run, settings and seed.
+
+        Raises:
+            UserError: it is something else, or another process is drawing into it.
+        """
+        mine = {"stage": "sample", "config": self.provenance.config, "inputs": self.provenance.inputs, "seed": self.seed}
+
+        def differs(before: Mapping[str, Any]) -> str:
             different = [key for key, value in mine.items() if before.get(key) != value]
-            if different:
-                found = f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')"
-                expected = "the same run, --seed, --steps, --sampler, --noise and --dtype to continue"
-                raise UserError(str(self.out), found, expected, "choose another --out")
-        # The manifest comes first: a directory that was left half-way says whose it is.
-        self._write_manifest(complete=False)
-        derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
-        if not (self.out / PAGE).exists():  # one with an audit in it stays
-            write_statement(self.out, self.run)
+            return (
+                f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')" if different else ""
+            )
+
+        with folders.claim(
+            self.out, self.provenance, "samples", writes=_writes, differs=differs, strangers=True,
+            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise and --dtype to continue",
+            keeps=lambda: bool(self.names.whole(self.out)),
+        ) as folder:  # fmt: skip
+            # The manifest comes first: a directory that was left half-way says whose it is.
+            found = self.names.whole(self.out)
+            folder.begin(**self._about(found))
+            derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+            kept = {*found, *(f"{name.removesuffix('.nii.gz')}.json" for name in found)}
+            if (self.out / PAGE).exists():  # one with an audit in it stays
+                kept.update(STATEMENT)
+            else:
+                write_statement(self.out, self.run)
+            yield Claimed(self, folder, frozenset(kept))
 
     def holds(self, index: int) -> bool:
         """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
@@ -106,10 +114,29 @@ class Job:
         }
         write_json(self.out / self.names.sidecar(index), sidecar)
 
+    def _about(self, volumes: Sequence[str]) -> dict[str, Any]:
+        return {"requested": dict(self.requested), "volumes": list(volumes), "run_name": self.run.recipe.name}
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A directory of samples that is being filled.
+
+    Attributes:
+        job: what is drawn.
+        folder: the claim.
+        found: files that were there before and stay as they are.
+    """
+
+    job: Job
+    folder: folders.Folder
+    found: frozenset[str]
+
     def finish(self) -> None:
         """Writes the final manifest."""
-        self._write_manifest(complete=True)
+        self.folder.finish(self.found, **self.job._about(self.job.names.whole(self.job.out)))
 
-    def _write_manifest(self, complete: bool) -> None:
-        volumes = self.names.whole(self.out)
-        self.provenance.write(self.out, complete=complete, requested=dict(self.requested), volumes=volumes, run_name=self.run.recipe.name)
+
+def _writes(name: str) -> bool:
+    """Whether a directory of samples has a file or a folder of this name."""
+    return name.startswith("sub-") or name in FILES

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from volgen.core import folder as folders
 from volgen.core import ledger as ledgers
-from volgen.core import manifest
-from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import write_json
+from volgen.core.folder import Folder
+from volgen.core.manifest import Provenance
 from volgen.privacy._statement import statement
 from volgen.report import statement_page
 from volgen.stages._trained_run import TrainedRun
 
 AUDIT = "audit.json"
 PAGE = statement_page.NAME
+STATEMENT = (statement_page.STATEMENT, PAGE)
+FILES = (AUDIT, *STATEMENT)
 
 
 def write_statement(
@@ -36,23 +40,19 @@ def write_statement(
     return content
 
 
-def claim(out: Path, trained: TrainedRun, *stages: str) -> bool:
-    """Makes a directory, or checks that it holds what one of these stages made of the same run.
-
-    Returns:
-        Whether there was something already.
+def claim(out: Path, trained: TrainedRun, provenance: Provenance, *stages: str) -> AbstractContextManager[Folder]:
+    """Claims a directory that is empty, or holds what one of these stages made of the same run.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or another process is writing to it.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        out.mkdir(parents=True, exist_ok=True)
-        return False
     words = " or ".join(stages)
-    if not out.is_dir() or not (out / manifest.NAME).is_file():
-        raise UserError(str(out), "holds other files", f"a new directory, or the output of volgen {words}", "choose another --out")
-    before = read_json(out / manifest.NAME, "the manifest of a directory")
-    if before.get("stage") not in stages or before.get("inputs", {}).get("run") != trained.fingerprint:
-        found = f"holds the output of volgen {before.get('stage')}, or of another run"
-        raise UserError(str(out), found, f"a new directory, or the output of volgen {words} on this run", "choose another --out")
-    return True
+
+    def differs(before: Mapping[str, Any]) -> str:
+        same = before.get("stage") in stages and before.get("inputs", {}).get("run") == trained.fingerprint
+        return "" if same else f"holds the output of volgen {before.get('stage')}, or of another run"
+
+    expected = f"a new directory, or the output of volgen {words} on this run"
+    return folders.claim(
+        out, provenance, f"volgen {provenance.stage}", writes=lambda name: name in FILES, differs=differs, expected=expected, strangers=True
+    )

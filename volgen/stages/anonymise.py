@@ -14,6 +14,7 @@ from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
+from volgen.core.folder import claim
 from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
 from volgen.core.noise import choose
@@ -28,10 +29,11 @@ from volgen.privacy._local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, 
 from volgen.privacy._secret import Secret
 from volgen.samplers import _driver
 from volgen.stages._device import usable_device
-from volgen.stages._statement_file import PAGE, write_statement
+from volgen.stages._statement_file import PAGE, STATEMENT, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 CERTIFICATE = "certificate.json"
+FILES = (CERTIFICATE, "dataset_description.json", "README.md", ".bidsignore", *STATEMENT)
 RUN = "run"
 README = """# A brain MRI under local differential privacy
 
@@ -79,30 +81,33 @@ def anonymise(
         UserError: the budget is vacuous, needs more noise than the run knows, or is none; the scan or the run cannot be used.
     """
     _check_numbers(epsilon, delta, radius)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(str(out), "exists already", "a new directory", "each call is a release of its own; choose another --out")
     where = usable_device(device)
     trained = TrainedRun.read(run)
     if not trained.recipe.assembly.whole:
         found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}'), and a scan is denoised as a whole"
         raise UserError(str(run), found, "a run that denoises whole volumes")
-    preconditioner = trained.preconditioner(where)
-    clip = Clip(_centre(centre, trained, preconditioner, where), radius)
-    budget, needed = _budget(trained, clip, epsilon, delta)
-    if budget.vacuous and not accept_vacuous:
-        limits = f"epsilon at most {LARGEST_EPSILON:g} and delta at most {LARGEST_DELTA:g}"
-        how = "a smaller --epsilon, with --radius and --centre, can mean something; --accept-vacuous makes the release all the same"
-        raise UserError("--epsilon", f"this budget is vacuous ({budget.meaning.removeprefix('VACUOUS: ').rstrip('.')})", limits, how)
-    x_XYZ = _prepared(scan, trained.geometry)
-    y_XYZ = release(clip, x_XYZ, budget.sigma, Secret())
     # The folder is made to be released: no path, and no time or memory, which would tell the size of the scan.
     settings = {"epsilon": epsilon, "delta": delta, "radius": radius, "centre": _centre_words(centre), "dtype": dtype}
     provenance = manifest.Provenance("anonymise", settings, {"run": trained.fingerprint}, measured=False)
-    grid = _grid([level for level in trained.ensemble.grid if level <= budget.sigma], steps)
-    volume = _denoised(trained, preconditioner, y_XYZ, grid, where)
-    content = certificate(clip, _centre_words(centre), budget, (epsilon, delta), _denoiser(trained, run, needed, grid, budget))
-    _write(out, trained, volume, content, dtype)
-    provenance.write(out, complete=True, run_name=trained.recipe.name)
+    with claim(
+        out, provenance, "the scan", writes=lambda name: name.startswith("sub-") or name in FILES, differs=lambda _: "exists already",
+        expected="a new directory; each call is a release of its own",
+    ) as folder:  # fmt: skip
+        preconditioner = trained.preconditioner(where)
+        clip = Clip(_centre(centre, trained, preconditioner, where), radius)
+        budget, needed = _budget(trained, clip, epsilon, delta)
+        if budget.vacuous and not accept_vacuous:
+            limits = f"epsilon at most {LARGEST_EPSILON:g} and delta at most {LARGEST_DELTA:g}"
+            how = "a smaller --epsilon, with --radius and --centre, can mean something; --accept-vacuous makes the release all the same"
+            raise UserError("--epsilon", f"this budget is vacuous ({budget.meaning.removeprefix('VACUOUS: ').rstrip('.')})", limits, how)
+        x_XYZ = _prepared(scan, trained.geometry)
+        y_XYZ = release(clip, x_XYZ, budget.sigma, Secret())
+        grid = _grid([level for level in trained.ensemble.grid if level <= budget.sigma], steps)
+        volume = _denoised(trained, preconditioner, y_XYZ, grid, where)
+        content = certificate(clip, _centre_words(centre), budget, (epsilon, delta), _denoiser(trained, run, needed, grid, budget))
+        folder.begin()
+        _write(out, trained, volume, content, dtype)
+        folder.finish(run_name=trained.recipe.name)
     say(f"{out}: epsilon {budget.epsilon:.4g} at delta {delta:.2g} (noise of {budget.sigma:.4g}). {budget.meaning}")
     return out
 

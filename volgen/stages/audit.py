@@ -101,39 +101,40 @@ def audit(
               "shadows": [each.fingerprint for each in shadows], "twin": other_half.fingerprint if other_half else None}  # fmt: skip
     provenance = Provenance("audit", settings, inputs, seed)
     guessed = _chosen(people, canaries)
-    claim(out, trained, "audit")
-    claimed: Mapping[str, Any] = ledgers.read(run)
+    with claim(out, trained, provenance, "audit") as folder:
+        folder.begin()
+        claimed: Mapping[str, Any] = ledgers.read(run)
 
-    sigmas = _audit_losses.levels(trained, levels)
+        sigmas = _audit_losses.levels(trained, levels)
 
-    def losses(of: TrainedRun) -> Any:
-        return _audit_losses.losses(of, guessed, sigmas, draws, seed, where, batch_size)
+        def losses(of: TrainedRun) -> Any:
+            return _audit_losses.losses(of, guessed, sigmas, draws, seed, where, batch_size)
 
-    table = [[trained_on(each, person, store) for person in guessed] for each in shadows]
-    known = Shadows(np.stack([losses(each) for each in shadows]), np.array(table)) if shadows else None
-    scores = _membership.statistics(losses(trained), [f"loss at sigma {sigma:.3g}" for sigma in sigmas], known)
-    content: dict[str, Any] = {
-        "run": trained.recipe.name,
-        "run_fingerprint": trained.fingerprint,
-        "claim": {
-            "epsilon": claimed.get("epsilon"),
-            "delta": claimed.get("delta"),
-            **({"void": claimed["why"]} if "void" in claimed else {}),
-        },
-        "people": {**_counted(people, guessed), "store_checked": check_cohort(trained, store)},
-        "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
-        "epsilon": _bound(scores, guessed, claimed),
-        **_copies(trained, other_half, people, store, count, seed, where),
-    }
-    if others.fingerprint != store.fingerprint:
-        for part in ("membership", "nearest"):
-            if content[part].get("leaks"):
-                content[part]["verdict"] += FOREIGN
-    content["findings"], content["refuted"] = _findings(content)
-    content["verdict"] = _verdict(content)
-    write_json(out / AUDIT, content)
-    write_statement(out, trained, audit=content)
-    provenance.write(out, complete=True, run_name=trained.recipe.name)
+        table = [[trained_on(each, person, store) for person in guessed] for each in shadows]
+        known = Shadows(np.stack([losses(each) for each in shadows]), np.array(table)) if shadows else None
+        scores = _membership.statistics(losses(trained), [f"loss at sigma {sigma:.3g}" for sigma in sigmas], known)
+        content: dict[str, Any] = {
+            "run": trained.recipe.name,
+            "run_fingerprint": trained.fingerprint,
+            "claim": {
+                "epsilon": claimed.get("epsilon"),
+                "delta": claimed.get("delta"),
+                **({"void": claimed["why"]} if "void" in claimed else {}),
+            },
+            "people": {**_counted(people, guessed), "store_checked": check_cohort(trained, store)},
+            "membership": {**_inferred(scores, guessed), "levels": sigmas, "draws": draws, "shadows": len(shadows)},
+            "epsilon": _bound(scores, guessed, claimed),
+            **_copies(trained, other_half, people, store, count, seed, where),
+        }
+        if others.fingerprint != store.fingerprint:
+            for part in ("membership", "nearest"):
+                if content[part].get("leaks"):
+                    content[part]["verdict"] += FOREIGN
+        content["findings"], content["refuted"] = _findings(content)
+        content["verdict"] = _verdict(content)
+        write_json(out / AUDIT, content)
+        write_statement(out, trained, audit=content)
+        folder.finish(run_name=trained.recipe.name)
     for finding in content["findings"]:
         say(f"found: {finding}")
     say(f"{out}: {content['verdict']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,36 +68,36 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
         "report --compare", {"compare": {name: folder.name for name, folder in folders.items()}, **config},
         {"samples": prints, "reference": against.identity},
     )  # fmt: skip
-    claim(out, provenance, FILES)
     places = {name: out / compare_page.FOLDER / name for name in folders}
     manifests = {
         name: Provenance("report", {"samples": folder.name, **config}, {"samples": prints[name], "reference": against.identity})
         for name, folder in folders.items()
     }
-    for name in folders:
-        claim(places[name], manifests[name])
-
-    bands, sample = against.load()
-    about = against.about(bands)
-    tell(about["warnings"])
-    write_json(out / page.BANDS, bands.to_json())
-    reports = {}
-    for name, folder in folders.items():
-        say(f"{name}:")
-        # Each generator is a cohort of its own beside the same real volumes.
-        own = deepcopy(sample)
-        reports[name] = write_report(str(folder), sources[name], bands, about, own, places[name], manifests[name])
-    entries = ranked(reports, bands)
-    for entry in entries:
-        report = reports[entry["name"]]
-        entry["folder"] = f"{compare_page.FOLDER}/{entry['name']}"
-        entry["unread"] = len(report["unread"])
-        entry["warnings"] = report["reference"]["warnings"][len(about["warnings"]) :]
-        if "cohort" in report:
-            entry["cohort"] = report["cohort"]
-    write_json(out / compare_page.COMPARE, {"reference": about, "generators": entries, "metrics": bands.thresholds()})
-    html = compare_page.write_page(out)
-    provenance.write(out, generators=len(entries))
+    with ExitStack() as claimed:
+        whole = claimed.enter_context(claim(out, provenance, FILES))
+        parts = {name: claimed.enter_context(claim(places[name], manifests[name])) for name in folders}
+        bands, sample = against.load()
+        about = against.about(bands)
+        tell(about["warnings"])
+        whole.begin()
+        write_json(out / page.BANDS, bands.to_json())
+        reports = {}
+        for name, folder in folders.items():
+            say(f"{name}:")
+            # Each generator is a cohort of its own beside the same real volumes.
+            own = deepcopy(sample)
+            reports[name] = write_report(str(folder), sources[name], bands, about, own, parts[name])
+        entries = ranked(reports, bands)
+        for entry in entries:
+            report = reports[entry["name"]]
+            entry["folder"] = f"{compare_page.FOLDER}/{entry['name']}"
+            entry["unread"] = len(report["unread"])
+            entry["warnings"] = report["reference"]["warnings"][len(about["warnings"]) :]
+            if "cohort" in report:
+                entry["cohort"] = report["cohort"]
+        write_json(out / compare_page.COMPARE, {"reference": about, "generators": entries, "metrics": bands.thresholds()})
+        html = compare_page.write_page(out)
+        whole.finish(generators=len(entries))
     for entry in entries:
         say(f"{entry['rank']}. {entry['text']}")
     say(f"see {html}")

@@ -54,11 +54,11 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     against = Against.find(reference, split)
     inputs = {"samples": {source.name: source.fingerprint() for source in sources}, "reference": against.identity}
     provenance = Provenance("report", {"samples": samples.name, "reference": reference.name, "split": split, "strict": strict}, inputs)
-    claim(out, provenance)
-    bands, sample = against.load()
-    about = against.about(bands)
-    tell(about["warnings"])
-    summary = write_report(str(samples), sources, bands, about, sample, out, provenance)["summary"]
+    with claim(out, provenance) as folder:
+        bands, sample = against.load()
+        about = against.about(bands)
+        tell(about["warnings"])
+        summary = write_report(str(samples), sources, bands, about, sample, folder)["summary"]
     html = out / page.NAME
     say(f"{summary['headline']}; see {html}")
     return Outcome(html, summary["passed"], summary["failed"] + summary["other"], summary["unread"], strict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from volgen.parallel import launch as launches
 from volgen.samplers import _driver
 from volgen.stages._draw import Drawing
 from volgen.stages._sample_draw import Work
-from volgen.stages._sample_job import WHITE, Job
+from volgen.stages._sample_job import WHITE, Claimed, Job
 from volgen.stages._sample_ranks import crew, flow_of
 from volgen.stages._train_parts import from_chief
 from volgen.stages._trained_run import TrainedRun
@@ -96,11 +97,14 @@ def sample(
     job = Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index})
     indices = range(start_index, start_index + count)
 
+    claimed: list[Claimed] = []
+    held = ExitStack()
+
     def prepare() -> str:
-        job.claim()
+        claimed.append(held.enter_context(job.claim()))
         return json.dumps([index for index in indices if not job.holds(index)])
 
-    with crew(launch, trained.recipe.engine, device) as ranks:
+    with crew(launch, trained.recipe.engine, device) as ranks, held:
         preconditioner, assembly = trained.preconditioner(ranks.device), trained.assembly()
         missing: list[int] = json.loads(from_chief(ranks.group, prepare))
         if len(missing) < count:
@@ -114,7 +118,7 @@ def sample(
             work.stay(mine, memory_gib * 2**30, 2 if trained.recipe.assembly.whole else capacity)
         ranks.meet()
         if launch.chief:
-            job.finish()
+            claimed[0].finish()
     say(f"{count} volumes in {out}")
     return out
 

@@ -9,7 +9,7 @@ from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
 from volgen.core.progress import say
-from volgen.stages._statement_file import AUDIT, PAGE, claim, write_statement
+from volgen.stages._statement_file import AUDIT, PAGE, STATEMENT, claim, write_statement
 from volgen.stages._trained_run import TrainedRun
 
 AUDITED = {"people", "membership", "epsilon", "nearest", "twins", "findings", "refuted", "verdict", "run_fingerprint"}
@@ -47,21 +47,24 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
         "certificates": [sha256(path) for path in paths],
     }
     provenance = manifest.Provenance("statement", {}, inputs, measured=not trained.recipe.privacy.private)
-    beside_samples = claim(out, trained, "statement", "sample") and _stage(out) == "sample"
-    try:
-        content = write_statement(out, trained, audit=audited, certificates=certificates)
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        found = f"has another form ({error!r})"
-        raise UserError("the ledger, audit or certificate", found, "files that volgen wrote", "make them again") from None
-    if not beside_samples:
-        provenance.write(out, complete=True, run_name=trained.recipe.name)
+    with claim(out, trained, provenance, "statement", "sample") as folder:
+        beside_samples = folder.before is not None and folder.before.get("stage") == "sample"
+        if not beside_samples:
+            folder.begin()
+        try:
+            content = write_statement(out, trained, audit=audited, certificates=certificates)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            found = f"has another form ({error!r})"
+            raise UserError("the ledger, audit or certificate", found, "files that volgen wrote", "make them again") from None
+        if beside_samples:
+            folder.amend(STATEMENT)
+        else:
+            folder.finish(run_name=trained.recipe.name)
     say(f"{out / PAGE}: {content['headline']}")
     return out / PAGE
 
 
 def _has(content: object, keys: set[str]) -> bool:
     return isinstance(content, dict) and keys <= content.keys()
-
-
-def _stage(out: Path) -> str:
-    return str(read_json(out / manifest.NAME, "the manifest of a directory").get("stage"))

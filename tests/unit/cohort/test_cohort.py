@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pytest
 import volgen.cohort
 from volgen.cohort import copy_to
 from volgen.core.errors import UserError
+from volgen.core.files import UNFINISHED
+from volgen.core.folder import LOCK
+from volgen.core.lock import Lock
 
 SHIPPED = Path(volgen.cohort.__file__).parent / "bids"
 SCANS = sorted(SHIPPED.glob("sub-*/anat/*_T1w.nii.gz"))
@@ -98,8 +102,32 @@ def test_an_empty_folder_is_filled_and_a_used_one_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="is there already"):
         copy_to(used)
     assert [path.name for path in used.iterdir()] == ["thesis.tex"]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="is a file"):
         copy_to(used / "thesis.tex")
+
+
+def test_a_copy_that_was_killed_is_made_whole_and_one_that_is_being_made_is_left_alone(tmp_path: Path) -> None:
+    target = copy_to(tmp_path / "scans")
+    whole = {path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    (target / "README.md").unlink()
+    shutil.rmtree(target / "sub-DEP01")
+    (target / "sub-DEP04" / "anat" / "sub-DEP04_T1w.nii.gz").unlink()
+    (target / f"{UNFINISHED}cohort").mkdir()
+    (target / LOCK).touch()
+    with Lock.wait(target / LOCK), pytest.raises(UserError, match="is being written by"):
+        copy_to(target)
+    copy_to(target)
+    assert {path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()} == whole
+    assert not (target / f"{UNFINISHED}cohort").exists()
+
+
+def test_nothing_is_copied_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "sub-DEP01").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match="is a link"):
+        copy_to(tmp_path / "scans")
+    assert list((tmp_path / "victim").iterdir()) == []
 
 
 def test_the_code_of_the_readme_makes_the_files(test_data: Path, tmp_path: Path) -> None:

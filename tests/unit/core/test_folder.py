@@ -79,7 +79,7 @@ def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path) ->
         pass
     assert tree(out) == ["thesis.tex"]
     (out / "thesis.tex").rename(out / "a.txt")  # the name alone is no proof for those who want one
-    with pytest.raises(UserError, match=r"out: holds other files \(a\.txt\)"), mine(out, anew=False):
+    with pytest.raises(UserError, match=r"out: holds other files \(a\.txt\)"), mine(out, keeps=lambda: True):
         pass
     assert (out / "a.txt").read_text() == "mine"
     with pytest.raises(UserError, match=r"a\.txt: is a file; expected a folder for a trial"), mine(out / "a.txt"):
@@ -129,9 +129,9 @@ def test_unfinished_work_that_is_worth_something_is_kept_from_another_question(t
     process = start(out, "x")
     process.kill()
     process.communicate()
-    with pytest.raises(UserError, match="holds another trial"), mine(out, "y", anew=False):
+    with pytest.raises(UserError, match="holds another trial"), mine(out, "y", keeps=lambda: True):
         pass
-    with mine(out, "x", anew=False) as folder:
+    with mine(out, "x", keeps=lambda: True) as folder:
         assert folder.before is not None and folder.before["complete"] is False
         folder.finish()
 

@@ -14,6 +14,7 @@ import pytest
 from volgen import cli
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.core.manifest import verify
 from volgen.core.rounding import upper
 from volgen.data.store import Store
 from volgen.privacy._statement import statement as content_of
@@ -254,9 +255,11 @@ def test_samples_carry_a_statement_that_an_audit_completes(run: Path, store: Pat
     assert "This run was not audited." in page.read_text() and "There is no privacy guarantee." in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["run_fingerprint"] == sidecar["RunFingerprint"]
     audit(run, store, tmp_path / "audit", **FAST)
-    manifest = (samples / "manifest.json").read_text()
+    before = json.loads((samples / "manifest.json").read_text())
     statement(run, samples, audit=tmp_path / "audit")
-    assert "This run was not audited." not in page.read_text() and (samples / "manifest.json").read_text() == manifest
+    after = json.loads((samples / "manifest.json").read_text())
+    assert "This run was not audited." not in page.read_text()
+    assert {**after, "files": 0} == {**before, "files": 0} and not verify(samples), "their manifest, with the new statement's checksums"
     sample(run, samples, count=2, seed=1)
     assert "This run was not audited." not in page.read_text()
     (tmp_path / "broken").mkdir()

@@ -1,0 +1,160 @@
+"""Every command that writes a folder owns it while it writes, says what is in it, and writes nowhere else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from volgen.cli import main
+from volgen.core.folder import LOCK
+from volgen.core.lock import Lock
+from volgen.core.manifest import NAME, verify
+from volgen.data.preprocess import IngestConfig
+from volgen.stages.ingest import ingest
+
+AUDIT = "audit runs/finished --members cohort.zarr --non-members strangers.zarr --out out --count 0 --levels 1 --draws 1"
+COMMANDS = {
+    "export": "export cohort.zarr --out out --ids sub-DEP01",
+    "report": "report samples --reference report/bands.json --out out",
+    "compare": "report --compare a=samples b=export --reference report/bands.json --out out",
+    "sample": "sample runs/finished --out out --count 1 --seed 1",
+    "statement": "statement runs/finished --out out",
+    "audit": AUDIT,
+    "anonymise": "anonymise export/sub-DEP01_T1w.nii.gz runs/finished --out out --epsilon 1e6 --delta 1e-5 --accept-vacuous",
+    "plan": "plan --config run.yaml --nodes 1 --gpus-per-node 1 --gpu-memory 8 --people 11 --out out",
+}
+OTHERS = {"cohort": "cohort out", "ingest": "ingest export out --shape native --voxel-size native --workers 1"}
+"""Folders without a manifest, or with one of their own."""
+
+
+@pytest.fixture(scope="session")
+def strangers(tmp_path_factory: pytest.TempPathFactory, cohort: Path) -> Path:
+    """A store of people whom no run of the fixture has seen."""
+    folder = tmp_path_factory.mktemp("strangers")
+    for person in sorted(cohort.glob("sub-*"))[-4:]:
+        shutil.copytree(person, folder / "scans" / person.name)
+    ingest(folder / "scans", folder / "store", IngestConfig(shape=(16, 16, 16), voxel_size=14.0))
+    return folder / "store"
+
+
+@pytest.fixture
+def there(made_by_0_1_0: Path, strangers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made_by_0_1_0)
+    (made_by_0_1_0 / "strangers.zarr").symlink_to(strangers)
+    return made_by_0_1_0
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_folder_has_checksums_of_all_that_is_in_it_and_nothing_else(words: str, there: Path) -> None:
+    assert main(words.split()) in (0, 1)
+    out = there / "out"
+    content = json.loads((out / NAME).read_text())
+    assert content["complete"] is True
+    files = {name for name, found in tree(out).items() if found is not None}
+    assert files == {NAME, *content["files"]} and not verify(out), "no lock, nothing unfinished, nothing that nobody signed for"
+
+
+@pytest.mark.parametrize("words", [*COMMANDS.values(), *OTHERS.values()], ids=[*COMMANDS, *OTHERS])
+def test_folders_of_others_are_left_alone(words: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, victim = there / "out", there / "victim"
+    victim.mkdir()
+    (victim / "letter").write_text("dear")
+
+    def refused(message: str) -> None:
+        before = tree(there)
+        assert main(words.split()) == 2
+        error = capsys.readouterr().err
+        assert message in error, error
+        assert tree(there) == before
+
+    with Lock.wait(out / LOCK):  # another process is at work
+        refused("is being written by")
+    (out / LOCK).unlink()
+    (out / "figures").symlink_to(victim)
+    refused("")
+    (out / "figures").unlink()
+    (out / ".partial-sub-DEP01").symlink_to(victim)
+    refused("is a link")
+    (out / ".partial-sub-DEP01").unlink()
+    (out / LOCK).symlink_to(victim / "letter")
+    refused("is a link")
+    (out / LOCK).unlink()
+    (out / "thesis.tex").write_text("years of work")
+    refused("")
+
+
+def test_a_report_is_not_made_again_through_a_planted_link(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(COMMANDS["report"].split())
+    (there / "out" / "figures").rename(there / "victim")
+    (there / "out" / "figures").symlink_to(there / "victim")
+    for path in (there / "victim").iterdir():
+        path.write_text("mine")
+    assert main(COMMANDS["report"].split()) == 2
+    assert "figures: is a link" in capsys.readouterr().err
+    assert {path.read_text() for path in (there / "victim").iterdir()} == {"mine"}
+
+
+def test_a_statement_beside_samples_is_entered_into_their_manifest(there: Path) -> None:
+    assert main(COMMANDS["sample"].split()) == 0
+    before = json.loads((there / "out" / NAME).read_text())
+    assert main([*AUDIT.replace("--out out", "--out audit").split()]) in (0, 1)
+    assert main(["statement", "runs/finished", "--audit", "audit", "--out", "out"]) == 0
+    after = json.loads((there / "out" / NAME).read_text())
+    assert not verify(there / "out")
+    assert after["files"]["statement.json"] != before["files"]["statement.json"] and {**after, "files": 0} == {**before, "files": 0}
+
+
+def test_samples_that_are_there_keep_their_checksums_when_more_are_drawn(there: Path) -> None:
+    assert main(COMMANDS["sample"].split()) == 0
+    (image,) = (there / "out").rglob("*.nii.gz")
+    image.write_bytes(image.read_bytes()[:-9] + b"\0" * 9)
+    assert main(COMMANDS["sample"].replace("--count 1", "--count 2").split()) == 0
+    assert verify(there / "out").changed == (image.relative_to(there / "out").as_posix(),)
+
+
+@pytest.mark.parametrize(
+    ("words", "patched"),
+    [
+        (COMMANDS["sample"], "volgen.stages._sample_draw.Work.stay"),
+        (COMMANDS["report"], "volgen.report.page.write_page"),
+        (COMMANDS["anonymise"], "volgen.stages.anonymise._write"),
+        (AUDIT, "volgen.stages.audit._findings"),
+        (COMMANDS["plan"], "volgen.stages._plan_files.content"),
+    ],
+    ids=["sample", "report", "anonymise", "audit", "plan"],
+)
+def test_a_command_that_fails_leaves_no_folder(words: str, patched: str, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patched, fail)
+    before = tree(there)
+    assert main(words.split()) == 130
+    assert {name: content for name, content in tree(there).items() if "runs/" not in name} == {
+        name: content for name, content in before.items() if "runs/" not in name
+    }
+
+
+def test_two_folders_of_one_kind_do_not_mix(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run: Callable[[str], int] = lambda words: main(words.split())  # noqa: E731
+    assert run(COMMANDS["sample"]) == 0
+    for words, message in (
+        (COMMANDS["sample"].replace("--seed 1", "--seed 2"), "another 'seed'"),
+        (COMMANDS["report"], "holds other files"),
+        (COMMANDS["plan"], "holds other files"),
+        (COMMANDS["anonymise"], "exists already"),
+        (AUDIT, "holds the output of volgen sample"),
+        (COMMANDS["export"], "is not empty"),
+    ):
+        before = tree(there / "out")
+        assert run(words) == 2
+        assert message in capsys.readouterr().err
+        assert tree(there / "out") == before
