@@ -56,6 +56,8 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, IngestConfig)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", metavar="N", type=int, default=cores, help="processes (default: %(default)s, one for each core)")
+    table = "table of whose each scan is: a column for the scan (file, scan_id, participant_id, ...) and one for the patient (patient, ...)"
+    parser.add_argument("--patients", metavar="TABLE.tsv", type=Path, help=table)
     parser.add_argument("--strict", action="store_true", help="stop at the first scan that cannot be used instead of leaving it out")
 
 
@@ -64,7 +66,7 @@ def _ingest(options: argparse.Namespace, _: Overrides) -> int:
     from volgen.stages.ingest import ingest
 
     config = from_options(IngestConfig, options, "volgen ingest")
-    ingest(options.source, options.store, config, workers=options.workers, strict=options.strict)
+    ingest(options.source, options.store, config, workers=options.workers, strict=options.strict, patients=options.patients)
     return DONE
 
 

@@ -297,7 +297,11 @@ def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_
     import volgen.stages.ingest as stage
 
     seen: list[tuple[object, ...]] = []
-    monkeypatch.setattr(stage, "ingest", lambda source, store, config, *, workers, strict: seen.append((source, config, workers, strict)))
+
+    def ingest(source: Path, store: Path, config: object, *, workers: int, strict: bool, patients: Path | None) -> None:
+        seen.append((source, config, workers, strict))
+
+    monkeypatch.setattr(stage, "ingest", ingest)
     words = ["ingest", str(tmp_path), "store", "--workers", "3", "--strict", "--voxel-size", "2.5", "--shape"]
     for shape in (["48", "56", "48"], ["32"], ["native"]):
         assert cli.main([*words, *shape]) == 0

@@ -6,17 +6,23 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint
 from volgen.core.progress import say
+from volgen.data.choose import Choice, choose
+from volgen.data.names import parse
 from volgen.data.nifti import is_image, stem
-from volgen.data.people import person_folders
+from volgen.data.patients import PatientTable
+from volgen.data.people import Person, Way, people_of
 
-_SUBJECT = re.compile(r"(?:^|[_/])(sub-[^_/.-]+)")
+RESERVED = ("zarr.json", "manifest.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
+"""Names in a store that no scan may have."""
+LONGEST = 180
+"""Bytes of an id: names of files may have 255, and more is put in front and behind."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -31,16 +37,33 @@ class Found:
             where an id cannot hold what they differ in.
         path: the file.
         relative: the file's path inside the source, for messages and manifests.
+        told_by: how the person was told, one of :data:`WAYS`.
     """
 
     id: str
     patient: str
     path: Path
     relative: str
+    told_by: Way = "files"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is to be taken of a source.
+
+    Attributes:
+        scans: to be taken, sorted by path.
+        others: relative path of each image that is not, and why.
+        warnings: choices that were made for the user.
+    """
+
+    scans: list[Found]
+    others: Mapping[str, str]
+    warnings: Sequence[str]
 
 
 def discover(source: Path, suffix: str = "T1w") -> list[Found]:
-    """Scans of a file, a folder or a BIDS tree (raw or derivative), sorted by path.
+    """All images of a file, a folder or a BIDS tree (raw or derivative), sorted by path.
 
     A folder with ``sub-*`` folders is a BIDS tree: ``sub-*/[ses-*/]anat/*_<suffix>.*`` are taken, and ``derivatives/`` inside it is not
     (a derivative dataset is a source of its own). Any other folder gives every image file in and below it, also behind links
@@ -51,24 +74,54 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     Raises:
         UserError: no such path, or no image in it.
     """
+    root, files, bids = _images(source)
+    relative = [path.relative_to(root).as_posix() for path in files]
+    if bids:
+        names = [parse(inside) for inside in relative]
+        chosen = choose(names, people_of(names), Choice(suffix=suffix, every=True), str(source), bids=True)
+        files, relative = [files[index] for index in chosen.taken], [relative[index] for index in chosen.taken]
+    return _found(files, relative, people_of([parse(inside) for inside in relative]), suffix)
+
+
+def select(source: Path, choice: Choice, table: PatientTable | None = None) -> Selection:
+    """The scans of a source that are to be learnt from: what :func:`discover` finds, less masks, other contrasts and other spaces.
+
+    Raises:
+        UserError: no such path, no image in it, a filter that leaves none, or a table that does not fit.
+    """
+    root, files, bids = _images(source)
+    relative = [path.relative_to(root).as_posix() for path in files]
+    names = [parse(inside) for inside in relative]
+    people = people_of(names)
+    if table is not None:
+        people = table.people(relative, people)
+    chosen = choose(names, people, choice, str(source), bids=bids)
+    taken = chosen.taken
+    if table is not None:
+        table.check([relative[i] for i in taken if people[i].told_by != "table"])
+    scans = _found([files[i] for i in taken], [relative[i] for i in taken], [people[i] for i in taken], choice.suffix or "T1w")
+    return Selection(scans, chosen.others, chosen.warnings)
+
+
+def _images(source: Path) -> tuple[Path, list[Path], bool]:
+    """The folder that paths are relative to, every image, and whether it is a BIDS tree."""
     if not source.exists():
         raise UserError(str(source), "there is no such file or folder", "an image, a folder of images or a BIDS tree")
     if source.is_file():
         if not is_image(source):
             raise UserError(str(source), "is not an image file", "a name ending in .nii, .nii.gz, .mgh or .mgz")
-        return _name([source], source.parent, suffix)
+        return source.parent, [source], False
     people = sorted(folder for folder in source.glob("sub-*") if folder.is_dir())
     if people:
-        return _name(_bids(source, people, suffix), source, suffix)
+        inside = (path for person in people for pattern in ("anat/*", "ses-*/anat/*") for path in person.glob(pattern))
+        files = sorted(path for path in inside if _is_candidate(path))
+        if not files:
+            raise UserError(str(source), "is a BIDS tree without images in anat/", "sub-*/[ses-*/]anat/*_T1w.nii.gz")
+        return source, files, True
     files = sorted(path for path in _below(source) if _is_candidate(path))
     if not files:
         raise UserError(str(source), "holds no image", "files ending in .nii, .nii.gz, .mgh or .mgz")
-    return _name(files, source, suffix)
-
-
-def is_bids_name(relative: str) -> bool:
-    """Whether a relative path says whose scan it is."""
-    return _SUBJECT.search(relative) is not None
+    return source, files, False
 
 
 def safe(name: str) -> str:
@@ -101,52 +154,34 @@ def _below(source: Path) -> Iterator[Path]:
             yield from (Path(here) / name for name in files)
 
 
-def _bids(source: Path, people: Iterable[Path], suffix: str) -> list[Path]:
-    inside = (path for person in people for pattern in ("anat/*", "ses-*/anat/*") for path in person.glob(pattern))
-    anatomical = [path for path in inside if _is_candidate(path)]
-    chosen = sorted(path for path in anatomical if stem(path).endswith(f"_{suffix}"))
-    if not chosen:
-        there = sorted({stem(path).rsplit("_", 1)[-1] for path in anatomical})
-        expected = f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz"
-        found = f"is a BIDS tree without {suffix} images (found {', '.join(there) or 'none'})"
-        raise UserError(str(source), found, expected, "choose --suffix")
-    return chosen
-
-
-def _name(files: list[Path], root: Path, suffix: str) -> list[Found]:
+def _found(files: Sequence[Path], relative: Sequence[str], people: Sequence[Person], suffix: str) -> list[Found]:
     """Ids from file names; names that occur twice take their folder in front, and a number if even that is not enough."""
-    relative = [path.relative_to(root).as_posix() for path in files]
     names = [safe(stem(path).removesuffix(f"_{suffix}")) for path in files]
     count = Counter(name.lower() for name in names)
-    patients = _distinct(_people(relative))
+    patients = _distinct([person.name for person in people])
     result: list[Found] = []
     taken: set[str] = set()
-    for path, inside, name, patient in zip(files, relative, names, patients, strict=True):
+    for path, inside, name, patient, person in zip(files, relative, names, patients, people, strict=True):
         if count[name.lower()] > 1:
             name = safe(inside.removesuffix(path.name).replace("/", "_") + path.name.replace(".", "-"))
+        if name.lower() in RESERVED or name.startswith("__"):  # Zarr keeps the latter for itself
+            name = f"scan-{name}"
+        if len(name) > LONGEST:
+            name = f"{name[:LONGEST]}-{fingerprint(inside)[:8]}"
         unique, number = name, 2
         while unique.lower() in taken:
             unique, number = f"{name}-{number}", number + 1
         taken.add(unique.lower())
-        result.append(Found(unique, patient, path, inside))
+        result.append(Found(unique, patient, path, inside, person.told_by))
     return result
 
 
-def _people(relative: Sequence[str]) -> list[str]:
-    """The name of the person of each file, as it is written: a BIDS subject, a folder or a file."""
-    folders = person_folders(inside for inside in relative if not is_bids_name(inside))
-    people = []
-    for inside in relative:
-        subject = _SUBJECT.search(inside)
-        parents = PurePosixPath(inside).parts[:-1]
-        folder = next((parents[:depth] for depth in range(1, len(parents) + 1) if parents[:depth] in folders), None)
-        people.append(subject.group(1) if subject else stem(Path(inside)) if folder is None else "/".join(folder))
-    # Some systems write an accent apart from its letter: that is no other name.
-    return [unicodedata.normalize("NFC", person) for person in people]
-
-
 def _distinct(people: Sequence[str]) -> list[str]:
-    """Usable names; where two people would get the same one, those whose own name it is not get a digest of theirs behind it."""
+    """Usable names; where two people would get the same one, those whose own name it is not get a digest of theirs behind it.
+
+    Some systems write an accent apart from its letter: that is no other name.
+    """
+    people = [unicodedata.normalize("NFC", person) for person in people]
     usable = {person: safe(person.replace("/", "_")) for person in people}
     shared = {name for name, count in Counter(usable.values()).items() if count > 1}
     clash = {person for person, name in usable.items() if name in shared and name != person}

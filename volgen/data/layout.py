@@ -6,8 +6,9 @@ chunk are in docs/store.md.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
+from volgen.core.files import fingerprint, sha256, write_text
 from volgen.core.protocols import Shape3
 from volgen.data import nifti
 from volgen.data.record import SubjectRecord
@@ -25,6 +27,10 @@ CHUNK = 64
 SLAB_BYTES = 2**20
 """Largest chunk of the layout for whole volumes: it and its packed form stay in one core's second-level cache while they are decoded."""
 ATTRIBUTE = "volgen"
+LARGEST_LIST = 2**27
+"""Characters of a list of all groups beyond which readers are better off without: tens of thousands of scans."""
+FILES, SEAL = "files", "seal"
+"""Attributes: SHA-256 of a group's files but its own metadata, and of that metadata."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
 
 
 def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any], layout: Layout = "slices") -> None:
-    """Writes one scan.
+    """Writes one scan, and what its files and its metadata have to be for :func:`changed`.
 
     Args:
         folder: a path that does not exist yet.
@@ -64,12 +70,54 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
         more: further attributes under ``volgen``.
         layout: what reading is to be quick for.
     """
-    attributes = {"ome": _ome(record), ATTRIBUTE: {"record": record.to_dict(), **more}}
-    group = zarr.create_group(store=str(folder), zarr_format=3, attributes=attributes)
+    group = zarr.create_group(store=str(folder), zarr_format=3)
     write_array(group, codes_ZYX, PACKINGS[layout])
     head = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
     stored = group.create_array("nifti", shape=(len(head),), chunks=(len(head),), dtype="uint8", compressors=None, filters=None)
     stored[:] = np.frombuffer(head, dtype=np.uint8)
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.glob("*/**/*")) if path.is_file()}
+    attributes = {"ome": _ome(record), ATTRIBUTE: {"record": record.to_dict(), **more, FILES: files}}
+    attributes[ATTRIBUTE][SEAL] = _seal(attributes)
+    group.update_attributes(attributes)
+
+
+def changed(folder: Path, attributes: Mapping[str, Any]) -> str:
+    """How a group is not what :func:`write_group` wrote, in words; empty if it is. Groups of 0.1.0 have no seal to compare.
+
+    Args:
+        folder: of the group.
+        attributes: of the group, as they are now.
+    """
+    own = attributes[ATTRIBUTE]
+    if own[SEAL] != _seal(attributes):
+        return "its metadata (affine, patient, window or others) is not what was written"
+    for name, digest in own[FILES].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            return f"{name} {'is damaged' if path.is_file() else 'is missing'}"
+    return ""
+
+
+def _seal(attributes: Mapping[str, Any]) -> str:
+    """Of all attributes but itself. It is no signature: it tells an accident or a careless edit, not a forgery."""
+    return fingerprint({**attributes, ATTRIBUTE: {key: value for key, value in attributes[ATTRIBUTE].items() if key != SEAL}})
+
+
+def consolidate(store: Path, names: Iterable[str]) -> None:
+    """Lists the groups of a store, with their metadata, in its root's ``zarr.json`` (``consolidated_metadata``, as zarr-python writes it).
+
+    So readers need not list the folder: they would take ``manifest.json`` for a broken part of the hierarchy (zarr-python warns), and over
+    HTTP there is nothing to list.
+    """
+    metadata: dict[str, Any] = {}
+    for name in names:
+        for node in (name, f"{name}/0", f"{name}/nifti"):
+            metadata[node] = json.loads((store / node / "zarr.json").read_text(encoding="utf-8"))
+        metadata[name]["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {}}
+    root = json.loads((store / "zarr.json").read_text(encoding="utf-8"))
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
+    if len(text := json.dumps(root, allow_nan=False)) < LARGEST_LIST:
+        write_text(store / "zarr.json", text)
 
 
 def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Packing) -> None:

@@ -1,4 +1,7 @@
-"""Which folder is a person, where files have no ``sub-<label>`` and names repeat: ``<subject>/mri/T1.mgz``, ``<site>/<subject>/T1.nii``.
+"""Whose an image is, and which visit it is from: ``sub-<label>``, else a folder, else what the file's name begins with.
+
+A folder is a person where file names repeat (``<subject>/mri/T1.mgz``, ``<site>/<subject>/T1.nii``), where it is called one (``subj1``), or
+where its files share a subject and differ in contrast (``BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz``).
 
 Two mistakes are possible. A site taken for a person makes a small cohort of a large one; a visit taken for a person puts one person on both
 sides of a split, and nobody notices. So a folder counts as a person with everything in it, unless what is in it can hardly be visits.
@@ -7,14 +10,37 @@ sides of a split, and nobody notices. So a folder counts as a person with everyt
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
+from volgen.data.names import Name, common_base, without_visit
 from volgen.data.nifti import stem
 
 Folder = tuple[str, ...]
+Way = Literal["files", "folders", "bids", "table"]
+WAYS: tuple[Way, ...] = ("files", "folders", "bids", "table")
+"""How people can be told apart, from the way that says least to the one that says most: each file is one, a folder is one, ``sub-<label>``,
+a table of the user's."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whose an image is.
+
+    Attributes:
+        name: of the person, as it is written.
+        told_by: how that is known.
+        visit: equal for images of one person's one visit.
+    """
+
+    name: str
+    told_by: Way
+    visit: tuple[str, ...]
+
 
 _VISIT = re.compile(
     r"""(?ix)
@@ -24,7 +50,42 @@ _VISIT = re.compile(
        |baseline|base|bl|follow.?up|fu|pre|post|test|retest|mri?|anat|t[12]w?|flair|nifti|nii|raw|orig)[-_. ]*\d*
     """
 )
+_CONTAINER = re.compile(r"(?i)(mri?|anat|t[12]w?|flair|nifti|nii|raw|orig)[-_. ]*\d*")
+"""Of those, names of folders that hold the images of a visit, or one of its contrasts."""
 _PERSON = re.compile(r"(?i)(sub|subj|subject|p|pat|patient|participant|person|id|case|control|ctrl|hc)[-_. ]*\d+")
+
+
+def people_of(names: Sequence[Name]) -> list[Person]:
+    """The person of each image, in the order of the names. It depends on all of them: files of one folder tell of each other."""
+    plain = [name for name in names if not name.entities]
+    repeated = person_folders(name.relative for name in plain)
+    by_folder: dict[Folder, list[Name]] = defaultdict(list)
+    for name in plain:
+        by_folder[PurePosixPath(name.relative).parts[:-1]].append(name)
+    bases = {folder: common_base([stem(Path(name.relative)) for name in them]) for folder, them in by_folder.items() if folder}
+    # "scan_20200101", "scan_20200102": if that is all there is, the date is all that tells them apart.
+    without = {name.person for name in plain if name.person != name.base}
+    dates_only = len({name.person for name in plain if name.base}) == 1 and not any(letter.isdigit() for letter in "".join(without))
+    people = []
+    for name in names:
+        parents = PurePosixPath(name.relative).parts[:-1]
+        prefixes = [parents[:depth] for depth in range(1, len(parents) + 1)]
+        called = next((prefix for prefix in prefixes if _PERSON.fullmatch(prefix[-1])), None)
+        folder = next((prefix for prefix in prefixes if prefix in repeated), called)
+        if name.entities:
+            people.append(Person(name.person, "bids", (name.base,)))
+        elif folder is not None:
+            own = without_visit("/".join(folder))
+            visits = [part for part in parents[len(folder) :] if _VISIT.fullmatch(part) and not _CONTAINER.fullmatch(part)]
+            people.append(Person(own, "folders", (own, *folder, *visits, name.base if name.base != name.person else "")))
+        elif bases.get(parents):
+            people.append(Person(without_visit(bases[parents]), "folders", ("", *parents)))
+        elif not name.base:  # words alone: images of whatever the folder is
+            people.append(Person("/".join(parents) or stem(Path(name.relative)), "folders" if parents else "files", ("", *parents)))
+        else:
+            own = name.base if dates_only else name.person
+            people.append(Person(own, "files", (own, *parents, name.base)))
+    return people
 
 
 def person_folders(files: Iterable[str]) -> set[Folder]:

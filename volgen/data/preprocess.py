@@ -38,8 +38,14 @@ class IngestConfig(Config):
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""
     layout: Layout = "slices"
     """What reading is to be quick for: ``slices`` in every orientation, blocks and volumes; or whole ``volumes`` alone, twice as quick."""
-    suffix: str = Field(default="T1w", pattern=r"^[A-Za-z0-9]+$")
-    """BIDS suffix of the images taken from a BIDS tree."""
+    suffix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+$")
+    """Last word of the names of images to take, such as T1w or t1n (default: T1w in a BIDS tree, one contrast of each visit elsewhere)"""
+    glob: str | None = Field(default=None, min_length=1)
+    """Pattern of the names of images to take, such as '*_T1.nii.gz'; with a slash in it, of their paths inside SOURCE."""
+    space: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+$")
+    """Space of images to take: the label of space-<label> in their names, or native for those without one (default: the most frequent)"""
+    every: bool = False
+    """Take every image of a visit instead of one, whatever tells them apart."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of people in the validation split."""
     test: float = Field(default=0.1, ge=0.0, lt=1.0)

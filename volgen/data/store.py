@@ -22,13 +22,12 @@ from volgen.core.protocols import Shape3
 from volgen.core.volume import Volume
 from volgen.data.convert import contiguous, to_unit
 from volgen.data.discover import safe
+from volgen.data.people import WAYS
 from volgen.data.place import EXPECTED, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 
 VERSION = 1
-PEOPLE = ("bids", "table", "folders", "files")
-"""Ways to tell people apart."""
 ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")
 """In tensorstore's messages: the fault is not the file's."""
 CACHE_LINE = 64
@@ -56,7 +55,7 @@ class Store:
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
         self.settings = dict(settings or {})
-        self.people = people if people in PEOPLE else _told_apart(self.records)
+        self.people = people if people in WAYS else _told_apart(self.records)
         self._arrays: OrderedDict[tuple[str, int | None], Any] = OrderedDict()
         self._lock = threading.Lock()
 

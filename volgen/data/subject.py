@@ -22,9 +22,11 @@ from volgen.core.files import atomic_folder, open_plain, read_bytes, sha256
 from volgen.core.intensity import IntensityMap
 from volgen.core.progress import say
 from volgen.core.volume import Volume
+from volgen.data import nifti
 from volgen.data.discover import Found
-from volgen.data.layout import ATTRIBUTE, write_group
+from volgen.data.layout import ATTRIBUTE, SEAL, changed, write_group
 from volgen.data.nifti import read_scan
+from volgen.data.place import open_array
 from volgen.data.preprocess import IngestConfig, check, conform, kept
 from volgen.data.quantise import encode
 from volgen.data.record import SubjectRecord, checksum, split_of
@@ -52,6 +54,7 @@ class Outcome:
         voxels: SHA-256 of the scan's voxels in RAS+, before resampling: equal for copies under another name, format or axis order.
         kept: share of the foreground that the new grid holds.
         resumed: whether the group was there already.
+        notes: what is odd about the scan and was dealt with.
     """
 
     found: Found
@@ -61,6 +64,7 @@ class Outcome:
     voxels: str = ""
     kept: float = 1.0
     resumed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
@@ -88,7 +92,11 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
             what = f"its group was made from another file than {found.relative}"
             raise UserError(f"subject {found.id} of {store}", what, "the same file", "ingest into a new store")
         record = before["record"]
-        return Outcome(found, record, file=file, voxels=before["voxels"], kept=before["kept"], resumed=True)
+        split = split_of(found.patient, config.validation, config.test)
+        if (record.patient, record.split) != (found.patient, split):
+            what = f"was of {record.patient} ({record.split}), and is of {found.patient} ({split}) now"
+            raise UserError(f"subject {found.id} of {store}", what, "the same people", "ingest into a new store")
+        return Outcome(found, record, "", file, before["voxels"], before["kept"], True, before["notes"])
     try:
         return _fresh(found, store, config, file)
     except UserError as error:
@@ -139,21 +147,42 @@ def finished(group: Path) -> dict[str, Any] | None:
     """What a finished group says of itself (``record`` as a :class:`SubjectRecord`), or None if there is no such group.
 
     Raises:
-        UserError: the group was changed by another hand.
+        UserError: the group was changed by another hand, or is damaged.
     """
+    why = ""
     try:
-        content: dict[str, Any] = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"][ATTRIBUTE]
+        attributes: dict[str, Any] = json.loads(read_bytes(group / ROOT, limit=LARGEST_ATTRIBUTES))["attributes"]
+        content = attributes[ATTRIBUTE]
         record = SubjectRecord.from_dict(content["record"])
         if record.id != group.name:
             raise ValueError("the group was renamed")
-        return {"record": record, "file": str(content["file"]), "voxels": str(content["voxels"]), "kept": float(content["kept"])}
+        why = changed(group, attributes) if SEAL in content else _unlike(group, record)
+        if not why:
+            notes = tuple(str(note) for note in content.get("notes", ()))
+            about = {"file": str(content["file"]), "voxels": str(content["voxels"]), "kept": float(content["kept"])}
+            return {"record": record, **about, "notes": notes}
     except FileNotFoundError:
         if not group.exists():
             return None
     except (AttributeError, OSError, ValueError, KeyError, TypeError, OverflowError):
         pass
     do = "delete this folder and run the same ingest again: it replaces what is missing"
-    raise UserError(str(group), "is not a whole group of this store, or was changed", "a group that `volgen ingest` wrote", do)
+    what = "is not a whole group of this store, or was changed" + (f": {why}" if why else "")
+    raise UserError(str(group), what, "a group that `volgen ingest` wrote", do)
+
+
+def _unlike(group: Path, record: SubjectRecord) -> str:
+    """How the files of a group of 0.1.0, which has no checksums of files, do not fit its record, in words; empty if they do."""
+    try:
+        codes_ZYX = open_array(group).read().result()
+    except Exception:  # tensorstore reports every kind of damage as ValueError or RuntimeError
+        return "its voxels are damaged or missing"
+    if codes_ZYX.shape != record.shape[::-1] or checksum(codes_ZYX) != record.checksum:
+        return "its voxels are not those that were ingested"
+    header = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
+    return (
+        "" if read_bytes(group / PARTS[-1], limit=LARGEST_ATTRIBUTES) == header else "its affine or scaling is not that of its NIfTI header"
+    )
 
 
 def prepare_worker() -> None:
@@ -198,9 +227,10 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcom
         checksum=checksum(codes_ZYX),
     )
     share = round(kept(scan.volume, volume), 6)
+    notes = scan.notes
     with atomic_folder(store / found.id) as temporary:
-        write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share}, config.layout)
-    return Outcome(found, record, file=file, voxels=voxels, kept=share)
+        write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share, "notes": list(notes)}, config.layout)
+    return Outcome(found, record, file=file, voxels=voxels, kept=share, notes=notes)
 
 
 def _voxel_hash(volume: Volume) -> str:

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,19 +18,24 @@ from typing import Any
 import zarr
 
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint, read_bytes, sync
+from volgen.core.files import LARGEST_JSON, fingerprint, read_bytes, sync
 from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say
-from volgen.data.discover import Found, discover, is_bids_name
-from volgen.data.layout import ATTRIBUTE
+from volgen.data.choose import Choice
+from volgen.data.discover import Found, select
+from volgen.data.layout import ATTRIBUTE, consolidate
+from volgen.data.patients import PatientTable
+from volgen.data.people import WAYS, Way
 from volgen.data.preprocess import IngestConfig, check_grid
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
 from volgen.data.store import VERSION
-from volgen.data.subject import LARGEST_ATTRIBUTES, ROOT, Outcome, ingest_one, prepare_worker, torn_file
+from volgen.data.subject import ROOT, Outcome, ingest_one, prepare_worker, torn_file
 
 FOREGROUND_KEPT = 0.99
 """Below this share of a head inside the new grid, the user is told."""
+LISTED = 5
+"""Notes of one kind, and reasons, that are told on the screen."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class IngestSummary:
     warnings: tuple[str, ...] = field(default=())
 
 
-def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1, strict: bool = False) -> IngestSummary:
+def ingest(
+    source: Path, store: Path, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None
+) -> IngestSummary:
     """Turns every usable scan of ``source`` into a group of ``store`` and writes the manifest last.
 
     Sources that cannot be used are left out and listed with the reason. A run that was killed is resumed by calling again; finished
@@ -72,6 +79,7 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
         config: grid, levels and splits.
         workers: processes; 1 stays in this one.
         strict: stop at the first source that cannot be used.
+        patients: a table that says whose each scan is; None: their names say it.
 
     Raises:
         UserError: nothing usable, a store made with other settings or from other files, or (``strict``) an unusable source.
@@ -81,11 +89,14 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
     if config.shape is not None:
         check_grid(config.shape, "shape")
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
-    scans = discover(source, config.suffix)
+    table = None if patients is None else PatientTable.read(patients)
+    selection = select(source, Choice(config.suffix, config.glob, config.space, config.every), table)
+    scans = selection.scans
     with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
         # Before anything is written: strangers written here would make the right source's next ingest be refused.
         _refuse_strangers(store, {found.id for found in scans}, source)
         outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
+        _refuse_changed(store, outcomes)
         good = [outcome for outcome in outcomes if outcome.record is not None]
         left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
         if not good:
@@ -94,17 +105,27 @@ def ingest(source: Path, store: Path, config: IngestConfig, *, workers: int = 1,
         records = tuple(outcome.record for outcome in good if outcome.record is not None)
         _refuse_strangers(store, {record.id for record in records}, source)
         splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
-        warnings = tuple(_warnings(good, splits))
-        provenance.inputs = {"files": len(scans), "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes])}
+        warnings = (*selection.warnings, *_warnings(good, splits))
+        consolidate(store, [record.id for record in records])
+        provenance.inputs = {
+            **({} if table is None else {"patients": table.fingerprint}),
+            "files": len(scans),
+            "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes]),
+        }
         provenance.write(
             store,
             store_version=VERSION,
             fingerprint=cohort_fingerprint(records),
             splits=splits,
+            people=_told_by(good),
             warnings=list(warnings),
+            notes=[{"source": outcome.found.relative, "notes": list(outcome.notes)} for outcome in good if outcome.notes],
             left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
+            not_taken=_grouped(selection.others),
             subjects=[record.to_dict() for record in records],
         )
+    for group in _grouped(selection.others):
+        say(f"not taken: {group['count']} images, such as {group['examples'][0]}: {group['reason']}")
     summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
     _tell(summary, store)
     return summary
@@ -178,8 +199,9 @@ def _check(store: Path, config: IngestConfig) -> None:
     if torn_file(store / ROOT) and entries == [ROOT]:  # the power went before anything else was written
         return
     try:
-        attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_ATTRIBUTES))["attributes"]
-        before: dict[str, Any] = {"layout": "slices", **attributes[ATTRIBUTE]["settings"]}  # stores older than the choice have this one
+        attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_JSON))["attributes"]
+        # Stores that are older than a choice have what was done then.
+        before: dict[str, Any] = {"layout": "slices", "every": False, **attributes[ATTRIBUTE]["settings"]}
     except (OSError, ValueError, KeyError, TypeError):
         found = "is a Zarr group, but not a store"
         raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None
@@ -209,7 +231,7 @@ def _root(store: Path, config: IngestConfig) -> Iterator[None]:
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
-    return {**config.model_dump(mode="json"), "store_version": VERSION}
+    return {**config.model_dump(mode="json"), "suffix": config.suffix or "T1w", "store_version": VERSION}
 
 
 def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:
@@ -220,6 +242,34 @@ def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:
         raise UserError(str(store), found, "a store of this source", "ingest into a new store")
 
 
+def _refuse_changed(store: Path, outcomes: Sequence[Outcome]) -> None:
+    """A scan that an earlier ingest finished has to be what its manifest says."""
+    try:
+        before = {item["id"]: item for item in json.loads((store / NAME).read_text(encoding="utf-8"))["subjects"]}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one, which is written anew
+        return
+    for outcome in outcomes:
+        record = outcome.record
+        if outcome.resumed and record is not None and before.get(record.id, record.to_dict()) != record.to_dict():
+            do = f"delete this folder and {NAME}, and run the same ingest again: it replaces what is missing"
+            raise UserError(str(store / record.id), f"its metadata is not that of {NAME}: one of them was changed", "the same", do)
+
+
+def _grouped(others: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Images that were not taken, by reason, the most frequent first."""
+    reasons = Counter(others.values())
+    return [
+        {"reason": reason, "count": count, "examples": sorted(name for name, why in others.items() if why == reason)[:LISTED]}
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _told_by(good: Sequence[Outcome]) -> Way:
+    """How people were told: the way that says least, where there are several."""
+    ways = {outcome.found.told_by for outcome in good}
+    return next(way for way in WAYS if way in ways)
+
+
 def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
     for name in ("train", "validation"):
         if splits[name] == 0:
@@ -228,16 +278,16 @@ def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
                 "add people, or change --validation and --test and ingest into a new store"
             )
     scans = Counter(outcome.found.patient for outcome in good)
-    if len(good) > 1 and not any(is_bids_name(outcome.found.relative) for outcome in good):
+    if len(good) > 1 and all(outcome.found.told_by in ("files", "folders") for outcome in good):
         patient, most = scans.most_common(1)[0]
         yield (
             f"no file is named sub-<label>: every file, or a folder where file names repeat, counts as a person of its own ({len(scans)} "
-            f"people, {len(good)} scans, {most} of them of {patient}); if that is not so, name the files sub-<label>_... and ingest into a "
-            "new store, or training and validation may share people"
+            f"people, {len(good)} scans, {most} of them of {patient}); if that is not so, say whose they are (--patients TABLE), or "
+            "name the files sub-<label>_..., and ingest into a new store, or training and validation may share people"
         )
     places: dict[str, set[str]] = {}
     for outcome in good:
-        if is_bids_name(outcome.found.relative):
+        if outcome.found.told_by == "bids":
             places.setdefault(outcome.found.patient, set()).add(outcome.found.relative.partition("sub-")[0])
     several = sorted(patient for patient, found in places.items() if len({place for place in found if place}) > 1)
     if several:
@@ -246,6 +296,12 @@ def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
             f"{len(several)} people are in more than one folder ({several[0]} in {folders}): one sub-<label> is one person wherever it is; "
             "if these are different people, give them different labels and ingest into a new store"
         )
+    notes = Counter(note for outcome in good for note in set(outcome.notes))
+    for note, count in notes.most_common(LISTED):
+        example = next(outcome.found.relative for outcome in good if note in outcome.notes)
+        yield f"{count} of {len(good)} scans, such as {example}: {note}"
+    if len(notes) > LISTED:
+        yield f"{len(notes) - LISTED} more kinds of notes are under 'notes' in {NAME}"
     cut = [outcome for outcome in good if outcome.kept < FOREGROUND_KEPT]
     if cut:
         worst = min(cut, key=lambda outcome: outcome.kept)

@@ -415,12 +415,13 @@ def test_ingest_says_how_many_people_it_found_and_how(tmp_path: Path, capsys: py
         scan(tmp_path / "sites" / name, seed)
     summary = ingest(tmp_path / "sites", tmp_path / "one", CONFIG)
     shown = capsys.readouterr().err
-    assert "4 scans of 2 people" in shown, "51 may be a visit: then the sites are the people"
-    assert any("(2 people, 4 scans, 3 of them of NYU)" in warning for warning in summary.warnings)
+    assert "3 scans of 2 people" in shown, "51 may be a visit: then the sites are the people"
+    assert "not taken: 1 images, such as NYU/252/T2.nii: has another contrast (T2w) than T1w" in shown
+    assert any("(2 people, 3 scans, 2 of them of NYU)" in warning for warning in summary.warnings)
     (tmp_path / "sites" / "NYU" / "51").rename(tmp_path / "sites" / "NYU" / "251")
     summary = ingest(tmp_path / "sites", tmp_path / "two", CONFIG)
     assert {record.patient for record in summary.records} == {"NYU_251", "NYU_252", "UCLA_107"}
-    assert "4 scans of 3 people" in capsys.readouterr().err
+    assert "3 scans of 3 people" in capsys.readouterr().err
 
 
 def test_one_label_in_two_folders_is_said_aloud(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import zarr
 
 import volgen.data.subject as subject
 from volgen.core.errors import UserError
@@ -143,3 +147,172 @@ def test_an_edited_group_is_refused_by_name(tmp_path: Path, key: str) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"sub-2: is not a whole group.*Delete this folder"):
         ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+
+
+@pytest.mark.parametrize("names", [("zarr.json", "manifest.json"), ("__init", "x" * 240)])
+def test_a_name_that_the_store_needs_costs_nobody(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for seed, name in enumerate((*names, "good")):
+        scan(tmp_path / "in" / f"{name}.nii", seed)
+    summary = ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert len(summary.records) == 3 and not summary.left_out
+    assert len(Store.open(tmp_path / "store").records) == 3
+    assert {f"scan-{name}" for name in names if len(name) < 100} <= {record.id for record in summary.records}
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG).resumed == 3
+
+
+def test_zarr_python_has_nothing_to_say_of_a_store(tmp_path: Path) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    program = (
+        "import sys, zarr; group = zarr.open_group(sys.argv[1], mode='r'); names = [name for name, _ in group.members(max_depth=None)];"
+        "print(sorted(names)); print(sorted(group), sorted(group.groups())[0][1].attrs['ome']['version'], group['sub-2/0'][:].mean())"
+    )
+    arguments = [sys.executable, "-W", "error", "-c", program, str(tmp_path / "store")]
+    shown = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0 and not shown.stderr, shown.stderr
+    assert shown.stdout.splitlines()[0] == str([f"sub-{p}{rest}" for p in "12" for rest in ("", "/0", "/nifti")])
+    # What is listed in the root is what the groups say themselves.
+    root = json.loads((tmp_path / "store" / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+    for node, content in root.items():
+        own = json.loads((tmp_path / "store" / node / "zarr.json").read_text())
+        assert own == {key: value for key, value in content.items() if key != "consolidated_metadata"}
+    # People who are added later are listed too.
+    ingest(people(tmp_path / "in", "3"), tmp_path / "store", CONFIG)
+    assert sorted(zarr.open_group(str(tmp_path / "store"), mode="r")) == ["sub-1", "sub-2", "sub-3"]
+
+
+def affine(attributes: dict) -> None:
+    attributes["volgen"]["record"]["affine"][0][3] += 5.0
+
+
+def window(attributes: dict) -> None:
+    attributes["volgen"]["record"]["intensity"]["low"] -= 50.0
+
+
+def patient(attributes: dict) -> None:
+    attributes["volgen"]["record"]["patient"] = "sub-2"
+
+
+def placed(attributes: dict) -> None:
+    attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][1]["translation"][0] += 1.0
+
+
+def unsealed(attributes: dict) -> None:
+    """As a group of 0.1.0."""
+    del attributes["volgen"]["seal"], attributes["volgen"]["files"]
+
+
+@pytest.mark.parametrize("change", [affine, window, patient, placed])
+@pytest.mark.parametrize("finished", [True, False])
+def test_metadata_that_were_changed_are_not_adopted(tmp_path: Path, change: Callable[[dict], None], finished: bool) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    path = tmp_path / "store" / "sub-1" / "zarr.json"
+    content = json.loads(path.read_text())
+    change(content["attributes"])
+    path.write_text(json.dumps(content))
+    manifest = (tmp_path / "store" / "manifest.json").read_bytes()
+    if not finished:
+        (tmp_path / "store" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"sub-1: is not a whole group.*: its metadata .*Delete this folder"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert not finished or (tmp_path / "store" / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize("change", [affine, window, patient])
+def test_metadata_of_a_store_of_0_1_0_that_were_changed_are_not_adopted(tmp_path: Path, change: Callable[[dict], None]) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    path = tmp_path / "store" / "sub-1" / "zarr.json"
+    content = json.loads(path.read_text())
+    unsealed(content["attributes"])
+    path.write_text(json.dumps(content))
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG).resumed == 2, "whole, as 0.1.0 wrote it"
+    change(content["attributes"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="sub-1"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("name", ["0/c/0/0/0", "0/zarr.json", "nifti/c/0"])
+def test_damaged_files_of_a_scan_are_found_on_resuming(tmp_path: Path, name: str, sealed: bool) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    group = tmp_path / "store" / "sub-2"
+    if not sealed:
+        content = json.loads((group / "zarr.json").read_text())
+        unsealed(content["attributes"])
+        (group / "zarr.json").write_text(json.dumps(content))
+    data = bytearray((group / name).read_bytes())
+    data[len(data) // 3] ^= 0x10
+    (group / name).write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"sub-2: is not a whole group.*Delete this folder"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+
+
+def test_a_scan_does_not_change_hands(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        scan(tmp_path / "in" / f"{name}.nii", seed)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    (tmp_path / "t.tsv").write_text("scan\tpatient\na\tAnn\nb\tAnn\n")
+    with pytest.raises(UserError, match=r"was of a \(train\), and is of Ann \(validation\) now"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG, patients=tmp_path / "t.tsv")
+
+
+def test_the_manifest_says_how_people_were_told(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("scan\tpatient\na\tAnn\nb\tAnn\n")
+    for seed, name in enumerate(
+        ("files/a.nii", "files/b.nii", "folders/x/T1.nii", "folders/y/T1.nii", "mixed/sub-1_T1w.nii", "mixed/c.nii")
+    ):
+        scan(tmp_path / name, seed)
+    people(tmp_path / "bids", "1", "2")
+    for kind, told in {"files": "files", "folders": "folders", "bids": "bids", "mixed": "files"}.items():
+        ingest(tmp_path / kind, tmp_path / f"{kind}.zarr", CONFIG)
+        assert json.loads((tmp_path / f"{kind}.zarr" / "manifest.json").read_text())["people"] == told
+        assert Store.open(tmp_path / f"{kind}.zarr").people == told
+    summary = ingest(tmp_path / "files", tmp_path / "table.zarr", CONFIG, patients=tmp_path / "t.tsv")
+    assert Store.open(tmp_path / "table.zarr").people == "table" and {record.patient for record in summary.records} == {"Ann"}
+    assert not any("sub-<label>" in warning for warning in summary.warnings)
+    manifest = json.loads((tmp_path / "table.zarr" / "manifest.json").read_text())
+    assert len(manifest["inputs"]["patients"]) == 64
+
+
+def test_what_is_not_taken_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        for k, end in enumerate(("t1n", "t2w", "seg")):
+            scan(tmp_path / "in" / f"P-0000{seed}-000" / f"P-0000{seed}-000-{end}.nii", 3 * seed + k)
+    summary = ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert [record.id[-3:] for record in summary.records] == ["t1n"] * 3
+    shown = capsys.readouterr().err
+    assert "not taken: 3 images, such as P-00000-000/P-00000-000-t2w.nii: has another contrast (T2w) than T1w" in shown
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert [group["count"] for group in manifest["not_taken"]] == [3, 3] and manifest["config"]["suffix"] is None
+    with pytest.raises(UserError, match="suffix was T1w, now t2w"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"suffix": "t2w"}))
+
+
+def test_settings_of_0_1_0_are_still_the_same_settings(tmp_path: Path) -> None:
+    ingest(people(tmp_path / "in", "1", "2"), tmp_path / "store", CONFIG)
+    path = tmp_path / "store" / "zarr.json"
+    content = json.loads(path.read_text())
+    settings = content["attributes"]["volgen"]["settings"]
+    for key in ("glob", "space", "every", "layout"):
+        del settings[key]
+    assert settings["suffix"] == "T1w"
+    path.write_text(json.dumps(content))
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG).resumed == 2
+    with pytest.raises(UserError, match="space was None, now native"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"space": "native"}))
+
+
+def test_an_odd_header_is_noted_once_and_for_all(tmp_path: Path) -> None:
+    for seed, name in enumerate(("sub-1", "sub-2")):
+        image = nib.load(scan(tmp_path / "in" / f"{name}_T1w.nii", seed))
+        moved = image.affine.copy()
+        moved[0, 3] += 40
+        odd = nib.Nifti1Image(image.get_fdata().astype(np.int16), moved)
+        odd.set_qform(image.affine, 1)
+        odd.set_sform(moved, 1)
+        nib.save(odd, tmp_path / "in" / f"{name}_T1w.nii")
+    expected = "2 of 2 scans, such as sub-1_T1w.nii: its sform and qform have the same code and lie up to 40 apart; the sform is taken"
+    for _ in range(2):  # also when the groups are there already
+        assert expected in ingest(tmp_path / "in", tmp_path / "store", CONFIG).warnings
+        noted = json.loads((tmp_path / "store" / "manifest.json").read_text())["notes"]
+        assert [item["source"] for item in noted] == ["sub-1_T1w.nii", "sub-2_T1w.nii"]
