@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint
+from volgen.core.files import fingerprint, unfinished
 from volgen.core.progress import say
 from volgen.data.choose import Choice, choose
 from volgen.data.names import parse
@@ -130,7 +130,9 @@ def safe(name: str) -> str:
 
 
 def _is_candidate(path: Path) -> bool:
-    """Image files, and broken links named like one: those cannot be used, but have to be named."""
+    """Image files, and broken links named like one: those cannot be used, but have to be named. None that volgen is just writing."""
+    if unfinished(path.name) or unfinished(path.parent.name):
+        return False
     return is_image(path) and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 

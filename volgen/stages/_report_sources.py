@@ -42,7 +42,12 @@ def sources_of(samples: Path) -> list[Source]:
         found = discover(samples)
         stems = [nifti.stem(item.path) for item in found]
         sources = [
-            Source(name if stems.count(name) == 1 else item.id, item.relative, partial(sha256, item.path), partial(nifti.read, item.path))
+            Source(
+                name if stems.count(name) == 1 else item.id,
+                item.relative,
+                partial(sha256, item.path, follow=True),
+                partial(nifti.read, item.path),
+            )
             for name, item in zip(stems, found, strict=True)
         ]
     if not sources:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from volgen.cli import main
+from volgen.core.files import UNFINISHED
 from volgen.core.folder import LOCK
 from volgen.core.lock import Lock
 from volgen.core.manifest import NAME, verify
@@ -158,3 +159,15 @@ def test_two_folders_of_one_kind_do_not_mix(there: Path, capsys: pytest.CaptureF
         assert run(words) == 2
         assert message in capsys.readouterr().err
         assert tree(there / "out") == before
+
+
+def test_images_may_be_links_and_what_is_being_written_is_no_image(there: Path) -> None:
+    linked = there / "linked"
+    linked.mkdir()
+    for path in (there / "samples").glob("*.nii.gz"):
+        (linked / path.name).symlink_to(path)
+        (linked / f"{UNFINISHED}00000000.nii.gz").write_bytes(b"half")
+        (linked / f".{path.name.removesuffix('.nii.gz')}.ab12cd34.nii.gz").write_bytes(b"half")
+    assert main(["report", "linked", "--reference", "report/bands.json", "--out", "out"]) == 0
+    content = json.loads((there / "out" / "report.json").read_text())
+    assert len(content["volumes"]) == 2 and not content["unread"]
