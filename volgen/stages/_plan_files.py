@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from volgen.core.files import write_json, write_text
-from volgen.core.folder import claim
+from volgen.core.folder import Folder, claim
 from volgen.core.manifest import Provenance
 from volgen.parallel.engine import settings
 from volgen.recipe import Recipe
@@ -19,26 +20,30 @@ from volgen.stages._plan_text import COLUMNS, keys
 PLAN, DEEPSPEED, LAUNCH = "plan.json", "deepspeed.json", "launch.txt"
 
 
-def write(folder: Path, plan: Plan, recipe: Recipe, config: Path, overrides: Sequence[tuple[str, str]]) -> None:
-    """Writes ``plan.json``; if something fits also ``deepspeed.json`` and ``launch.txt``; and the manifest.
+def claimed(out: Path, recipe: Recipe, config: Path) -> AbstractContextManager[Folder]:
+    """Claims a folder that is empty, or holds an earlier plan.
 
     Raises:
-        UserError: the folder holds something else than a plan, or another process is writing to it.
+        UserError: it holds something else, or another process is writing to it.
     """
-    provenance = Provenance("plan", recipe.model_dump(mode="json"), {"config": config.name}, recipe.seed)
 
     def differs(before: Mapping[str, Any]) -> str:
         return "" if before.get("stage") == "plan" else f"holds the output of volgen {before.get('stage')}"
 
-    with claim(folder, provenance, "the plan", writes=lambda name: name in (PLAN, DEEPSPEED, LAUNCH), differs=differs) as claimed:
-        claimed.begin()
-        write_json(folder / PLAN, content(plan))
-        for name in (DEEPSPEED, LAUNCH):  # of an earlier plan
-            (folder / name).unlink(missing_ok=True)
-        if plan.chosen is not None and plan.network is not None:
-            write_json(folder / DEEPSPEED, deepspeed_json(plan.chosen, plan.cluster.ranks, plan.network.parameters))
-            write_text(folder / LAUNCH, "\n".join(launch_lines(plan, plan.chosen, config, overrides)) + "\n")
-        claimed.finish()
+    provenance = Provenance("plan", recipe.model_dump(mode="json"), {"config": config.name}, recipe.seed)
+    return claim(out, provenance, "the plan", writes=lambda name: name in (PLAN, DEEPSPEED, LAUNCH), differs=differs)
+
+
+def write(folder: Folder, plan: Plan, recipe: Recipe, config: Path, overrides: Sequence[tuple[str, str]]) -> None:
+    """Writes ``plan.json``; if something fits also ``deepspeed.json`` and ``launch.txt``; and the manifest."""
+    folder.begin()
+    write_json(folder.path / PLAN, content(plan))
+    for name in (DEEPSPEED, LAUNCH):  # of an earlier plan
+        (folder.path / name).unlink(missing_ok=True)
+    if plan.chosen is not None and plan.network is not None:
+        write_json(folder.path / DEEPSPEED, deepspeed_json(plan.chosen, plan.cluster.ranks, plan.network.parameters))
+        write_text(folder.path / LAUNCH, "\n".join(launch_lines(plan, plan.chosen, config, overrides)) + "\n")
+    folder.finish()
 
 
 def content(plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -60,6 +61,19 @@ def plan(
             raise UserError(option, f"is {value}", f"a positive number up to {LARGEST:g}")
     if calibrate and throughput is not None:
         raise UserError("--throughput", "is given, and --measure would measure it", "one of them")
+    with ExitStack() as held:  # before the work, not after it
+        folder = None if out is None else held.enter_context(_plan_files.claimed(out, recipe, config))
+        found = _plan(recipe, nodes, gpus_per_node, gpu_memory, calibrate, throughput, bandwidth, device, people)
+        print(_plan_text.text(recipe, found))
+        if folder is not None:
+            _plan_files.write(folder, found, recipe, config, overrides)
+    return found
+
+
+def _plan(
+    recipe: Recipe, nodes: int, gpus_per_node: int, gpu_memory: float, calibrate: bool, throughput: float | None, bandwidth: float | None,
+    device: Device, people: int | None,
+) -> Plan:  # fmt: skip
     assumptions: list[str] = []
     volumes, patients = _people(recipe, people, assumptions)
     ranks = nodes * gpus_per_node
@@ -89,9 +103,6 @@ def plan(
             Ledger(recipe.directory)  # one that does not count is refused here, before anybody waits for machines
         steps = sum(recipe.rule(phase).max_steps for phase in recipe.trained())
         found = replace(found, forecast=recipe.privacy.forecast(patients=patients, batch_size=recipe.data.batch_size, steps=steps))
-    print(_plan_text.text(recipe, found))
-    if out is not None:
-        _plan_files.write(out, found, recipe, config, overrides)
     return found
 
 
