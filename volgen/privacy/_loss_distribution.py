@@ -22,6 +22,8 @@ CELLS = 2**19
 """Of the mesh for the sum."""
 FINE = 2**15
 """Of the mesh for one step, at most."""
+TRIES = 100
+"""To find a mesh that the sum fits on; the first nearly always does."""
 BEYOND = 1e-3
 """Share of delta that may be spent on what lies beyond the meshes."""
 FLOAT = 1e-15
@@ -77,22 +79,26 @@ def composed_epsilon(steps: Sequence[tuple[Pair, int]], delta: float) -> float:
     count = sum(number for _, number in steps)
     tail = BEYOND * delta / (4.0 * count)
     reach = [(pair, number, pair.loss(1.0 + pair.noise_multiplier * float(stats.norm.isf(tail)))) for pair, number in steps]
-    width = 2.0 * max(loss for _, _, loss in reach) / FINE
-    for _ in range(2):  # the first mesh only tells how far the sum reaches
-        masses = [(_split(pair, loss, width), number) for pair, number, loss in reach]
-        if any(len(mass) > CELLS for mass, _ in masses):
-            return math.inf
-        half = max(_tail(masses, width, BEYOND * delta / 4.0, sign) for sign in (1.0, -1.0))
-        if not math.isfinite(half):
-            return math.inf
-        finer = 2.0 * half * 1.01 / CELLS
-        if finer >= width:
-            width = finer
-            masses = [(_split(pair, loss, width), number) for pair, number, loss in reach]
+    most = max(loss for _, _, loss in reach)
+
+    def masses(width: float) -> list[tuple[Array, int]]:
+        return [(_split(pair, loss, width), number) for pair, number, loss in reach]
+
+    def half(laid: Sequence[tuple[Array, int]], width: float) -> float:
+        return max(_tail(laid, width, BEYOND * delta / 4.0, sign) for sign in (1.0, -1.0))
+
+    coarse = 2.0 * most / FINE  # only tells how far the sum reaches
+    width = max(2.0 * half(masses(coarse), coarse), 8.0 * most) / CELLS
+    laid_out = masses(width)
+    for _ in range(TRIES):
+        if half(laid_out, width) <= width * CELLS / 2.0:
             break
-        width = max(finer, 2.0 * max(loss for _, _, loss in reach) / (CELLS / 4))
+        width *= 1.01
+        laid_out = masses(width)
+    else:
+        return math.inf
     spectrum = np.ones(CELLS // 2 + 1, dtype=np.complex128)
-    for mass, number in masses:
+    for mass, number in laid_out:
         laid = np.zeros(CELLS)
         laid[np.arange(len(mass)) - len(mass) // 2] = mass
         spectrum *= np.fft.rfft(laid) ** number
@@ -111,7 +117,7 @@ def _split(pair: Pair, reach: float, width: float) -> Array:
     # a + b = p at the ends, and a e^-low + b e^-high = q.
     with np.errstate(over="ignore", invalid="ignore"):
         low = np.where(p > 0.0, (q * np.exp(edges[1:]) - p) / math.expm1(width), 0.0)
-    low = np.clip(np.nan_to_num(low, nan=0.0), 0.0, p)
+    low = np.clip(np.nan_to_num(low, nan=0.0, posinf=0.0), 0.0, p)
     mass = np.zeros(len(edges))
     mass[:-1] += low
     mass[1:] += p - low

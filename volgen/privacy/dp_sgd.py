@@ -14,7 +14,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.rounding import lower, upper
 from volgen.privacy import _refusals
-from volgen.privacy._accounting import Steps, calibrate, epsilon
+from volgen.privacy._accounting import Steps, calibrate, epsilon, replace_one
 from volgen.privacy._ledger import Budget, Ledger, Mechanism, Neighbouring
 
 COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
@@ -41,6 +41,8 @@ class Forecast:
         steps: planned, over all networks.
         allowed: steps that the budget is enough for.
         epsilon: spent if nothing is repeated.
+        neighbouring: which two cohorts that compares.
+        replace_one: the same for the exchange of one patient for another; None if it cannot be told.
     """
 
     budget: float
@@ -50,6 +52,8 @@ class Forecast:
     steps: int
     allowed: int
     epsilon: float
+    neighbouring: Neighbouring
+    replace_one: float | None
 
 
 class Config(BaseConfig):
@@ -134,8 +138,10 @@ class Config(BaseConfig):
         """What the ledger of such a run would say; the arguments, and what is refused, are those of :meth:`begin`."""
         rate, planned = self._rate(patients, batch_size), math.ceil(steps * (1.0 + self.spare))
         noise = self._noise(rate, planned)
-        spent = epsilon([Steps(rate, noise, steps)], self.delta, self.accountant)
-        return Forecast(self.epsilon, self.delta, rate, noise, steps, planned, spent)
+        taken = [Steps(rate, noise, steps)]
+        spent, exchanged = epsilon(taken, self.delta, self.accountant), replace_one(taken, self.delta)
+        told = exchanged if math.isfinite(exchanged) else None
+        return Forecast(self.epsilon, self.delta, rate, noise, steps, planned, spent, self.neighbouring, told)
 
     def _rate(self, patients: int, batch_size: int) -> float:
         people = self.population or patients

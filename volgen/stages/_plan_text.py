@@ -60,6 +60,7 @@ def _private(plan: Plan, first: Setting, ranks: int) -> str:
         f" at once: {patients}, {views} views (the first setting below)\n"
         f"privacy              epsilon {told.epsilon:.3g} of {told.budget:g} at delta {told.delta:g} per patient after {told.steps} steps"
         f" of all networks ({told.allowed} are allowed): noise multiplier {told.noise_multiplier:g}, sampling rate {told.sampling_rate:.3g}"
+        f" ({told.neighbouring}; replace-one: epsilon {'not known' if told.replace_one is None else f'{told.replace_one:.3g}'})"
     )
 
 

@@ -76,10 +76,15 @@ class KnownDraws(GradientMechanism):
 
     key = bytes(32)
     added: list[Tensor]
+    order: Sequence[str] = ()
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         KnownDraws.added = []
+
+    def draw(self, patients: Sequence[str]) -> list[str]:
+        self.order = patients
+        return super().draw(patients)
 
     def seed(self, patient: str) -> int:
         return Secret(self.key).number("patient", patient)

@@ -21,7 +21,7 @@ from volgen.privacy._accounting import calibrate
 from volgen.privacy._gaussian import epsilon_of
 from volgen.stages.ingest import ingest
 
-from .attack import contributions, leave_out, recipe, separation, world
+from .attack import KnownDraws, contributions, leave_out, recipe, separation, world
 
 SHAPE, REAL = (8, 8, 8), (12, 16, 12)
 KEY = bytes(range(32))
@@ -46,6 +46,16 @@ def test_leaving_a_patient_out_moves_the_sum_by_their_contribution_alone(store: 
     found = leave_out(asked, store, people[place], tmp_path, KEY, contrasts)
     assert (found.changed, found.others) == (0, len(people) - 1)
     assert found.moves <= 1.0 + 1e-5, "more than the clip norm: sigma, the ledger and epsilon are wrong"
+
+
+def test_draws_by_place_as_in_0_1_0_are_noticed(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_place(self: KnownDraws, patient: str) -> int:
+        return self.order.index(patient)
+
+    monkeypatch.setattr(KnownDraws, "seed", by_place)
+    people = sorted({record.patient for record in Store.open(store).split("train")})
+    found = leave_out(recipe(store, tmp_path, "run", SHAPE, len(people)), store, people[0], tmp_path, KEY, True)
+    assert found.changed == found.others and found.moves > 1.5
 
 
 @pytest.mark.slow

@@ -307,6 +307,7 @@ def test_a_private_plan_says_what_the_ledger_will(blob_store: Path, tmp_path: Pa
     told = found["privacy"]
     assert told["epsilon"] == ledger["epsilon"] and told["steps"] == sum(entry["steps"] for entry in ledger["entries"]) == 4
     assert (told["noise_multiplier"], told["sampling_rate"]) == (entry["noise_multiplier"], entry["sampling_rate"])
+    assert (told["neighbouring"], told["replace_one"]) == ("zero-out", ledger["guarantees"][-1]["epsilon"])
     best = {row["stage"]: row for row in found["stages"]}
     assert best[0]["patients_at_once"] == 2 and best[3]["patients_at_once"] == 1, "a rank draws two of four patients"
     network = recipes.load(config).build_network()
