@@ -53,5 +53,7 @@ def of_network(network: nn.Module) -> Iterator[str]:
         kind = type(module).__name__
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             yield f"{name or 'the network'} is a {kind}: it mixes the patients of a batch, so no contribution has a bound. Use a group norm"
+        elif getattr(module, "p", 0.0) and isinstance(module, nn.modules.dropout._DropoutNd):
+            yield f"{name or 'the network'} is a {kind}: what it drops follows from how many patients came before. Set it to 0"
         elif getattr(module, "track_running_stats", False):
             yield f"{name or 'the network'} is a {kind} with running statistics, which nothing accounts for. Switch them off"

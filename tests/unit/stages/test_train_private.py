@@ -238,6 +238,8 @@ def test_networks_in_which_patients_meet_are_refused() -> None:
     batch = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
     assert "mixes the patients" in next(_refusals.of_network(batch))
     assert "running statistics" in next(_refusals.of_network(torch.nn.InstanceNorm3d(2, track_running_stats=True)))
+    assert "how many patients came before" in next(_refusals.of_network(torch.nn.Sequential(torch.nn.Dropout3d(0.1))))
+    assert not list(_refusals.of_network(torch.nn.Sequential(torch.nn.Dropout(0.0))))
     assert not list(_refusals.of_network(torch.nn.Sequential(torch.nn.GroupNorm(1, 2), torch.nn.InstanceNorm3d(2))))
 
 
