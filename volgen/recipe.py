@@ -195,13 +195,18 @@ class Recipe(Config):
                 raise ValueError(f"{found}, but this {section} needs multiples of {list(multiples)}")
 
 
-def load(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
+def load(path: Path, overrides: Sequence[tuple[str, str]] = (), *, own: bool = False) -> Recipe:
     """Reads a recipe from YAML, with dotted overrides; the shape is the store's where it is left out.
+
+    Args:
+        path: the file.
+        overrides: dotted keys and values.
+        own: the file is the ``config.yaml`` of a run (:func:`volgen.core.config.read_typed`).
 
     Raises:
         UserError: says which key is wrong and what would be right.
     """
-    return config.validate(Recipe, _with_shape(config.apply_overrides(config.read_typed(path), overrides)), str(path))
+    return config.validate(Recipe, _with_shape(config.apply_overrides(config.read_typed(path, own=own), overrides)), str(path))
 
 
 def _with_shape(content: dict[str, Any]) -> dict[str, Any]:

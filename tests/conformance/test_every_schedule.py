@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from volgen.core.noise import MAX_POINTS
+from volgen.core.limits import MAX_POINTS
 from volgen.core.registry import config_class, kinds
 
 PACKAGE = "volgen.schedules"

@@ -101,7 +101,7 @@ TARGETS = {
     "unfinished run: weights, trained on": Target("half/tiny", "experts/*/weights.safetensors", BINARY, 1, 15, _train, mended=True),
     "unfinished run: preconditioner, trained on": Target("half/tiny", "preconditioner*", BINARY, 2, 30, _train, mended=True),
     "unfinished run: phase.json, trained on": Target("half/tiny", "experts/*/phase.json", TEXT, 2, 30, _train, mended=True),
-    "unfinished run: metrics.jsonl, trained on": Target("half/tiny", "metrics.jsonl", TEXT, 2, 30, _train, mended=True),
+    "unfinished run: metrics.jsonl, trained on": Target("half/tiny", "metrics.jsonl", TEXT, 2, 30, _train, mended=True, named=True),
     "unfinished run: other files, trained on": Target("half/tiny", "[cgm]*[!l]", TEXT, 3, 40, _train, mended=True),
     "report: bands.json": Target("report", "bands.json", TEXT, 4, 50, _judge_by),
     "samples: image": Target("samples", "**/*.nii.gz", BINARY, 2, 15, _judge, named=True),

@@ -7,19 +7,25 @@ wants it to be: ``name: 2024`` is the name "2024".
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from volgen.core.errors import UserError, nearest
+from volgen.core.files import read_bytes
+from volgen.core.limits import CONFIG_BYTES
 from volgen.core.yaml_text import UNREADABLE, Repeated, Scalar, parse, plain
 
 T = TypeVar("T", bound="Config")
 Overrides = Sequence[tuple[str, str]]
 """Dotted keys and YAML text."""
+SHOWN = 200
+"""Characters of a value that messages repeat."""
 LARGEST = 20_000
 """Values of a configuration. An alias is a whole copy once it is read: thirty lines of them could fill any memory."""
 
@@ -30,13 +36,19 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def load(cls: type[T], path: Path, overrides: Overrides = ()) -> T:
+def load(cls: type[T], path: Path, overrides: Overrides = (), *, own: bool = False) -> T:
     """A configuration from a YAML file, with dotted overrides.
+
+    Args:
+        cls: of the configuration.
+        path: the file.
+        overrides: dotted keys and values.
+        own: as for :func:`read_typed`.
 
     Raises:
         UserError: says which key is wrong and what would be right.
     """
-    return validate(cls, apply_overrides(read_typed(path), overrides), str(path))
+    return validate(cls, apply_overrides(read_typed(path, own=own), overrides), str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -49,19 +61,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_typed(path: Path) -> dict[str, Any]:
+def read_typed(path: Path, *, own: bool = False) -> dict[str, Any]:
     """The same, for :func:`validate`: values keep their spelling until the schema is asked.
+
+    Args:
+        path: the file.
+        own: one of volgen's files in a folder, which may be anybody's, rather than one that a user has named: no link or pipe will do.
 
     Raises:
         UserError: as :func:`read_yaml`.
     """
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse((read_bytes(path, limit=CONFIG_BYTES) if own else _named(path)).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(str(path), "there is no such file", "a YAML configuration", "see configs/ for examples") from None
     except Repeated as error:
         raise UserError(str(path), str(error), "each key once", "delete or rename one of them") from None
-    except (OSError, *UNREADABLE) as error:
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read as YAML ({error.strerror or error})", "a YAML mapping") from None
+    except UNREADABLE as error:
         raise UserError(str(path), f"cannot be read as YAML ({' '.join(str(error).split())})", "a YAML mapping") from None
     if not isinstance(content, dict):
         kind = type(content.value if isinstance(content, Scalar) else content).__name__
@@ -120,7 +138,7 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
             tag = str(context.get("tag", "?"))
             raise UserError(where, f"{'.'.join(path)}.kind is '{tag}'{more}", "a known kind", nearest(tag, options)) from None
         message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f" (found {first['input']!r})"
+        found = "" if first["type"] in ("missing", "value_error") else f" (found {shorten(repr(first['input']), SHOWN)})"
         raise UserError(where, f"{'.'.join(path) or 'configuration'}: {message}{found}{more}") from None
 
 
@@ -134,6 +152,15 @@ def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML, every default written out."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def _named(path: Path) -> bytes:
+    """What a user has named may be a link or a pipe (``--config <(envsubst < c.yaml)``)."""
+    with path.open("rb") as stream:
+        content = stream.read(CONFIG_BYTES + 1)
+    if len(content) > CONFIG_BYTES:
+        raise OSError(errno.EFBIG, f"has more than the {CONFIG_BYTES} bytes that make sense", str(path))
+    return content
 
 
 def _too_large(content: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.intensity import IntensityMap
+from volgen.core.limits import MAX_AXIS, MAX_INTENSITY, MAX_VOXELS, SMALL_JSON_BYTES, VOXEL_MM
 from volgen.core.protocols import Shape3
 
 NAME = "geometry.json"
@@ -47,6 +49,13 @@ class Geometry:
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
             raise ValueError(f"{self.shape} voxels of {self.voxel_size} mm are not a grid")
+        shortest, longest = VOXEL_MM
+        if math.prod(self.shape) > MAX_VOXELS or max(self.shape) > MAX_AXIS:
+            raise ValueError(f"a grid has at most {MAX_VOXELS} voxels, and {MAX_AXIS} along an axis")
+        if min(self.voxel_size) < shortest or max(self.voxel_size) > longest:
+            raise ValueError(f"voxels of {self.voxel_size} mm are not between {shortest:g} and {longest:g} mm")
+        if max(abs(self.intensity.low), abs(self.intensity.high)) > MAX_INTENSITY:
+            raise ValueError(f"an intensity window goes up to {MAX_INTENSITY:g} at most")
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -105,7 +114,7 @@ class Geometry:
         Raises:
             UserError: it is missing or of another form.
         """
-        content: dict[str, Any] = read_json(directory / NAME, "the geometry of a trained run")
+        content: dict[str, Any] = read_json(directory / NAME, "the geometry of a trained run", limit=SMALL_JSON_BYTES)
         try:
             x, y, z = (int(edge) for edge in content["shape"])
             i, j, k = (float(size) for size in content["voxel_size"])

@@ -13,7 +13,8 @@ from typing import Any
 
 import volgen
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, sha256, write_json
+from volgen.core.files import LARGEST_JSON, read_json, sha256, write_json
+from volgen.core.seal import read_sealed, sealed
 
 NAME = "manifest.json"
 FILES = "files"
@@ -112,6 +113,21 @@ def _inside(name: object) -> bool:
     return isinstance(name, str) and name != "" and not name.startswith("/") and ".." not in Path(name).parts and "\0" not in name
 
 
+def read(directory: Path, what: str, do: str = "restore it from a copy", *, limit: int = LARGEST_JSON) -> dict[str, Any]:
+    """The manifest of a directory, which is as it was written.
+
+    Args:
+        directory: with a ``manifest.json``.
+        what: what that is, for messages.
+        do: what a user can do about a damaged one.
+        limit: largest size in bytes.
+
+    Raises:
+        UserError: it is missing, of another form, or was changed. One of volgen 0.1.0 has no seal to tell that by.
+    """
+    return read_sealed(directory / NAME, what, do, limit=limit, needed=lambda content: FILES in content)
+
+
 def git_revision() -> str | None:
     """Revision of the checkout that volgen runs from ("-dirty" if it was changed), or None for an installed package."""
     folder = Path(volgen.__file__).resolve().parent.parent
@@ -167,6 +183,7 @@ class Provenance:
             **self._measures(),
             **more,
         }
+        content = sealed(content)
         write_json(directory / NAME, content)
         return content
 

@@ -9,9 +9,6 @@ import math
 
 from torch import Tensor
 
-MAX_POINTS = 10_000
-"""Longest grid of noise levels: ten times that of DDPM. More is a slip of the keyboard, and would only fill memory."""
-
 
 def sigma_of_alpha_bar(alpha_bar: float) -> float:
     """DDPM (Ho et al. 2020) cumulative product abar_t in (0, 1) -> sigma = sqrt((1 - abar) / abar)."""

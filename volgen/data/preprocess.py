@@ -14,15 +14,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from volgen.core.config import Config, three
 from volgen.core.errors import UserError
+from volgen.core.limits import MAX_AXIS, MAX_VOXELS
 from volgen.core.volume import Volume
 from volgen.data.layout import Layout
 from volgen.data.quantise import CodeType
-from volgen.data.record import MAX_VOXELS
 
 SAME_SIZE = 1e-4
 """Voxel sizes closer than this (relative) are the same: headers hold float32. Such an image is not resampled; its own affine is kept."""
-MAX_AXIS = 32767
-"""Largest axis that a NIfTI-1 header can state (int16)."""
 
 
 class IngestConfig(Config):

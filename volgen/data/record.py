@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from volgen.core.files import fingerprint
 from volgen.core.intensity import IntensityMap
+from volgen.core.limits import MAX_VOXELS
 from volgen.core.protocols import Shape3
 from volgen.core.volume import shear
 from volgen.data.quantise import CodeType
@@ -20,8 +21,6 @@ from volgen.data.quantise import CodeType
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 AXES = ("RL", "AP", "SI")
-MAX_VOXELS = 1024**3
-"""Largest grid: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
 SHEAR = 1e-3
 """Cosine between axes above which no ingest wrote an affine; wider than ``nifti.SHEAR``, the limit for files."""
 

@@ -5,6 +5,7 @@ Legend: B batch, C channel, X Y Z voxels in RAS+.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from volgen.core.config import Config, three
 from volgen.core.errors import UserError
-from volgen.core.protocols import Cut, Scan
+from volgen.core.limits import MAX_AXIS, MAX_VOXELS
+from volgen.core.protocols import Cut, Scan, Shape3
 from volgen.core.rng import permutation
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
@@ -55,6 +57,13 @@ class StreamConfig(Config):
     @classmethod
     def _cube(cls, value: Any) -> Any:
         return three(value)
+
+    @field_validator("shape")
+    @classmethod
+    def _possible(cls, value: Shape3) -> Shape3:
+        if math.prod(value) > MAX_VOXELS or max(value) > MAX_AXIS:
+            raise ValueError(f"a grid has at most {MAX_VOXELS} voxels, and {MAX_AXIS} along an axis")
+        return value
 
     def records(self, store: Store, split: Split) -> list[SubjectRecord]:
         """Scans of a split that a run may look at, in the order of the manifest."""

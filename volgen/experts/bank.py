@@ -13,12 +13,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from volgen.core.errors import UserError
-from volgen.core.files import sha256
 from volgen.core.protocols import Denoiser
 from volgen.core.span import owner
 from volgen.experts._weights import Copier, Released, blank, fill
-from volgen.experts.ensemble import Ensemble
+from volgen.experts.ensemble import Ensemble, check
 
 
 class _Slot:
@@ -183,15 +181,5 @@ class ExpertBank:
         """Each file is checked once."""
         if index in self._checked:
             return
-        record = self._ensemble.experts[index]
-        path = self._directory / record.weights
-        try:
-            found = sha256(path)
-        except OSError as error:
-            raise UserError(str(path), f"cannot be read ({error.strerror})", f"the weights of expert {index}") from None
-        if found != record.sha256:
-            raise UserError(
-                str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says",
-                "the file was changed or damaged after training: restore it from a copy or train the expert again",
-            )  # fmt: skip
+        check(self._directory, self._ensemble.experts[index])
         self._checked.add(index)

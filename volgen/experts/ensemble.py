@@ -1,19 +1,28 @@
-"""``ensemble.json``: which expert owns which noise levels, and where its weights are."""
+"""``ensemble.json``: which expert owns which noise levels, where its weights are, and the checksums of all that decides what a sample is.
+
+It is written last and marks a run as finished. It has a seal of its own: a run whose ``manifest.json`` is lost is protected all the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, write_json
+from volgen.core.files import read_bytes, sha256, write_text
+from volgen.core.limits import ENSEMBLE_BYTES, MAX_POINTS
+from volgen.core.seal import read_sealed, sealed
 from volgen.core.span import SigmaSpan
 
 NAME = "ensemble.json"
+FILES = "files"
+AGAIN = "restore the file from a copy, or train the run again"
 
 
 @dataclass(frozen=True)
@@ -65,16 +74,22 @@ class Ensemble:
         sigma_min: lowest point of the grid.
         sigma_max: highest point of the grid.
         grid: the sampling grid the experts were trained for, descending.
+        files: SHA-256 of the other files that decide what a sample is or say what it costs, by path in the run; empty in runs of 0.1.0.
+        digest: SHA-256 of ``ensemble.json`` as 0.1.0 would have written it: what a run's fingerprint knows of it.
     """
 
     experts: tuple[ExpertRecord, ...]
     sigma_min: float
     sigma_max: float
     grid: tuple[float, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    digest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.experts or not self.grid:
             raise ValueError("there are no experts or no grid points")
+        if max(len(self.grid), len(self.experts)) > MAX_POINTS:
+            raise ValueError(f"there are {len(self.experts)} experts and {len(self.grid)} grid points, more than {MAX_POINTS}")
         if [record.index for record in self.experts] != list(range(len(self.experts))):
             raise ValueError(f"experts are numbered {[record.index for record in self.experts]}, expected 0, 1, 2, ... in order of sigma")
         if self.experts[0].sigma_low != 0.0:
@@ -96,9 +111,14 @@ class Ensemble:
         return [record.span for record in self.experts]
 
 
+def text(ensemble: Ensemble) -> str:
+    """Content of ``ensemble.json``."""
+    return _text(sealed({**_bare(ensemble), FILES: dict(ensemble.files)}) if ensemble.files else _bare(ensemble))
+
+
 def write(path: Path, ensemble: Ensemble) -> None:
     """Writes ``ensemble.json`` atomically."""
-    write_json(path, {**asdict(ensemble), "grid": list(ensemble.grid)})
+    write_text(path, text(ensemble))
 
 
 def read(path: Path) -> Ensemble:
@@ -107,13 +127,20 @@ def read(path: Path) -> Ensemble:
     Keys that this version does not know are ignored: the file may gain some.
 
     Raises:
-        UserError: the file has another form, spans leave gaps or overlap, or a weight file is missing or outside the run directory.
+        UserError: the file was changed or has another form, spans leave gaps or overlap, or a weight file is missing or outside the run
+            directory.
     """
-    content = read_json(path, "the experts of a trained run")
+    what = "the experts of a trained run"
+    content = read_sealed(path, what, AGAIN, limit=ENSEMBLE_BYTES, needed=lambda content: FILES in content)
     try:
+        files = content.pop(FILES, {})
+        if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+            raise TypeError(f"'{FILES}' are not checksums")
+        if len(content["grid"]) > MAX_POINTS or len(content["experts"]) > MAX_POINTS:
+            raise ValueError(f"there are more than {MAX_POINTS} experts or grid points")
         experts = tuple(_record(item) for item in content["experts"])
         ensemble = Ensemble(
-            experts, _number(content["sigma_min"]), _number(content["sigma_max"]), tuple(_number(s) for s in content["grid"])
+            experts, _number(content["sigma_min"]), _number(content["sigma_max"]), tuple(_number(s) for s in content["grid"]), files
         )
     except KeyError as error:
         raise UserError(str(path), f"the key {error} is missing", "the form that `volgen train` writes") from None
@@ -130,7 +157,38 @@ def read(path: Path) -> Ensemble:
             raise UserError(
                 str(path), f"expert {record.index} names {record.weights}, a link out of the run", "a file in the run directory"
             )
-    return ensemble
+    content_0_1_0 = _text(content).encode() if files else read_bytes(path, limit=ENSEMBLE_BYTES)
+    return replace(ensemble, digest=hashlib.sha256(content_0_1_0).hexdigest())
+
+
+def check(directory: Path, record: ExpertRecord) -> Path:
+    """Makes sure that a weight file is the one that was trained, and returns where it is.
+
+    Raises:
+        UserError: it is missing, no regular file, or was changed.
+    """
+    path = directory / record.weights
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror})", f"the weights of expert {record.index}", AGAIN) from None
+    if found != record.sha256:
+        do = "the file was changed or damaged after training: restore it from a copy or train the expert again"
+        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says", do)
+    return path
+
+
+def _bare(ensemble: Ensemble) -> dict[str, Any]:
+    return {
+        "experts": [asdict(record) for record in ensemble.experts],
+        "sigma_min": ensemble.sigma_min,
+        "sigma_max": ensemble.sigma_max,
+        "grid": list(ensemble.grid),
+    }
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _record(item: Mapping[str, Any]) -> ExpertRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -124,7 +125,7 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
     order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
     for place, index in enumerate(order):
         start = {"neighbour": first if place in heads else before, "shared": SHARED, "none": None}[config.warm_start]
-        points = tuple(point for point in ascending if point in spans[index])
+        points = tuple(ascending[bisect_left(ascending, spans[index].low) : bisect_left(ascending, spans[index].high)])
         phases.append(Phase(str(index), index, spans[index], points, start, place, points_before))
         before = str(index)
         points_before += len(points)

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from volgen.core.noise import MAX_POINTS, choose
+from volgen.core.limits import MAX_POINTS
+from volgen.core.noise import choose
 from volgen.schedules._schedule import ScheduleConfig
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from volgen.core.noise import MAX_POINTS, choose, sigma_of_alpha_bar
+from volgen.core.limits import MAX_POINTS
+from volgen.core.noise import choose, sigma_of_alpha_bar
 from volgen.schedules._schedule import ScheduleConfig
 
 STEPS = 1000

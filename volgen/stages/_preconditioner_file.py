@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, read_json, sha256, write_json
+from volgen.core.files import atomic_path, open_plain, read_json, sha256, write_json
+from volgen.core.limits import HEADER_BYTES, SMALL_JSON_BYTES
+from volgen.core.protocols import Shape3
 from volgen.models.assembly import Assembly, AssemblyConfig
 from volgen.models.denoiser import Preconditioner, PreconditionerConfig
 
@@ -19,6 +25,11 @@ FOR_TRAINING = "preconditioner_training.safetensors"
 """The same with what leaves people out, which could give away single ones: gone when the run is finished."""
 ASSEMBLY = "assembly.safetensors"
 """There if the assembly has anything to store."""
+MANY = 10_000
+"""People, of which a fit keeps as much as of any larger number."""
+HEADER = 2**20
+"""Bytes: more than the headers of a few tensors take."""
+VOLUMES = 64
 CHECKSUMS = "preconditioner.json"
 """``{"sha256": {"<file>": "<hexadecimal>"}}``: a number that was changed to another finite one shows nowhere else."""
 
@@ -36,6 +47,32 @@ def write(preconditioner: Preconditioner, assembly: Assembly, root: Path) -> Non
         temporary.write_bytes(serialise(preconditioner.state(training=True)))
         checksums |= {PRECONDITIONER: sha256(root / PRECONDITIONER), FOR_TRAINING: sha256(temporary)}
         write_json(root / CHECKSUMS, {"sha256": checksums})
+
+
+def preconditioner_bytes(config: PreconditionerConfig, shape: Shape3) -> int:
+    """Largest file that the state of a preconditioner can have, whatever it was fitted to, without the folds for training."""
+    with torch.device("meta"):
+        state = config.blank(shape, MANY).state()
+    return HEADER + sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def assembly_bytes(shape: Shape3) -> int:
+    """Largest file that what an assembly draws from can have: some dozens of volumes."""
+    return HEADER + VOLUMES * 4 * math.prod(shape)
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of all tensors in a safetensors file, by its size and the length of its header.
+
+    Raises:
+        OSError: it cannot be read, or its header is longer than it.
+    """
+    with open_plain(path) as file:
+        header = int.from_bytes(file.read(8), "little")
+        found = os.fstat(file.fileno()).st_size - 8 - header
+    if header > HEADER_BYTES or found < 0:
+        raise OSError(errno.EINVAL, f"its header would have {header} bytes", str(path))
+    return found
 
 
 def restore(config: PreconditionerConfig, path: Path, do: str) -> Preconditioner:
@@ -78,7 +115,8 @@ def check_unchanged(path: Path, do: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.exists():
         return
-    expected = str(read_json(checksums, "the checksums of a run's preconditioner", _has_checksums)["sha256"].get(path.name))
+    what = "the checksums of a run's preconditioner"
+    expected = str(read_json(checksums, what, _has_checksums, limit=SMALL_JSON_BYTES)["sha256"].get(path.name))
     found = sha256(path)
     if found != expected:
         raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{expected[:12]}..., as {CHECKSUMS} says: it was changed", do)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+from volgen.core import manifest as manifests
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, sweep, write_text
+from volgen.core.files import sweep, write_text
 from volgen.core.folder import refuse_links
 from volgen.core.geometry import NAME as GEOMETRY
+from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.manifest import Provenance
@@ -125,7 +127,7 @@ def _check_same(recipe: Recipe, store: Store) -> None:
     run.check_same(recipe.directory, recipe)
     manifest = recipe.directory / MANIFEST
     if manifest.exists():
-        before = read_json(manifest, "the manifest of a run").get("inputs", {}).get("fingerprint")
+        before = manifests.read(recipe.directory, "the manifest of a run", limit=MANIFEST_BYTES).get("inputs", {}).get("fingerprint")
         if before != store.fingerprint:
             raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
 

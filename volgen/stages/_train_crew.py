@@ -138,7 +138,7 @@ class _Crew:
 
         def finish() -> None:
             loss = outcome.validation_loss if math.isfinite(outcome.validation_loss) else None
-            record = PhaseRecord(outcome.steps, outcome.best_step, loss, parameters, sha256(folder / WEIGHTS))
+            record = PhaseRecord(outcome.steps, outcome.best_step, loss, parameters, sha256(folder / WEIGHTS), outcome.metrics)
             self.queue.done(phase, record)
             relaunch.saved()
             checkpoint.remove(folder)

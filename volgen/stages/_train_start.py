@@ -10,22 +10,25 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from volgen.core import manifest
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, read_json, sha256
+from volgen.core.files import atomic_path, sha256
 from volgen.core.geometry import Geometry
+from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
 from volgen.core.span import owner
 from volgen.data.store import Store
 from volgen.experts.ensemble import ExpertRecord
+from volgen.experts.ensemble import check as check_weights
 from volgen.experts.plan import Phase
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
 from volgen.stages import _start_people
 from volgen.stages._train_queue import LOCK, Paths
-from volgen.stages._trained_run import AGAIN, TrainedRun
+from volgen.stages._trained_run import TrainedRun
 from volgen.training.run import PhaseRecord
 
 Facts = dict[str, Any]
@@ -117,7 +120,7 @@ class _Public:
 
     def check_same(self, directory: Path) -> None:
         if (directory / MANIFEST).exists():
-            before = read_json(directory / MANIFEST, "the manifest of a run").get("inputs", {}).get("public")
+            before = manifest.read(directory, "the manifest of a run", limit=MANIFEST_BYTES).get("inputs", {}).get("public")
             if before != self.inputs["public"]:
                 where, do = f"start.run {self._run.directory}", "give the new run another `name`"
                 raise UserError(where, f"is not the run that {directory} began from", "the same one", do)
@@ -151,11 +154,7 @@ class _Public:
             say(f"{phase.label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g}) is that of the public run, unchanged.")
 
     def _checked(self, record: ExpertRecord) -> Path:
-        path = self._run.directory / record.weights
-        found = sha256(path)
-        if found != record.sha256:
-            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says", AGAIN)
-        return path
+        return check_weights(self._run.directory, record)
 
     def _check_model(self) -> None:
         mine, public = self._recipe, self._run.recipe
@@ -192,5 +191,7 @@ def _seen(run: Path) -> tuple[str | None, Facts | None]:
     """SHA-256 of a run's manifest and what it says of its inputs; None and None for a run without one, as released runs are."""
     if not (run / MANIFEST).exists():
         return None, None
-    manifest = read_json(run / MANIFEST, "the manifest of a finished run", lambda content: isinstance(content.get("inputs"), dict))
-    return sha256(run / MANIFEST), manifest["inputs"]
+    inputs = manifest.read(run, "the manifest of a finished run", limit=MANIFEST_BYTES).get("inputs")
+    if not isinstance(inputs, dict):
+        raise UserError(str(run / MANIFEST), "has another form", "the manifest of a finished run")
+    return sha256(run / MANIFEST), inputs

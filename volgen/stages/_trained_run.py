@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_json, sha256
 from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.geometry import Geometry
+from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
@@ -21,9 +26,23 @@ from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
 from volgen.stages._leftovers import tidy
-from volgen.stages._preconditioner_file import ASSEMBLY, PRECONDITIONER, check_unchanged, restore, restore_assembly
+from volgen.stages._preconditioner_file import (
+    ASSEMBLY,
+    CHECKSUMS,
+    PRECONDITIONER,
+    assembly_bytes,
+    check_unchanged,
+    preconditioner_bytes,
+    restore,
+    restore_assembly,
+    tensor_bytes,
+)  # fmt: skip
+from volgen.training.run import CONFIG
 
 AGAIN = "restore the file from a copy, or train the run again"
+LEDGER = "privacy_ledger.json"
+DIGITS = 1e-6
+"""Of noise levels: another processor may round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +74,51 @@ class TrainedRun:
         """
         if not directory.is_dir():
             raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
-        recipe = load(directory / "config.yaml")
         ensemble = ensembles.read(directory / ensembles.NAME)
         tidy(directory)
+        files = _Files(directory, ensemble)
+        for name in (CONFIG, GEOMETRY, LEDGER):
+            files.check(name)
+        if files.has(CHECKSUMS):
+            files.check(CHECKSUMS)
+        if (directory / MANIFEST).exists():
+            manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+        recipe = load(directory / CONFIG, own=True)
+        _check_levels(directory, recipe, ensemble)
         geometry = Geometry.read(directory)
         if geometry.shape != tuple(recipe.data.shape):
             expected = f"{list(recipe.data.shape)}, as config.yaml says"
             raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
-        ledger = read_json(directory / "privacy_ledger.json", "the privacy ledger of a trained run", derivative.is_ledger)
-        if not (directory / PRECONDITIONER).is_file():
-            raise UserError(str(directory / PRECONDITIONER), "there is no such file", "the preconditioner of a trained run")
-        # The weights are in it through their checksums in ensemble.json.
-        names = [ensembles.NAME, GEOMETRY, PRECONDITIONER, *([ASSEMBLY] if (directory / ASSEMBLY).is_file() else [])]
-        files = {name: sha256(directory / name) for name in names}
+        ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
+        _check_sizes(directory, recipe, ensemble)
+        decisive = {ensembles.NAME: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
+        decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
+        if files.has(ASSEMBLY):
+            decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
         # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
-        # config.yaml names, which are all that there were when the run was trained; what has come since is at its default.
-        decisive = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
-        model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in decisive}
-        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": files})
+        # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
+        # in it through their checksums in ensemble.json.
+        sections = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
+        model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
+        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
         return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+
+    def verify(self) -> None:
+        """Makes sure of everything that :meth:`read` leaves to its first use, and of every other file that the run's manifest lists.
+
+        Raises:
+            UserError: something is missing or damaged, or was changed.
+        """
+        self.preconditioner(torch.device("cpu"))
+        self.assembly()
+        for record in self.ensemble.experts:
+            ensembles.check(self.directory, record)
+        if (self.directory / MANIFEST).exists():
+            content = manifest.read(self.directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+            listed = content.get(manifest.FILES) or {}
+            rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
+            if found := manifest.verify(self.directory, content, rest):
+                raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
 
     def preconditioner(self, device: torch.device) -> Preconditioner:
         """The run's preconditioner on a device.
@@ -137,3 +182,64 @@ class TrainedRun:
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
         return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid, matrices=matrices)
+
+
+class _Files:
+    """The files of a run beside the weights, each with the checksum that ``ensemble.json`` has of it."""
+
+    def __init__(self, directory: Path, ensemble: ensembles.Ensemble) -> None:
+        self._directory, self._listed = directory, ensemble.files
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or should be."""
+        return name in self._listed or os.path.lexists(self._directory / name)
+
+    def check(self, name: str, limit: int = SMALL_JSON_BYTES) -> str:
+        """SHA-256 of a file, which is the one that training wrote.
+
+        Raises:
+            UserError: it is missing, too large or no regular file, or was changed.
+        """
+        path, expected = self._directory / name, f"a file of a trained run, of at most {limit} bytes"
+        try:
+            found = sha256(path, limit=limit)
+        except FileNotFoundError:
+            raise UserError(str(path), "there is no such file", "a file of every trained run", AGAIN) from None
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", expected, AGAIN) from None
+        if self._listed and found != self._listed.get(name):
+            expected = f"{self._listed.get(name, 'no such file')[:12]}..., as {ensembles.NAME} says: it was changed"
+            raise UserError(str(path), f"has SHA-256 {found[:12]}...", expected, AGAIN)
+        return found
+
+
+def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
+    """Compares the noise levels of the experts with the schedule that they were trained for."""
+    grid = recipe.schedule.grid()
+    same = len(grid) == len(ensemble.grid) and all(math.isclose(a, b, rel_tol=DIGITS) for a, b in zip(grid, ensemble.grid, strict=True))
+    if not same or len(ensemble.experts) != recipe.experts.count:
+        found = (
+            f"has {len(ensemble.experts)} experts on {len(ensemble.grid)} noise levels, {ensemble.sigma_max:g} to {ensemble.sigma_min:g}"
+        )
+        expected = f"{recipe.experts.count} on the {len(grid)} levels of {CONFIG}, {grid[0]:g} to {grid[-1]:g}"
+        raise UserError(str(directory / ensembles.NAME), found, expected, AGAIN)
+
+
+def _check_sizes(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
+    """Compares the network of ``config.yaml`` with the sizes of the weight files, before either takes any memory."""
+    try:
+        with torch.device("meta"):
+            state = recipe.build_network().state_dict()
+    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
+        raise UserError(str(directory / CONFIG), found, "the network that was trained", AGAIN) from None
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    for record in ensemble.experts:
+        path = directory / record.weights
+        try:
+            size = tensor_bytes(path)
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", AGAIN) from None
+        if size != expected:
+            wanted = f"{expected}, which the network in {CONFIG} has"
+            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, AGAIN)

@@ -5,15 +5,18 @@ Several jobs may train one run at the same time, and the ranks of one job may fa
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
+from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.lock import Lock, holder
-from volgen.core.manifest import Provenance
+from volgen.core.manifest import FILES, Provenance, checksums, files_in
 from volgen.core.progress import say
 from volgen.data.store import Store
 from volgen.experts import ensemble
@@ -24,18 +27,24 @@ from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
+from volgen.privacy._ledger import SUMMARY
 from volgen.recipe import Recipe
 from volgen.stages import _train_begin, _train_parts, _train_privacy, _train_size, _train_start
 from volgen.stages._leftovers import tidy
+from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, PRECONDITIONER
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
 from volgen.stages._train_start import Start
+from volgen.stages._trained_run import TrainedRun
 from volgen.training import metrics
 from volgen.training.interrupt import Interrupt
 from volgen.training.protocols import Pulse
+from volgen.training.run import CONFIG, PhaseRecord
 
 FINISHED = "finished"
+DECISIVE = (CONFIG, GEOMETRY, PRECONDITIONER, CHECKSUMS, ASSEMBLY, SUMMARY)
+"""Files beside the weights that decide what a sample of a run is, or say what it costs: ``ensemble.json`` has their checksums."""
 
 
 def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> Path:
@@ -65,7 +74,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     _train_begin.check_run(recipe, store)
     # Ranks must not answer this one by one: another job may finish the run in between.
     if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
-        tidy(recipe.directory)
+        TrainedRun.read(recipe.directory).verify()
         say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
         return recipe.directory
     _train_begin.check(recipe, store)
@@ -123,6 +132,7 @@ def _prepare(
                 held.enter_context(lock)
                 if (root / ensemble.NAME).exists():
                     _train_begin.check_run(recipe, store)  # whoever had the lock may have trained another run
+                    TrainedRun.read(root).verify()
                     return FINISHED
                 _train_begin.begin(recipe, store, start, provenance)
                 return ""
@@ -143,6 +153,8 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         if (paths.root / ensemble.NAME).exists():
             return
         grid, records = recipe.schedule.grid(), queue.records
+        for phase in phases:
+            records[phase.name].check(paths.weights(phase.name))
         experts = [
             ExpertRecord(
                 phase.index, phase.span.low, phase.span.high, paths.weights(phase.name).relative_to(paths.root).as_posix(), record.sha256,
@@ -152,11 +164,11 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
             if phase.index is not None and (record := records[phase.name])
         ]  # fmt: skip
         tidy(paths.root, quiet=True)
-        metrics.put_in_order(paths.root, [phase.name for phase in phases])
+        steps = {phase.name: records[phase.name].steps for phase in phases}
+        metrics.put_in_order(paths.root, [*steps], steps, {phase.name: records[phase.name].metrics for phase in phases})
         _train_privacy.method(recipe).finish()
-        provenance.write(paths.root, state="finished", steps=sum(record.steps for record in records.values()))
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
-        ensemble.write(paths.root / ensemble.NAME, Ensemble(ordered, min(grid), max(grid), tuple(grid)))
+        _seal(paths, Ensemble(ordered, min(grid), max(grid), tuple(grid)), records, provenance)
     say(f"{paths.root} is finished: {len(experts)} experts. {_next(recipe)}")
 
 
@@ -164,6 +176,19 @@ def _void(recipe: Recipe) -> str:
     """That a finished run's ledger does not count, if it does not."""
     claim = ledgers.read(recipe.directory)
     return f"It has no privacy guarantee: {claim['why']}. Train it anew under another `name`. " if "void" in claim else ""
+
+
+def _seal(paths: Paths, bank: Ensemble, records: Mapping[str, PhaseRecord], provenance: Provenance) -> None:
+    """Writes the manifest with the checksums of everything, and ``ensemble.json`` with those of all that a sample depends on."""
+    root = paths.root
+    bank = replace(bank, files=checksums(root, [name for name in DECISIVE if (root / name).is_file()]))
+    # Weights are not read again: damage since would be signed for.
+    weights = {paths.weights(name).relative_to(root).as_posix(): record.sha256 for name, record in records.items()}
+    listed = [name for name in files_in(root) if not name.startswith(f"{metrics.BOARD}/") and name != ensemble.NAME]
+    files = checksums(root, listed, {**weights, **bank.files})
+    files[ensemble.NAME] = hashlib.sha256(ensemble.text(bank).encode()).hexdigest()
+    provenance.write(root, state="finished", steps=sum(record.steps for record in records.values()), **{FILES: files})
+    ensemble.write(root / ensemble.NAME, bank)
 
 
 def _next(recipe: Recipe) -> str:

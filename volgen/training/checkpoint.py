@@ -15,6 +15,7 @@ from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, fingerprint, read_json, sync, write_json
+from volgen.core.limits import STATE_BYTES
 from volgen.core.progress import say
 from volgen.training.checkpoint_files import STATE, File, Parts, damage, write_through
 from volgen.training.ema import EMA
@@ -39,12 +40,14 @@ class Place:
         seed: of the run.
         step: steps of training behind it.
         first_batch: number of the data stream's batch that step 1 took; step s takes ``first_batch + s - 1``.
+        metrics: digest of the numbers written so far (:meth:`volgen.training.metrics.Metrics.digest`); empty where nobody knows it.
     """
 
     phase: str
     seed: int
     step: int
     first_batch: int
+    metrics: str = ""
 
 
 def latest(folder: Path, passed: Callable[[Path, str], None] = lambda path, wrong: None) -> Path | None:
@@ -131,7 +134,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
                     raise UserError(str(partial / file), found, shared, "put `runs` on one")
         content = {
             "phase": place.phase, "seed": place.seed, "step": place.step, "first_batch": place.first_batch, "updates": engine.updates,
-            "stopping": stopping.state(), "ledger": None, "world_size": ranks.world_size, "files": files,
+            "stopping": stopping.state(), "ledger": None, "world_size": ranks.world_size, "files": files, "metrics": place.metrics,
         }  # fmt: skip
         write_json(partial / STATE, {**content, "fingerprint": fingerprint(content)})
         sync(partial)
@@ -173,7 +176,7 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
     Raises:
         UserError: it is of another phase or seed.
     """
-    content: dict[str, Any] = read_json(checkpoint / STATE, "the state of a checkpoint")
+    content: dict[str, Any] = read_json(checkpoint / STATE, "the state of a checkpoint", limit=STATE_BYTES)
     if (content["phase"], content["seed"]) != (place.phase, place.seed):
         found = f"is of '{content['phase']}' with seed {content['seed']}"
         raise UserError(str(checkpoint), found, f"'{place.phase}' with seed {place.seed}", "delete it, or put it back where it was")
@@ -196,7 +199,7 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
                 shutil.copyfile(checkpoint / BEST, temporary)
 
     together(ranks, exported, MAKE_ROOM, put_back)
-    return Place(content["phase"], content["seed"], int(content["step"]), int(content["first_batch"]))
+    return Place(content["phase"], content["seed"], int(content["step"]), int(content["first_batch"]), str(content.get("metrics", "")))
 
 
 def remove(folder: Path) -> None:

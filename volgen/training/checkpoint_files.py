@@ -13,7 +13,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint, read_json, sha256
+from volgen.core.files import fingerprint, read_bytes, read_json, sha256
+from volgen.core.limits import STATE_BYTES
 
 STATE = "state.json"
 File = dict[str, str | int]
@@ -40,8 +41,8 @@ def damage(checkpoint: Path) -> str | None:
         UserError: a file is there and cannot be read now, which says nothing about what is in it.
     """
     try:
-        (checkpoint / STATE).read_bytes()
-        content = read_json(checkpoint / STATE, "the state of a checkpoint")
+        read_bytes(checkpoint / STATE, limit=STATE_BYTES)
+        content = read_json(checkpoint / STATE, "the state of a checkpoint", limit=STATE_BYTES)
         if content.pop("fingerprint", None) != fingerprint(content):
             return f"{STATE} was changed"
         for name, file in content["files"].items():

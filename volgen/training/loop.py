@@ -63,11 +63,13 @@ class Outcome:
         steps: steps that were trained.
         best_step: step whose averaged weights were exported, those with the lowest validation loss.
         validation_loss: that loss.
+        metrics: digest of the numbers of all steps; empty on ranks that write none.
     """
 
     steps: int
     best_step: int
     validation_loss: float
+    metrics: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Trainer:
         found = checkpoint.find(task.folder, self.ranks)
         if found:
             place = checkpoint.load(found, place, engine, ema, stopping, self.ranks, weights)
-        together(self.ranks, task.folder, checkpoint.MAKE_ROOM, lambda: self.metrics.begin(task.name, place.step))
+        together(self.ranks, task.folder, checkpoint.MAKE_ROOM, lambda: self.metrics.begin(task.name, place.step, place.metrics))
         best: dict[str, Tensor] = {}
         if task.warm and not found:
             self._validate(task, engine, stopping, 0, best)
@@ -143,7 +145,8 @@ class Trainer:
                 self.pulse.beat()
                 if (stop or step % self.checkpoint_every == 0) and not stopping.done(step):
                     self._export(weights, best)
-                    checkpoint.save(replace(place, step=step), engine, ema, stopping, self.ranks, weights)
+                    here = replace(place, step=step, metrics=self.metrics.digest())
+                    checkpoint.save(here, engine, ema, stopping, self.ranks, weights)
                     if self.ranks.rank == 0:
                         relaunch.saved()
                     self.pulse.beat()
@@ -153,7 +156,7 @@ class Trainer:
                 with ema.swapped(engine.masters()):
                     self._validate(task, engine, stopping, step, best)
         self._export(weights, best)
-        return Outcome(step, stopping.best_step, stopping.best)
+        return Outcome(step, stopping.best_step, stopping.best, self.metrics.digest())
 
     def _note(self, loss: float, stopping: Stopping) -> str:
         return f"loss {loss:.4f}, validation {stopping.best:.4f}" if stopping.best < math.inf else f"loss {loss:.4f}"

@@ -7,22 +7,25 @@ lines stay whole; each phase has a TensorBoard folder of its own.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from volgen.core.errors import UserError
-from volgen.core.files import sync, write_text
+from volgen.core.files import open_plain, read_bytes, sync, write_text
+from volgen.core.limits import METRICS_BYTES
 from volgen.core.lock import Lock
+from volgen.core.progress import say
 
 NAME = "metrics.jsonl"
 BOARD = "tensorboard"
 LOCK = ".metrics.lock"
+Line = dict[str, Any]
 SECONDS_BETWEEN_WRITES = 2.0
 """People watch the file while training."""
 
@@ -30,8 +33,18 @@ SECONDS_BETWEEN_WRITES = 2.0
 class Metrics(Protocol):
     """Where numbers go."""
 
-    def begin(self, phase: str, step: int) -> None:
-        """The numbers of a phase follow, from the step after ``step``; what was written of later ones is undone."""
+    def begin(self, phase: str, step: int, digest: str = "") -> None:
+        """The numbers of a phase follow, from the step after ``step``; what was written of later ones is undone.
+
+        Args:
+            phase: name of what is trained.
+            step: of the checkpoint that training goes on from, 0 for none.
+            digest: what :meth:`digest` was then, if anybody knows.
+        """
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of all lines of the phase so far; empty for whoever writes none."""
         ...
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
@@ -46,8 +59,12 @@ class Metrics(Protocol):
 class NoMetrics:
     """For ranks other than 0."""
 
-    def begin(self, phase: str, step: int) -> None:
+    def begin(self, phase: str, step: int, digest: str = "") -> None:
         """Nothing."""
+
+    def digest(self) -> str:
+        """Empty: no lines are written here."""
+        return ""
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Nothing."""
@@ -71,19 +88,27 @@ class MetricsFile:
         self._waiting: list[str] = []
         self._written = time.monotonic()
         self._board: Any = None
+        self._digest = hashlib.sha256()
 
-    def begin(self, phase: str, step: int) -> None:
+    def begin(self, phase: str, step: int, digest: str = "") -> None:
         """The numbers of a phase follow, from the step after ``step``; what was written of later ones is undone."""
         # Imported here: it takes a second, and only rank 0 needs it.
         from torch.utils.tensorboard import SummaryWriter
 
         self.close()
-        _rewrite(self._directory, lambda lines: [line for line in lines if line["phase"] != phase or line["step"] <= step])
+        kept = _rewrite(self._directory, lambda lines: [line for line in lines if line["phase"] != phase or line["step"] <= step])
+        _say_changed(self._directory, kept, {phase: step}, {phase: digest})
+        self._digest = _digest(kept, phase)
         self._board = SummaryWriter(str(self._directory / BOARD / phase), purge_step=step + 1)
+
+    def digest(self) -> str:
+        """SHA-256 of all lines of the phase so far, in their order."""
+        return self._digest.hexdigest()
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Takes in finite numbers of one step of one phase."""
         self._waiting.append(_text({"phase": phase, "step": step, **values}))
+        self._digest.update(self._waiting[-1].encode())
         with suppress(OSError):  # a full disk is told at the next checkpoint
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -118,26 +143,60 @@ class MetricsFile:
             self._board = None
 
 
-def put_in_order(directory: Path, phases: Sequence[str]) -> None:
-    """Sorts the lines of a finished run by phase, however many processes wrote them side by side."""
+def put_in_order(
+    directory: Path, phases: Sequence[str], steps: Mapping[str, int] | None = None, digests: Mapping[str, str] | None = None
+) -> None:
+    """Sorts the lines of a finished run by phase, however many processes wrote them side by side.
+
+    Args:
+        directory: the run.
+        phases: all of them, in the order that is wanted.
+        steps: that each of them took; where lines of some are missing, it is said.
+        digests: :meth:`MetricsFile.digest` of each at its end, where it is known; where one is another now, it is said.
+    """
     places = {phase: place for place, phase in enumerate(phases)}
-    _rewrite(directory, lambda lines: sorted(lines, key=lambda line: (places.get(line["phase"], len(places)), line["step"])))
+    kept = _rewrite(directory, lambda lines: sorted(lines, key=lambda line: (places.get(line["phase"], len(places)), line["step"])))
+    _say_changed(directory, kept, steps or {}, digests or {})
 
 
-def _rewrite(directory: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """Replaces the file by what ``change`` makes of its lines; a line that a killed process left half-written goes too."""
+def _say_changed(directory: Path, lines: Sequence[Line], steps: Mapping[str, int], digests: Mapping[str, str]) -> None:
+    """Every step has written its line before training can go on from it: where one is missing or another, somebody has changed the file."""
+    there = {(line["phase"], line["step"]) for line in lines}
+    for phase, count in steps.items():
+        lost = sum((phase, step) not in there for step in range(1, count + 1))
+        digest = digests.get(phase, "")
+        if lost or (digest and digest != _digest(lines, phase).hexdigest()):
+            found = f"{lost} of the {count} lines of '{phase}' are gone" if lost else f"lines of '{phase}' are not those that were written"
+            say(f"warning: {directory / NAME}: {found}. Training does not need them and goes on.")
+
+
+def _digest(lines: Iterable[Line], phase: str) -> Any:
+    return hashlib.sha256("".join(_text(line) for line in lines if line["phase"] == phase).encode())
+
+
+def _rewrite(directory: Path, change: Callable[[list[Line]], list[Line]]) -> list[Line]:
+    """Replaces the file by what ``change`` makes of its lines, and returns these; a line that a killed process left half-written goes too.
+
+    Raises:
+        UserError: a line is damaged, or the file is a link, a pipe and the like.
+    """
     path = directory / NAME
     with Lock.wait(directory / LOCK):
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = before[: before.rfind("\n") + 1]
-        after = "".join(map(_text, change([_line(path, number, text) for number, text in enumerate(whole.splitlines(), 1)])))
-        if after != before or not path.exists():
+        try:
+            before = read_bytes(path, limit=METRICS_BYTES) if os.path.lexists(path) else b""
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "the metrics of a run") from None
+        whole = before[: before.rfind(b"\n") + 1]
+        lines = change([_line(path, number, text) for number, text in enumerate(whole.splitlines(), 1)])
+        after = "".join(map(_text, lines))
+        if after.encode() != before or not path.exists():
             write_text(path, after)
+    return lines
 
 
 def _append(path: Path, content: bytes) -> None:
     """All of ``content`` or nothing, from the beginning of a line: what a killed process left of one is dropped."""
-    with path.open("ab+", buffering=0) as file:
+    with open_plain(path, "ab+", buffering=0) as file:
         end = _end_of_lines(file)
         file.truncate(end)
         if file.write(content) < len(content):
@@ -146,7 +205,7 @@ def _append(path: Path, content: bytes) -> None:
     sync(path)  # no checkpoint or finished network may outlive its numbers when the power goes
 
 
-def _end_of_lines(file: FileIO) -> int:
+def _end_of_lines(file: IO[bytes]) -> int:
     size = file.seek(0, os.SEEK_END)
     while size:
         start = max(0, size - 4096)
@@ -158,11 +217,12 @@ def _end_of_lines(file: FileIO) -> int:
     return 0
 
 
-def _line(path: Path, number: int, text: str) -> dict[str, Any]:
+def _line(path: Path, number: int, text: bytes) -> Line:
     try:
-        line: dict[str, Any] = json.loads(text)
+        line: Line = json.loads(text)
         if not (isinstance(line["phase"], str) and isinstance(line["step"], int)):
             raise ValueError("phase or step has another form")
+        json.dumps(line, allow_nan=False)
     except (ValueError, LookupError, TypeError, RecursionError):
         expected = "one JSON object in each line, with a phase and a step"
         raise UserError(str(path), f"line {number} is damaged", expected, "delete this line, or restore the file from a copy") from None

@@ -113,9 +113,13 @@ class Withheld:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def begin(self, phase: str, step: int) -> None:
+    def begin(self, phase: str, step: int, digest: str = "") -> None:
         """Numbers of a phase follow."""
-        self._metrics.begin(phase, step)
+        self._metrics.begin(phase, step, digest)
+
+    def digest(self) -> str:
+        """Of the lines that were passed on."""
+        return self._metrics.digest()
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Numbers of one step; losses stay behind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from volgen.core.config import Config, load
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, sha256, write_json
+from volgen.core.files import sha256, write_json
+from volgen.core.limits import SMALL_JSON_BYTES
+from volgen.core.seal import read_sealed, sealed
 
 CONFIG = "config.yaml"
 PHASE = "phase.json"
@@ -31,6 +34,7 @@ class PhaseRecord:
         validation_loss: of those; None where nobody was validated on.
         parameters: trainable parameters.
         sha256: of the exported weights.
+        metrics: digest of the phase's lines in ``metrics.jsonl``; empty where nobody knows it, as in runs of 0.1.0.
     """
 
     steps: int
@@ -38,10 +42,11 @@ class PhaseRecord:
     validation_loss: float | None
     parameters: int
     sha256: str
+    metrics: str = ""
 
     def write(self, folder: Path) -> None:
         """Marks the phase in ``folder`` as finished."""
-        write_json(folder / PHASE, asdict(self))
+        write_json(folder / PHASE, sealed(asdict(self)))
 
     def check(self, weights: Path) -> None:
         """Compares exported weights with this record.
@@ -64,15 +69,20 @@ class PhaseRecord:
         """The record of a finished phase, None for any other.
 
         Raises:
-            UserError: the file has another form.
+            UserError: the file has another form, or was changed.
         """
-        if not (folder / PHASE).exists():
+        if not os.path.lexists(folder / PHASE):
             return None
-        content: dict[str, Any] = read_json(folder / PHASE, "the record of a finished expert")
+        do = f"restore it from a copy, or delete {folder} to train this network again"
+        content = read_sealed(folder / PHASE, "the record of a finished expert", do, limit=SMALL_JSON_BYTES)
         try:
-            return cls(**content)
+            record = cls(**content)
+            numbers = (record.steps, record.best_step, record.parameters)
+            if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(record.sha256, str):
+                raise TypeError("steps and parameters are whole numbers")
         except TypeError as error:
-            raise UserError(str(folder / PHASE), f"has another form ({error})", "the form that `volgen train` writes") from None
+            raise UserError(str(folder / PHASE), f"has another form ({error})", "the form that `volgen train` writes", do) from None
+        return record
 
 
 def trained(directory: Path) -> bool:
@@ -95,7 +105,7 @@ def check_same(directory: Path, config: Config) -> None:
     path = directory / CONFIG
     if not path.exists():
         return
-    before, now = (_flat(each.model_dump(mode="json")) for each in (load(type(config), path), config))
+    before, now = (_flat(each.model_dump(mode="json")) for each in (load(type(config), path, own=True), config))
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in FREE]
     if differing:
         found = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differing)

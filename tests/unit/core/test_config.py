@@ -167,8 +167,8 @@ def test_a_key_or_section_that_is_there_twice_is_named_with_its_lines(text: str,
 
 
 def test_merge_keys_repeat_nothing(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\non: 1\n")
-    assert read_yaml(tmp_path / "c.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}, "on": 1}
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *a, z: 4}\non: 1\n")
+    assert read_yaml(tmp_path / "c.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2, "z": 4}, "on": 1}
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path
         read.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr("volgen.experts.bank.sha256", recorded)
+    monkeypatch.setattr("volgen.experts.ensemble.sha256", recorded)
     with open_bank(ensemble, tmp_path, grid=[8.0, 2.0, 0.25]) as bank:
         bank(*volumes(8.0))
         bank._reader.submit(int).result()  # the thread has done what it was given

@@ -24,6 +24,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
 from volgen.core.geometry import Geometry
 from volgen.core.lock import Lock
+from volgen.core.seal import sealed
 from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts import ensemble
@@ -434,7 +435,7 @@ def test_another_cohort_cannot_continue_a_run(
     def stop_and_change(step: int) -> None:
         with power_cut(step):
             train(recipe(blob_store, tmp_path, engine={"checkpoint_every": 2}))
-        manifest.write_text(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64))
+        manifest.write_text(json.dumps(sealed(json.loads(manifest.read_text().replace(Store.open(blob_store).fingerprint, "0" * 64)))))
 
     stop_and_change(2)
     stop_and_change(3)
@@ -451,7 +452,7 @@ def test_a_finished_run_knows_its_cohort_wherever_that_lies(blob_store: Path, tm
     train(recipe(moved, tmp_path, **small))
     assert "finished" in capfd.readouterr().err
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(Store.open(moved).fingerprint, "0" * 64))
+    manifest.write_text(json.dumps(sealed(json.loads(manifest.read_text().replace(Store.open(moved).fingerprint, "0" * 64)))))
     with pytest.raises(UserError, match="is not the cohort this run began with"):
         train(recipe(moved, tmp_path, **small))
 

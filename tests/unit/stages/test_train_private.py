@@ -17,6 +17,7 @@ from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.rounding import upper
+from volgen.core.seal import sealed
 from volgen.data.store import Store
 from volgen.parallel.engine import Engine
 from volgen.privacy import _refusals
@@ -248,7 +249,7 @@ def _changed(store: Path, folder: Path, **keys: object) -> Path:
     copy = folder / "store"
     shutil.copytree(store, copy)
     content = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**content, **keys}))
+    (copy / "manifest.json").write_text(json.dumps(sealed({**content, **keys})))
     return copy
 
 

@@ -19,6 +19,7 @@ from volgen.cli import main
 from volgen.core.config import dump_yaml, validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.seal import sealed
 from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store
 from volgen.recipe import Recipe
@@ -196,7 +197,7 @@ def without_store(run: Path, copy: Path, gone: Path) -> Path:
     shutil.copytree(run, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["inputs"]["store"] = str(gone)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     return copy
 
 

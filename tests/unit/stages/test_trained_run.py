@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,13 @@ from volgen import recipe as recipes
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.registry import config_class
+from volgen.experts import ensemble as ensembles
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.preconditioners.gaussian import GaussianPreconditioner
 from volgen.recipe import Recipe
 from volgen.stages import sample as sample_stage
 from volgen.stages._preconditioner_file import CHECKSUMS
+from volgen.stages._train_crew import work
 from volgen.stages._trained_run import PRECONDITIONER, TrainedRun
 from volgen.stages.train import train
 
@@ -38,6 +44,16 @@ def directory(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "stopping": {"max_steps": 1, "validation_volumes": 2, "validation_draws": 2},
     }  # fmt: skip
     return train(validate(Recipe, content, "test"))
+
+
+@pytest.fixture(scope="module")
+def unsealed(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without checksums in ``ensemble.json`` and ``manifest.json``, as 0.1.0 wrote it."""
+    copy = tmp_path_factory.mktemp("unsealed") / "run"
+    shutil.copytree(directory, copy)
+    ensembles.write(copy / "ensemble.json", replace(ensembles.read(copy / "ensemble.json"), files={}))
+    (copy / "manifest.json").unlink()
+    return copy
 
 
 def test_the_preconditioner_of_a_run_is_the_one_it_was_trained_behind(directory: Path) -> None:
@@ -70,8 +86,8 @@ def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path
     class Newer(config_class("volgen.models.networks", "wavelet_unet3d")):  # type: ignore[misc]
         dropout: float = 0.0
 
-    def with_an_option_more(path: Path, *more: Any) -> Recipe:
-        known = read(path, *more)
+    def with_an_option_more(path: Path, **more: Any) -> Recipe:
+        known = read(path, **more)
         given = known.network.model_dump(exclude_unset=True)
         extra = {"dropout": 0.5} if (path.parent / "dropout").exists() else {}
         return known.model_copy(update={"network": Newer(**given, **extra)})
@@ -104,8 +120,8 @@ def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["not safetensors", "of another kind"])
-def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, directory: Path) -> None:
-    path = directory / PRECONDITIONER
+def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, unsealed: Path) -> None:
+    path = unsealed / PRECONDITIONER
     whole = path.read_bytes()
     try:
         if damage == "not safetensors":
@@ -113,7 +129,7 @@ def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, director
         else:
             save_file({"something": torch.zeros(1)}, path)
         with pytest.raises(UserError, match=r"preconditioner\.safetensors.*cannot be restored.*the state of a 'gaussian' preconditioner"):
-            TrainedRun.read(directory).preconditioner(CPU)
+            TrainedRun.read(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
 
@@ -132,52 +148,155 @@ def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, director
     ],
 )
 def test_a_preconditioner_with_damaged_content_is_refused_before_anything_is_written(
-    name: str, change: Any, message: str, directory: Path, tmp_path: Path
+    name: str, change: Any, message: str, unsealed: Path, tmp_path: Path
 ) -> None:
-    path = directory / PRECONDITIONER
+    path = unsealed / PRECONDITIONER
     whole = path.read_bytes()
     try:
         state = load_file(path)
         save_file({**state, name: change(state[name]).contiguous()}, path)
         with pytest.raises(UserError, match=rf"preconditioner\.safetensors: ({message}).*expected.*Restore the file"):
-            sample_stage.sample(directory, tmp_path / "out", count=1, seed=0, device="cpu")
+            sample_stage.sample(unsealed, tmp_path / "out", count=1, seed=0, device="cpu")
         assert not (tmp_path / "out").exists()
     finally:
         path.write_bytes(whole)
 
 
-def test_a_preconditioner_of_larger_volumes_is_refused(directory: Path) -> None:
-    path = directory / PRECONDITIONER
+def test_a_preconditioner_of_larger_volumes_is_refused(unsealed: Path) -> None:
+    path = unsealed / PRECONDITIONER
     whole = path.read_bytes()
     try:
         save_file({name: t.repeat(*[1] * (t.ndim - 3), 2, 2, 2) if t.ndim > 2 else t for name, t in load_file(path).items()}, path)
         with pytest.raises(UserError, match=r"statistics of volumes of shape \[16, 16, 16\]"):
-            TrainedRun.read(directory).preconditioner(CPU)
+            TrainedRun.read(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
 
 
-def test_a_preconditioner_with_another_finite_number_is_refused(directory: Path) -> None:
-    path = directory / PRECONDITIONER
+def test_a_preconditioner_with_another_finite_number_is_refused(unsealed: Path) -> None:
+    path = unsealed / PRECONDITIONER
     whole = path.read_bytes()
     try:
         state = load_file(path)
         save_file({**state, "variances": state["variances"] * 1.01}, path)
         with pytest.raises(UserError, match=r"preconditioner\.safetensors: has SHA-256 .*it was changed.*Restore the file"):
-            TrainedRun.read(directory).preconditioner(CPU)
+            TrainedRun.read(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
-    TrainedRun.read(directory).preconditioner(CPU)
+    TrainedRun.read(unsealed).preconditioner(CPU)
 
 
-def test_a_run_without_checksums_is_still_read_and_a_damaged_list_is_named(directory: Path) -> None:
-    checksums = directory / CHECKSUMS
+def test_a_run_without_checksums_is_still_read_and_a_damaged_list_is_named(unsealed: Path) -> None:
+    checksums = unsealed / CHECKSUMS
     whole = checksums.read_bytes()
     try:
         checksums.write_text("[]")
         with pytest.raises(UserError, match=r"preconditioner\.json: has another form"):
-            TrainedRun.read(directory).preconditioner(CPU)
+            TrainedRun.read(unsealed).preconditioner(CPU)
         checksums.unlink()
-        TrainedRun.read(directory).preconditioner(CPU)
+        TrainedRun.read(unsealed).preconditioner(CPU)
     finally:
         checksums.write_bytes(whole)
+
+
+# Every file of a run on which something depends, and what damages it: a digit first of all, which leaves everything in form.
+FILES = (
+    "config.yaml", "ensemble.json", "geometry.json", "preconditioner.safetensors", "preconditioner.json", "privacy_ledger.json",
+    "manifest.json", "experts/0/weights.safetensors",
+)  # fmt: skip
+DAMAGES = ("digit", "flip", "cut", "zero", "empty", "gone", "folder", "random", "pipe", "link")
+
+
+def damage(path: Path, kind: str, seed: int) -> None:
+    generator = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    place = generator.randrange(len(content))
+    if kind in ("gone", "folder", "pipe", "link"):
+        path.rename(path.with_name(".before"))
+    if kind == "digit" and (digits := [place for place, byte in enumerate(content) if chr(byte).isdigit()]):
+        place = generator.choice(digits)
+        content[place] = ord(generator.choice([digit for digit in "0123456789" if ord(digit) != content[place]]))
+    elif kind in ("digit", "flip"):
+        content[place] ^= 1 << generator.randrange(7)
+    elif kind == "cut":
+        content = content[:place]
+    elif kind == "zero":
+        content[place : place + 16] = bytes(16)
+    elif kind == "empty":
+        content.clear()
+    elif kind == "random":
+        content = bytearray(generator.randbytes(len(content)))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(path.with_name(".before"))
+    if kind not in ("gone", "folder", "pipe", "link"):
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def copy(directory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(directory, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_of_a_finished_run_is_refused(name: str, kind: str, copy: Path) -> None:
+    before = (copy / name).read_bytes()
+    for seed in range(5 if kind in ("digit", "flip", "cut", "zero") else 1):
+        damage(copy / name, kind, seed)
+        if not (copy / name).is_dir() and (copy / name).is_file() and (copy / name).read_bytes() == before:
+            continue  # zeros over zeros
+        if name == "manifest.json" and kind == "gone":  # as in released runs: ensemble.json has the checksums
+            TrainedRun.read(copy).verify()
+            continue
+        with pytest.raises(UserError) as refused:
+            TrainedRun.read(copy).verify()
+        assert name.rpartition("/")[2] in str(refused.value) or "ensemble.json" in str(refused.value)
+        if (copy / name).is_file() and not (copy / name).is_symlink():
+            (copy / name).write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", ["digit", "gone", "folder"])
+@pytest.mark.parametrize("name", [*FILES, "experts/1/phase.json", "metrics.jsonl"])
+def test_training_calls_no_damaged_run_finished(name: str, kind: str, copy: Path, directory: Path) -> None:
+    recipe = recipes.load(copy / "config.yaml").model_copy(update={"runs": str(copy.parent)})
+    damage(copy / name, kind, 0)
+    if kind == "gone" and name in ("manifest.json", "ensemble.json"):
+        # A released run has no manifest. Without its mark a run is not finished, and is finished again.
+        train(recipe)
+        assert TrainedRun.read(copy).fingerprint == TrainedRun.read(directory).fingerprint
+        return
+    with pytest.raises(UserError) as refused:
+        train(recipe)
+    assert Path(name).name in str(refused.value) or "is of another configuration" in str(refused.value)
+
+
+def test_weights_that_were_changed_before_the_end_do_not_become_part_of_a_run(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    recipe = recipes.load(directory / "config.yaml").model_copy(update={"runs": str(tmp_path)})
+
+    def crew(*arguments: Any) -> Any:
+        queue = work(*arguments)
+        damage(tmp_path / "run/experts/1/weights.safetensors", "flip", 0)
+        return queue
+
+    monkeypatch.setattr("volgen.stages.train.work", crew)
+    with pytest.raises(UserError, match=r"experts/1/weights\.safetensors: has SHA-256"):
+        train(recipe)
+    assert not (tmp_path / "run/ensemble.json").exists()
+
+
+def test_the_fingerprint_knows_nothing_of_seals(directory: Path, unsealed: Path) -> None:
+    assert TrainedRun.read(directory).fingerprint == TrainedRun.read(unsealed).fingerprint
+
+
+def test_the_noise_levels_of_a_run_without_checksums_are_those_of_its_schedule(unsealed: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(unsealed, tmp_path / "run"))
+    bank = ensembles.read(copy / "ensemble.json")
+    ensembles.write(copy / "ensemble.json", replace(bank, grid=(bank.grid[0], bank.grid[1] * 1.01, *bank.grid[2:])))
+    with pytest.raises(UserError, match=r"ensemble\.json: has 2 experts on 4 noise levels, .*expected 2 on the 4 levels of config\.yaml"):
+        TrainedRun.read(copy)

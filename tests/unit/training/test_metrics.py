@@ -85,6 +85,46 @@ def test_going_on_with_one_phase_leaves_the_others_alone(tmp_path: Path) -> None
     assert sorted(steps(tmp_path)) == [("1", 1), ("1", 2), ("1", 3), ("1", 4), ("2", 1), ("2", 2)]
 
 
+def test_lines_that_somebody_has_removed_are_missed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("1", 0)
+    for step in range(1, 7):
+        metrics.write("1", step, {"loss": 1.0})
+    metrics.close()
+    path = tmp_path / "metrics.jsonl"
+    put_in_order(tmp_path, ["1"], {"1": 6})
+    assert "warning" not in capfd.readouterr().err
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    metrics.begin("1", 5)
+    metrics.close()
+    assert "2 of the 5 lines of '1' are gone" in capfd.readouterr().err
+    put_in_order(tmp_path, ["1"], {"1": 6})
+    assert "metrics.jsonl: 3 of the 6 lines of '1' are gone" in capfd.readouterr().err
+
+
+def test_lines_that_somebody_has_changed_are_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "0", 0, 3)
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("1", 0)
+    for step in range(1, 7):
+        metrics.write("1", step, {"loss": step / 3})
+        metrics.flush()
+        if step == 4:
+            at_the_checkpoint = metrics.digest()
+    metrics.begin("1", 4, at_the_checkpoint)
+    metrics.write("1", 5, {"loss": 0.1})
+    digest = metrics.digest()
+    metrics.close()
+    put_in_order(tmp_path, ["1", "0"], {"1": 5, "0": 3}, {"1": digest, "0": ""})
+    assert "warning" not in capfd.readouterr().err
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("0.66", "0.67"))
+    metrics.begin("1", 4, at_the_checkpoint)
+    metrics.close()
+    put_in_order(tmp_path, ["1"], {"1": 4}, {"1": at_the_checkpoint})
+    assert capfd.readouterr().err.count("metrics.jsonl: lines of '1' are not those that were written") == 2
+
+
 def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=often, args=(tmp_path, str(number))) for number in range(2)]
@@ -113,11 +153,9 @@ def test_a_full_disk_is_told_at_the_next_checkpoint_and_leaves_whole_lines(tmp_p
     metrics.begin("1", 0)
     metrics.write("1", 1, {"loss": 0.5})
     metrics.flush()
-    opened = Path.open
     monkeypatch.setattr("volgen.training.metrics.SECONDS_BETWEEN_WRITES", -1.0)
     with monkeypatch.context() as patch:
-        full = lambda path, *how, **more: Short(path, "ab+") if path.name == "metrics.jsonl" else opened(path, *how, **more)  # noqa: E731
-        patch.setattr(Path, "open", full)
+        patch.setattr("volgen.training.metrics.open_plain", lambda path, *how, **more: Short(path, "ab+"))
         metrics.write("1", 2, {"loss": 0.25})
         with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"):
             metrics.flush()

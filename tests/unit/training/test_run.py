@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_a_phase_without_a_record_is_not_finished(tmp_path: Path) -> None:
     record = PhaseRecord(10, 8, 0.5, 100, "0" * 64)
     record.write(tmp_path)
     assert PhaseRecord.read(tmp_path) == record
+    text = (tmp_path / "phase.json").read_text()
+    for old, new in (
+        ('"steps": 10', '"steps": 11'),
+        ('"parameters": 100', '"parameters": 101'),
+        ("0.5", "0.4"),
+        ('"seal": "', '"seal": "0'),
+    ):
+        (tmp_path / "phase.json").write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=r"phase\.json: was changed after it was written.*Restore it from a copy, or delete"):
+            PhaseRecord.read(tmp_path)
+    before = {"steps": 10, "best_step": 8, "validation_loss": 0.5, "parameters": 100, "sha256": "0" * 64}
+    (tmp_path / "phase.json").write_text(json.dumps(before))
+    assert PhaseRecord.read(tmp_path) == record, "0.1.0 wrote no seal"
+    for odd in ({"steps": -1}, {"steps": 2.5}, {"parameters": True}, {"sha256": 7}):
+        (tmp_path / "phase.json").write_text(json.dumps({**before, **odd}))
+        with pytest.raises(UserError, match="has another form"):
+            PhaseRecord.read(tmp_path)
     (tmp_path / "phase.json").write_text('{"steps": 3}')
     with pytest.raises(UserError, match="has another form"):
         PhaseRecord.read(tmp_path)

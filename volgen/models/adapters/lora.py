@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.limits import MAX_RANK
 from volgen.models.networks._residual_unet import Conv
 
 BASE, DOWN, UP = "lora_base", "lora_down", "lora_up"
@@ -24,7 +25,7 @@ class Config(BaseConfig):
     """A branch of rank ``rank`` beside every convolution and linear layer; the layers themselves, their biases and norms are frozen."""
 
     kind: Literal["lora"] = "lora"
-    rank: PositiveInt = 4
+    rank: int = Field(default=4, ge=1, le=MAX_RANK)
     """r; of a layer with fewer channels as many as it has."""
     scale: PositiveFloat = 1.0
     """s: how much a step in A and B changes the layer."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from volgen.core.check import AXES
 from volgen.core.config import Config as BaseConfig
+from volgen.core.limits import MAX_LEVELS, MAX_RANK, MAX_WIDTH
 from volgen.core.protocols import Axis, Scan, Shape3
 from volgen.core.rng import normal, uniform
 from volgen.models.assembly import Assembly, Draw, Place
@@ -36,17 +37,17 @@ class Config(BaseConfig):
     """Along which axis slabs follow each other."""
     thickness: PositiveInt = 1
     """Slices that are drawn together; must divide the number of slices."""
-    context: PositiveInt = 3
+    context: int = Field(default=3, ge=1, le=MAX_WIDTH)
     """Slices before a slab that it is drawn from."""
     start: Literal["middle", "end"] = "middle"
     """Which slab comes first: the middle one, from which the stack grows both ways, or the one with the lowest index."""
     context_noise: NonNegativeFloat = 0.1
     """Standard deviation, in the model range, of noise on the slices before, in training and in sampling: against drift."""
-    coarse_levels: NonNegativeInt = 3
+    coarse_levels: int = Field(default=3, ge=0, le=MAX_LEVELS)
     """The coarse view has voxels of (2^coarse_levels)^3, by which every edge must divide; 0: no coarse view."""
     coarse_noise: NonNegativeFloat = 0.05
     """Standard deviation of noise on the coarse view, in training and in sampling: it hides that drawn views are Gaussian."""
-    coarse_rank: PositiveInt = 24
+    coarse_rank: int = Field(default=24, ge=1, le=MAX_RANK)
     """Components of the Gaussian that coarse views are drawn from."""
     coarse_folds: int = Field(default=6, ge=2)
     """Folds of its cross-fit: at least as many people are needed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -16,23 +16,25 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config
+from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
 from volgen.models.haar import low_pass
 from volgen.models.networks._thin import wrong_in_bf16
 
 FREQUENCIES = 16
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 _CONVOLUTION: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 class ResidualUNetConfig(Config):
     """What every network around a :class:`ResidualUNet` can choose."""
 
-    haar_levels: PositiveInt = 1
+    haar_levels: int = Field(default=1, ge=1, le=MAX_LEVELS)
     """Full Haar levels in front of the network: each divides the edges by 2 and multiplies the channels by 8 (by 4 in slices)."""
-    channels: tuple[PositiveInt, ...] = (32, 64, 96)
+    channels: tuple[Width, ...] = Field(default=(32, 64, 96), min_length=1, max_length=MAX_LEVELS)
     """Width of each resolution, finest first; each next one has half the edge."""
-    residual_blocks: PositiveInt = 1
+    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
     """Residual blocks at each resolution, on the way down and again on the way up."""
-    norm_groups: PositiveInt = Field(default=8)
+    norm_groups: PositiveInt = 8
     """Groups of the group normalisation; must divide every width."""
 
     @model_validator(mode="after")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
 from volgen.core.protocols import Shape3
 from volgen.models.networks._thin import wrong_in_bf16
 
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 EMBEDDING_SCALE = 100.0
 """MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
 
@@ -21,11 +23,11 @@ class Config(BaseConfig):
     """Ho et al. 2020's U-Net in three dimensions, with optional self-attention."""
 
     kind: Literal["unet3d"] = "unet3d"
-    channels: tuple[PositiveInt, ...] = (32, 64, 64)
+    channels: tuple[Width, ...] = Field(default=(32, 64, 64), min_length=1, max_length=MAX_LEVELS)
     """Width of each resolution, finest first; each is halved once more than the one before."""
     attention: tuple[bool, ...] = (False, False, False)
     """Self-attention at each resolution; quadratic in voxels, so only for coarse ones."""
-    residual_blocks: PositiveInt = 1
+    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
     """Residual blocks at each resolution."""
     head_channels: PositiveInt = 32
     """Channels of an attention head; must divide every width with attention, and the last width, whose middle block always has it."""

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.limits import MAX_LEVELS, MAX_RANK
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
@@ -43,13 +44,13 @@ class Config(BaseConfig):
     """The default: an order of magnitude less training than a scalar skip path on cohorts that share a frame."""
 
     kind: Literal["gaussian"] = "gaussian"
-    levels: NonNegativeInt = 1
+    levels: int = Field(default=1, ge=0, le=MAX_LEVELS)
     """Levels of the Haar pyramid in which the residual variance is diagonal; 0 means voxels. Edges must divide by 2^levels."""
-    rank: NonNegativeInt = 24
+    rank: int = Field(default=24, ge=0, le=MAX_RANK)
     """Components of the low-rank covariance; at most half the number of training volumes are used."""
     rank_level: NonNegativeInt = 1
     """The components live in the low-pass corner after this many levels, at most ``levels`` (0: the whole volume)."""
-    folds: int = Field(default=6, ge=2)
+    folds: int = Field(default=6, ge=2, le=MAX_RANK)
     """Folds of the cross-fit; each keeps a mean and components of its own while training."""
 
     @model_validator(mode="after")

@@ -1,0 +1,54 @@
+"""A seal on JSON that numbers depend on: a SHA-256 of the content in the content, so that a digit that was changed is noticed.
+
+It protects against disks and editors, not against people, who can write another one. Files of 0.1.0 have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from volgen.core.errors import UserError
+from volgen.core.files import fingerprint, read_json
+
+KEY = "seal"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its seal, to be written as JSON."""
+    bare = {key: value for key, value in content.items() if key != KEY}
+    return {**bare, KEY: fingerprint(bare)}
+
+
+def read_sealed(
+    path: Path,
+    what: str,
+    do: str,
+    *,
+    limit: int,
+    needed: Callable[[Mapping[str, Any]], bool] = lambda content: False,
+    check: Callable[[Any], bool] = lambda content: isinstance(content, dict),
+) -> dict[str, Any]:
+    """Reads a JSON object; the seal is compared, if there is one, and taken off.
+
+    Args:
+        path: the file.
+        what: what the file should be, for messages.
+        do: what a user can do about a damaged one.
+        limit: largest size in bytes.
+        needed: whether this content must have a seal: only a version that sealed it can have written it.
+        check: whether it has the right form.
+
+    Raises:
+        UserError: the file is missing, of another form, or was changed after it was written.
+    """
+    content: dict[str, Any] = read_json(path, what, check, limit=limit)
+    found = content.pop(KEY, None)
+    try:
+        changed = (found is not None or needed(content)) and found != fingerprint(content)
+    except ValueError:  # NaN
+        changed = True
+    if changed:
+        raise UserError(str(path), "was changed after it was written: its seal does not fit its content", what, do)
+    return content
