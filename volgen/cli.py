@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import volgen
@@ -30,6 +31,9 @@ REMEDIES = {
     errno.ELOOP: "replace it by what it points to",
 }
 """What to do about errors of the system that come up anywhere."""
+
+COMPLETION = "--print-completion"
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,29 +92,58 @@ def _bad_input(message: str, words: Sequence[str]) -> int:
     return BAD_INPUT
 
 
-def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
+def completion(shell: str) -> str:
+    """A script that teaches a shell the commands of volgen and their options; what takes a path is completed with paths."""
+    import shtab
+
+    parser, _ = _parsers(COMMANDS)
+    waiting: list[argparse.ArgumentParser] = [parser]
+    while waiting:
+        for action in waiting.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                waiting += action.choices.values()
+            elif action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
+
+
+class _Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None) -> None:
+        print(completion(str(values)))
+        parser.exit()
+
+
+def _parsers(filled: Collection[str]) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of everything and that of each command; only those to be ``filled`` have arguments, which take time to import."""
     anywhere = Parser(add_help=False)
     anywhere.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback with an error")
     # Launchers put this in front of our options or behind them; ranks are read from the environment.
     anywhere.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser = Parser("volgen", description=volgen.__doc__, parents=[anywhere], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"volgen {volgen.__version__}")
+    shells = "print a script that completes commands and options in this shell, and stop"
+    parser.add_argument(COMPLETION, metavar="SHELL", choices=SHELLS, action=_Completion, help=shells)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    named = next((word for word in words if word in COMMANDS), next((word for word in words if not word.startswith("-")), ""))
-    if named and named not in COMMANDS:
-        raise UserError("volgen", f"there is no command '{named}'", do=nearest(named, COMMANDS))
+    known = {}
     for name, command in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=command.help, description=command.help, parents=[anywhere], allow_abbrev=False)
-        if name == named:
-            command.arguments(sub)
-            known = sub
+        known[name] = subparsers.add_parser(name, help=command.help, description=command.help, parents=[anywhere], allow_abbrev=False)
+        if name in filled:
+            command.arguments(known[name])
+    return parser, known
+
+
+def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
+    named = next((word for word in words if word in COMMANDS), next((word for word in words if not word.startswith("-")), ""))
+    if named and named not in COMMANDS and not words[0].startswith(COMPLETION):
+        raise UserError("volgen", f"there is no command '{named}'", do=nearest(named, COMMANDS))
+    parser, known = _parsers({named})
     options, rest = parser.parse_known_args(words)
     dotted = tuple(f"--{prefix}" for prefix in COMMANDS[options.command].overrides)
     strange = [word for word in rest if word.startswith("--") and not word.startswith(dotted)] if dotted else rest
     where = f"volgen {options.command}"
     if strange:
         word = strange[0].partition("=")[0]
-        do = nearest(word, names_of(known)) if word.startswith("-") else f"see {where} --help"
+        do = nearest(word, names_of(known[named])) if word.startswith("-") else f"see {where} --help"
         raise UserError(where, f"unknown argument '{word}'", do=do)
     return options, _pairs(rest, where)
 

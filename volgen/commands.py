@@ -140,11 +140,12 @@ def _plan(options: argparse.Namespace, overrides: Overrides) -> int:
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     solvers = "ddpm, ddim, euler, heun or dpmpp_2m, with settings as --sampler.KEY VALUE (default: the run's)"
     noises = "white, or slerp: neighbouring slices share noise, with --noise.axis R, A or S and --noise.spacing N (default: white)"
+    seeds = "volume i depends on this seed and i alone (default: %(default)s)"
     together = "volumes that ranks hand on together; no volume depends on it (default: %(default)s)"
     parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train made")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the NIfTI files, new or to be continued")
     parser.add_argument("--count", metavar="N", type=int, required=True, help="number of volumes")
-    parser.add_argument("--seed", metavar="S", type=int, required=True, help="volume i depends on this seed and i alone")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help=seeds)
     parser.add_argument("--steps", metavar="N", type=int, help="points of the run's noise grid to visit (default: all)")
     parser.add_argument("--sampler", metavar="KIND", help=solvers)
     parser.add_argument("--noise", metavar="KIND", help=noises)

@@ -87,7 +87,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     [
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
-        (["sample", "run"], "the following arguments are required: --out, --count, --seed"),
+        (["sample", "run"], "the following arguments are required: --out, --count"),
         (
             ["sample", "run", "--out", "x", "--seed", "0", "--count", "1", "--cuont", "3"],
             "unknown argument '--cuont'. Did you mean '--count'?",
@@ -307,3 +307,17 @@ def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_
         assert cli.main([*words, *shape]) == 0
     assert [(config.shape, config.voxel_size) for _, config, _, _ in seen] == [((48, 56, 48), 2.5), ((32, 32, 32), 2.5), (None, 2.5)]  # type: ignore[attr-defined]
     assert {(source, workers, strict) for source, _, workers, strict in seen} == {(tmp_path, 3, True)}
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_a_shell_completes_commands_options_and_paths(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(command in script for command in cli.COMMANDS)
+    assert all(option in script for option in ("--voxel-size", "--start-index", "--gpus-per-node"))
+    if shell == "bash":
+        asked = f'{script}\nCOMP_WORDS=(volgen sample --mem); COMP_CWORD=2; _shtab_volgen; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+        assert "--memory-gib" in done.stdout.split(), done.stderr

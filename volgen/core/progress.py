@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -90,6 +92,11 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
             yield _Bar(bar, label, total)
     else:
         yield _Lines(label, total)
+
+
+def say_next(*words: str | Path) -> None:
+    """Prints the command that people usually give next, quoted for a shell."""
+    say(f"Next: {shlex.join(map(str, words))}")
 
 
 def say(message: str) -> None:

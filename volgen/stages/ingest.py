@@ -21,7 +21,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, fingerprint, read_bytes, sync
 from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
-from volgen.core.progress import Ticker, progress, say
+from volgen.core.progress import Ticker, progress, say, say_next
 from volgen.data.choose import Choice
 from volgen.data.discover import Found, select
 from volgen.data.layout import ATTRIBUTE, consolidate
@@ -318,3 +318,4 @@ def _tell(summary: IngestSummary, store: Path) -> None:
     again = f", {summary.resumed} of them from before" if summary.resumed else ""
     people = len({record.patient for record in summary.records})
     say(f"{store}: {len(summary.records)} scans of {people} people ({counts}){again}; {len(summary.left_out)} left out, see {NAME}")
+    say_next("volgen", "train", "--config", "CONFIG.yaml", "--name", "NAME", "--data.store", store)

@@ -12,11 +12,13 @@ from typing import Any, Literal
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest
 from volgen.core.noise import choose
-from volgen.core.progress import say
+from volgen.core.progress import say, say_next
 from volgen.core.registry import config_class, kinds
+from volgen.data.derivative import OVERVIEW
 from volgen.experts.ensemble import Ensemble
 from volgen.parallel import launch as launches
 from volgen.samplers import _driver
+from volgen.stages import _sample_picture
 from volgen.stages._draw import Drawing
 from volgen.stages._sample_draw import Work
 from volgen.stages._sample_job import WHITE, Claimed, Job
@@ -33,7 +35,7 @@ def sample(
     out: Path,
     *,
     count: int,
-    seed: int,
+    seed: int = 0,
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     noise: str | Mapping[str, Any] | None = None,
@@ -118,8 +120,11 @@ def sample(
             work.stay(mine, memory_gib * 2**30, 2 if trained.recipe.assembly.whole else capacity)
         ranks.meet()
         if launch.chief:
+            if missing or not (out / OVERVIEW).exists():
+                _sample_picture.draw(job)
             claimed[0].finish()
-    say(f"{count} volumes in {out}")
+    say(f"{count} volumes of seed {seed} in {out}, and {OVERVIEW} to look at first.")
+    say_next("volgen", "report", out, "--reference", trained.recipe.data.store, "--out", f"{out}-report")
     return out
 
 

@@ -29,7 +29,7 @@ from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
 from volgen.privacy._ledger import SUMMARY
 from volgen.recipe import Recipe
-from volgen.stages import _train_begin, _train_parts, _train_privacy, _train_size, _train_start
+from volgen.stages import _run_card, _train_begin, _train_parts, _train_privacy, _train_size, _train_start
 from volgen.stages._leftovers import tidy
 from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, PRECONDITIONER
 from volgen.stages._train_crew import work
@@ -167,6 +167,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         steps = {phase.name: records[phase.name].steps for phase in phases}
         metrics.put_in_order(paths.root, [*steps], steps, {phase.name: records[phase.name].metrics for phase in phases})
         _train_privacy.method(recipe).finish()
+        _run_card.write(recipe, experts)
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
         _seal(paths, Ensemble(ordered, min(grid), max(grid), tuple(grid)), records, provenance)
     say(f"{paths.root} is finished: {len(experts)} experts. {_next(recipe)}")

@@ -159,6 +159,24 @@ def put_in_order(
     _say_changed(directory, kept, steps or {}, digests or {})
 
 
+def read(directory: Path) -> list[Line]:
+    """All whole lines of a run's file, in its order; none if there is no file.
+
+    Raises:
+        UserError: a line is damaged, or the file is a link, a pipe and the like.
+    """
+    path = directory / NAME
+    content = _content(path)
+    return [_line(path, number, text) for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1)]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_bytes(path, limit=METRICS_BYTES) if os.path.lexists(path) else b""
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror or error})", "the metrics of a run") from None
+
+
 def _say_changed(directory: Path, lines: Sequence[Line], steps: Mapping[str, int], digests: Mapping[str, str]) -> None:
     """Every step has written its line before training can go on from it: where one is missing or another, somebody has changed the file."""
     there = {(line["phase"], line["step"]) for line in lines}
@@ -182,12 +200,8 @@ def _rewrite(directory: Path, change: Callable[[list[Line]], list[Line]]) -> lis
     """
     path = directory / NAME
     with Lock.wait(directory / LOCK):
-        try:
-            before = read_bytes(path, limit=METRICS_BYTES) if os.path.lexists(path) else b""
-        except OSError as error:
-            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "the metrics of a run") from None
-        whole = before[: before.rfind(b"\n") + 1]
-        lines = change([_line(path, number, text) for number, text in enumerate(whole.splitlines(), 1)])
+        before = _content(path)
+        lines = change(read(directory))
         after = "".join(map(_text, lines))
         if after.encode() != before or not path.exists():
             write_text(path, after)

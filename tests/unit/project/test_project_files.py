@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+import volgen
 from volgen import cli, recipe
 from volgen.core.registry import kinds
 
@@ -81,3 +85,32 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
     assert "bash launch/quickstart.sh" in first_screen
     assert "bash launch/test.sh" in first_screen
+
+
+def test_the_reference_of_keys_is_that_of_the_classes() -> None:
+    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    assert maker.PAGE.read_text() == maker.page(), "give `python docs/make_configuration.py`"
+
+
+def test_the_reference_of_keys_names_every_key_and_says_what_it_is() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and row[3].strip(" |") for row in rows), "a key without a word about it"
+
+    def keys(prefix: str, content: dict[str, object]) -> Iterator[str]:
+        for name, value in content.items():
+            yield from keys(f"{prefix}{name}.", value) if isinstance(value, dict) else [f"{prefix}{name}"]
+
+    for config in CONFIGS:
+        for key in keys("", recipe.load(config).model_dump()):
+            assert f"`{key}`" in text or key.endswith(".kind"), f"{key} of {config.name} is not in docs/configuration.md"
+
+
+def test_a_citation_is_given() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == volgen.__version__ and citation["license"] == "Apache-2.0"
+    assert citation["references"][0]["doi"] == "10.3390/app14083489"

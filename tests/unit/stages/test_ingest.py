@@ -54,6 +54,12 @@ def content(store: Path) -> dict[str, bytes]:
     return {**files, "manifest.json": json.dumps(manifest, sort_keys=True).encode()}
 
 
+def test_what_comes_next_is_a_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    scan(tmp_path / "in" / "sub-1_T1w.nii.gz")
+    ingest(tmp_path / "in", tmp_path / "my store", CONFIG)
+    assert f"Next: volgen train --config CONFIG.yaml --name NAME --data.store '{tmp_path / 'my store'}'" in capfd.readouterr().err
+
+
 def test_a_bids_tree_becomes_a_store_with_a_manifest(tmp_path: Path) -> None:
     summary = ingest(people(tmp_path / "in", 5), tmp_path / "store", CONFIG)
     store = Store.open(tmp_path / "store")

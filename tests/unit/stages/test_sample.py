@@ -89,7 +89,7 @@ def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_pat
     out = sample(run, tmp_path / "out", count=2, seed=4)
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
         image(1), sidecar(1), image(2), sidecar(2), "dataset_description.json", "manifest.json", "README.md",
-        ".bidsignore", "statement.html", "statement.json",
+        ".bidsignore", "statement.html", "statement.json", "overview.png",
     }  # fmt: skip
     first = nib.load(out / image(1))
     assert first.shape == SHAPE  # type: ignore[attr-defined]
@@ -101,6 +101,18 @@ def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_pat
     data = voxels(out / image(1))
     assert WINDOW.low <= data.min() < data.max() <= WINDOW.high
     assert data.std() > 1.0
+
+
+def test_the_seed_is_said_and_what_to_do_next(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = sample(run, tmp_path / "a b", count=1)
+    said = capfd.readouterr().err
+    assert f"1 volumes of seed 0 in {out}" in said
+    assert f"Next: volgen report '{out}' --reference nowhere.zarr --out '{out}-report'" in said
+    stamp = (out / "overview.png").stat().st_mtime_ns
+    sample(run, out, count=1)
+    assert (out / "overview.png").stat().st_mtime_ns == stamp, "nothing new, nothing drawn"
+    sample(run, out, count=2)
+    assert (out / "overview.png").stat().st_mtime_ns > stamp
 
 
 def test_sidecar_says_how_it_was_made(run: Path, tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ def test_a_run_directory_is_complete_and_consistent(blob_store: Path, tmp_path: 
     assert read_json(run / "geometry.json", "geometry")["voxel_size"] == [8.0, 8.0, 8.0]
     assert load_file(run / "preconditioner.safetensors").keys() >= {"mean", "components"}
     assert {path.parent.name for path in (run / "tensorboard").glob("*/events.*")} == {"shared", "0", "1", "2"}
+    card = (run / "README.md").read_text()
+    assert "16 x 16 x 16 voxels of 8 x 8 x 8 mm" in card and "3 of `wavelet_unet3d`" in card and "No privacy guarantee" in card
+    assert str(tmp_path) not in card and "sub-" not in card
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list((run / "experts").rglob(".lock")), "what is finished needs no lock"
     assert not list(run.rglob("checkpoint-*")), "the checkpoints of finished experts are gone"
 

@@ -66,6 +66,9 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 8 and all(set(line) == {"phase", "step", "learning_rate", "gradient_norm"} for line in lines)
     assert all(expert["validation_loss"] is None for expert in json.loads((run / "ensemble.json").read_text())["experts"])
+    assert not (run / "curves.png").exists(), "there are no losses to draw"
+    card = (run / "README.md").read_text()
+    assert "differentially private per patient" in card and not any(person in card for person in people)
     released = "".join(
         (run / name).read_text() for name in ("ensemble.json", "geometry.json", "metrics.jsonl", "privacy_ledger.json", JOURNAL)
     )
