@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from volgen.core.manifest import checksums
+from volgen.experts import ensemble as ensembles
 from volgen.parallel.engine import Engine
+
+
+@pytest.fixture
+def reseal() -> Callable[[Path], None]:
+    """``reseal(run)``: the files of a finished run are as they should be, whatever a test has made of them."""
+
+    def again(run: Path) -> None:
+        path = run / ensembles.NAME
+        bank = ensembles.read(path)
+        ensembles.write(path, replace(bank, files=checksums(run, bank.files)))
+
+    return again
 
 
 @pytest.fixture

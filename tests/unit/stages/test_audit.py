@@ -127,7 +127,7 @@ def test_what_is_written_names_nobody_and_says_what_was_done(run: Path, store: P
 
 
 def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
-    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reseal: Callable[[Path], None]
 ) -> None:
     """The losses are made to give everybody away; the ledger of a copy of the run claims that nothing can."""
     liar = tmp_path / "liar"
@@ -135,6 +135,7 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     claim = {"version": 2, "unit": "patient", "neighbouring": "add-or-remove-one", "accountant": "prv", "entries": []}
     ledger = {**claim, "delta": 1e-5, "epsilon": 0.01}
     (liar / "privacy_ledger.json").write_text(json.dumps(ledger))
+    reseal(liar)
 
     def telling(trained: TrainedRun, people: list[_audit_people.Person], sigmas: list[float], *_: Any) -> np.ndarray:
         return np.array([[0.1 if person.inside else 1.0] * len(sigmas) for person in people])
@@ -336,7 +337,9 @@ def test_a_statement_names_the_public_run_that_the_guarantee_rests_on() -> None:
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(float("nan"), 1e-5), (-1.0, 1e-5), ("x", 1e-5), (1.0, None), (1.0, 1.0)])
-def test_a_damaged_ledger_is_no_guarantee(run: Path, tmp_path: Path, epsilon: Any, delta: Any) -> None:
+def test_a_damaged_ledger_is_no_guarantee(
+    run: Path, tmp_path: Path, epsilon: Any, delta: Any, reseal: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(run, tmp_path / "run")
     ledger = {
         "unit": "patient",
@@ -347,4 +350,6 @@ def test_a_damaged_ledger_is_no_guarantee(run: Path, tmp_path: Path, epsilon: An
         "entries": [],
     }
     (tmp_path / "run" / "privacy_ledger.json").write_text(json.dumps(ledger))
+    reseal(tmp_path / "run")
     assert cli.main(["statement", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+    assert "SHA-256" not in capsys.readouterr().err
