@@ -65,7 +65,8 @@ class Job:
         mine = {"stage": "sample", "config": self.provenance.config, "inputs": self.provenance.inputs, "seed": self.seed}
 
         def differs(before: Mapping[str, Any]) -> str:
-            different = [key for key, value in mine.items() if before.get(key) != value]
+            known = {**before, "config": self._filled(before.get("config"))}
+            different = [key for key, value in mine.items() if known.get(key) != value]
             return (
                 f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')" if different else ""
             )
@@ -85,6 +86,15 @@ class Job:
             else:
                 write_statement(self.out, self.run)
             yield Claimed(self, folder, frozenset(kept))
+
+    def _filled(self, config: Any) -> Any:
+        """Settings of samples that were drawn before, with the default of every option that was not there yet."""
+        filled = dict(config) if isinstance(config, Mapping) else {}
+        for name, mine in (("sampler", self.solver), ("noise", self.noise)):
+            section = filled.get(name)
+            if isinstance(section, Mapping) and section.get("kind") == mine.model_dump().get("kind"):
+                filled[name] = {**type(mine)().model_dump(mode="json"), **section}
+        return filled
 
     def holds(self, index: int) -> bool:
         """Whether a volume is there and whole: files are atomic and the sidecar is written last."""

@@ -206,6 +206,26 @@ def test_an_option_of_the_runs_sampler_leaves_its_other_settings_alone() -> None
         )
 
 
+def test_an_option_that_comes_later_leaves_samples_to_be_continued(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = sample(run, tmp_path / "out", count=1, seed=1, steps=2, sampler="heun")
+
+    class Newer(config_class("volgen.samplers", "heun")):  # type: ignore[misc]
+        corrections: int = 1
+
+    for corrections, same in ((1, True), (2, False)):
+        newer = Newer(corrections=corrections)
+        monkeypatch.setattr(
+            sample_stage,
+            "_component",
+            lambda option, *_, newer=newer: newer if option == "--sampler" else config_class("volgen.noises", "white")(),
+        )
+        if same:
+            assert sample(run, out, count=1, seed=1, steps=2) == out
+        else:
+            with pytest.raises(UserError, match="has another 'config'"):
+                sample(run, out, count=1, seed=1, steps=2)
+
+
 def test_int16_holds_the_same_values_to_its_step(run: Path, tmp_path: Path) -> None:
     exact = voxels(sample(run, tmp_path / "float", count=1, seed=1) / image(1))
     packed = sample(run, tmp_path / "int", count=1, seed=1, dtype="int16") / image(1)
