@@ -41,6 +41,8 @@ from volgen.training.run import CONFIG
 
 AGAIN = "restore the file from a copy, or train the run again"
 LEDGER = "privacy_ledger.json"
+EDITABLE = (".md", ".png")
+"""Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
 """Of noise levels: another processor may round otherwise."""
 
@@ -117,6 +119,7 @@ class TrainedRun:
             content = manifest.read(self.directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
             listed = content.get(manifest.FILES) or {}
             rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
+            rest = {name for name in rest if not name.endswith(EDITABLE)}
             if found := manifest.verify(self.directory, content, rest):
                 raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
 

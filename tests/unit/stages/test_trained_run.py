@@ -274,6 +274,12 @@ def test_training_calls_no_damaged_run_finished(name: str, kind: str, copy: Path
     assert Path(name).name in str(refused.value) or "is of another configuration" in str(refused.value)
 
 
+def test_the_card_of_a_finished_run_may_be_edited(copy: Path) -> None:
+    with (copy / "README.md").open("a") as card:
+        card.write("Contact: us.\n")
+    TrainedRun.read(copy).verify()
+
+
 def test_weights_that_were_changed_before_the_end_do_not_become_part_of_a_run(
     blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
