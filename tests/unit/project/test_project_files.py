@@ -114,3 +114,26 @@ def test_a_citation_is_given() -> None:
     assert citation["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= citation.keys()
     assert citation["version"] == volgen.__version__ and citation["license"] == "Apache-2.0"
     assert citation["references"][0]["doi"] == "10.3390/app14083489"
+
+
+def test_the_container_is_made_of_what_the_checkout_has_and_installs_as_it_does() -> None:
+    lines = (ROOT / "launch" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    instructions = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    assert instructions[0][0] == "FROM" and instructions[-1] == ["ENTRYPOINT", '["volgen"]']
+    copied = [name for word, rest in instructions if word == "COPY" for name in rest.split()[:-1]]
+    assert {"pyproject.toml", "README.md", "LICENSE", "volgen"} <= set(copied), "what a wheel is built from"
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied) and set(copied) == allowed
+    setup = (ROOT / "launch" / "setup.sh").read_text()
+    (torch,) = [rest for word, rest in instructions if word == "ARG"]
+    assert f"TORCH_SPEC:-{torch.partition('=')[2]}" in setup
+    python = re.fullmatch(r"python:([\d.]+)-slim", instructions[0][1])
+    assert python and f"Python :: {python[1]}" in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_readme_says_when_to_use_something_else_and_begins_with_one_network() -> None:
+    text = (ROOT / "README.md").read_text()
+    for word in ("MAISI", "MONAI", "pip install", "launch/Dockerfile", "CITATION.cff", "docs/configuration.md"):
+        assert word in text, word
+    named = re.findall(r"--config (configs/\S+\.yaml)", text)
+    assert named and all(recipe.load(ROOT / name).experts.count in (1, 2) for name in named), "docs/experts.md: begin with one, or two"
