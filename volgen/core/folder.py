@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import make_folder, read_json, sweep, unfinished, write_json
+from volgen.core.files import make_folder, read_json, sweep, sync, unfinished, write_json
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in
 
@@ -60,11 +60,13 @@ class Folder:
     def clear(self) -> None:
         """Removes what such a command has written before; nothing else."""
         for path in self.path.iterdir():
-            if self._writes(path.name) or path.name == NAME:
+            if self._writes(path.name) and path.name != NAME:
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+        sync(self.path)  # the manifest, which says whose the folder is, goes last
+        (self.path / NAME).unlink(missing_ok=True)
         self.before, self.worthless = None, False
 
     def abandon(self, *, everything: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +173,24 @@ def test_images_may_be_links_and_what_is_being_written_is_no_image(there: Path) 
     assert main(["report", "linked", "--reference", "report/bands.json", "--out", "out"]) == 0
     content = json.loads((there / "out" / "report.json").read_text())
     assert len(content["volumes"]) == 2 and not content["unread"]
+
+
+@pytest.mark.parametrize("after", [0, 4])
+@pytest.mark.parametrize("name", ["export", "report", "statement", "sample", "ingest", "cohort"])
+def test_a_full_disk_is_one_message_with_its_place(
+    name: str, after: int, there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fsync, calls = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main({**COMMANDS, **OTHERS}[name].split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: out") and "No space left on device" in error and "room" in error, error
+    assert not [path for path in there.rglob(f"{UNFINISHED}*") if "runs" not in path.parts]
