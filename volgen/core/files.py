@@ -123,14 +123,20 @@ def make_folder(path: Path) -> list[Path]:
         if folder.exists():
             break
         missing.append(folder)
-    path.mkdir(parents=True, exist_ok=True)
     later = _later.get()
-    for folder in missing:
-        if later is None:
-            with suppress(FileNotFoundError):  # another process has just removed it
-                sync(folder.parent)
-        else:
-            later[folder] = None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            if later is None:
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    sync(folder.parent)
+            else:
+                later[folder] = None
+    except OSError as error:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return missing
 
 

@@ -194,3 +194,4 @@ def test_a_full_disk_is_one_message_with_its_place(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: out") and "No space left on device" in error and "room" in error, error
     assert not [path for path in there.rglob(f"{UNFINISHED}*") if "runs" not in path.parts]
+    assert not (there / "out").exists() or name == "ingest", "the scans of an ingest are kept"
