@@ -58,10 +58,10 @@ def write_curves(path: Path, curves: Mapping[str, Curve], title: str) -> bool:
                 plot.plot(*_columns(points), color=colours(place), marker=mark, linewidth=1, label=name)
     for plot, what in zip(plots, ("training loss", "validation loss (averaged weights)"), strict=True):
         plot.set(xlabel="step of each network", title=what)
-        if all(value > 0 for line in plot.lines for value in line.get_ydata()):
+        if plot.lines and all(value > 0 for line in plot.lines for value in line.get_ydata()):
             plot.set_yscale("log")
-    if len(drawn) <= LABELLED:
-        plots[1].legend(title="network", fontsize=7)
+    if len(drawn) <= LABELLED and plots[0].lines:
+        plots[0].legend(title="network", fontsize=7)
     figure.suptitle(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": ""})
