@@ -95,7 +95,7 @@ def test_two_ranks_go_on_after_one_was_killed(scene: Scene, tally: Count, full: 
             both, victim = ranks(scene, out), draw.randrange(2)
             time.sleep(draw.uniform(0.2, 1) * lasts)
             both[victim].kill()
-            left = both[1 - victim].wait(60)
+            left, _ = both[1 - victim].wait(60), both[victim].wait(60)
             failed, found = trained(scene, out)
             wrong = differences(found, expected)
             # The one that is left says so at once, after 15 s at most; or both had ended.

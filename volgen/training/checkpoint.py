@@ -203,8 +203,9 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
 
 
 def remove(folder: Path) -> None:
-    """Deletes all checkpoints: whole, partial and damaged."""
+    """Deletes all checkpoints, whole, partial and damaged, for good: none comes back when the power goes."""
     _remove(folder, keep=[])
+    sync(folder)
 
 
 def of_training(name: str) -> bool:
