@@ -115,11 +115,32 @@ def check_unchanged(path: Path, do: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.exists():
         return
-    what = "the checksums of a run's preconditioner"
-    expected = str(read_json(checksums, what, _has_checksums, limit=SMALL_JSON_BYTES)["sha256"].get(path.name))
-    found = sha256(path)
+    expected = str(_checksums(path.parent).get(path.name))
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror})", "a file of the fit", do) from None
     if found != expected:
         raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{expected[:12]}..., as {CHECKSUMS} says: it was changed", do)
+
+
+def check_all(root: Path, do: str) -> None:
+    """Compares all files of a fit with their checksums, so that no training ends with a run that cannot be sampled from.
+
+    Raises:
+        UserError: one was changed or is not there, or the checksums are not.
+    """
+    if not (root / CHECKSUMS).exists():
+        raise UserError(str(root / CHECKSUMS), "there is no such file", "the checksums of the fit", do)
+    for name in {PRECONDITIONER: "", FOR_TRAINING: "", **_checksums(root)}:
+        check_unchanged(root / name, do)
+
+
+def _checksums(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(
+        root / CHECKSUMS, "the checksums of a run's preconditioner", _has_checksums, limit=SMALL_JSON_BYTES
+    )["sha256"]
+    return content
 
 
 def _has_checksums(content: Any) -> bool:

@@ -24,7 +24,7 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
-from volgen.stages._preconditioner_file import FOR_TRAINING, check_unchanged, restore, restore_assembly, write
+from volgen.stages._preconditioner_file import FOR_TRAINING, check_all, check_unchanged, restore, restore_assembly, write
 from volgen.stages._train_start import Start
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, Weight
@@ -59,8 +59,10 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
     do = "delete this file: it will be fitted again"
     fitted = restore(recipe.preconditioner, path, do)
     check_unchanged(path, do)
-    # Training does not need it, but a run that has lost it could not be sampled from.
-    restore_assembly(recipe.assembly, root, f"delete {FOR_TRAINING}: both will be fitted again")
+    # Training needs no other file of the fit, but a run that has lost one could not be sampled from.
+    again = f"delete {FOR_TRAINING}: both will be fitted again"
+    restore_assembly(recipe.assembly, root, again)
+    check_all(root, again)
     return fitted.to(group.device)
 
 

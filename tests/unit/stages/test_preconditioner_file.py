@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from volgen.core.errors import UserError
 from volgen.models.assemblies.whole import Whole
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner
-from volgen.stages._preconditioner_file import CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_unchanged, restore, write
+from volgen.stages._preconditioner_file import CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_all, check_unchanged, restore, write
 
 CONFIG = Config(rank=2, folds=2)
 
@@ -47,3 +47,17 @@ def test_a_file_that_the_list_does_not_have_is_not_taken_for_whole(run: Path) ->
     (run / CHECKSUMS).write_text(json.dumps({"sha256": {}}))
     with pytest.raises(UserError, match="it was changed"):
         check_unchanged(run / PRECONDITIONER, "")
+
+
+@pytest.mark.parametrize("name", [PRECONDITIONER, FOR_TRAINING, CHECKSUMS])
+@pytest.mark.parametrize("how", ["changed", "lost", "a folder"])
+def test_training_goes_on_from_a_whole_fit_only(run: Path, name: str, how: str) -> None:
+    check_all(run, "")
+    content = (run / name).read_bytes()
+    (run / name).unlink()
+    if how == "changed":
+        (run / name).write_bytes(content[:-9] + b"0" + content[-8:])
+    elif how == "a folder":
+        (run / name).mkdir()
+    with pytest.raises(UserError, match=r"preconditioner"):
+        check_all(run, "fit again")
