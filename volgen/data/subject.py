@@ -23,8 +23,10 @@ from volgen.core.intensity import IntensityMap
 from volgen.core.progress import say
 from volgen.core.volume import Volume
 from volgen.data import nifti
+from volgen.data.content import no_scan, without_padding
 from volgen.data.discover import Found
 from volgen.data.layout import ATTRIBUTE, SEAL, changed, write_group
+from volgen.data.names import is_label_word
 from volgen.data.nifti import read_scan
 from volgen.data.place import open_array
 from volgen.data.preprocess import IngestConfig, check, conform, kept
@@ -203,8 +205,12 @@ def _die_with_parent() -> None:
 def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcome:
     scan = read_scan(found.path)
     check(scan.volume, found.relative)
+    if not is_label_word(config.suffix or "") and (why := no_scan(scan.volume.voxels, scan.intent)) is not None:
+        raise UserError(found.relative, why, "an MRI volume")
     voxels = _voxel_hash(scan.volume)
-    volume = conform(scan.volume, config)
+    whole, note = without_padding(scan.volume)
+    notes = scan.notes if note is None else (*scan.notes, note)
+    volume = conform(whole, config)
     check(volume, found.relative)
     try:
         intensity = IntensityMap.robust(volume.voxels)
@@ -226,8 +232,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcom
         source_shape=scan.shape,
         checksum=checksum(codes_ZYX),
     )
-    share = round(kept(scan.volume, volume), 6)
-    notes = scan.notes
+    share = round(kept(whole, volume), 6)
     with atomic_folder(store / found.id) as temporary:
         write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share, "notes": list(notes)}, config.layout)
     return Outcome(found, record, file=file, voxels=voxels, kept=share, notes=notes)

@@ -316,3 +316,15 @@ def test_an_odd_header_is_noted_once_and_for_all(tmp_path: Path) -> None:
         assert expected in ingest(tmp_path / "in", tmp_path / "store", CONFIG).warnings
         noted = json.loads((tmp_path / "store" / "manifest.json").read_text())["notes"]
         assert [item["source"] for item in noted] == ["sub-1_T1w.nii", "sub-2_T1w.nii"]
+
+
+def test_masks_and_padding_are_seen_in_the_voxels(tmp_path: Path) -> None:
+    image = nib.load(scan(tmp_path / "in" / "sub-1_T1w.nii", 1))
+    voxels = image.get_fdata()
+    nib.save(nib.Nifti1Image((voxels > 200).astype(np.uint8), image.affine), tmp_path / "in" / "sub-2_T1w.nii")
+    voxels[:, :2] = -32768
+    nib.save(nib.Nifti1Image(voxels.astype(np.int16), image.affine), tmp_path / "in" / "sub-3_T1w.nii")
+    summary = ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert [record.id for record in summary.records] == ["sub-1", "sub-3"]
+    assert "mask" in summary.left_out[0].reason and any("-32768" in warning and "padding" in warning for warning in summary.warnings)
+    assert all(record.intensity.low >= -1 for record in summary.records)
