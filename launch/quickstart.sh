@@ -37,4 +37,4 @@ step "report: the samples against the real scans"
 volgen report "$out/samples" --reference "$out/cohort.zarr" --out "$out/report"
 
 step "done"
-printf 'volumes  %s\nreport   %s\n' "$out/samples" "$out/report/report.html"
+printf 'volumes  %s\npicture  %s\nreport   %s\n' "$out/samples" "$out/samples/overview.png" "$out/report/report.html"
