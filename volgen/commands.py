@@ -246,6 +246,23 @@ def _statement(options: argparse.Namespace, _: Overrides) -> int:
     return DONE
 
 
+def _release_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory that volgen train finished")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new folder, which may leave the house")
+    parser.add_argument("--audit", metavar="DIR", type=Path, help="folder that volgen audit made of the run; a refuted run is not released")
+    agreed = "the run has no guarantee, and all people it was trained on agreed to what it may give away of them"
+    parser.add_argument("--people-agreed", action="store_true", help=agreed)
+    half = "the run was trained on the half that coins chose, and everybody may know who is in it"
+    parser.add_argument("--accept-half", action="store_true", help=half)
+
+
+def _release(options: argparse.Namespace, _: Overrides) -> int:
+    from volgen.stages.release import release
+
+    release(options.run, options.out, audit=options.audit, people_agreed=options.people_agreed, accept_half=options.accept_half)
+    return DONE
+
+
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     splits = ("all", "train", "validation", "test")
     parser.usage = (
@@ -313,6 +330,7 @@ COMMANDS = {
     "anonymise": Command("noise one scan to a privacy budget and denoise it with a run", _anonymise_arguments, _anonymise),
     "audit": Command("attack a run: who was in training, copies, and a lower bound on epsilon", _audit_arguments, _audit),
     "statement": Command("one page on a run's privacy, for a reviewer", _statement_arguments, _statement),
+    "release": Command("copy what may leave of a run, with statement and model card", _release_arguments, _release),
     "report": Command("compare volumes with real scans, slice by slice", _report_arguments, _report),
     "doctor": Command("what this machine can do for a run, and what is missing", _doctor_arguments, _doctor),
     "bench": Command("measure a part of volgen beside the alternatives", _bench_arguments, _bench),

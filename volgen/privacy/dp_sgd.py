@@ -15,14 +15,9 @@ from volgen.core.errors import UserError
 from volgen.core.rounding import lower, upper
 from volgen.privacy import _refusals
 from volgen.privacy._accounting import Steps, calibrate, epsilon, replace_one
+from volgen.privacy._files import COVERED, NOT_COVERED
 from volgen.privacy._ledger import Budget, Ledger, Mechanism, Neighbouring
 
-COVERED = ("config.yaml", "ensemble.json", "geometry.json", "preconditioner.*", "experts/*/weights.safetensors", "metrics.jsonl")
-NOT_COVERED = (
-    "manifest.json: its fingerprint of the cohort tells whoever already has a copy that it is the same",
-    "config.yaml: it names the folders of store, runs and public run as they were typed, which may say more than they should",
-    "checkpoints and the privacy journal: they count the steps of each launch; nothing in them is of a patient, and nobody needs them",
-)
 DIGITS = 4
 SHARE = 10.0
 """delta has to be below one over this many times the patients: otherwise publishing one patient in ten runs whole would be allowed."""

@@ -14,6 +14,7 @@ from volgen.data.store import Store
 from volgen.stages._trained_run import TrainedRun
 
 FEWEST = 4
+RELEASE = "release"
 HALF = "train the run on a random half of its training split: volgen train ... --data.half.seed 1 --data.half.side a"
 
 
@@ -66,7 +67,7 @@ def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
 
 
 def check_cohort(trained: TrainedRun, store: Store) -> bool:
-    """Makes sure that a run was trained on a store; returns whether that could be told (a released run has no manifest).
+    """Makes sure that a run was trained on a store; returns whether that could be told (a released run does not know).
 
     Raises:
         UserError: it was another.
@@ -74,7 +75,10 @@ def check_cohort(trained: TrainedRun, store: Store) -> bool:
     path = trained.directory / NAME
     if not path.exists():
         return False
-    inputs = read_json(path, "the manifest of a run").get("inputs", {})
+    content = read_json(path, "the manifest of a run")
+    if content.get("stage") == RELEASE:
+        return False
+    inputs = content.get("inputs", {})
     if inputs.get("fingerprint") != store.fingerprint:
         raise UserError(str(store.path), f"is not the cohort that {trained.recipe.name} was trained on", "the store of the run")
     return True

@@ -160,7 +160,7 @@ def _stores(places: Sequence[str | None]) -> list[Store]:
 def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str]]:
     """The store with a cohort's fingerprint, or None and why there is none."""
     if cohort.fingerprint is None:
-        return None, [f"it has no {MANIFEST} (a released run has none), which would say what it was trained on"]
+        return None, [f"it has no {MANIFEST} of its training (a released run has none), which would say what it was trained on"]
     reasons = ["where its store is was not written down"] if cohort.store is None else []
     for place in [*([] if cohort.store is None else [cohort.store]), *others]:
         try:

@@ -32,6 +32,8 @@ from volgen.stages._trained_run import TrainedRun
 from volgen.training.run import PhaseRecord
 
 Facts = dict[str, Any]
+RELEASE = "release"
+"""Stage of a manifest that `volgen release` wrote."""
 Fit = tuple[Preconditioner, Assembly]
 DIGITS = 1e-3
 
@@ -188,10 +190,11 @@ class _Public:
 
 
 def _seen(run: Path) -> tuple[str | None, Facts | None]:
-    """SHA-256 of a run's manifest and what it says of its inputs; None and None for a run without one, as released runs are."""
+    """SHA-256 of a run's manifest and what it says of its inputs; the latter is None for a released run, whose manifest knows no cohort."""
     if not (run / MANIFEST).exists():
         return None, None
-    inputs = manifest.read(run, "the manifest of a finished run", limit=MANIFEST_BYTES).get("inputs")
+    content = manifest.read(run, "the manifest of a finished run", limit=MANIFEST_BYTES)
+    inputs = content.get("inputs")
     if not isinstance(inputs, dict):
         raise UserError(str(run / MANIFEST), "has another form", "the manifest of a finished run")
-    return sha256(run / MANIFEST), inputs
+    return sha256(run / MANIFEST), None if content.get("stage") == RELEASE else inputs
