@@ -170,6 +170,10 @@ class Ledger:
             return sum(self._totals().values())
         return sum(count for (name, _), count in self._counts.items() if name == scope)
 
+    def steps(self) -> list[Steps]:
+        """All steps entered, as the accountant takes them; as of the last look at the file."""
+        return self._steps(self._totals())
+
     def check(self, scope: str, steps: int) -> None:
         """Makes sure that a network's steps are all in the journal: fewer would mean that it was lost and begun anew.
 

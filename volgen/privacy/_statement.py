@@ -47,8 +47,9 @@ CORRELATED = "scans of relatives are not protected together: the unit is one pat
 
 
 def statement(
-    run: str, fingerprint: str, ledger: Content, audit: Content | None = None, certificates: Sequence[Content] = (), *, halved: bool = False
-) -> dict[str, Any]:
+    run: str, fingerprint: str, ledger: Content, audit: Content | None = None, certificates: Sequence[Content] = (), *,
+    halved: bool = False, cohort: Content | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Content of ``statement.json``.
 
     Args:
@@ -58,6 +59,7 @@ def statement(
         audit: an ``audit.json`` of it, if there is one.
         certificates: ``certificate.json`` of scans that it denoised.
         halved: whether it was trained on the half that coins chose, for an audit.
+        cohort: what the ledger of the cohort says of all its runs, if anybody looked.
 
     Returns:
         ``headline``, ``guarantee`` (whether there is one that means something), and for the page ``protected``, ``from_whom``,
@@ -65,6 +67,9 @@ def statement(
     """
     ledger = checked(ledger)
     content = _with_guarantee(ledger) if ledger.get("epsilon") is not None else _without(ledger)
+    if cohort and content["guarantee"]:
+        content["numbers"] += _of_cohort(cohort)
+        content["not_protected"] += _beside_runs(cohort)
     if halved:
         content["not_protected"].insert(0, HALVED)
     if audit:
@@ -77,6 +82,35 @@ def statement(
         "run": run, "run_fingerprint": fingerprint, **content, "audit": _audited(audit),
         "certificates": [_certified(certificate) for certificate in certificates],
     }  # fmt: skip
+
+
+def _of_cohort(cohort: Content) -> list[dict[str, str]]:
+    """What somebody is protected by who is in the cohort that this and other private runs were trained on."""
+    name = "epsilon, all private runs of the cohort"
+    if "unknown" in cohort:
+        return [_row(name, "not known", str(cohort["unknown"]))]
+    runs, unfinished, unreadable = (int(cohort[key]) for key in ("runs", "unfinished", "unreadable"))
+    words = (
+        "this is the only one that its store has seen" if runs == 1 else f"{runs} that this very store has seen, composed at the same delta"
+    )
+    if unfinished:
+        words += f"; {unfinished} of them not finished, or deleted before, with the most steps that they can have taken"
+    if unreadable:
+        words += f"; {unreadable} lines of the ledger cannot be read and are not counted"
+    return [_row(name, upper(cohort["epsilon"], 4), f"{words}. Somebody who holds all of them knows that much, not more")]
+
+
+def _beside_runs(cohort: Content) -> list[str]:
+    """What the sum over a cohort's runs leaves out."""
+    said = [
+        "private runs on copies of the store, on other machines, or on other stores with some of the same people: the sum over runs is of"
+        " one store; nor does it hold scans of its people that volgen anonymise released"
+    ]
+    if cohort.get("audits"):
+        said.append(f"what {cohort['audits']} audits of runs on the store wrote down: an audit's own numbers are covered by no budget")
+    if cohort.get("unprotected"):
+        said.append(f"what {cohort['unprotected']} runs without privacy give away, which were trained on the same store and released")
+    return said
 
 
 def odds(epsilon: float) -> str:

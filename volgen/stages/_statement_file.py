@@ -14,6 +14,7 @@ from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
 from volgen.privacy._statement import statement
 from volgen.report import statement_page
+from volgen.stages import _cohort_ledger
 from volgen.stages._trained_run import TrainedRun
 
 AUDIT = "audit.json"
@@ -23,7 +24,12 @@ FILES = (AUDIT, *STATEMENT)
 
 
 def write_statement(
-    out: Path, trained: TrainedRun, *, audit: Mapping[str, Any] | None = None, certificates: Sequence[Mapping[str, Any]] = ()
+    out: Path,
+    trained: TrainedRun,
+    *,
+    audit: Mapping[str, Any] | None = None,
+    certificates: Sequence[Mapping[str, Any]] = (),
+    cohort_of: Path | None = None,
 ) -> dict[str, Any]:
     """Writes both files and returns the content of ``statement.json``.
 
@@ -32,9 +38,14 @@ def write_statement(
         trained: whose ledger it is about.
         audit: content of an ``audit.json`` of the run.
         certificates: of scans that it denoised.
+        cohort_of: directory of the run that knows its cohort; that of ``trained`` if None.
     """
     ledger = ledgers.read(trained.directory)
-    content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates, halved=trained.recipe.data.half is not None)
+    cohort = None
+    if ledger.get("epsilon") is not None:
+        cohort = _cohort_ledger.told(cohort_of or trained.directory, trained.recipe.data.store, ledger)
+    halved = trained.recipe.data.half is not None
+    content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates, halved=halved, cohort=cohort)
     write_json(out / statement_page.STATEMENT, content)
     statement_page.write_page(out)
     return content

@@ -26,11 +26,13 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import PrivateEngine
 from volgen.privacy import _refusals
+from volgen.privacy._cohort_ledger import CohortLedger
 from volgen.privacy._ledger import SUMMARY, BudgetSpent, Ledger
 from volgen.privacy._mechanism import GradientMechanism
 from volgen.privacy._per_sample import PerSample
 from volgen.privacy._secret import Secret
 from volgen.recipe import Recipe
+from volgen.stages import _cohort_ledger
 from volgen.stages._private_pass import Choice, choose
 from volgen.training.loop import Trainer
 from volgen.training.metrics import Metrics
@@ -147,7 +149,10 @@ class _Private:
         assumed = {**assumed, **self._told_apart(store)}
         patients = len({record.patient for record in recipe.data.records(store, "train")})
         steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
+        cohort = CohortLedger(str(store.path), store.fingerprint)
+        assumed = {**assumed, **_cohort_ledger.noted(cohort)}
         ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
+        _cohort_ledger.enter(cohort, ledger, more=steps)
         rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
         expected = upper(ledger.budget.delta * (recipe.privacy.population or patients), 2)
         say(
@@ -189,6 +194,7 @@ class _Private:
 
     def finish(self) -> None:
         self._recipe.privacy.finish(self._recipe.directory)
+        _cohort_ledger.enter_finished(self._recipe)
 
     def metrics(self, metrics: Metrics) -> Metrics:
         return Withheld(metrics)

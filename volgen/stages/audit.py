@@ -19,9 +19,10 @@ from volgen.core.rounding import lower, upper
 from volgen.data.store import Store
 from volgen.privacy import _membership
 from volgen.privacy._accounting import Steps, profile
+from volgen.privacy._cohort_ledger import CohortLedger
 from volgen.privacy._membership import Shadows
 from volgen.privacy._one_run import bear, lower_bound
-from volgen.stages import _audit_losses, _audit_samples
+from volgen.stages import _audit_losses, _audit_samples, _cohort_ledger
 from volgen.stages._audit_people import HALF, Person, check_cohort, find, open_store, trained_on
 from volgen.stages._device import usable_device
 from volgen.stages._statement_file import AUDIT, claim, write_statement
@@ -131,6 +132,9 @@ def audit(
                 if content[part].get("leaks"):
                     content[part]["verdict"] += FOREIGN
         content["findings"], content["refuted"] = _findings(content)
+        for looked_at in {str(each.path): each for each in (store, others)}.values():
+            cohort = CohortLedger(str(looked_at.path), looked_at.fingerprint)
+            _cohort_ledger.enter_audit(cohort, trained.fingerprint, refuted=content["refuted"])
         content["verdict"] = _verdict(content)
         write_json(out / AUDIT, content)
         write_statement(out, trained, audit=content)

@@ -16,7 +16,7 @@ from volgen.core.progress import say
 from volgen.experts import ensemble as ensembles
 from volgen.privacy._files import covered, kept_inside
 from volgen.privacy._ledger import SUMMARY, Ledger
-from volgen.stages import _release_card
+from volgen.stages import _cohort_ledger, _release_card
 from volgen.stages._statement_file import AUDIT, PAGE, write_statement
 from volgen.stages._trained_run import AGAIN, TrainedRun
 from volgen.training.run import CONFIG, PhaseRecord
@@ -53,6 +53,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         found = "was trained on the half that coins chose, and the coins' seed in its config.yaml tells who is in it"
         raise UserError(str(run), found, "a run on the whole training split", "train one; or, if that may be known, give --accept-half")
     _check_audit(trained, audit)
+    _cohort_ledger.refuse_refuted(run, trained.recipe.data.store, trained.fingerprint)
     if trained.recipe.privacy.private:
         _check_ledger(trained, ledger)
     elif not people_agreed:
@@ -66,11 +67,12 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         for name in chosen:
             _copy(run, folder, name)
         copy = _whole(folder, trained)
-        content = write_statement(folder, copy)
+        content = write_statement(folder, copy, cohort_of=run)
         write_text(folder / _release_card.NAME, _release_card.text(copy, ledger, content))
         settings = {"people_agreed": people_agreed, "accept_half": accept_half}
         provenance = Provenance(STAGE, settings, {"run": trained.fingerprint}, measured=False)
         provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
+    _cohort_ledger.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=trained.recipe.privacy.private)
     _tell(out, trained, names, chosen)
     return out
 

@@ -153,6 +153,12 @@ def test_what_must_not_leave_is_refused(private: Path, plain: Path, blob_store: 
     lines = (short / "privacy_journal.jsonl").read_text().splitlines(keepends=True)
     (short / "privacy_journal.jsonl").write_text("".join(lines[:-1]))
     refused(short, "")
+    void = copy("void")
+    for name in ("privacy_ledger.json", "privacy_journal.jsonl"):
+        text = (void / name).read_text()
+        assert '"version": 2' in text
+        (void / name).write_text(text.replace('"version": 2', '"version": 1'))
+    refused(void, "void")
     gone = copy("gone")
     (gone / "privacy_journal.jsonl").unlink()
     refused(gone, "no such file")
