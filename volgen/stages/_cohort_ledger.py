@@ -38,9 +38,20 @@ def enter(cohort: CohortLedger, ledger: Ledger, more: int) -> None:
         cohort.enter_run(name, [*ledger.steps(), Steps(mechanism.sampling_rate, mechanism.noise_multiplier, more)], finished=False)
 
 
+def enter_untouched(run: Path) -> None:
+    """Enters that a run which is to be cleared away has taken no step at all; nothing for one without a privacy journal."""
+    if Ledger.exists(run) and (run / MANIFEST).exists():
+        store = read_json(run / MANIFEST, "the manifest of a run").get("inputs", {}).get("store")
+        _enter_whole(run, str(store))
+
+
 def enter_finished(recipe: Recipe) -> None:
     """Enters what a finished private run has really taken. If that cannot be, it counts with the most that it could have taken."""
-    ledger, cohort = Ledger(recipe.directory), find(recipe.directory, recipe.data.store)
+    _enter_whole(recipe.directory, recipe.data.store)
+
+
+def _enter_whole(run: Path, store: str) -> None:
+    ledger, cohort = Ledger(run), find(run, store)
     name = _name(ledger)
     if not name or cohort is None:
         return

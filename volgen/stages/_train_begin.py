@@ -25,7 +25,7 @@ from volgen.data.store import Store
 from volgen.parallel.engine import check_matrices
 from volgen.privacy._ledger import JOURNAL, SUMMARY, Ledger
 from volgen.recipe import Recipe
-from volgen.stages import _train_privacy
+from volgen.stages import _cohort_ledger, _train_privacy
 from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
 from volgen.stages._train_queue import LOCK
 from volgen.stages._train_start import Start
@@ -94,6 +94,7 @@ def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) ->
     except UserError as error:
         if not untouched(root):
             raise
+        _cohort_ledger.enter_untouched(root)
         _clear(root)
         say(f"{error.where} {error.found}. Nothing was trained in {root} yet: it is begun anew.")
     method.begin(store, start.assumed)

@@ -83,9 +83,11 @@ def test_a_run_counts_with_all_it_may_take_from_before_its_first_step(store: Pat
     assert spent and len(spent.unfinished) == 1
     assert [each.count for run in spent.runs.values() for each in run if each.count] == [2]
     monkeypatch.undo()
-    run = train(recipe(store, "killed"))
+    # Nothing was trained, so another configuration begins it anew: what the first one might have taken is not counted any more.
+    run = train(recipe(store, "killed", optimiser={"gradient_clip": 0.0, "learning_rate": 1e-3}))
     spent = ledger_of(store).spent()
-    assert spent and len(spent.runs) == 1 and not spent.unfinished
+    assert spent and len(spent.runs) == 2 and not spent.unfinished
+    assert sum(each.count for run in spent.runs.values() for each in run) == 2
     assert json.loads((run / "privacy_ledger.json").read_text())["assumed"]["cohort_ledger"].startswith("this run is entered")
     gone = _cohort_ledger.find(run, str(store))
     assert gone is not None
