@@ -84,7 +84,7 @@ def test_a_run_counts_with_all_it_may_take_from_before_its_first_step(store: Pat
     assert [each.count for run in spent.runs.values() for each in run if each.count] == [2]
     monkeypatch.undo()
     # Nothing was trained, so another configuration begins it anew: what the first one might have taken is not counted any more.
-    run = train(recipe(store, "killed", optimiser={"gradient_clip": 0.0, "learning_rate": 1e-3}))
+    run = train(recipe(store, "killed", optimiser={"gradient_clip": 0.0, "learning_rate": 2e-3}))
     spent = ledger_of(store).spent()
     assert spent and len(spent.runs) == 2 and not spent.unfinished
     assert sum(each.count for run in spent.runs.values() for each in run) == 2
