@@ -30,7 +30,6 @@ from volgen.privacy._mechanism import GradientMechanism
 from volgen.privacy._per_sample import PerSample
 from volgen.recipe import Recipe
 from volgen.stages import _private_pass, _train_parts, _train_privacy
-from volgen.stages._train_start import adapt
 from volgen.training.interrupt import Interrupt
 from volgen.training.loop import Task, Trainer
 from volgen.training.metrics import NoMetrics
@@ -126,7 +125,7 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         )  # fmt: skip
         _train_privacy.GradientMechanism = Recorder  # type: ignore[misc]
         trainer = _train_privacy.method(asked).trainer(plain, stream, group)
-        network = adapt(asked, _train_parts.build_network(asked, "0"), "0")
+        network = asked.network_of("0")
         for weight in network.parameters():
             if not weight.any():  # nothing would reach what is before it
                 weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
