@@ -31,7 +31,7 @@ from volgen.privacy._ledger import SUMMARY
 from volgen.recipe import Recipe
 from volgen.stages import _run_card, _train_begin, _train_parts, _train_privacy, _train_size, _train_start
 from volgen.stages._leftovers import tidy
-from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, PRECONDITIONER
+from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_all
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
 from volgen.stages._train_queue import LOCK, Paths, Queue
@@ -155,6 +155,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         grid, records = recipe.schedule.grid(), queue.records
         for phase in phases:
             records[phase.name].check(paths.weights(phase.name))
+        check_all(paths.root, f"delete {FOR_TRAINING}, if it is there, and start again: all of it will be fitted again")
         experts = [
             ExpertRecord(
                 phase.index, phase.span.low, phase.span.high, paths.weights(phase.name).relative_to(paths.root).as_posix(), record.sha256,

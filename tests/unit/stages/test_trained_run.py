@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,24 @@ def test_weights_that_were_changed_before_the_end_do_not_become_part_of_a_run(
     with pytest.raises(UserError, match=r"experts/1/weights\.safetensors: has SHA-256"):
         train(recipe)
     assert not (tmp_path / "run/ensemble.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["flip", "gone"])
+@pytest.mark.parametrize("name", ["preconditioner.safetensors", "preconditioner_training.safetensors", "preconditioner.json"])
+def test_a_run_does_not_go_on_with_a_damaged_fit(
+    name: str, kind: str, tmp_path: Path, directory: Path, power_cut: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    recipe = recipes.load(directory / "config.yaml").model_copy(update={"runs": str(tmp_path)})
+    with power_cut(2):  # the first network is finished
+        train(recipe)
+    damage(tmp_path / "run" / name, kind, 0)
+    if (name, kind) != ("preconditioner_training.safetensors", "gone"):  # which is fitted again
+        with pytest.raises(UserError, match=r"preconditioner"):
+            train(recipe)
+        (tmp_path / "run" / "preconditioner_training.safetensors").unlink()
+    train(recipe)
+    for file in ("preconditioner.safetensors", "experts/0/weights.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (directory / file).read_bytes()
 
 
 def test_the_fingerprint_knows_nothing_of_seals(directory: Path, unsealed: Path) -> None:
