@@ -19,7 +19,7 @@ from volgen.training import metrics
 NAME = "README.md"
 TEXT = """# {name}
 
-A generator of 3D brain MRI volumes, trained with volgen {version}. None of its volumes shows a person; they are not for diagnosis.
+A generator of 3D brain MRI volumes, trained with volgen {version}. None of its volumes is a scan of a person; they are not for diagnosis.
 
 | | |
 |---|---|

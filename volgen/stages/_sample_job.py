@@ -106,7 +106,10 @@ class Job:
         geometry = self.run.geometry
         image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
         nifti.write(
-            self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description("synthetic: shows no person")
+            self.out / self.names.image(index),
+            image,
+            dtype=self.dtype,
+            description=derivative.description("synthetic: no scan of a person"),
         )
         sidecar = {
             "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",

@@ -95,7 +95,7 @@ def test_volumes_are_in_the_units_and_the_space_of_the_cohort(run: Path, tmp_pat
     assert first.shape == SHAPE  # type: ignore[attr-defined]
     assert nib.aff2axcodes(first.affine) == ("R", "A", "S")  # type: ignore[attr-defined]
     np.testing.assert_allclose(first.header.get_zooms(), VOXEL_SIZE)  # type: ignore[attr-defined]
-    assert bytes(first.header["descrip"].tobytes()).startswith(b"synthetic: shows no person, volgen ")  # type: ignore[attr-defined]
+    assert bytes(first.header["descrip"].tobytes()).startswith(b"synthetic: no scan of a person, volgen ")  # type: ignore[attr-defined]
     centre = first.affine @ [*((np.array(SHAPE) - 1) / 2), 1]  # type: ignore[attr-defined]
     np.testing.assert_allclose(centre[:3], 0, atol=1e-5)
     data = voxels(out / image(1))
