@@ -22,6 +22,11 @@ __all__ = ["FALSE_ALARM", "FEW", "Reference"]
 FEWEST = 3
 IN_BAND = ("outline_loss", "outline_drift", "step")
 FORMAT = 1
+KEYS = {
+    "format", "subjects", "left_out", "voxel_size", "shape", "intensity", "false_alarm", "percentiles", "checks", "metrics", "curves",
+    "placements", "stretch", "head",
+}  # fmt: skip
+"""Keys of ``bands.json``, beside the seal that volgen 0.1.0 did not put on it."""
 Array = NDArray[np.float64]
 Placements = dict[str, list[Placement]]
 

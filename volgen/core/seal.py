@@ -29,6 +29,7 @@ def read_sealed(
     limit: int,
     needed: Callable[[Mapping[str, Any]], bool] = lambda content: False,
     check: Callable[[Any], bool] = lambda content: isinstance(content, dict),
+    follow: bool = False,
 ) -> dict[str, Any]:
     """Reads a JSON object; the seal is compared, if there is one, and taken off.
 
@@ -39,11 +40,12 @@ def read_sealed(
         limit: largest size in bytes.
         needed: whether this content must have a seal: only a version that sealed it can have written it.
         check: whether it has the right form.
+        follow: a link to the file is read too: it is one that a user names.
 
     Raises:
         UserError: the file is missing, of another form, or was changed after it was written.
     """
-    content: dict[str, Any] = read_json(path, what, check, limit=limit)
+    content: dict[str, Any] = read_json(path, what, check, limit=limit, follow=follow)
     found = content.pop(KEY, None)
     try:
         changed = (found is not None or needed(content)) and found != fingerprint(content)

@@ -9,12 +9,13 @@ from typing import Any, Self
 
 from volgen.checks._cohort_sample import CohortSample
 from volgen.checks._measure import default_checks, measure
-from volgen.checks._reference import FALSE_ALARM, FEW, Reference
+from volgen.checks._reference import FALSE_ALARM, FEW, KEYS, Reference
 from volgen.checks._stripping import SKULL
 from volgen.checks._verdict import number
 from volgen.core.errors import UserError
-from volgen.core.files import read_json, sha256
+from volgen.core.files import LARGEST_JSON, sha256
 from volgen.core.progress import progress, say
+from volgen.core.seal import read_sealed
 from volgen.data.record import SPLITS
 from volgen.data.store import Store
 from volgen.stages._report_sources import same_voxels
@@ -56,7 +57,11 @@ class Against:
     def load(self) -> tuple[Reference, CohortSample | None]:
         """Bands, and the real volumes that a cohort is compared with; a store's scans are read and measured."""
         if self.store is None:
-            return Reference.from_json(read_json(self.path, "a bands.json of a report", follow=True), str(self.path)), None
+            again = "restore it from a copy, or make it again: volgen report with a store as --reference"
+            content = read_sealed(
+                self.path, "a bands.json of a report", again, limit=LARGEST_JSON, follow=True, needed=lambda read: bool(read.keys() - KEYS)
+            )
+            return Reference.from_json(content, str(self.path)), None
         train, other = ([r.id for r in self.store.records if (r.split == "train") == side] for side in (True, False))
         sample = CohortSample(train, other, self.store.shape, self.store.records[0].voxel_size)
         return _from_store(self.store, self.split, sample), sample

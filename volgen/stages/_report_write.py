@@ -21,6 +21,7 @@ from volgen.core.files import synced_together, write_json
 from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
 from volgen.core.progress import Ticker, progress, say
+from volgen.core.seal import sealed
 from volgen.report import figures, page, previews, tables
 from volgen.report.summary import summarise
 from volgen.stages._report_reference import mismatches, tell
@@ -76,7 +77,7 @@ def _write_all(
     where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path
 ) -> dict[str, Any]:
     """Everything but the manifest; returns the content of ``report.json``."""
-    write_json(out / page.BANDS, bands.to_json())
+    write_json(out / page.BANDS, sealed(bands.to_json()))
     volumes, unread = _judge_all(sources, bands, out, sample)
     if not volumes:
         raise UserError(where, "none of its volumes can be read; the first one " + unread[0]["reason"], "images")

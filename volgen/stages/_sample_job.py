@@ -13,7 +13,8 @@ from torch import Tensor
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.config import Config
-from volgen.core.files import write_json
+from volgen.core.errors import UserError
+from volgen.core.files import sha256, write_json
 from volgen.core.volume import Volume
 from volgen.data import derivative, nifti
 from volgen.stages._statement_file import PAGE, STATEMENT, write_statement
@@ -78,6 +79,9 @@ class Job:
         ) as folder:  # fmt: skip
             # The manifest comes first: a directory that was left half-way says whose it is.
             found = self.names.whole(self.out)
+            for name in found:
+                self._check(folder, name)
+                self._check(folder, f"{name.removesuffix('.nii.gz')}.json")
             folder.begin(**self._about(found))
             derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
             kept = {*found, *(f"{name.removesuffix('.nii.gz')}.json" for name in found)}
@@ -86,6 +90,12 @@ class Job:
             else:
                 write_statement(self.out, self.run)
             yield Claimed(self, folder, frozenset(kept))
+
+    def _check(self, folder: folders.Folder, name: str) -> None:
+        """Makes sure that a volume or sidecar that stays is what the manifest knows; one of a command that was stopped is not known yet."""
+        if name in folder.files and (found := sha256(self.out / name)) != folder.files[name]:
+            expected = f"{folder.files[name][:12]}..., as {manifest.NAME} says: it was changed"
+            raise UserError(str(self.out / name), f"has SHA-256 {found[:12]}...", expected, "delete it to have it drawn again")
 
     def _filled(self, config: Any) -> Any:
         """Settings of samples that were drawn before, with the default of every option that was not there yet."""

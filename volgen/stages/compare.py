@@ -14,6 +14,7 @@ from volgen.core import manifest
 from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
+from volgen.core.seal import sealed
 from volgen.report import compare_page, page
 from volgen.stages._report_names import named
 from volgen.stages._report_reference import Against, tell
@@ -80,7 +81,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
         about = against.about(bands)
         tell(about["warnings"])
         whole.begin()
-        write_json(out / page.BANDS, bands.to_json())
+        write_json(out / page.BANDS, sealed(bands.to_json()))
         reports = {}
         for name, folder in folders.items():
             say(f"{name}:")

@@ -94,6 +94,20 @@ def test_bands_of_an_earlier_report_give_the_same_verdicts(samples: Path, blob_s
     assert (tmp_path / "first" / "bands.json").read_bytes() == (tmp_path / "second" / "bands.json").read_bytes()
 
 
+def test_bands_that_were_changed_are_refused_and_those_of_0_1_0_are_not(samples: Path, blob_store: Path, tmp_path: Path) -> None:
+    report(samples, blob_store, tmp_path / "first")
+    bands = tmp_path / "first" / "bands.json"
+    whole = json.loads(bands.read_text())
+    changed = {**whole, "stretch": whole["stretch"] * 1.01}
+    bare = {key: value for key, value in whole.items() if key != "seal"}
+    for name, content in (("changed", changed), ("renamed", {**bare, "seam": whole["seal"]})):
+        bands.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="was changed after it was written"):
+            report(samples, bands, tmp_path / name)
+    bands.write_text(json.dumps(bare))
+    report(samples, bands, tmp_path / "old")
+
+
 def test_a_store_and_a_single_file_can_be_judged(samples: Path, blob_store: Path, tmp_path: Path) -> None:
     report(blob_store, blob_store, tmp_path / "store", split="train")
     content = read(tmp_path / "store")

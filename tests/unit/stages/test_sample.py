@@ -181,6 +181,18 @@ def test_stopped_command_continues_and_count_can_grow(run: Path, tmp_path: Path)
     assert len(json.loads((out / "manifest.json").read_text())["volumes"]) == 3
 
 
+@pytest.mark.parametrize("name", [image(1), sidecar(2)])
+def test_a_volume_that_was_changed_is_not_continued_beside(run: Path, tmp_path: Path, name: str) -> None:
+    out = sample(run, tmp_path / "out", count=2, seed=4)
+    before = (out / name).read_bytes()
+    (out / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{name}: has SHA-256 .*it was changed. Delete it to have it drawn again"):
+        sample(run, out, count=3, seed=4)
+    (out / name).unlink()
+    sample(run, out, count=3, seed=4)
+    assert (out / name).read_bytes() == before
+
+
 def test_default_sampler_is_the_recipes(run: Path, tmp_path: Path) -> None:
     default = sample(run, tmp_path / "default", count=1, seed=1)
     named = sample(run, tmp_path / "named", count=1, seed=1, sampler="heun")
