@@ -26,8 +26,8 @@ A generator of 3D brain MRI volumes, trained with volgen {version}.
 **Licence: to be filled in** by whoever publishes this folder, here and in the lines above. The licence of the training scans may bind it.
 
 ## How to draw volumes
+With volgen {version} or later installed:
 ```bash
-pip install volgen
 volgen sample FOLDER --out samples --count 4 --seed 1     # FOLDER: this one
 ```
 Volume i depends on this folder, the settings, the seed and i alone.
