@@ -90,6 +90,15 @@ def drift(v: Brain, head: Slices, size: float, generator: np.random.Generator) -
     return v, None
 
 
+def slide(v: Brain, head: Slices, size: float, generator: np.random.Generator) -> Planted:
+    """As :func:`drift`, but by fractions of a voxel (cubic interpolation): no slice is shifted against the next by more than a little."""
+    axis, sign = int(generator.integers(2)), int(generator.choice((-1, 1)))
+    for z in range(len(v)):
+        share = np.clip((z - head[0]) / max(head[1] - head[0], 1), 0, 1) - 0.5
+        v[z] = ndimage.shift(v[z], [sign * size * share * (axis == edge) for edge in range(2)], mode="nearest")
+    return np.maximum(v, 0), None
+
+
 def blur_axis(v: Brain, head: Slices, size: float, generator: np.random.Generator) -> Planted:
     """Gaussian blur across the slices, sd of ``size`` voxels."""
     return ndimage.gaussian_filter1d(v, size, axis=0), None
@@ -140,6 +149,7 @@ FAULTS: Mapping[str, Fault] = {
     "banding": Fault(banding, (0.02, 0.05, 0.1), "sd of the brightness"),
     "in-plane jitter of one voxel": Fault(jitter, (0.05, 0.2, 1.0), "of the slices"),
     "drift along the stack": Fault(drift, (2, 3, 6), "voxels in all"),
+    "smooth drift along the stack": Fault(slide, (2, 4, 8), "voxels in all"),
     "blur along one axis": Fault(blur_axis, (0.4, 0.6, 1.0), "voxels, sd"),
     "blur along all axes": Fault(blur_all, (0.4, 0.6, 1.0), "voxels, sd", directed=False),
     "patch seam": Fault(seam, (0.05, 0.1, 0.2), "of the brightness"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volgen.checks import _bands
 from volgen.checks._bands import FALSE_ALARM, FEW, PERCENTILES, SMALLEST
-from volgen.checks._measure import Measurement, checks_of
+from volgen.checks._measure import Measurement, checks_of, default_checks
 from volgen.checks._placement import POSITIONS, Entries, Placement
 from volgen.checks._stripping import SKULL
 from volgen.core.check import AXES, Check, Metric, Triple
@@ -68,8 +68,13 @@ class Reference:
 
     @property
     def metrics(self) -> list[tuple[str, Metric]]:
-        """Kind of check and metric, in order."""
-        return [(check.kind, metric) for check in self.checks for metric in check.metrics]
+        """Kind of check and metric, in order; without those that bands of an earlier volgen do not hold."""
+        return [(check.kind, metric) for check in self.checks for metric in check.metrics if metric.name in self.bands]
+
+    @property
+    def unknown(self) -> list[str]:
+        """Labels of the metrics of this version that bands of an earlier volgen do not hold, and which are not judged."""
+        return [metric.label for check in default_checks() for metric in check.metrics if metric.name not in self.bands]
 
     @classmethod
     def fit(cls, measured: Sequence[Measurement], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:
@@ -97,7 +102,7 @@ class Reference:
         values = {metric.name: np.array([row[metric.name] for row in rows]) for metric in metrics}
         stretch = _bands.family_stretch(values, metrics)
         made = _bands.bands(values, metrics, stretch)
-        bands = {metric.name: _bands.unscaled(made[metric.name], metric).tolist() for metric in metrics}
+        bands = {metric.name: _limited(_bands.unscaled(made[metric.name], metric), metric, values[metric.name]) for metric in metrics}
         percentiles = {metric.name: np.percentile(values[metric.name], PERCENTILES, axis=0).T.tolist() for metric in metrics}
         names = [name for result in whole[0].results.values() for name in result.curves]
         curves = {name: [_percentile_curve(whole, name, axis) for axis in range(3)] for name in names}
@@ -177,7 +182,7 @@ class Reference:
             if content["format"] != FORMAT:
                 raise UserError(where, f"has format {content['format']}", expected, do)
             checks = checks_of(content["checks"], where)
-            names = [metric.name for check in checks for metric in check.metrics]
+            names = [metric.name for check in checks for metric in check.metrics if metric.name in content["metrics"]]
             of = {name: [content["metrics"][name][axis] for axis in AXES] for name in names}
             return cls(
                 int(content["subjects"]), int(content["left_out"]), _triple(content["voxel_size"]), _shape(content["shape"]), checks,
@@ -199,14 +204,25 @@ class Reference:
 def _values(measured: Measurement, checks: Sequence[Check], means: Mapping[str, Triple], placements: Placements) -> dict[str, Triple]:
     values: dict[str, Triple] = {}
     for check in checks:
-        values.update(check.relate(measured.results[check.kind].values, means))
+        raw = measured.results[check.kind].values
+        # Bands of an earlier volgen may lack a metric: whatever it is related to, nobody asks for it.
+        values.update(check.relate(raw, {**dict.fromkeys(raw, (1.0, 1.0, 1.0)), **means}))
         for metric in check.metrics:
-            if metric.placed:
+            if metric.placed and metric.curve in placements:
                 values[metric.name] = _triple([
                     placements[metric.curve][axis].extreme(_entries(measured, metric.curve, axis), metric.placed)
                     if measured.extents[axis] else float("nan") for axis in range(3)
                 ])  # fmt: skip
     return values
+
+
+def _limited(ends: Array, metric: Metric, values: Array) -> list[list[float]]:
+    """Low and high end per axis [3, 2], drawn in to the limits of a metric, but past no real volume."""
+    least, most = metric.limits
+    low = ends[:, 0] if least is None else np.maximum(ends[:, 0], np.minimum(least, values.min(axis=0)))
+    high = ends[:, 1] if most is None else np.minimum(ends[:, 1], np.maximum(most, values.max(axis=0)))
+    drawn: list[list[float]] = np.stack([low, high], axis=1).tolist()
+    return drawn
 
 
 def _head(measured: Sequence[Measurement]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Metric:
             ``log``): twice the largest move among simulated ones (``volgen bench acquisitions``). None: at will.
         acquisition: sharpness, contrast and noise as a whole: if such a number lies outside its band the same way along all three axes,
             the volume is of another acquisition than the reference (or blurred or noisy alike along all axes).
+        limits: low and high end that no band reaches beyond, however few real volumes it is made from (and wide it is for it), unless one
+            of them lies there; None for an end that depends on the reference alone.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Metric:
     contrast: bool = False
     transfer: float | None = None
     acquisition: bool = False
+    limits: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volgen.checks import alignment, background, continuity, outline, seam
+from volgen.checks import alignment, background, continuity, drift, mirror, outline, seam
 from volgen.checks._placement import POSITIONS, Entries, Placement
 from volgen.checks._slices import stand_out
 from volgen.core.scan import Scan, large
@@ -168,3 +168,42 @@ def test_a_small_slice_between_large_ones_is_compared_and_those_at_the_ends_are_
     assert np.flatnonzero(large(np.array([0.0, 1, 5, 10, 5, 1, 0]), 0.35)).tolist() == [2, 3, 4]
     assert np.flatnonzero(large(np.array([1.0, 2, 9, 9, 1, 2, 3, 4, 0]), 0.35)).tolist() == list(range(8))
     assert not large(np.zeros(9), 0.35).any()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_stack_that_is_turned_over_is_like_its_mirror_image_there_and_nowhere_else(axis: int) -> None:
+    unit = texture(sd=3.0)
+    whole = mirror.Config(pixel=1.0).measure(Scan(unit, WHOLE, (1.0, 1.0, 1.0)))
+    assert max(whole.values["mirror_max"]) < 0.8
+    slices = along(unit, axis)
+    slices[15:] = slices[15:, ::-1].copy()  # the first edge of a slice is left to right, of a sagittal one back to front
+    curve = mirror.Config(pixel=1.0).measure(Scan(unit, WHOLE, (1.0, 1.0, 1.0))).curves["mirror"][axis]
+    assert np.flatnonzero(curve > 1).tolist() == [14]
+    assert len(curve) == SHAPE[axis] - 1
+    # Against a loop over all mirrors: 2 sum ab is what a slice and a mirror image share.
+    a, b = (slices[z].astype(np.float64) for z in (14, 15))
+    shared = max(sum(float(a[i] @ b[c - i]) for i in range(len(a)) if 0 <= c - i < len(b)) for c in range(2 * len(a) - 1))
+    assert curve[14] == pytest.approx(((a - b) ** 2).sum() / ((a**2).sum() + (b**2).sum() - 2 * shared), rel=1e-3)
+
+
+def test_the_slant_of_a_sheared_texture_is_the_shear() -> None:
+    shape, shear = (64, 64, 64), 0.2
+    smooth = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=shape), 2.0)
+    unit = np.asarray(0.5 + 0.1 * smooth / smooth.std(), dtype=np.float32)
+    whole, names = np.ones(shape, dtype=np.bool_), ("slant_sideways", "slant_lengthways")
+    check = drift.Config(pixel=1.0, turn=0.0)
+    sideways, lengthways = names
+    cases = [
+        (0, 2, {(sideways, 2), (lengthways, 0)}),
+        (0, 1, {(sideways, 0), (sideways, 1)}),
+        (1, 2, {(lengthways, 1), (lengthways, 2)}),
+    ]
+    for slides, along_, expected in cases:
+        matrix = np.eye(3)
+        matrix[slides, along_] = -shear  # the slice at z shows what was at x - s z
+        moved = ndimage.affine_transform(unit, matrix, offset=[32 * shear * (axis == slides) for axis in range(3)], mode="wrap")
+        before, after = (check.measure(Scan(v.astype(np.float32), whole, (1.0, 1.0, 1.0))).values for v in (unit, moved))
+        for name in names:
+            for axis in range(3):
+                change = after[name][axis] - before[name][axis]
+                assert change == pytest.approx(-shear / np.hypot(1, shear) if (name, axis) in expected else 0.0, abs=0.03), (name, axis)

@@ -115,6 +115,43 @@ def test_a_planted_fault_fails_along_its_axis(
             assert all(first <= middle <= last for first, last in places)
 
 
+def half_turned(brain: Brain, axis: int) -> None:
+    """From the middle of the head on, left and right change sides, by the mirror in the middle of the head itself."""
+    filled, across = (np.flatnonzero(brain.max(axis=tuple({0, 1, 2} - {edge})) > 0.1 * brain.max()) for edge in (axis, 0))
+    upper = np.moveaxis(brain, axis, 0)[(filled[0] + filled[-1]) // 2 :]
+    upper[...] = np.roll(np.flip(upper, 0 if axis == 0 else 1), across[0] + across[-1] + 1 - brain.shape[0], axis=1)
+
+
+def sliding(brain: Brain, axis: int) -> None:
+    """Slices drift to the right, by whole voxels, 8 in all from one end of the head to the other."""
+    filled = np.flatnonzero(brain.max(axis=tuple({0, 1, 2} - {axis})) > 0.1 * brain.max())
+    for z, plane in enumerate(np.moveaxis(brain, axis, 0)):
+        share = np.clip((z - filled[0]) / (filled[-1] - filled[0]), 0, 1) - 0.5
+        plane[...] = np.roll(plane, round(8 * share), axis=0)
+
+
+@pytest.mark.parametrize("people", [9, 31])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize(("fault", "metric"), [(half_turned, "mirror_max"), (sliding, "slant_sideways")])
+def test_a_half_turned_stack_and_a_drift_are_found_in_all_unseen_people_even_by_few_real_ones(
+    fault: Callable[[Brain, int], None], metric: str, axis: int, people: int, brains: list[Brain], measured: list[Measurement]
+) -> None:
+    bands = Reference.fit(measured[: 2 * people : 2], default_checks(), SIZE, brains[0].shape)
+    for person in range(1, 61, 10):
+        broken = brains[person].copy()
+        fault(broken, axis)
+        entry = judge("sub", measure(broken, SIZE, bands.checks), bands)
+        assert entry["verdict"] == "fail"
+        if fault is half_turned or people > 20:
+            assert (metric, AXES[axis]) in {(finding["metric"], finding["axis"]) for finding in entry["findings"]}
+        places = [finding["slices"] for finding in entry["findings"] if finding["metric"] == "mirror_max"]
+        if fault is half_turned:
+            filled = np.flatnonzero(brains[person].max(axis=tuple({0, 1, 2} - {axis})) > 0.1 * broken.max())
+            middle = (filled[0] + filled[-1]) // 2
+            assert any(first - 1 <= middle <= last + 1 for first, last in places)
+    assert sum(judge("sub", one, bands)["verdict"] == "fail" for one in measured[1::2]) <= 3
+
+
 @pytest.mark.parametrize(("sigma", "blurred"), [(0.12, False), (0.8, True)])
 def test_noise_and_blur_of_the_whole_volume_fail_along_every_axis(
     sigma: float, blurred: bool, brains: list[Brain], reference: Reference
@@ -255,6 +292,22 @@ def test_bands_of_an_older_volgen_can_be_read(measured: list[Measurement], refer
     entry = judge("x", measured[0], old)
     assert set(entry["metrics"]) == {metric.name for _, metric in old.metrics}
     assert entry["in_band"] == {"R": None, "A": None, "S": None}
+    assert "change between slices over that to the mirror image" not in old.unknown  # it is there
+    assert reference.unknown == []
+
+
+def test_what_older_bands_do_not_hold_is_not_judged_and_named(measured: list[Measurement], reference: Reference) -> None:
+    content = json.loads(json.dumps(reference.to_json()))
+    content["checks"] = [check for check in content["checks"] if check["kind"] != "mirror"]  # a whole check
+    for name in ("mirror_max", "tv_ratio", "step_peak"):  # numbers of checks that are there
+        del content["metrics"][name]
+    del content["placements"]["step"]
+    old = Reference.from_json(content, "bands.json")
+    labels = {metric.name: metric.label for _, metric in reference.metrics}
+    assert old.unknown == [labels[name] for name in ("step_peak", "step_dip", "mirror_max", "tv_ratio") if name not in old.bands]
+    entry = judge("x", measured[0], old)
+    assert "tv_ratio" not in entry["metrics"]
+    assert entry["verdict"] == judge("x", measured[0], reference)["verdict"] == "pass"
 
 
 @pytest.mark.parametrize(
