@@ -266,7 +266,7 @@ def _release(options: argparse.Namespace, _: Overrides) -> int:
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     splits = ("all", "train", "validation", "test")
     parser.usage = (
-        "volgen report SAMPLES --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT]\n"
+        "volgen report SAMPLES --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT] [--no-real-pictures]\n"
         "       volgen report --compare A B [NAME=C ...] --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT]"
     )
     parser.add_argument("samples", metavar="SAMPLES", type=Path, nargs="?", help="an image, a folder of images, or a store")
@@ -277,6 +277,10 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for report.html, report.json and the tables")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a volume does not pass (fail or other) or cannot be read")
     parser.add_argument("--split", choices=splits, default="all", help="people of the store to compare with (default: %(default)s)")
+    without = (
+        "show no slices of real people of the store beside the volumes: for a report that leaves the place where the scans may be seen"
+    )
+    parser.add_argument("--no-real-pictures", action="store_false", dest="real_pictures", help=without)
 
 
 def _report(options: argparse.Namespace, _: Overrides) -> int:
@@ -286,11 +290,16 @@ def _report(options: argparse.Namespace, _: Overrides) -> int:
     if options.compare:
         from volgen.stages.compare import compare
 
-        comparison = compare(options.compare, options.reference, options.out, strict=options.strict, split=options.split)
+        comparison = compare(
+            options.compare, options.reference, options.out, strict=options.strict, split=options.split,
+            real_pictures=options.real_pictures,
+        )  # fmt: skip
         return CHECK_FAILED if comparison.strict_failure else DONE
     from volgen.stages.report import report
 
-    outcome = report(options.samples, options.reference, options.out, strict=options.strict, split=options.split)
+    outcome = report(
+        options.samples, options.reference, options.out, strict=options.strict, split=options.split, real_pictures=options.real_pictures
+    )
     return CHECK_FAILED if outcome.strict_failure else DONE
 
 

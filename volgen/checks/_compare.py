@@ -20,17 +20,20 @@ from volgen.core.check import AXES, Metric
 FARTHEST = 10.0
 """A metric counts at most this many widths of its band; one that could not be measured counts as much."""
 RESAMPLES = 2000
+FEWEST = 5
+"""Volumes of either side from which on resampling says which comes first: fewer hardly vary, and would always be "100 % ahead"."""
 MOST_REASONS = 3
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of one generator: distances [volumes, metrics, 3], values alike (NaN: not measured), and whether each volume is condemned."""
+    """Of one generator: distances [volumes, metrics, 3], values alike (NaN: not measured), and which volumes are condemned or other."""
 
     distances: Array
     values: Array
     condemned: NDArray[np.bool_]
+    other: NDArray[np.bool_]
 
     @property
     def of_volume(self) -> Array:
@@ -72,7 +75,8 @@ def _scores(volumes: Sequence[Mapping[str, Any]], bands: Reference) -> _Scores:
         [np.stack([_distance(values[:, m, a], metric, *bands.bands[metric.name][a]) for a in range(3)], axis=-1)
          for m, (_, metric) in enumerate(bands.metrics)], axis=1,
     )  # fmt: skip
-    return _Scores(distances, values, np.array([volume["verdict"] == "fail" for volume in volumes]))
+    verdicts = np.array([volume["verdict"] for volume in volumes])
+    return _Scores(distances, values, verdicts == "fail", verdicts == "other")
 
 
 def _distance(values: Array, metric: Metric, low: float, high: float) -> Array:
@@ -84,14 +88,15 @@ def _distance(values: Array, metric: Metric, low: float, high: float) -> Array:
 
 
 def _entry(name: str, volumes: Sequence[Mapping[str, Any]], scores: _Scores, bands: Reference) -> dict[str, Any]:
-    count, condemned = len(volumes), int(scores.condemned.sum())
+    count, condemned, other = len(volumes), int(scores.condemned.sum()), int(scores.other.sum())
     drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    verdict = _verdict(condemned, count)
+    verdict = _verdict(condemned, count, other)
     middle = int(np.argsort(scores.of_volume, kind="stable")[(count - 1) // 2])
     exact = stats.binomtest(condemned, count).proportion_ci(0.95, method="exact")
     reasons = _reasons(volumes, bands, {metric.name: scores.distances[:, m].mean(axis=0) for m, (_, metric) in enumerate(bands.metrics)})
     return {
-        "verdict": verdict, "text": _text(name, verdict, condemned, count, reasons), "volumes": count, "condemned": condemned,
+        "verdict": verdict, "text": _text(name, verdict, condemned, other, count, reasons), "volumes": count, "condemned": condemned,
+        "passed": count - condemned - other, "other": other,
         "share_condemned": {"value": number(condemned / count), "interval": [number(exact.low), number(exact.high)]},
         "distance": _mean(scores.of_volume, drawn),
         "axes": {axis: _mean(scores.distances[:, :, a].mean(axis=1), drawn) for a, axis in enumerate(AXES)},
@@ -126,8 +131,10 @@ def _ends(resampled: Array) -> list[float | None]:
     return [number(float(low)), number(float(high))]
 
 
-def _ahead(first: _Scores, second: _Scores) -> float:
-    """Share of resamples of both in which the first still comes before the second (half of the ties)."""
+def _ahead(first: _Scores, second: _Scores) -> float | None:
+    """Share of resamples of both in which the first still comes before the second (half of the ties); None for fewer than 5 volumes."""
+    if min(len(first.condemned), len(second.condemned)) < FEWEST:
+        return None
     draws = np.random.default_rng(0)
     keys = []
     for one in (first, second):
@@ -139,15 +146,20 @@ def _ahead(first: _Scores, second: _Scores) -> float:
     return round(float(np.mean(before + 0.5 * (tied & (distance == other_distance)))), 4)
 
 
-def _verdict(condemned: int, count: int) -> str:
-    """``passes``, ``undecided``, ``partly condemned`` or ``condemned``.
+def _verdict(condemned: int, count: int, other: int = 0) -> str:
+    """``passes``, ``other``, ``undecided``, ``partly condemned`` or ``condemned``.
+
+    ``passes`` means what it means in a report: volumes pass. If none to speak of is condemned, but more of the rest than chance gives are
+    of another acquisition than the reference, or blurred or noisy everywhere, it is ``other``.
 
     Real volumes are condemned now and then (5 %): as many as chance may give with a probability above 5 % (binomial test) decide nothing.
     """
+    unlike = condemned + other
+    fine = "passes" if not other or unlike <= 2 * FALSE_ALARM * count else "other"
     if condemned == 0:
-        return "passes"
+        return fine
     if stats.binom.sf(condemned - 1, count, FALSE_ALARM) > FALSE_ALARM:
-        return "passes" if condemned <= 2 * FALSE_ALARM * count else "undecided"
+        return fine if condemned <= 2 * FALSE_ALARM * count else "undecided"
     return "condemned" if 2 * condemned > count else "partly condemned"
 
 
@@ -188,11 +200,16 @@ def _words(metric: Metric | None, side: str) -> str:
     return ((metric.low if side == "low" else metric.high) or metric.high).replace(" here", "")
 
 
-def _text(name: str, verdict: str, condemned: int, count: int, reasons: Sequence[Mapping[str, Any]]) -> str:
+def _text(name: str, verdict: str, condemned: int, other: int, count: int, reasons: Sequence[Mapping[str, Any]]) -> str:
+    passed = count - condemned - other
     of = f"of {count} volume{'s' if count != 1 else ''}"
-    if verdict == "passes":
-        tail = "none condemned" if not condemned else f"{condemned} {of} condemned, as many as real scans may be"
-        return f"{name}: passes; {tail}{f' {of}' if not condemned else ''}"
+    pass_ = "passes" if count == 1 else "pass"
     words = "; ".join(f"along {reason['axis']} in {reason['volumes']} of {count} it {reason['text']}" for reason in reasons)
+    if verdict == "passes":
+        rest = f"; {condemned + other} outside, as many as real scans may be" if passed < count else ""
+        return f"{name}: passes; {passed} {of} {pass_}{rest}"
+    if verdict == "other":
+        unlike = "unlike the reference in sharpness, contrast or noise everywhere"
+        return f"{name}: other, {passed} {of} {pass_}; {other} {unlike}; {words}"
     more = " (too few volumes to tell from chance)" if verdict == "undecided" else ""
     return f"{name}: {verdict}{more}, {condemned} {of}; {words}"

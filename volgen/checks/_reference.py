@@ -69,12 +69,15 @@ class Reference:
     @property
     def metrics(self) -> list[tuple[str, Metric]]:
         """Kind of check and metric, in order; without those that bands of an earlier volgen do not hold."""
-        return [(check.kind, metric) for check in self.checks for metric in check.metrics if metric.name in self.bands]
+        return [(check.kind, metric) for check in self.checks for metric in check.metrics if self._holds(metric)]
 
     @property
     def unknown(self) -> list[str]:
         """Labels of the metrics of this version that bands of an earlier volgen do not hold, and which are not judged."""
-        return [metric.label for check in default_checks() for metric in check.metrics if metric.name not in self.bands]
+        return [metric.label for check in default_checks() for metric in check.metrics if not self._holds(metric)]
+
+    def _holds(self, metric: Metric) -> bool:
+        return metric.name in self.bands and (not metric.placed or metric.curve in self.placements)
 
     @classmethod
     def fit(cls, measured: Sequence[Measurement], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:

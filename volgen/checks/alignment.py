@@ -27,7 +27,7 @@ class Config(BaseConfig):
     kind: Literal["alignment"] = "alignment"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("gain_peak", "sharpest change of brightness of a slice", "", "has slices here brighter or darker than their neighbours",
-               curve="gain", placed="high", transfer=0.0),
+               curve="gain", placed="high", transfer=0.6),
         Metric("shift_peak", "largest shift of a slice within its plane", "", "has slices here that are shifted against their neighbours",
                curve="shift", placed="high", transfer=0.0),
         Metric("gain_rms", "brightness of slices against their neighbours", "",

@@ -10,16 +10,16 @@ from urllib.parse import quote
 import numpy as np
 
 from volgen.core.files import read_json, write_text
-from volgen.report import page
+from volgen.report import counts, page
 from volgen.report.charts import Chart
-from volgen.report.figures import FOLDER as PICTURES
-from volgen.report.figures import OUTLINES
 from volgen.report.tables import SLICES
 
 NAME, COMPARE, FOLDER = "compare.html", "compare.json", "generators"
 COLOURS = 8
+FEWEST = 5
+"""Volumes from which on resampling says which of two generators comes first (``volgen/checks/_compare.py``)."""
 STEPS = 41
-CHIPS = {"passes": "pass", "undecided": "unsure", "partly condemned": "fail", "condemned": "fail"}
+CHIPS = {"passes": "pass", "other": "other", "undecided": "unsure", "partly condemned": "fail", "condemned": "fail"}
 
 
 def write_page(directory: Path) -> Path:
@@ -42,14 +42,14 @@ def write_page(directory: Path) -> Path:
         generators.append({
             **entry, "colour": f"g{index % COLOURS}{' dashed' if index >= COLOURS else ''}", "chip": CHIPS[entry["verdict"]],
             "link": f"{FOLDER}/{quote(entry['name'])}/{page.NAME}",
-            "picture": page.picture(folder / PICTURES / f"{middle}.png"),
-            "outline": page.picture(folder / OUTLINES / f"{middle}.png"),
+            "planes": page.planes(folder, middle),
             "curves": _curves(folder / SLICES),
         })  # fmt: skip
     html = page.template("compare.html.j2").render(
         content=content, generators=generators, charts=_charts(generators, bands["curves"]), rows=_rows(content),
-        axes=page.SHOWN_ORDER, axis_names=page.AXIS_NAMES,
-        style=page.resource("style.css"), sorting=page.resource("sort.js"), script=page.resource("outline.js"),
+        axes=page.SHOWN_ORDER, axis_names=page.AXIS_NAMES, enough=counts.enough, frechet=counts.FRECHET, fewest=FEWEST,
+        style=page.resource("style.css"), sorting=page.resource("sort.js"), side=page.resource("side.js"),
+        script=page.resource("outline.js"),
     )  # fmt: skip
     write_text(directory / NAME, html)
     return directory / NAME

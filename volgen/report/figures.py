@@ -1,4 +1,7 @@
-"""Slices of a volume as pictures: three planes side by side, the outline of the head over them, a slice and its neighbours."""
+"""Slices of a volume as pictures, one file for each, so that a page can turn one over and write letters beside it.
+
+All are upright, with the person's left on the left, and sagittal ones with the front on the right.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,38 @@ from scipy import ndimage
 
 from volgen.core.files import atomic_path
 
-FOLDER, OUTLINES, WORST = "figures", "outlines", "worst"
-GAP = 0.03
+FOLDER, OUTLINES, WORST, BESIDE = "figures", "outlines", "worst", "beside"
+PLANES = ("sagittal", "coronal", "axial")
+"""By the array axis that they lie across."""
 OUTLINE = (255, 176, 0, 255)
 EDGES = ((2, 1), (2, 0), (1, 0))
 """Array axes along the rows and the columns of a sagittal, a coronal and an axial plane."""
 T = TypeVar("T", bound=np.generic)
 
 
-def write_slices(path: Path, planes: Sequence[NDArray[np.float32]], voxel_size: Sequence[float]) -> None:
-    """Axial, coronal and sagittal slice side by side on black, in one scale of millimetres, as PNG.
+def file_of(folder: Path, name: str, axis: int, place: int | None = None) -> Path:
+    """Where the picture of a plane across an axis is; ``place`` tells several of one volume apart."""
+    return folder / f"{name}.{PLANES[axis]}{'' if place is None else f'.{place}'}.png"
+
+
+def write_plane(path: Path, plane: NDArray[np.float32], voxel_size: Sequence[float], axis: int) -> None:
+    """A plane as PNG with square pixels.
 
     Args:
         path: the file.
-        planes: [rows, columns] in [0, 1], across R (sagittal), A (coronal) and S (axial), upright.
+        plane: [rows, columns] in [0, 1], upright.
         voxel_size: mm along R, A, S.
+        axis: 0 for a sagittal plane, 1 for a coronal, 2 for an axial one.
     """
-    _save(path, _side_by_side([_square(planes[axis], voxel_size, axis, 1) for axis in (2, 1, 0)]))
+    _save(path, _square(plane, voxel_size, axis, 1))
 
 
-def write_outline(path: Path, masks: Sequence[NDArray[np.bool_]], voxel_size: Sequence[float]) -> None:
-    """The outline of the head to lay over the picture of :func:`write_slices`: the rest is transparent."""
-    inside = [_square(masks[axis].astype(np.uint8), voxel_size, axis, 0) > 0 for axis in (2, 1, 0)]
-    rims = _side_by_side([mask & ~ndimage.binary_erosion(mask) for mask in inside])
-    picture = np.zeros((*rims.shape, 4), dtype=np.uint8)
-    picture[rims] = OUTLINE
+def write_outline(path: Path, mask: NDArray[np.bool_], voxel_size: Sequence[float], axis: int) -> None:
+    """The outline of the head to lay over the picture of :func:`write_plane`: the rest is transparent."""
+    inside = _square(mask.astype(np.uint8), voxel_size, axis, 0) > 0
+    picture = np.zeros((*inside.shape, 4), dtype=np.uint8)
+    picture[inside & ~ndimage.binary_erosion(inside)] = OUTLINE
     _save(path, picture)
-
-
-def write_row(path: Path, planes: Sequence[NDArray[np.float32]], voxel_size: Sequence[float], axis: int) -> None:
-    """Slices across one axis side by side on black, as PNG.
-
-    Args:
-        path: the file.
-        planes: [rows, columns] in [0, 1], upright.
-        voxel_size: mm along R, A, S.
-        axis: 0 for sagittal slices, 1 for coronal, 2 for axial ones.
-    """
-    _save(path, _side_by_side([_square(plane, voxel_size, axis, 1) for plane in planes]))
 
 
 def _square(plane: NDArray[T], voxel_size: Sequence[float], axis: int, order: int) -> NDArray[T]:
@@ -61,16 +58,6 @@ def _square(plane: NDArray[T], voxel_size: Sequence[float], axis: int, order: in
     row, column = EDGES[axis]
     square: NDArray[T] = ndimage.zoom(plane, (voxel_size[row] / pixel, voxel_size[column] / pixel), order=order)
     return square
-
-
-def _side_by_side(planes: Sequence[NDArray[T]]) -> NDArray[T]:
-    height = max(plane.shape[0] for plane in planes)
-    gap = max(round(GAP * height), 1)
-    parts = []
-    for plane in planes:
-        above = (height - plane.shape[0]) // 2
-        parts.append(np.pad(plane, ((above, height - plane.shape[0] - above), (0, gap))))
-    return np.concatenate(parts, axis=1)[:, :-gap]
 
 
 def _save(path: Path, picture: NDArray[Any]) -> None:

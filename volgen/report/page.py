@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from volgen.core.check import AXES
 from volgen.core.files import read_json, write_text
-from volgen.report import previews
+from volgen.report import counts, previews
 from volgen.report.charts import Chart
-from volgen.report.figures import FOLDER, OUTLINES, WORST
+from volgen.report.figures import BESIDE, FOLDER, OUTLINES, WORST, file_of
 from volgen.report.tables import SLICES, as_given
 
 NAME, REPORT, BANDS = "report.html", "report.json", "bands.json"
@@ -49,8 +49,7 @@ def write_page(directory: Path) -> Path:
     slices = read_slices(directory / SLICES)
     volumes = [
         {
-            **volume, "anchor": f"v{index}", "picture": picture(directory / FOLDER / f"{volume['name']}.png"),
-            "outline": picture(directory / OUTLINES / f"{volume['name']}.png"),
+            **volume, "anchor": f"v{index}", "chip": chip(volume), "planes": planes(directory, volume["name"]),
             "charts": _charts(volume, slices[volume["name"]], bands["curves"]),
             "preview": _encoded(directory / previews.FOLDER / f"{volume['name']}.nii.gz"),
             "mask": _encoded(directory / previews.MASKS / f"{volume['name']}.nii.gz"),
@@ -63,7 +62,8 @@ def write_page(directory: Path) -> Path:
     viewer = resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
     html = template("page.html.j2").render(
         report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, planes=PLANES, viewer=viewer,
-        style=resource("style.css"), sorting=resource("sort.js"), script=resource("page.js"),
+        beside=_beside(directory, report.get("beside"), volumes), enough=counts.enough, fewest=counts.FEWEST, frechet=counts.FRECHET,
+        style=resource("style.css"), sorting=resource("sort.js"), side=resource("side.js"), script=resource("page.js"),
     )  # fmt: skip
     write_text(directory / NAME, html)
     return directory / NAME
@@ -107,10 +107,55 @@ def resource(name: str) -> str:
     return text.replace("<!--", "<\\!--").replace("<script", "<\\script").replace("</script", "<\\/script")
 
 
-def picture(path: Path) -> str:
-    """A PNG as an address that holds it; empty if there is none."""
+def picture(path: Path) -> dict[str, Any] | None:
+    """A PNG as an address that holds it, with its width in pixels; None if there is none."""
     encoded = _encoded(path)
-    return f"data:image/png;base64,{encoded}" if encoded else ""
+    return {"source": f"data:image/png;base64,{encoded}", "width": _width(path)} if encoded else None
+
+
+def planes(directory: Path, name: str, folder: str = FOLDER, place: int | None = None) -> list[dict[str, Any]]:
+    """Axial, coronal and sagittal picture of a volume that are there, each with the outline of the head if there is one."""
+    found = []
+    for axis in (2, 1, 0):
+        shown = picture(file_of(directory / folder, name, axis, place))
+        if shown:
+            outline = picture(file_of(directory / OUTLINES, name, axis)) if folder == FOLDER else None
+            found.append({**shown, "plane": PLANES[AXES[axis]], "outline": outline["source"] if outline else ""})
+    return found
+
+
+def chip(volume: Mapping[str, Any]) -> str:
+    """The verdict in a word or two: of ``other``, what is other."""
+    if volume["verdict"] != "other":
+        return str(volume["verdict"])
+    finding = next((f for f in volume["findings"] if f["value"] is not None and None not in f["band"]), None)
+    softer = finding is not None and (finding["value"] < finding["band"][0]) == (
+        finding["metric"] not in ("adjacent_ssim_mean", "order_mean")
+    )
+    return "other: softer" if softer else "other: harsher"
+
+
+def _beside(directory: Path, content: Mapping[str, Any] | None, volumes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The pictures of the first screen: generated volumes and real ones at the same places in the head."""
+    if not content:
+        return None
+    of = {volume["name"]: volume for volume in volumes}
+    places = range(len(content["places"]))
+
+    def rows(name: str) -> list[list[dict[str, Any]]]:
+        return [planes(directory, name, BESIDE, place) for place in places]
+
+    return {
+        **content,
+        "generated": [{"volume": of[name], "rows": rows(name)} for name in content["generated"]],
+        "real": [{**one, "rows": rows(one["picture"])} for one in content["real"]],
+    }
+
+
+def _width(path: Path) -> int:
+    """Of a PNG, in pixels: it stands in the first chunk."""
+    with path.open("rb") as stream:
+        return int.from_bytes(stream.read(20)[16:], "big")
 
 
 def _encoded(path: Path) -> str:
@@ -122,11 +167,14 @@ def _worst(directory: Path, volume: Mapping[str, Any]) -> dict[str, Any]:
     """The picture of the worst slice between its neighbours, which slices those are, and where the viewer goes."""
     worst = volume.get("worst")
     if not worst:
-        return {"worst": None, "worst_picture": "", "worst_slices": [], "worst_place": _place(volume, "S", None)}
+        return {"worst": None, "worst_slices": [], "worst_place": _place(volume, "S", None)}
     slices, count = worst["slice"], volume["shape"][AXES.index(worst["axis"])]
     return {
-        "worst_picture": picture(directory / WORST / f"{volume['name']}.png"),
-        "worst_slices": [z for z in range(slices - 1, slices + 2) if 0 <= z < count],
+        "worst_slices": [
+            {"slice": z, **shown}
+            for z in range(slices - 1, slices + 2)
+            if 0 <= z < count and (shown := picture(file_of(directory / WORST, volume["name"], AXES.index(worst["axis"]), z)))
+        ],
         "worst_place": _place(volume, worst["axis"], [slices, slices]),
     }
 

@@ -6,20 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COHORT_WORDS = {
-    "background": "the background is not clean",
-    "volume z": "heads are too large or too small on average",
-    "MS-SSIM difference": "volumes are more alike, or less alike, than real people are",
-    "high-frequency ratio": "fine detail is lost or noise was added",
-    "nearest training: correlation": "volumes are closer to training people than unseen people are",
-    "nearest training: MS-SSIM": "volumes are closer to training people than unseen people are",
-}
+from scipy import stats
+
+from volgen.report.counts import COHORT_WORDS, enough, too_few
+from volgen.report.uses import uses
 
 
 def summarise(
     volumes: Sequence[Mapping[str, Any]], unread: Sequence[Mapping[str, str]], labels: Mapping[str, str], cohort: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """``summary`` of ``report.json``: counts, a headline and a few sentences.
+    """``summary`` of ``report.json``: counts, a headline, a few sentences, what the volumes are fit for, and what they are too few for.
 
     Args:
         volumes: entries of the report.
@@ -46,12 +42,22 @@ def summarise(
         text.append(f"Most frequently outside the band of real volumes: {words}.")
     if unread:
         text.append(f"{len(unread)} file{'s' if len(unread) > 1 else ''} could not be read.")
-    missed = [target["name"] for target in (cohort or {}).get("targets", []) if target["pass"] is False]
+    targets = [target for target in (cohort or {}).get("targets", []) if cohort and enough(target, cohort)]
+    missed = [target["name"] for target in targets if target["pass"] is False]
     if missed:
         text.append("As a cohort: " + "; ".join(dict.fromkeys(COHORT_WORDS[name] for name in missed)) + ".")
-    elif cohort and not cohort.get("skipped"):
-        text.append("As a cohort they meet every target that could be measured.")
+    elif any(target["pass"] is not None for target in targets):
+        text.append("As a cohort they meet every target that could be measured on enough volumes.")
     return {
         "headline": f"{passed} of {len(volumes)} volume{'s' if len(volumes) != 1 else ''} pass{'es' if len(volumes) == 1 else ''}",
-        "text": text, "volumes": len(volumes), "passed": passed, "other": other, "failed": failed, "unread": len(unread),
+        "text": text,
+        "interval": passing_interval(passed, len(volumes)), "uses": uses(volumes, cohort),
+        "few": too_few(len(volumes), cohort), "volumes": len(volumes), "passed": passed, "other": other, "failed": failed,
+        "unread": len(unread),
     }  # fmt: skip
+
+
+def passing_interval(passed: int, volumes: int) -> list[float]:
+    """95 % interval of the share that passes, exact (Clopper and Pearson 1934)."""
+    exact = stats.binomtest(passed, volumes).proportion_ci(0.95, method="exact")
+    return [round(float(exact.low), 4), round(float(exact.high), 4)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, sha256
 from volgen.core.progress import progress, say
 from volgen.core.seal import read_sealed
+from volgen.core.volume import Volume
 from volgen.data.record import SPLITS
 from volgen.data.store import Store
+from volgen.stages._report_beside import RealScans, of_bands, of_store
 from volgen.stages._report_sources import same_voxels
 
 MIXED = 0.1
@@ -56,17 +59,22 @@ class Against:
             raise UserError(str(path), "there is no such store or file", "a store of real scans, or bands.json of an earlier report")
         return cls(path, sha256(path, follow=True), None, split)
 
-    def load(self) -> tuple[Reference, CohortSample | None]:
-        """Bands, and the real volumes that a cohort is compared with; a store's scans are read and measured."""
+    def load(self, pictures: bool = True) -> tuple[Reference, CohortSample | None, RealScans]:
+        """Bands, the real volumes that a cohort is compared with, and those to show; a store's scans are read and measured.
+
+        Args:
+            pictures: whether real people may be shown.
+        """
         if self.store is None:
             again = "restore it from a copy, or make it again: volgen report with a store as --reference"
             content = read_sealed(
                 self.path, "a bands.json of a report", again, limit=LARGEST_JSON, follow=True, needed=lambda read: bool(read.keys() - KEYS)
             )
-            return Reference.from_json(content, str(self.path)), None
+            return Reference.from_json(content, str(self.path)), None, of_bands()
         train, other = ([r.id for r in self.store.records if (r.split == "train") == side] for side in (True, False))
         sample = CohortSample(train, other, self.store.shape, self.store.records[0].voxel_size)
-        return _from_store(self.store, self.split, sample), sample
+        bands, litres, read = _from_store(self.store, self.split, sample)
+        return bands, sample, of_store(self.path.name, litres, read, pictures)
 
     def about(self, bands: Reference) -> dict[str, Any]:
         """``reference`` of ``report.json``; its warnings are those that hold for whatever is compared with it."""
@@ -133,13 +141,24 @@ def mismatches(volumes: Sequence[Mapping[str, Any]], bands: Reference) -> list[s
     return warnings
 
 
+def hint(against: Against, real: RealScans, bands: Path) -> None:
+    """Says how the next report is quicker, and whom this one shows."""
+    if against.store is not None:
+        say(
+            f"the next report need not measure {against.path} again: --reference {bands} (without real pictures and measures of the cohort)"
+        )
+    if real.scans:
+        say(real.note)
+
+
 def tell(warnings: Sequence[str]) -> None:
     """Says warnings on the terminal."""
     for warning in warnings:
         say(f"warning: {warning}")
 
 
-def _from_store(store: Store, split: str, sample: CohortSample) -> Reference:
+def _from_store(store: Store, split: str, sample: CohortSample) -> tuple[Reference, list[float], list[Callable[[], Volume]]]:
+    """Bands, and of each scan behind them the size of the head and how to read it."""
     if split != "all" and split not in SPLITS:
         raise UserError("--split", f"'{split}' is none", "all, " + ", ".join(SPLITS))
     chosen = {record.id for record in store.records if split in ("all", record.split)}
@@ -158,4 +177,5 @@ def _from_store(store: Store, split: str, sample: CohortSample) -> Reference:
             if sample.wants(record.id):
                 sample.add_real(record.id, voxels)
             ticker.advance(note=record.id)
-    return Reference.fit(measured, checks, first.voxel_size, first.shape)
+    read: list[Callable[[], Volume]] = [partial(store.read, record) for record in records if record.id in chosen]
+    return Reference.fit(measured, checks, first.voxel_size, first.shape), [one.litres for one in measured], read

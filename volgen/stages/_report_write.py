@@ -24,12 +24,13 @@ from volgen.core.progress import Ticker, progress, say
 from volgen.core.seal import sealed
 from volgen.report import figures, page, previews, tables
 from volgen.report.summary import summarise
+from volgen.stages._report_beside import RealScans, write_beside
 from volgen.stages._report_reference import mismatches, tell
 from volgen.stages._report_sources import Source, same_voxels
 
 FILES = {
     page.NAME, page.REPORT, page.BANDS, tables.VOLUMES, tables.SLICES, manifest.NAME,
-    figures.FOLDER, figures.OUTLINES, figures.WORST, previews.FOLDER, previews.MASKS,
+    figures.BESIDE, figures.FOLDER, figures.OUTLINES, figures.WORST, previews.FOLDER, previews.MASKS,
 }  # fmt: skip
 
 
@@ -48,8 +49,9 @@ def claim(out: Path, provenance: Provenance, known: Collection[str] = FILES) -> 
 
 
 def write_report(
-    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, folder: Folder
-) -> dict[str, Any]:
+    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, folder: Folder,
+    real: RealScans,
+) -> dict[str, Any]:  # fmt: skip
     """Judges volumes and writes a report directory.
 
     Args:
@@ -59,6 +61,7 @@ def write_report(
         about: ``reference`` of ``report.json``; warnings about these volumes are added.
         sample: takes the volumes in for the measures of the cohort; None if there is nothing to compare a cohort with.
         folder: the directory, claimed; gets its manifest last.
+        real: scans to show beside the volumes.
 
     Returns:
         The content of ``report.json``.
@@ -68,14 +71,15 @@ def write_report(
     """
     folder.begin()
     with synced_together():
-        content = _write_all(where, sources, bands, about, sample, folder.path)
+        content = _write_all(where, sources, bands, about, sample, folder.path, real)
     folder.finish(volumes=len(content["volumes"]))
     return content
 
 
 def _write_all(
-    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path
-) -> dict[str, Any]:
+    where: str, sources: Sequence[Source], bands: Reference, about: Mapping[str, Any], sample: CohortSample | None, out: Path,
+    real: RealScans,
+) -> dict[str, Any]:  # fmt: skip
     """Everything but the manifest; returns the content of ``report.json``."""
     write_json(out / page.BANDS, sealed(bands.to_json()))
     volumes, unread = _judge_all(sources, bands, out, sample)
@@ -86,9 +90,12 @@ def _write_all(
     cohort = sample.measure() if sample else None
     tables.write_volumes(out, volumes)
     labels = {metric.name: metric.label for _, metric in bands.metrics}
+    summary = summarise(volumes, unread, labels, cohort)
+    tell(summary["few"])
     content: dict[str, Any] = {
         "reference": {**about, "warnings": [*about["warnings"], *warnings]},
-        "summary": summarise(volumes, unread, labels, cohort),
+        "summary": summary,
+        "beside": write_beside(out, volumes, {source.name: source.read for source in sources}, real),
         "volumes": volumes,
         "unread": unread,
         "metrics": bands.thresholds(),
@@ -123,8 +130,9 @@ def _judge_all(
                 **entry, "file": source.file, "shape": list(volume.shape), "worst": _worst(entry["findings"], measured, bands),
                 "head": {"litres": number(measured.litres), "skull": number(measured.skull)},
             })  # fmt: skip
-            figures.write_slices(out / figures.FOLDER / f"{source.name}.png", measured.middle, volume.voxel_size)
-            figures.write_outline(out / figures.OUTLINES / f"{source.name}.png", measured.middle_mask, volume.voxel_size)
+            for edge, (plane, inside) in enumerate(zip(measured.middle, measured.middle_mask, strict=True)):
+                figures.write_plane(figures.file_of(out / figures.FOLDER, source.name, edge), plane, volume.voxel_size, edge)
+                figures.write_outline(figures.file_of(out / figures.OUTLINES, source.name, edge), inside, volume.voxel_size, edge)
             if sample:
                 sample.add_generated(volume.voxels)
             yield from _slice_rows(source.name, measured, volumes[-1]["findings"])
@@ -176,8 +184,9 @@ def _write_worst(sources: Sequence[Source], volumes: Sequence[Mapping[str, Any]]
         if place:
             axis = AXES.index(place["axis"])
             beside = [z for z in range(place["slice"] - 1, place["slice"] + 2) if 0 <= z < unit.shape[axis]]
-            planes = [np.take(unit, z, axis=axis).T[::-1] for z in beside]
-            figures.write_row(out / figures.WORST / f"{source.name}.png", planes, volume.voxel_size, axis)
+            for z in beside:
+                path = figures.file_of(out / figures.WORST, source.name, axis, z)
+                figures.write_plane(path, np.take(unit, z, axis=axis).T[::-1], volume.voxel_size, axis)
 
 
 def _slice_rows(name: str, measured: Measurement, findings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

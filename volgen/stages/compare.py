@@ -17,7 +17,7 @@ from volgen.core.progress import say
 from volgen.core.seal import sealed
 from volgen.report import compare_page, page
 from volgen.stages._report_names import named
-from volgen.stages._report_reference import Against, tell
+from volgen.stages._report_reference import Against, hint, tell
 from volgen.stages._report_sources import sources_of
 from volgen.stages._report_write import claim, write_report
 
@@ -46,7 +46,9 @@ class Comparison:
         return self.strict and self.failed > 0
 
 
-def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool = False, split: str = "all") -> Comparison:
+def compare(
+    compare: Sequence[str], reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True
+) -> Comparison:
     """Judges the volumes of several generators by the same bands and ranks the generators.
 
     Args:
@@ -56,6 +58,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
             report of each.
         strict: whether :attr:`Comparison.strict_failure` tells of failures.
         split: which people of a reference store the bands come from.
+        real_pictures: whether the reports show slices of three people of a reference store.
 
     Raises:
         UserError: fewer than two generators, unusable names, or anything that a report of one of them would raise.
@@ -64,7 +67,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
     sources = {name: sources_of(folder) for name, folder in folders.items()}
     against = Against.find(reference, split)
     prints = {name: {source.name: source.fingerprint() for source in sources[name]} for name in folders}
-    config = {"reference": reference.name, "split": split, "strict": strict}
+    config = {"reference": reference.name, "split": split, "strict": strict, "real_pictures": real_pictures}
     provenance = Provenance(
         "report --compare", {"compare": {name: folder.name for name, folder in folders.items()}, **config},
         {"samples": prints, "reference": against.identity},
@@ -77,7 +80,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
     with ExitStack() as claimed:
         whole = claimed.enter_context(claim(out, provenance, FILES))
         parts = {name: claimed.enter_context(claim(places[name], manifests[name])) for name in folders}
-        bands, sample = against.load()
+        bands, sample, real = against.load(real_pictures)
         about = against.about(bands)
         tell(about["warnings"])
         whole.begin()
@@ -87,7 +90,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
             say(f"{name}:")
             # Each generator is a cohort of its own beside the same real volumes.
             own = deepcopy(sample)
-            reports[name] = write_report(str(folder), sources[name], bands, about, own, parts[name])
+            reports[name] = write_report(str(folder), sources[name], bands, about, own, parts[name], real)
         entries = ranked(reports, bands)
         for entry in entries:
             report = reports[entry["name"]]
@@ -101,6 +104,7 @@ def compare(compare: Sequence[str], reference: Path, out: Path, *, strict: bool 
         whole.finish(generators=len(entries))
     for entry in entries:
         say(f"{entry['rank']}. {entry['text']}")
+    hint(against, real, out / page.BANDS)
     say(f"see {html}")
     failed = sum(not_passed(report["summary"]) for report in reports.values())
     return Comparison(html, [entry["name"] for entry in entries], failed, strict)

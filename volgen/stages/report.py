@@ -8,7 +8,7 @@ from pathlib import Path
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.report import page
-from volgen.stages._report_reference import Against, tell
+from volgen.stages._report_reference import Against, hint, tell
 from volgen.stages._report_sources import sources_of
 from volgen.stages._report_write import claim, write_report
 
@@ -37,7 +37,7 @@ class Outcome:
         return self.strict and self.failed + self.unread > 0
 
 
-def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all") -> Outcome:
+def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True) -> Outcome:
     """Compares volumes with real ones, slice by slice along three axes, and writes a report directory.
 
     Args:
@@ -46,6 +46,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
         out: directory for ``report.html``, ``report.json``, ``volumes.csv``, ``slices.csv``, ``bands.json``, pictures and the manifest.
         strict: whether :attr:`Outcome.strict_failure` tells of failures.
         split: which people of a reference store the bands come from: ``all``, ``train``, ``validation`` or ``test``.
+        real_pictures: whether slices of three people of a reference store are shown beside the volumes.
 
     Raises:
         UserError: nothing to judge, a voxel size that differs from the reference's, or a reference that cannot be used.
@@ -53,12 +54,14 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     sources = sources_of(samples)
     against = Against.find(reference, split)
     inputs = {"samples": {source.name: source.fingerprint() for source in sources}, "reference": against.identity}
-    provenance = Provenance("report", {"samples": samples.name, "reference": reference.name, "split": split, "strict": strict}, inputs)
+    config = {"samples": samples.name, "reference": reference.name, "split": split, "strict": strict, "real_pictures": real_pictures}
+    provenance = Provenance("report", config, inputs)
     with claim(out, provenance) as folder:
-        bands, sample = against.load()
+        bands, sample, real = against.load(real_pictures)
         about = against.about(bands)
         tell(about["warnings"])
-        summary = write_report(str(samples), sources, bands, about, sample, folder)["summary"]
+        summary = write_report(str(samples), sources, bands, about, sample, folder, real)["summary"]
     html = out / page.NAME
+    hint(against, real, out / page.BANDS)
     say(f"{summary['headline']}; see {html}")
     return Outcome(html, summary["passed"], summary["failed"] + summary["other"], summary["unread"], strict)

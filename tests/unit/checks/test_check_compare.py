@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volgen.checks._compare import FARTHEST, compare
+from volgen.checks._compare import FARTHEST, FEWEST, compare
 from volgen.checks._measure import Measurement
 from volgen.checks._reference import Reference
 from volgen.core.check import CheckResult, Metric
+from volgen.report import compare_page
 
 METRIC = Metric("a", "a number", "has too little of a", "has slices here with too much of a")
 LOG = Metric("b", "a ratio", "", "has too much of b", "log")
@@ -118,7 +119,7 @@ def test_verdicts_allow_for_the_false_alarms_of_real_scans(bands: Reference, bad
 
 def test_a_verdict_in_words_says_what_where_and_how_often(bands: Reference) -> None:
     first, second = compare(reports(bands, independent=[40.0] * 15 + [-40.0], real=[5.0] * 3), bands)
-    assert first["text"] == "real: passes; none condemned of 3 volumes"
+    assert first["text"] == "real: passes; 3 of 3 volumes pass"
     assert second["text"] == (
         "independent: condemned, 16 of 16 volumes; along S in 15 of 16 it has slices with too much of a; "
         "along S in 1 of 16 it has too little of a"
@@ -136,3 +137,31 @@ def test_the_median_volume_is_the_one_in_the_middle(bands: Reference) -> None:
 
 def test_a_volume_without_a_head_says_so(bands: Reference) -> None:
     assert "in 2 of 2 it shows no head" in compare(reports(bands, x=[None, None], y=[5.0]), bands)[1]["text"]
+
+
+def other(name: str, bands: Reference) -> dict[str, Any]:
+    """A volume that is unlike the reference everywhere, and has no other fault."""
+    return {**volume(name, 40.0, bands), "verdict": "other"}
+
+
+@pytest.mark.parametrize(
+    ("unlike", "of", "verdict", "text"),
+    [(1, 1, "other", "x: other, 0 of 1 volume passes; 1 unlike the reference"), (3, 4, "other", "x: other, 1 of 4 volumes pass; 3 unlike"),
+     (1, 16, "passes", "x: passes; 15 of 16 volumes pass; 1 outside, as many as real scans may be"),
+     (0, 1, "passes", "x: passes; 1 of 1 volume passes")],
+)  # fmt: skip
+def test_a_generator_passes_only_where_its_report_says_that_its_volumes_do(
+    bands: Reference, unlike: int, of: int, verdict: str, text: str
+) -> None:
+    volumes = [other(f"x-{i}", bands) if i < unlike else volume(f"x-{i}", 5.0, bands) for i in range(of)]
+    found = {e["name"]: e for e in compare({**reports(bands, y=[5.0]), "x": {"volumes": volumes}}, bands)}["x"]
+    assert found["verdict"] == verdict
+    assert found["text"].startswith(text)
+    assert (found["passed"], found["other"], found["condemned"]) == (of - unlike, unlike, 0)
+
+
+@pytest.mark.parametrize(("volumes", "known"), [(1, False), (FEWEST - 1, False), (FEWEST, True)])
+def test_resampling_few_volumes_says_nothing_of_the_order(bands: Reference, volumes: int, known: bool) -> None:
+    first, _ = compare(reports(bands, a=[5.0] * volumes, b=[40.0] * 16), bands)
+    assert (first["ahead_of_next"] is not None) == known
+    assert compare_page.FEWEST == FEWEST

@@ -72,18 +72,26 @@ def write_report(directory: Path, count: int = COUNT, edge: int = EDGE) -> Path:
                       "false_alarm": 0.05, "warnings": ["The reference is small (9 volumes)."]},
         "summary": summarise(volumes, [], {"adjacent_l1_spike": "sharpest jump"}, None), "volumes": volumes, "unread": [],
         "metrics": METRICS,
+        "beside": {"places": [0.35, 0.5, 0.65], "middle": 1, "generated": [v["name"] for v in volumes[:2]], "first": 1,
+                   "real": [{"picture": "real 1", "text": "a scan with a head of median size"}], "note": "Slices of 1 person."},
     })  # fmt: skip
     rows = ({"name": v["name"], "axis": a, "slice": z, "head_mm2": float(10 < z < 100), "adjacent_l1": 0.2 + z % 7 / 70,
              "adjacent_ssim": 0.2} for v in volumes for a in "RAS" for z in range(EDGE))  # fmt: skip
     tables.write_slices(directory, rows)
     for index, volume in enumerate(volumes):
         unit, mask = head(index, edge)
-        middle = [(np.take(x, edge // 2, axis=axis).T[::-1] for axis in range(3)) for x in (unit, mask)]
-        figures.write_slices(directory / figures.FOLDER / f"{volume['name']}.png", list(middle[0]), SIZE)
-        figures.write_outline(directory / figures.OUTLINES / f"{volume['name']}.png", list(middle[1]), SIZE)
+        for axis in range(3):
+            plane, inside = (np.take(x, edge // 2, axis=axis).T[::-1] for x in (unit, mask))
+            figures.write_plane(figures.file_of(directory / figures.FOLDER, volume["name"], axis), plane, SIZE, axis)
+            figures.write_outline(figures.file_of(directory / figures.OUTLINES, volume["name"], axis), inside, SIZE, axis)
+            for place in range(3 if index < 2 else 0):
+                for name in (volume["name"], *(["real 1"] if not index else [])):
+                    lopsided = np.where(np.arange(plane.shape[1]) < edge // 2, plane, 0.2 * plane)
+                    figures.write_plane(figures.file_of(directory / figures.BESIDE, name, axis, place), lopsided, SIZE, axis)
         if volume["worst"]:
-            planes = [unit[:, :, z % edge].T[::-1] for z in range(worst(index) - 1, worst(index) + 2)]
-            figures.write_row(directory / figures.WORST / f"{volume['name']}.png", planes, SIZE, 2)
+            for z in range(worst(index) - 1, worst(index) + 2):
+                path = figures.file_of(directory / figures.WORST, volume["name"], 2, z)
+                figures.write_plane(path, unit[:, :, z % edge].T[::-1], SIZE, 2)
         previews.write_preview(directory / previews.FOLDER / f"{volume['name']}.nii.gz", unit, SIZE)
         previews.write_mask(directory / previews.MASKS / f"{volume['name']}.nii.gz", mask, SIZE)
     return page.write_page(directory)
@@ -108,7 +116,8 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
         number = {"value": rank / 10, "interval": [rank / 20, rank / 5]}
         generators.append({
             "name": name, "rank": rank, "verdict": ("passes", "undecided", "condemned")[rank - 1], "text": f"{name}: words in 3 of 3",
-            "volumes": 3, "condemned": rank, "share_condemned": {"value": rank / 3, "interval": [0.0, 1.0]}, "distance": number,
+            "volumes": 3, "condemned": rank, "passed": 3 - rank, "other": 0, "distance": number,
+            "share_condemned": {"value": rank / 3, "interval": [0.0, 1.0]},
             "axes": dict.fromkeys("RAS", number), "reasons": [], "median_volume": "sub-0001_T1w", "ahead_of_next": 0.5, "unread": 0,
             "metrics": {f"metric {m}": {a: {"median": rank + m / 100, "interval": [0.5, 12.25], "distance": number} for a in "RAS"}
                         for m in range(30)}, "warnings": ["Stripped differently."], "folder": "",
@@ -172,6 +181,69 @@ def test_show_moves_the_viewer_to_another_volume(window: Browser, report: Path) 
     window.wait("document.querySelector('.viewer').dataset.shown.startsWith('v3 ')")
     assert window.run("return [...viewer.frac2vox(viewer.scene.crosshairPos)]")[2] == worst(3)
     assert window.run("return document.querySelector('#v3').contains(document.querySelector('.viewer'))")
+
+
+def test_a_volume_asked_for_before_the_first_is_there_is_shown_and_the_viewer_lives(window: Browser, report: Path) -> None:
+    window.open(report)
+    # Clicks while the first volume, or the viewer itself, is still on its way: only the last one counts.
+    window.run("for (const n of [1, 2, 3]) document.querySelectorAll('#gallery .go')[n].click()")
+    window.wait("document.querySelector('.viewer')?.dataset.shown?.startsWith('v3 ') || document.querySelector('[data-failed]')")
+    assert window.run("return document.querySelectorAll('[data-failed]').length") == 0
+    assert window.run("return viewer.volumes.length") == 2  # one volume and its outline
+    assert pixels(window.picture(".viewer canvas")).mean() > 0.05
+    window.run("for (const n of [0, 1, 2]) document.querySelectorAll('#gallery .go')[n].click()")
+    window.wait("document.querySelector('.viewer').dataset.shown.startsWith('v2 ')")
+    assert window.run("return [...viewer.frac2vox(viewer.scene.crosshairPos)]")[2] == worst(2)
+    # A failure is said, and the next click tries again.
+    window.run("""const real = viewer.loadFromArrayBuffer.bind(viewer);
+        viewer.loadFromArrayBuffer = (...a) => { viewer.loadFromArrayBuffer = real; throw new Error("no memory"); };
+        document.querySelectorAll('#gallery .go')[0].click()""")
+    window.wait("document.querySelector('[data-failed]')")
+    assert window.run("return document.querySelector('.trouble').textContent") == "This volume could not be shown: no memory"
+    window.run("document.querySelectorAll('#gallery .go')[1].click()")
+    window.wait("document.querySelector('.viewer').dataset.shown.startsWith('v1 ') && !document.querySelector('[data-failed]')")
+    assert window.run("return document.querySelector('.trouble').hidden")
+
+
+def test_the_side_of_the_persons_left_is_switched_in_pictures_letters_and_viewer_and_remembered(window: Browser, report: Path) -> None:
+    look(window, report)
+    place = "#beside [data-kind=generated]:not([hidden]) .axial"
+    halves = """const box = document.querySelector(arguments[0]).getBoundingClientRect(), side = (name) =>
+        document.querySelector(arguments[0] + ' .' + name).getBoundingClientRect();
+        return [side('west').left - box.left < box.width / 2, side('east').left - box.left < box.width / 2]"""
+
+    def brighter_half() -> str:
+        picture = pixels(window.picture(place))
+        middle = picture.shape[1] // 2
+        return "left" if picture[:, :middle].mean() > picture[:, middle:].mean() else "right"
+
+    assert (brighter_half(), window.run(halves, place)) == ("left", [True, False])
+    assert window.run("return viewer.opts.isRadiologicalConvention") is False
+    window.run("document.querySelector('input[value=radiological]').click()")
+    assert (brighter_half(), window.run(halves, place)) == ("right", [False, True])
+    assert window.run("return viewer.opts.isRadiologicalConvention") is True
+    sagittal = place.replace("axial", "sagittal")
+    assert window.run("return getComputedStyle(document.querySelector(arguments[0] + ' img')).transform", sagittal) == "none"
+    look(window, report)  # opened again
+    assert window.run("return document.querySelector('input[value=radiological]').checked")
+    assert (brighter_half(), window.run(halves, place)) == ("right", [False, True])
+    assert window.run("return viewer.opts.isRadiologicalConvention") is True
+    window.run("document.querySelector('input[value=neurological]').click()")
+    assert brighter_half() == "left"
+
+
+def test_the_first_screen_compares_what_is_chosen(window: Browser, report: Path) -> None:
+    window.open(report, width=1400, height=900)
+    shown = """return [...document.querySelectorAll('#beside [data-kind]:not([hidden])')].map((e) => [e.dataset.kind, e.dataset.index,
+        e.dataset.place])"""
+    assert window.run(shown) == [["generated", "1", "1"], ["real", "0", "1"]]
+    on_screen = """const seen = [...document.querySelectorAll('#beside img')].filter((e) => e.checkVisibility());
+        return [seen.length, seen.every((e) => e.getBoundingClientRect().bottom < 900)]"""
+    assert window.run(on_screen) == [6, True]
+    window.run("""const s = document.querySelector('[name=generated]'); s.value = "0";
+        s.dispatchEvent(new Event("change", { bubbles: true }));
+        document.querySelectorAll('[name=place]')[2].click()""")
+    assert window.run(shown) == [["generated", "0", "2"], ["real", "0", "2"]]
 
 
 def test_the_outline_of_the_head_can_be_switched_off(window: Browser, report: Path) -> None:
@@ -287,7 +359,7 @@ def test_a_comparison_sorts_fits_a_phone_and_links_to_the_reports(window: Browse
     names = "return [...document.querySelector('#ranking').tBodies[0].rows].map((r) => r.cells[1].textContent)"
     first = window.run(names)
     for _ in range(2):
-        window.run("document.querySelector('#ranking').tHead.rows[0].cells[4].querySelector('button').click()")
+        window.run("document.querySelector('#ranking').tHead.rows[0].cells[5].querySelector('button').click()")
     assert window.run(names) == first[::-1]
     links = window.run("return [...document.querySelectorAll('#ranking a')].map((a) => a.getAttribute('href'))")
     assert "generators/real%20people/report.html" in links

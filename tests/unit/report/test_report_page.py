@@ -52,7 +52,8 @@ def directory(tmp_path: Path) -> Path:
     tables.write_slices(tmp_path, rows)
     for volume in volumes:
         plane = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)
-        figures.write_slices(tmp_path / figures.FOLDER / f"{volume['name']}.png", [plane] * 3, (2.0, 2.0, 2.0))
+        for axis in range(3):
+            figures.write_plane(figures.file_of(tmp_path / figures.FOLDER, volume["name"], axis), plane, (2.0, 2.0, 2.0), axis)
     return tmp_path
 
 
@@ -144,14 +145,18 @@ def test_tables_have_one_row_each_and_leave_unknown_cells_empty(tmp_path: Path) 
     assert (tmp_path / "slices.csv").read_text().splitlines() == ["name,x", "a,", "b,0.333333"]
 
 
-def test_the_picture_is_in_one_scale_of_millimetres_and_the_same_every_time(tmp_path: Path) -> None:
-    planes = [np.full(shape, 0.5, dtype=np.float32) for shape in ((5, 20), (5, 10), (20, 10))]  # sagittal, coronal, axial of 10 x 20 x 5
-    figures.write_slices(tmp_path / "a.png", planes, (2.0, 2.0, 4.0))
-    figures.write_slices(tmp_path / "b.png", planes, (2.0, 2.0, 4.0))
-    picture = imread(tmp_path / "a.png")
-    assert picture.shape[:2] == (20, 10 + 1 + 10 + 1 + 20)
-    assert (picture[:, 25, 0] > 0.4).sum() == 10  # 5 slices of 4 mm on a grid of 2 mm
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+def test_pictures_are_in_one_scale_of_millimetres_and_the_same_every_time(tmp_path: Path) -> None:
+    shapes = ((5, 20), (5, 10), (20, 10))  # sagittal, coronal, axial of 10 x 20 x 5
+    for axis, shape in enumerate(shapes):
+        for name in "ab":
+            figures.write_plane(figures.file_of(tmp_path, name, axis), np.full(shape, 0.5, dtype=np.float32), (2.0, 2.0, 4.0), axis)
+        a, b = (figures.file_of(tmp_path, name, axis) for name in "ab")
+        assert imread(a).shape[:2] == ((10, 20), (10, 10), (20, 10))[axis]  # 5 slices of 4 mm on a grid of 2 mm
+        assert a.read_bytes() == b.read_bytes()
+    assert [shown["width"] for shown in page.planes(tmp_path, "a", ".")] == [10, 10, 20]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{plane}.png" for name in "ab" for plane in ("axial", "coronal", "sagittal")
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,10 +172,13 @@ def test_headlines(volumes: list[dict[str, Any]], headline: str) -> None:
 
 
 def test_the_summary_tells_of_the_cohort() -> None:
-    missed = {"targets": [{"name": "background", "pass": False}, {"name": "volume z", "pass": True}]}
+    missed: dict[str, Any] = {"targets": [{"name": "background", "pass": False}, {"name": "volume z", "pass": True}]}
     assert "As a cohort: the background is not clean." in summarise([entry("a", failed=False)], [], {}, missed)["text"]
     met = {"targets": [{"name": "volume z", "pass": True}]}
-    assert "As a cohort they meet every target that could be measured." in summarise([entry("a", failed=False)], [], {}, met)["text"]
+    assert (
+        "As a cohort they meet every target that could be measured on enough volumes."
+        in summarise([entry("a", failed=False)], [], {}, met)["text"]
+    )
 
 
 def test_a_preview_is_small_keeps_its_place_and_is_the_same_every_time(tmp_path: Path) -> None:
@@ -194,7 +202,7 @@ def test_the_viewer_is_in_the_page_once_for_the_volumes_that_have_a_preview(dire
     assert text.count("niivue={}") == 1
     # A comment or a script that begins inside a script would swallow the rest of the page.
     scripts = text.split("<script")[1:]
-    assert len(scripts) == text.count("</script") == 4
+    assert len(scripts) == text.count("</script") == 5
     assert "<!--" not in text
 
 
@@ -221,8 +229,9 @@ def test_the_gallery_shows_a_worst_slice_between_its_neighbours(directory: Path)
     failed = report["volumes"][1]
     failed["worst"] = {"axis": "S", "slice": 5, "placed": True, "text": "Axial slice 5: it jumps."}
     write_json(directory / "report.json", report)
-    planes = [np.full((6, 6), level, np.float32) for level in (0.25, 0.75)]
-    figures.write_row(directory / figures.WORST / f"{HOSTILE}.png", planes, (2.0, 2.0, 2.0), 2)
+    for z, level in ((4, 0.25), (5, 0.75)):
+        path = figures.file_of(directory / figures.WORST, HOSTILE, 2, z)
+        figures.write_plane(path, np.full((6, 6), level, np.float32), (2.0, 2.0, 2.0), 2)
     text = write_page(directory).read_text()
     gallery = text[text.index('id="gallery"') : text.index("Volume by volume")]
     assert gallery.count("<figure") == 1
@@ -234,8 +243,8 @@ def test_the_gallery_shows_a_worst_slice_between_its_neighbours(directory: Path)
 def test_the_outline_lies_on_the_rim_of_the_mask(tmp_path: Path) -> None:
     mask = np.zeros((10, 10), np.bool_)
     mask[2:8, 3:7] = True
-    figures.write_outline(tmp_path / "o.png", [mask] * 3, (1.0, 1.0, 1.0))
-    opaque = imread(tmp_path / "o.png")[:, :10, 3] > 0
+    figures.write_outline(tmp_path / "o.png", mask, (1.0, 1.0, 1.0), 2)
+    opaque = imread(tmp_path / "o.png")[..., 3] > 0
     assert opaque.sum() == 2 * 6 + 2 * 2
     assert not opaque[3:7, 4:6].any()
     assert not (opaque & ~mask).any()
@@ -260,3 +269,89 @@ def test_a_chart_draws_a_line_for_each_generator() -> None:
     lines = [e for e in ET.fromstring(svg).iter("polyline") if (e.get("class") or "").startswith("curve")]
     assert [e.get("class") for e in lines] == ["curve g0", "curve g1 dashed"]
     assert [len((e.get("points") or "").split()) for e in lines] == [41, 40]
+
+
+@pytest.fixture
+def pictured(directory: Path) -> Path:
+    """The report with pictures for its first screen: both volumes and one real scan."""
+    report = json.loads((directory / "report.json").read_text())
+    report["beside"] = {"places": [0.35, 0.5, 0.65], "middle": 1, "generated": [HOSTILE, "sub-2"], "first": 1,
+                        "real": [{"picture": "real 1", "text": "a scan with a head of median size"}],
+                        "note": "Slices of 1 person."}  # fmt: skip
+    write_json(directory / "report.json", report)
+    for name in (HOSTILE, "sub-2", "real 1"):
+        for axis in range(3):
+            for place in range(3):
+                path = figures.file_of(directory / figures.BESIDE, name, axis, place)
+                figures.write_plane(path, np.full((6, 6), 0.5, np.float32), (2.0, 2.0, 2.0), axis)
+    return directory
+
+
+def test_the_first_screen_is_generated_beside_real_and_what_it_means_for_use(pictured: Path) -> None:
+    text = write_page(pictured).read_text()
+    first = text[text.index("<main>") : text.index("<h2>Volumes</h2>")]
+    shown = re.findall(r'<div data-kind="(\w+)" data-index="(\d)" data-place="(\d)"( hidden)?>', first)
+    assert len(shown) == 3 * 3
+    assert [row[:3] for row in shown if not row[3]] == [("generated", "1", "1"), ("real", "0", "1")]
+    assert first.index('data-kind="generated"') < first.index('data-kind="real"') < first.index("Can I use them?")
+    assert "Slices of 1 person." in first
+    for words in ("3D analysis", "One slice at a time", "In place of a cohort", "Diagnosis"):
+        assert words in first
+    for words in ("softer", "harsher", "Every number lies where", "the person&#39;s left"):  # the legend
+        assert words in text.replace("person's", "person&#39;s")
+
+
+def test_every_picture_has_the_letters_of_its_sides(pictured: Path) -> None:
+    text = write_page(pictured).read_text()
+    planes = re.findall(r'<span class="plane (\w+)".*?</span>', text, re.DOTALL)
+    assert len(planes) == text.count('<img src="data:') == 3 * (9 + 2)
+    letters = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
+    for kind, inside in re.findall(r'<span class="plane (\w+)"(.*?)</span>', text, re.DOTALL):
+        assert "".join(re.findall(r"<i class=\"\w+\">(\w)</i>", inside)) == letters[kind]
+
+
+def test_what_is_other_is_said_in_words() -> None:
+    blurred = {**entry("a", failed=False), "verdict": "other",
+               "findings": [{"metric": "tv_ratio", "value": 0.5, "band": [0.8, 1.2]}]}  # fmt: skip
+    assert page.chip(blurred) == "other: softer"
+    blurred["findings"] = [{"metric": "adjacent_ssim_mean", "value": 0.5, "band": [0.8, 1.0]}]
+    assert page.chip(blurred) == "other: harsher"
+    assert page.chip(entry("a", failed=True)) == "fail"
+
+
+def answers(volumes: list[dict[str, Any]], cohort: dict[str, Any] | None = None) -> list[str]:
+    return [row["answer"] for row in summarise(volumes, [], {}, cohort)["uses"]]
+
+
+def test_uses_follow_from_the_verdicts() -> None:
+    good, bad = entry("a", failed=False), entry("b", failed=True)
+    elsewhere = {**bad, "findings": [*bad["findings"], {**bad["findings"][0], "axis": "A"}]}
+    other = {**good, "verdict": "other", "findings": [{**bad["findings"][0], "level": "other"}]}
+    assert answers([good]) == ["yes", "yes", "yes", "unknown", "unknown", "no"]
+    assert answers([bad])[:3] == ["no", "some", "no"]  # its axial slices are whole
+    assert answers([elsewhere])[:3] == ["no", "no", "no"]
+    assert answers([good, bad])[:3] == ["some", "some", "some"]
+    assert answers([other])[:3] == ["yes", "yes", "no"]
+    count = {"generated": 8, "real_validation": 8, "real_train": 40}
+    met = {"count": count, "targets": [{"name": "MS-SSIM difference", "label": "likeness", "pass": True},
+                                       {"name": "nearest training: MS-SSIM", "label": "nearest", "pass": True}]}  # fmt: skip
+    assert answers([good] * 8, met)[3:] == ["yes", "unknown", "no"]
+    assert answers([good] * 7, {**met, "count": {**count, "generated": 7}})[3] == "unknown"
+    copied = {"count": count, "targets": [{**met["targets"][1], "pass": False}]}
+    assert answers([good] * 8, copied)[3:5] == ["no", "no"]
+
+
+@pytest.mark.parametrize(
+    ("generated", "real", "told"),
+    [(1, 3, ["1 volume is few", "for: likeness. From 8", "Frechet"]), (8, 25, ["8 volumes are few", "Frechet"]),
+     (20, 24, ["Frechet"]), (25, 25, [])],
+)  # fmt: skip
+def test_numbers_of_too_few_volumes_are_warned_of_with_both_sides(generated: int, real: int, told: list[str]) -> None:
+    cohort = {"count": {"generated": generated, "real_validation": real, "real_train": 40},
+              "targets": [{"name": "MS-SSIM difference", "label": "likeness", "pass": True}]}  # fmt: skip
+    few = summarise([entry("a", failed=False)] * generated, [], {}, cohort)["few"]
+    assert len(few) == len(told)
+    assert all(words in sentence for words, sentence in zip(told, few, strict=True))
+    assert all(f"({generated} generated, {real} unseen real)" in sentence for sentence in few if "share" not in sentence)
+    low, high = summarise([entry("a", failed=False)], [], {}, None)["interval"]
+    assert (low, high) == (0.025, 1.0)

@@ -81,7 +81,7 @@ def test_the_page_names_verdicts_pictures_and_curves_of_all(generators: list[Pat
         assert words in page
     assert page.count("<svg") == 9
     assert page.count('class="curve g') == 27
-    assert page.count('class="outline"') == 3
+    assert page.count('class="outline"') == 9  # three planes of three generators
     assert "://" not in page
 
 

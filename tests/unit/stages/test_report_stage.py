@@ -17,7 +17,7 @@ from volgen.data import nifti
 from volgen.data.store import Store
 from volgen.stages.report import report
 
-FOLDERS = {"figures", "outlines", "worst", "previews", "masks"}
+FOLDERS = {"beside", "figures", "outlines", "worst", "previews", "masks"}
 FILES = {"report.html", "report.json", "volumes.csv", "slices.csv", "bands.json", "manifest.json", *FOLDERS}
 
 
@@ -198,3 +198,68 @@ def test_strict_decides_the_exit_code(samples: Path, blob_store: Path, tmp_path:
         (samples / name).unlink()
     assert cli.main([*words[:-1], str(tmp_path / "good"), "--strict"]) == 0
     assert cli.main([*words[:-1], str(tmp_path / "bad"), "--split", "nobody"]) == 2
+
+
+def test_real_scans_are_shown_beside_the_volumes_without_a_name_and_can_be_left_out(
+    samples: Path, blob_store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for number, path in enumerate(sorted(samples.iterdir())):
+        path.rename(samples / f"made-{number}.nii.gz")
+    report(samples, blob_store, out)
+    beside = read(out)["beside"]
+    assert len(beside["real"]) == 3
+    assert beside["places"] == [0.35, 0.5, 0.65]
+    assert set(beside["generated"]) == {f"made-{number}" for number in range(4)}
+    assert "3 real people" in beside["note"]
+    pictures = {path.name for path in (out / "beside").iterdir()}
+    assert {name for name in pictures if name.startswith("real")} == {
+        f"real {n}.{plane}.{place}.png" for n in (1, 2, 3) for plane in ("axial", "coronal", "sagittal") for place in range(3)
+    }
+    text = "".join((out / name).read_text(errors="ignore") for name in ("report.html", "report.json", "manifest.json")) + " ".join(pictures)
+    for record in Store.open(blob_store).records:
+        assert record.id not in text, record.id
+    report(samples, blob_store, out, real_pictures=False)  # over the one before: nobody stays
+    assert read(out)["beside"]["real"] == []
+    assert [path for path in (out / "beside").iterdir() if path.name.startswith("real")] == []
+    assert "--no-real-pictures" in (out / "report.html").read_text()
+
+
+def test_bands_show_nobody_and_say_so_and_a_store_says_that_bands_are_quicker(
+    samples: Path, blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(samples, blob_store, tmp_path / "first")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--reference {tmp_path / 'first' / 'bands.json'}" in said
+    assert "3 real people" in said
+    assert "Frechet distance is of too few volumes (4 generated" in said
+    assert "given as <code>--reference</code>" in (tmp_path / "first" / "report.html").read_text()
+    report(samples, tmp_path / "first" / "bands.json", tmp_path / "second")
+    assert "--reference" not in capsys.readouterr().err
+    assert read(tmp_path / "second")["beside"]["real"] == []
+    assert "holds no scans" in (tmp_path / "second" / "report.html").read_text()
+
+
+def test_samples_in_folders_of_their_own_are_read_as_flat_ones_are(samples: Path, blob_store: Path, tmp_path: Path) -> None:
+    nested = tmp_path / "nested"
+    for path in samples.glob("*.nii.gz"):
+        person = path.name.partition("_")[0]
+        (nested / person / "anat").mkdir(parents=True)
+        shutil.copy(path, nested / person / "anat" / f"{person}_desc-synthetic_T1w.nii.gz")
+    report(samples, blob_store, tmp_path / "flat")
+    report(nested, tmp_path / "flat" / "bands.json", tmp_path / "out")
+    flat, found = read(tmp_path / "flat")["volumes"], read(tmp_path / "out")["volumes"]
+    assert [volume["name"] for volume in found] == [f"sub-{i:04d}_desc-synthetic_T1w" for i in (1, 2, 3, 4)]
+    assert [volume["metrics"] for volume in found] == [volume["metrics"] for volume in flat]
+    assert found[0]["file"] == "sub-0001/anat/sub-0001_desc-synthetic_T1w.nii.gz"
+
+
+def test_bands_without_the_newest_checks_judge_by_the_others_and_say_so(samples: Path, blob_store: Path, tmp_path: Path) -> None:
+    report(samples, blob_store, tmp_path / "first")
+    bands = json.loads((tmp_path / "first" / "bands.json").read_text())
+    bands["checks"] = [check for check in bands["checks"] if check["kind"] not in ("mirror", "drift")]
+    del bands["seal"]  # and none of what 0.1.0 did not write
+    (tmp_path / "old.json").write_text(json.dumps(bands))
+    report(samples, tmp_path / "old.json", tmp_path / "second")
+    assert "change between slices over that to the mirror image" in read(tmp_path / "second")["reference"]["warnings"][0]
+    assert "mirror_max" not in read(tmp_path / "second")["volumes"][0]["metrics"]
