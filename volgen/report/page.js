@@ -5,7 +5,7 @@ holder.className = "viewer";
 trouble.className = "trouble";
 trouble.hidden = true;
 holder.append(canvas, trouble);
-let viewer = null, shown = "", wanted = null, working = null;
+let viewer = null, read = false, shown = "", wanted = null, working = null;
 const bytesOf = (element) => Uint8Array.from(atob(element.textContent.trim()), (c) => c.charCodeAt(0));
 // The outline of the head that was measured, over the pictures and in the viewer.
 const outline = document.getElementById("outline");
@@ -45,10 +45,11 @@ async function work() {
 async function begun() {
   if (viewer) return;
   // The viewer is most of the page's script. It is read when it is needed, so that the page itself is there at once.
-  if (!window.niivue) {
+  if (!read) {
     const code = document.createElement("script");
     code.textContent = document.getElementById("niivue").textContent;
     document.head.append(code);
+    read = true;
   }
   const made = new niivue.Niivue({
     backColor: [0, 0, 0, 1], crosshairWidth: 0.5, crosshairColor: [1, 0.35, 0.4, 0.8], logLevel: "error",
