@@ -102,7 +102,9 @@ addEventListener("beforeprint", () => {
   for (const one of folded) one.open = true;
 });
 addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
-// Open at the worst slice of the worst volume, once the page itself can be read.
+// Open at the worst slice of the worst volume, once the page itself can be read, unless somebody has asked for another meanwhile.
 const worst = document.querySelector("details button[data-place]");
-const begin = () => setTimeout(() => look(worst.dataset.volume, worst.dataset.place.split(" ").map(Number)), 0);
+const begin = () => setTimeout(() => {
+  if (!working && !shown) look(worst.dataset.volume, worst.dataset.place.split(" ").map(Number));
+}, 0);
 if (worst) addEventListener("load", () => requestAnimationFrame(begin));
