@@ -18,7 +18,7 @@ from typing import Any
 import zarr
 
 from volgen.core.errors import UserError
-from volgen.core.files import LARGEST_JSON, fingerprint, read_bytes, sync
+from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes
 from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say, say_next
@@ -219,9 +219,11 @@ def _root(store: Path, config: IngestConfig) -> Iterator[None]:
     fresh = torn_file(path)
     if fresh:
         path.unlink(missing_ok=True)
-        zarr.create_group(store=str(store), zarr_format=3, attributes={ATTRIBUTE: {"settings": _settings(config)}})
-        sync(path)
-        sync(store)
+        # By way of memory: what zarr leaves of a file when it is killed would make the folder look like somebody else's.
+        files: dict[str, Any] = {}
+        zarr.create_group(store=files, zarr_format=3, attributes={ATTRIBUTE: {"settings": _settings(config)}})
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(files[ROOT].to_bytes())
     try:
         yield
     except BaseException:

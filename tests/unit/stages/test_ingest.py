@@ -300,6 +300,21 @@ def test_a_group_that_a_power_cut_broke_is_made_again(tmp_path: Path, broken: st
     assert content(tmp_path / "store") == before
 
 
+def test_nothing_but_hidden_files_is_there_before_the_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    replace = os.replace
+
+    def at_the_root(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "store" / "zarr.json":
+            seen.append([path.name for path in Path(target).parent.iterdir() if not path.name.startswith(".")])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", at_the_root)
+    people(tmp_path / "in", 2)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG)
+    assert seen == [[]], "else a killed ingest leaves a folder that looks like somebody else's"
+
+
 def test_a_store_whose_root_a_power_cut_broke_is_begun_again(tmp_path: Path) -> None:
     people(tmp_path / "in", 1)
     (tmp_path / "store").mkdir()
