@@ -286,7 +286,7 @@ def test_a_released_run_can_be_begun_from_and_nobody_claims_to_know_whom_it_has_
     shutil.copytree(public, released, ignore=shutil.ignore_patterns("manifest.json"))
     plain = train(recipe(patients, tmp_path / "plain", released))
     assert sha256(plain / "preconditioner.safetensors") == sha256(public / "preconditioner.safetensors")
-    with pytest.raises(UserError, match=r"it has no manifest\.json \(a released run has none\)") as refusal:
+    with pytest.raises(UserError, match=r"it has no manifest\.json of its training \(a released run has none\)") as refusal:
         train(recipe(patients, tmp_path, released, privacy=DP))
     assert "start.not_compared true" in str(refusal.value) and "start.stores" not in str(refusal.value), "no store can be known as its own"
     asked = recipe(patients, tmp_path, released, privacy=DP, start={"not_compared": True})
