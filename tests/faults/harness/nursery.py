@@ -222,6 +222,7 @@ def _serve() -> None:
             pid = os.fork()
             if pid == 0:
                 _become(question["start"], question["log"], question["environment"])
+            ended.pop(pid, None)  # the system gives numbers out again
             children.add(pid)
             answer = {"pid": pid}
         elif "poll" in question:
