@@ -65,8 +65,10 @@ class Folder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        sync(self.path)  # the manifest, which says whose the folder is, goes last
-        (self.path / NAME).unlink(missing_ok=True)
+        try:
+            sync(self.path)  # the manifest, which says whose the folder is, goes last
+        finally:  # on a disk that takes nothing more, too
+            (self.path / NAME).unlink(missing_ok=True)
         self.before, self.worthless = None, False
 
     def abandon(self, *, everything: bool) -> None:

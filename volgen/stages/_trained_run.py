@@ -76,6 +76,10 @@ class TrainedRun:
         """
         if not directory.is_dir():
             raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
+        if not os.path.lexists(directory / ensembles.NAME):
+            begun = (directory / CONFIG).exists()
+            found = f"is not finished: there is no {ensembles.NAME} yet" if begun else f"is no run: there is no {CONFIG} in it"
+            raise UserError(str(directory), found, "a run that `volgen train` has finished", "give its command again" if begun else "")
         ensemble = ensembles.read(directory / ensembles.NAME)
         tidy(directory)
         files = _Files(directory, ensemble)

@@ -154,7 +154,7 @@ def test_many_files_are_synced_at_the_end_of_a_block(tmp_path: Path, monkeypatch
         write_text(tmp_path / "a.txt", "b")
         write_text(tmp_path / "c.txt", "c")
     assert journal.lines[:3] == [("rename", "a.txt"), ("rename", "a.txt"), ("rename", "c.txt")]
-    assert journal.lines[3:] == [("sync", "a.txt"), ("sync", "c.txt"), ("sync", tmp_path.name)]
+    assert sorted(journal.lines[3:]) == sorted([("sync", "a.txt"), ("sync", "c.txt"), ("sync", tmp_path.name)])  # several at a time
 
 
 def test_a_new_folder_is_on_the_disk_before_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

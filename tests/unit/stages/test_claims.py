@@ -115,12 +115,13 @@ def test_a_statement_beside_samples_is_entered_into_their_manifest(there: Path) 
     assert after["files"]["statement.json"] != before["files"]["statement.json"] and {**after, "files": 0} == {**before, "files": 0}
 
 
-def test_samples_that_are_there_keep_their_checksums_when_more_are_drawn(there: Path) -> None:
+def test_samples_that_were_changed_are_not_added_to(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMANDS["sample"].split()) == 0
     (image,) = (there / "out").rglob("*.nii.gz")
     image.write_bytes(image.read_bytes()[:-9] + b"\0" * 9)
-    assert main(COMMANDS["sample"].replace("--count 1", "--count 2").split()) == 0
-    assert verify(there / "out").changed == (image.relative_to(there / "out").as_posix(),)
+    before = tree(there / "out")
+    assert main(COMMANDS["sample"].replace("--count 1", "--count 2").split()) == 2
+    assert image.name in capsys.readouterr().err and tree(there / "out") == before
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_two_folders_of_one_kind_do_not_mix(there: Path, capsys: pytest.CaptureF
         (COMMANDS["sample"].replace("--seed 1", "--seed 2"), "another 'seed'"),
         (COMMANDS["report"], "holds other files"),
         (COMMANDS["plan"], "holds other files"),
-        (COMMANDS["anonymise"], "exists already"),
+        (COMMANDS["anonymise"], "holds other files"),
         (AUDIT, "holds the output of volgen sample"),
         (COMMANDS["export"], "holds other files"),
     ):
