@@ -141,11 +141,13 @@ def make_folder(path: Path) -> list[Path]:
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk. A file system that cannot say so is believed.
 
+    The path may be a link: a folder that a user has named, or one above it, often lies on another disk. Nothing is read or written here.
+
     Raises:
         OSError: they are not: the disk is full or broken.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | _PLAIN)
+        handle = os.open(path, os.O_RDONLY | (_PLAIN & ~os.O_NOFOLLOW))
     except PermissionError:  # it may be written, but not read
         return
     try:

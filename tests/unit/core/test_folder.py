@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from volgen.core.errors import UserError
-from volgen.core.files import UNFINISHED, write_json, write_text
-from volgen.core.folder import LOCK, Folder, claim, refuse_links
+from volgen.core.files import UNFINISHED, atomic_folder, synced_together, write_json, write_text
+from volgen.core.folder import LOCK, Folder, claim, own, refuse_links
 from volgen.core.manifest import NAME, Provenance, verify
 
 WRITE = """
@@ -152,6 +152,21 @@ def test_a_command_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) 
     with pytest.raises(UserError, match="no"), mine(tmp_path / "there"):
         raise UserError("nothing", "no")
     assert tree(tmp_path) == ["there"], "a folder that the user has made stays"
+
+
+def test_a_folder_may_be_a_link_or_below_one_if_the_user_says_so(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "runs").symlink_to("scratch")
+    for out in (tmp_path / "runs" / "new", tmp_path / "runs"):
+        with own(out, "a trial", lambda: None):
+            write_text(out / "a.txt", "a")
+            write_text(out / "sub" / "b.txt", "b")
+    with synced_together():
+        write_text(tmp_path / "runs" / "c.txt", "c")
+    with atomic_folder(tmp_path / "runs" / "whole") as folder:
+        (folder / "d.txt").write_text("d")
+    written = ["a.txt", "c.txt", "new", "new/a.txt", "new/sub", "new/sub/b.txt", "sub", "sub/b.txt", "whole", "whole/d.txt"]
+    assert tree(tmp_path / "scratch") == written
 
 
 def test_nothing_is_written_through_a_planted_link(tmp_path: Path) -> None:
