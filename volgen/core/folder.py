@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import make_folder, read_json, sweep, sync, unfinished, write_json
+from volgen.core.files import make_folder, sweep, sync, unfinished, write_json
 from volgen.core.lock import Lock, holder
-from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in
+from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in, read
+from volgen.core.seal import sealed
 
 LOCK = ".lock"
 """In the folder while a command writes to it."""
@@ -83,7 +84,7 @@ class Folder:
     def amend(self, names: Collection[str]) -> None:
         """Enters files that were written into somebody's finished folder, such as a new statement beside samples, into its manifest."""
         if self.before is not None and FILES in self.before:
-            write_json(self.path / NAME, {**self.before, FILES: {**self.files, **checksums(self.path, names)}})
+            write_json(self.path / NAME, sealed({**self.before, FILES: {**self.files, **checksums(self.path, names)}}))
 
     def finish(self, kept: Collection[str] = (), **more: Any) -> dict[str, Any]:
         """Writes the final manifest, with the SHA-256 of all files, and returns its content.
@@ -138,7 +139,7 @@ def claim(
             if names:  # whatever they are called: they may be anybody's
                 raise UserError(str(out), f"holds other files ({(others or names)[0]})", expected, ELSEWHERE)
             return Folder(out, provenance, writes, None)
-        before: Mapping[str, Any] = read_json(out / NAME, f"the manifest of {noun}")
+        before: Mapping[str, Any] = read(out, f"the manifest of {noun}", f"restore it from a copy, or {ELSEWHERE}")
         if others and not strangers:
             raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
         half = not others and before.get(COMPLETE) is False and before.get("stage") == provenance.stage and not keeps()

@@ -13,7 +13,7 @@ from typing import Any
 
 import volgen
 from volgen.core.errors import UserError
-from volgen.core.files import LARGEST_JSON, read_json, sha256, write_json
+from volgen.core.files import LARGEST_JSON, sha256, write_json
 from volgen.core.seal import read_sealed, sealed
 
 NAME = "manifest.json"
@@ -83,10 +83,10 @@ def verify(directory: Path, content: Mapping[str, Any] | None = None, names: Col
         names: relative paths to look at, of those that the manifest lists; without it all of them, and whether there are more files.
 
     Raises:
-        UserError: the manifest cannot be read, or its checksums have another form.
+        UserError: the manifest cannot be read or was changed, or its checksums have another form.
     """
     expected = "a manifest that volgen wrote"
-    listed = (read_json(directory / NAME, expected) if content is None else content).get(FILES)
+    listed = (read(directory, expected) if content is None else content).get(FILES)
     if listed is None:
         return Differences()
     if not isinstance(listed, dict) or not all(isinstance(digest, str) and _inside(name) for name, digest in listed.items()):

@@ -129,7 +129,6 @@ def _one_of_each_visit(chosen: Chosen, names: Sequence[Name], people: Sequence[P
         out |= {index: " ".join(best) or "the plain one" for index in them if _kind(names[index]) != best}
     if out:
         there = _most(Counter(out.values()))
-        there = _most(Counter(out.values()))
         do = "choose with --suffix, --glob or --space, or take them all with --every"
         chosen.warnings.append(f"some visits have several images, and one of each is taken, where so many others are: {there}; {do}")
         reason = {index: f"is another image of a visit of which {best} is taken" for index, best in out.items()}

@@ -18,6 +18,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import UNFINISHED, atomic_folder, synced_together, write_json, write_text
 from volgen.core.folder import LOCK, Folder, claim, own, refuse_links
 from volgen.core.manifest import NAME, Provenance, verify
+from volgen.core.seal import sealed
 
 WRITE = """
 import sys
@@ -68,7 +69,7 @@ def test_a_finished_folder_has_checksums_of_everything_and_no_lock(tmp_path: Pat
     assert sorted(content["files"]) == ["a.txt", "sub/b.txt"] and content["complete"] is True and content["more"] == 1
     assert not verify(out)
     with mine(out) as folder:  # the same again
-        assert folder.before == content
+        assert folder.before is not None and sealed(folder.before) == content
 
 
 def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path) -> None:
@@ -212,6 +213,29 @@ def test_nobody_waits_for_a_planted_pipe(tmp_path: Path) -> None:
             pass
         with pytest.raises(UserError, match="neither a file nor a folder"):
             refuse_links(out)
+
+
+def test_a_manifest_that_was_changed_is_refused_and_not_touched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with mine(out) as folder:
+        write_text(out / "a.txt", "a")
+        content = folder.finish()
+    (out / NAME).write_text((out / NAME).read_text().replace(content["files"]["a.txt"], "0" * 64))
+    before = (out / NAME).read_bytes()
+    with pytest.raises(UserError, match=rf"{NAME}: was changed after it was written.*choose another --out"), mine(out):
+        pass
+    assert (out / NAME).read_bytes() == before
+
+
+def test_what_is_entered_later_is_sealed_too(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with mine(out) as folder:
+        folder.finish()
+    with mine(out) as folder:
+        write_text(out / "a.txt", "a")
+        folder.amend(["a.txt"])
+    content = json.loads((out / NAME).read_text())
+    assert not verify(out) and content["files"] and content == sealed(content)
 
 
 def test_what_is_kept_is_not_signed_for_anew(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import volgen
 from volgen.core.errors import UserError
 from volgen.core.files import write_json, write_text
 from volgen.core.manifest import Differences, Provenance, checksums, git_revision, peak_memory_bytes, verify
+from volgen.core.seal import sealed
 
 
 def test_manifest_has_what_the_design_asks_for(tmp_path: Path) -> None:
@@ -57,6 +58,10 @@ def test_a_directory_that_differs_from_its_manifest_is_told_how(tmp_path: Path) 
     assert str(found).startswith("a.txt is missing; b.txt is changed; c.txt, sub/e.txt are not regular files; elsewhere/e.txt is not in")
     assert not verify(tmp_path, names={"d.txt"})
     assert verify(tmp_path, names={"b.txt"}).changed == ("b.txt",)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"stage": "trial"', '"stage": "other"'))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        verify(tmp_path)
 
 
 def test_a_manifest_of_0_1_0_agrees_with_anything_and_a_forged_one_leads_nowhere(tmp_path: Path) -> None:
@@ -64,6 +69,6 @@ def test_a_manifest_of_0_1_0_agrees_with_anything_and_a_forged_one_leads_nowhere
     (tmp_path / "a.txt").touch()
     assert not verify(tmp_path)
     for files in ([], {"../a": "0"}, {"/etc/passwd": "0"}, {"a.txt": 3}):
-        write_json(tmp_path / "manifest.json", {"files": files})
+        write_json(tmp_path / "manifest.json", sealed({"files": files}))
         with pytest.raises(UserError, match="its 'files' have another form"):
             verify(tmp_path)

@@ -16,6 +16,7 @@ from volgen.core.files import UNFINISHED
 from volgen.core.folder import LOCK
 from volgen.core.lock import Lock
 from volgen.core.manifest import NAME, verify
+from volgen.core.seal import sealed
 from volgen.data.preprocess import IngestConfig
 from volgen.stages.ingest import ingest
 
@@ -112,7 +113,8 @@ def test_a_statement_beside_samples_is_entered_into_their_manifest(there: Path) 
     assert main(["statement", "runs/finished", "--audit", "audit", "--out", "out"]) == 0
     after = json.loads((there / "out" / NAME).read_text())
     assert not verify(there / "out")
-    assert after["files"]["statement.json"] != before["files"]["statement.json"] and {**after, "files": 0} == {**before, "files": 0}
+    assert after["files"]["statement.json"] != before["files"]["statement.json"] and after == sealed(after)
+    assert {**after, "files": 0, "seal": 0} == {**before, "files": 0, "seal": 0}
 
 
 def test_samples_that_were_changed_are_not_added_to(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

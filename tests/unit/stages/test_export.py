@@ -53,7 +53,7 @@ def test_the_bids_validator_accepts_an_export(tmp_path: Path, bids_errors: Calla
     for index, name in enumerate(names):
         voxels = np.random.default_rng(index).integers(0, 99, (6, 7, 8)).astype(np.int16)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
-    ingest(tmp_path / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None))
+    ingest(tmp_path / "in", tmp_path / "store", IngestConfig(shape=None, voxel_size=None, every=True))  # of two spaces
     assert len(export(tmp_path / "store", tmp_path / "out")) == len(names)
     assert bids_errors(tmp_path / "out") == []
 
