@@ -13,6 +13,7 @@ from volgen.core.config import dump_yaml, validate
 from volgen.core.files import sha256, write_json, write_text
 from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
+from volgen.core.ledger import NAME as LEDGER
 from volgen.core.protocols import Shape3
 from volgen.core.span import tile
 from volgen.experts import ensemble
@@ -56,6 +57,6 @@ def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: i
     ]
     ensemble.write(directory / ensemble.NAME, Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     Geometry(shape, (1.0, 1.0, 1.0), IntensityMap(0.0, 1.0), skull_stripped=True).write(directory)
-    write_json(directory / "privacy_ledger.json", recipe.privacy.ledger())
+    write_json(directory / LEDGER, recipe.privacy.ledger())
     save_file({}, directory / PRECONDITIONER)
     return TrainedRun.read(directory)

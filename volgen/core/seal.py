@@ -21,6 +21,14 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, KEY: fingerprint(bare)}
 
 
+def fits(content: Mapping[str, Any]) -> bool:
+    """Whether a content is what was sealed; a content without a seal is not."""
+    try:
+        return bool(content.get(KEY) == sealed(content)[KEY])
+    except ValueError:  # NaN
+        return False
+
+
 def read_sealed(
     path: Path,
     what: str,
@@ -46,11 +54,6 @@ def read_sealed(
         UserError: the file is missing, of another form, or was changed after it was written.
     """
     content: dict[str, Any] = read_json(path, what, check, limit=limit, follow=follow)
-    found = content.pop(KEY, None)
-    try:
-        changed = (found is not None or needed(content)) and found != fingerprint(content)
-    except ValueError:  # NaN
-        changed = True
-    if changed:
+    if (KEY in content or needed(content)) and not fits(content):
         raise UserError(str(path), "was changed after it was written: its seal does not fit its content", what, do)
-    return content
+    return {key: value for key, value in content.items() if key != KEY}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from volgen.core.errors import UserError
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
+from volgen.core.seal import KEY, fits
 from volgen.core.volume import Volume
 from volgen.data.convert import contiguous, to_unit
 from volgen.data.discover import safe
@@ -85,6 +86,8 @@ class Store:
             raise UserError(manifest, "lists a scan twice", EXPECTED, "ingest again")
         if len({(record.patient, record.split) for record in records}) > len({record.patient for record in records}):
             raise UserError(manifest, "has a person in two splits", EXPECTED, "ingest again")
+        if KEY in content and not fits(content):  # how people were told, or what ingest was told: private training relies on both
+            raise UserError(manifest, "was changed: its seal does not fit its content", EXPECTED, "ingest again")
         settings = content.get("config")
         return cls(where, records, settings if isinstance(settings, dict) else None, content.get("people"))
 

@@ -13,7 +13,7 @@ from volgen.core import manifest as manifests
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
 from volgen.core.files import sweep, write_text
-from volgen.core.folder import refuse_links
+from volgen.core.folder import LOCK, refuse_links
 from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock, holder
@@ -27,7 +27,6 @@ from volgen.privacy._ledger import JOURNAL, SUMMARY, Ledger
 from volgen.recipe import Recipe
 from volgen.stages import _cohort_ledger, _train_privacy
 from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
-from volgen.stages._train_queue import LOCK
 from volgen.stages._train_start import Start
 from volgen.training import metrics, run
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volgen.core.folder import LOCK
 from volgen.core.lock import Lock, holder
 from volgen.core.progress import say
 from volgen.experts.plan import Phase, blocker
 from volgen.training.loop import WEIGHTS
 from volgen.training.run import PhaseRecord
 
-LOCK = ".lock"
 SECONDS_BETWEEN_WORDS = 600.0
 SECONDS_BETWEEN_CHECKS = 20.0
 SECONDS_UNTRAINED = 600.0

@@ -13,6 +13,7 @@ from torch import Tensor
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, sha256
+from volgen.core.folder import LOCK
 from volgen.core.geometry import Geometry
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock
@@ -27,7 +28,7 @@ from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
 from volgen.stages import _start_people
-from volgen.stages._train_queue import LOCK, Paths
+from volgen.stages._train_queue import Paths
 from volgen.stages._trained_run import TrainedRun
 from volgen.training.run import PhaseRecord
 

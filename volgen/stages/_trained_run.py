@@ -16,6 +16,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_json, sha256
 from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.geometry import Geometry
+from volgen.core.ledger import NAME as LEDGER
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.data import derivative
@@ -40,7 +41,6 @@ from volgen.stages._preconditioner_file import (
 from volgen.training.run import CONFIG
 
 AGAIN = "restore the file from a copy, or train the run again"
-LEDGER = "privacy_ledger.json"
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
@@ -83,8 +83,9 @@ class TrainedRun:
         ensemble = ensembles.read(directory / ensembles.NAME)
         tidy(directory)
         files = _Files(directory, ensemble)
-        for name in (CONFIG, GEOMETRY, LEDGER):
+        for name in (CONFIG, GEOMETRY):
             files.check(name)
+        files.check(LEDGER, LEDGER_BYTES)
         if files.has(CHECKSUMS):
             files.check(CHECKSUMS)
         if (directory / MANIFEST).exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
+from volgen.core.folder import LOCK
 from volgen.core.geometry import NAME as GEOMETRY
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, Provenance, checksums, files_in
@@ -34,7 +35,7 @@ from volgen.stages._leftovers import tidy
 from volgen.stages._preconditioner_file import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_all
 from volgen.stages._train_crew import work
 from volgen.stages._train_parts import WAIT, Pulses, on_chief, when_ready
-from volgen.stages._train_queue import LOCK, Paths, Queue
+from volgen.stages._train_queue import Paths, Queue
 from volgen.stages._train_start import Start
 from volgen.stages._trained_run import TrainedRun
 from volgen.training import metrics

@@ -301,6 +301,9 @@ def test_what_is_not_a_finished_store_is_refused(store: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"holds no manifest\.json;"):
         Store.open(store / "sub-0" / "0" / "c")
     content = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps({**content, "people": "bids" if content["people"] != "bids" else "files"}))
+    with pytest.raises(UserError, match="was changed: its seal"):
+        Store.open(store)
     content["subjects"][0]["split"] = "test" if content["subjects"][0]["split"] == "train" else "train"
     (store / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="was changed"):

@@ -19,6 +19,8 @@ from torch import Tensor
 from volgen import recipe as recipes
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.core.ledger import NAME as LEDGER
+from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.core.registry import config_class
 from volgen.experts import ensemble as ensembles
 from volgen.models.denoiser import PreconditionedDenoiser
@@ -162,6 +164,12 @@ def test_a_preconditioner_with_damaged_content_is_refused_before_anything_is_wri
         assert not (tmp_path / "out").exists()
     finally:
         path.write_bytes(whole)
+
+
+def test_a_ledger_of_many_networks_is_read(unsealed: Path) -> None:
+    path = unsealed / LEDGER
+    path.write_text(path.read_text() + " " * 2 * SMALL_JSON_BYTES)
+    assert TrainedRun.read(unsealed).privacy.startswith("No privacy guarantee")
 
 
 def test_a_preconditioner_of_larger_volumes_is_refused(unsealed: Path) -> None:
