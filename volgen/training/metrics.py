@@ -114,14 +114,17 @@ class MetricsFile:
                 self._board.add_scalar(name, value, step)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             with suppress(UserError):  # told when all ranks are ready for it: at the next checkpoint
-                self.flush()
+                self._put(lasting=False)
 
     def flush(self) -> None:
-        """Makes what was written safe against the end of this process.
+        """Makes what was written safe against the end of this process, and of the machine.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
         """
+        self._put(lasting=True)
+
+    def _put(self, *, lasting: bool) -> None:
         if self._board is None:
             return
         self._written = time.monotonic()
@@ -130,6 +133,8 @@ class MetricsFile:
                 _append(self._directory / NAME, "".join(self._waiting).encode())
             self._waiting.clear()
             self._board.flush()
+            if lasting:  # no checkpoint or finished network may outlive its numbers when the power goes
+                sync(self._directory / NAME)
         except OSError as error:
             found = f"cannot be written ({error.strerror or error})"
             do = "make room; the same command then goes on from the last good checkpoint"
@@ -216,7 +221,6 @@ def _append(path: Path, content: bytes) -> None:
         if file.write(content) < len(content):
             file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    sync(path)  # no checkpoint or finished network may outlive its numbers when the power goes
 
 
 def _end_of_lines(file: IO[bytes]) -> int:

@@ -69,8 +69,12 @@ def test_numbers_that_were_flushed_are_on_the_disk(tmp_path: Path, monkeypatch: 
     metrics.begin("0", 0)
     metrics.write("0", 1, {"loss": 0.5})
     synced.clear()
-    metrics.close()
+    monkeypatch.setattr("volgen.training.metrics.SECONDS_BETWEEN_WRITES", -1.0)
+    metrics.write("0", 2, {"loss": 0.25})
+    assert lines(tmp_path)[-1]["step"] == 2 and not synced, "people see it, and no step waits for the disk"
+    metrics.flush()
     assert (tmp_path / "metrics.jsonl").read_text() in synced
+    metrics.close()
 
 
 def test_going_on_with_one_phase_leaves_the_others_alone(tmp_path: Path) -> None:
