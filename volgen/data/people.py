@@ -23,8 +23,8 @@ from volgen.data.nifti import stem
 Folder = tuple[str, ...]
 Way = Literal["files", "folders", "bids", "table"]
 WAYS: tuple[Way, ...] = ("files", "folders", "bids", "table")
-"""How people can be told apart, from the way that says least to the one that says most: each file is one, a folder is one, ``sub-<label>``,
-a table of the user's."""
+"""How people can be told apart, from the way that says least to the one that says most: each file is one (or each folder that is called a
+visit), a folder is one, ``sub-<label>``, a table of the user's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ _VISIT = re.compile(
 )
 _CONTAINER = re.compile(r"(?i)(mri?|anat|t[12]w?|flair|nifti|nii|raw|orig)[-_. ]*\d*")
 """Of those, names of folders that hold the images of a visit, or one of its contrasts."""
+_YEAR = re.compile(r"(19|20)\d\d")
 _PERSON = re.compile(r"(?i)(sub|subj|subject|p|pat|patient|participant|person|id|case|control|ctrl|hc)[-_. ]*\d+")
 
 
@@ -77,7 +78,9 @@ def people_of(names: Sequence[Name]) -> list[Person]:
         elif folder is not None:
             own = without_visit("/".join(folder))
             visits = [part for part in parents[len(folder) :] if _VISIT.fullmatch(part) and not _CONTAINER.fullmatch(part)]
-            people.append(Person(own, "folders", (own, *folder, *visits, name.base if name.base != name.person else "")))
+            unsure = own.endswith(folder[-1]) and _may_be_visit(folder[-1])  # "P001_20200101" is P001, but "20200101" may be anybody
+            told: Way = "files" if unsure else "folders"
+            people.append(Person(own, told, (own, *folder, *visits, name.base if name.base != name.person else "")))
         elif bases.get(parents):
             people.append(Person(without_visit(bases[parents]), "folders", ("", *parents)))
         elif not name.base:  # words alone: images of whatever the folder is
@@ -121,6 +124,11 @@ def _holds_people(parents: Sequence[Folder], depth: int) -> bool:
     return len(set(names)) == len(names) and not any(
         _is_visit(name, parts[depth - 1].lower()) for name, parts in zip(names, inside, strict=True)
     )
+
+
+def _may_be_visit(name: str) -> bool:
+    """Whether a folder that counts as a person is rather called a visit, a date or a contrast: then one person may be in several."""
+    return _YEAR.fullmatch(name) is not None or (len(name) > 1 and not name.isdigit() and _VISIT.fullmatch(name) is not None)
 
 
 def _is_visit(name: str, folder: str) -> bool:

@@ -261,5 +261,6 @@ def _told_apart(records: Sequence[SubjectRecord]) -> str:
     """How people of a store of volgen 0.1.0, which does not say it, were told apart: by their ids, and files in doubt."""
     if all(record.patient.startswith("sub-") for record in records):
         return "bids"
-    scans = Counter(record.patient for record in records)
+    # Who is called sub- and has several scans tells nothing of the rest.
+    scans = Counter(record.patient for record in records if not record.patient.startswith("sub-"))
     return "folders" if max(scans.values(), default=0) > 1 else "files"

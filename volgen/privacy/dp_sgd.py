@@ -68,8 +68,8 @@ class Config(BaseConfig):
     """Public number of patients, such as a rounded one: each takes part in a step with probability data.batch_size / population. The
     cohort's own if None, which is then public."""
     each_file_is_a_patient: bool = False
-    """Says that in a store whose patients were told apart by file names alone, no two files are of one patient. Whoever has two is
-    protected less."""
+    """Says that in a store whose patients were told apart by names of files or visits alone, no two of them are of one patient. Whoever
+    has two is protected less."""
     accountant: Literal["prv", "rdp"] = "prv"
     """How steps are composed: numerically (tight), or by Renyi divergences (some 6 % more noise, fewer assumptions)."""
     spare: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -158,6 +158,8 @@ class Config(BaseConfig):
             "sampling": f"Poisson, by patient; {number}",
             "patients": self.population or patients,
             "one_patient": "all scans with one patient id are one patient; whoever has two ids is protected less",
+            "store": "both worlds have the store as it was ingested, but for one patient: whose the images are, and which of them were"
+            " taken (contrast, space, one of each visit, no copies), follows from all of them",
             "views": self.views,
             "randomness": "noise, sampling and all draws for a patient follow from a secret of the operating system, by patient, which was"
             " kept nowhere",

@@ -176,15 +176,17 @@ class _Private:
         if store.people != "files":
             return {}
         if not self._recipe.privacy.each_file_is_a_patient:
-            found = "tells patients apart by file names alone, so that a patient with two files counts as two, and is protected less"
+            found = (
+                "tells patients apart by names of files or visits alone, so that one with two of them counts as two, and is protected less"
+            )
             do = (
                 "ingest with a table of patients (--patients), name files sub-<label>_..., or, if no patient has two files, set"
                 " privacy.each_file_is_a_patient true"
             )
             raise UserError(str(store.path), found, "a store that knows whose each scan is", do)
         return {
-            "one_patient": "patients were told apart by file names alone, and it was said that no patient has two files: whoever has is"
-            " protected less"
+            "one_patient": "patients were told apart by names of files or visits alone, and it was said that no patient has two of them:"
+            " whoever has is protected less"
         }
 
     def check(self, finished: Mapping[str, int]) -> None:

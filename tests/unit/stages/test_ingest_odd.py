@@ -259,11 +259,14 @@ def test_a_scan_does_not_change_hands(tmp_path: Path) -> None:
 def test_the_manifest_says_how_people_were_told(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("scan\tpatient\na\tAnn\nb\tAnn\n")
     for seed, name in enumerate(
-        ("files/a.nii", "files/b.nii", "folders/x/T1.nii", "folders/y/T1.nii", "mixed/sub-1_T1w.nii", "mixed/c.nii")
-    ):
+        ("files/a.nii", "files/b.nii", "folders/x/T1.nii", "folders/y/T1.nii", "mixed/sub-1_T1w.nii", "mixed/c.nii",
+         "visits/ses1/P1.nii", "visits/ses2/P1.nii", "years/2020/P1.nii", "years/2021/P1.nii", "numbers/1/T1.nii", "numbers/2/T1.nii",
+         "dated/P1_20200101/T1.nii", "dated/P2_20200101/T1.nii")
+    ):  # fmt: skip
         scan(tmp_path / name, seed)
     people(tmp_path / "bids", "1", "2")
-    for kind, told in {"files": "files", "folders": "folders", "bids": "bids", "mixed": "files"}.items():
+    for kind, told in {"files": "files", "folders": "folders", "bids": "bids", "mixed": "files", "visits": "files", "years": "files",
+                       "numbers": "folders", "dated": "folders"}.items():  # fmt: skip
         ingest(tmp_path / kind, tmp_path / f"{kind}.zarr", CONFIG)
         assert json.loads((tmp_path / f"{kind}.zarr" / "manifest.json").read_text())["people"] == told
         assert Store.open(tmp_path / f"{kind}.zarr").people == told

@@ -207,11 +207,11 @@ def test_a_store_with_grids_of_people_s_own_is_refused(own: str, blob_store: Pat
 
 def test_files_are_patients_only_if_somebody_says_so(blob_store: Path, tmp_path: Path) -> None:
     store = _changed(blob_store, tmp_path, people="files")
-    with pytest.raises(UserError, match=r"by file names alone.*--patients"):
+    with pytest.raises(UserError, match=r"by names of files or visits alone.*--patients"):
         train(recipe(store, tmp_path))
     run = train(recipe(store, tmp_path, experts={"count": 1}, privacy={"each_file_is_a_patient": True}))
-    assert "by file names alone" in ledger_of(run)["assumed"]["one_patient"]
-    assert any("by file names alone" in text for text in content_of("r", "f", ledger_of(run))["assumptions"])
+    assert "by names of files or visits alone" in ledger_of(run)["assumed"]["one_patient"]
+    assert any("by names of files or visits alone" in text for text in content_of("r", "f", ledger_of(run))["assumptions"])
 
 
 def test_how_people_of_older_stores_were_told_apart_follows_from_their_ids(blob_store: Path) -> None:
@@ -221,6 +221,8 @@ def test_how_people_of_older_stores_were_told_apart_follows_from_their_ids(blob_
     assert Store(blob_store, files).people == "files"
     assert Store(blob_store, [replace(record, patient="P" + record.patient[-1]) for record in records]).people == "folders"
     assert Store(blob_store, files, people="table").people == "table"
+    visits = [replace(record, patient="sub-1") if number < 2 else record for number, record in enumerate(files)]
+    assert Store(blob_store, visits).people == "files", "a person called sub- who has two scans says nothing of the files"
 
 
 def test_a_ledger_names_its_relations_and_the_statement_prints_them(blob_store: Path, tmp_path: Path) -> None:
@@ -235,6 +237,7 @@ def test_a_ledger_names_its_relations_and_the_statement_prints_them(blob_store: 
         said = {row["name"]: row["value"] for row in content_of("r", "f", ledger)["numbers"]}
         assert said["epsilon, replace-one"] == upper(ledger["guarantees"][-1]["epsilon"], 4)
         number = privacy.get("population", people)
+        assert "as it was ingested" in ledger["assumed"]["store"]
         assert ledger["assumed"]["patients"] == number and said["delta times patients"] == upper(DELTA * number, 2)
 
 
