@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         found = f"has no privacy guarantee ({str(ledger.get('why') or 'trained without one').rstrip('.')})"
         do = "train with privacy.kind dp_sgd; or, if all people it was trained on agreed to what it may give away, give --people-agreed"
         raise UserError(str(run), found, "a run whose guarantee covers what is released", do)
-    names = list(_found(run))
-    chosen = [name for name in names if covered(name)]
+    names, foreign = list(_found(run)), _foreign_weights(trained)
+    chosen = [name for name in names if covered(name) and not foreign(name)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
         for name in chosen:
@@ -136,6 +136,12 @@ def _found(run: Path) -> Iterator[str]:
         yield from ((here / name).as_posix() for name in sorted([*names, *links]))
 
 
+def _foreign_weights(trained: TrainedRun) -> Callable[[str], bool]:
+    """Whether a file holds weights of a network that is none of the run's: no ledger has counted it."""
+    folders = {f"experts/{phase.name}" for phase in trained.recipe.phases()}
+    return lambda name: name.startswith("experts/") and name.rpartition("/")[0] not in folders
+
+
 def _copy(run: Path, folder: Path, name: str) -> None:
     source, target = run / name, folder / name
     link = next((part for part in (source, *source.parents) if part != run and part.is_relative_to(run) and part.is_symlink()), None)
@@ -160,7 +166,7 @@ def _whole(folder: Path, trained: TrainedRun) -> TrainedRun:
 
 
 def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str]) -> None:
-    strange = [name for name in names if not covered(name) and not kept_inside(name)]
+    strange = [name for name in names if name not in chosen and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
     typed = [trained.recipe.data.store, trained.recipe.runs, *([trained.recipe.start.run] if trained.recipe.start.public else [])]

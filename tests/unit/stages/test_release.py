@@ -104,6 +104,14 @@ def test_what_is_covered_is_copied_and_nothing_else_and_tells_no_time_place_or_c
     assert release(private, tmp_path / "again").is_dir() and files(tmp_path / "again") == files(out)
 
 
+def test_weights_that_no_ledger_counts_stay(private: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(private, tmp_path / "run"))
+    shutil.copytree(run / "experts" / "0", run / "experts" / "0 without privacy")
+    out = release(run, tmp_path / "out")
+    assert files(out) == RELEASED | ADDED
+    assert "0 without privacy/weights.safetensors" in capsys.readouterr().err
+
+
 def test_a_release_samples_like_the_run_and_another_run_can_begin_from_it(
     private: Path, blob_store: Path, runs: Path, tmp_path: Path
 ) -> None:
