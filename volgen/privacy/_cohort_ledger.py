@@ -43,6 +43,7 @@ class Spent:
         refuted: fingerprints of runs whose ledger an audit refuted.
         unprotected: number of runs without privacy that were released.
         unreadable: lines that cannot be read: what they say is not counted.
+        others: number of private runs of other cohorts at the same place, such as this one before it grew: not counted either.
     """
 
     runs: Mapping[str, tuple[Steps, ...]]
@@ -51,6 +52,7 @@ class Spent:
     refuted: frozenset[str]
     unprotected: int
     unreadable: int
+    others: int
 
     def epsilon(self, delta: float, accountant: Accountant) -> float:
         """Upper bound on the epsilon of all private runs together; one patient is left out of all of them, or of none."""
@@ -124,7 +126,8 @@ class CohortLedger:
                 lines.append(_line(text))
             except (KeyError, RecursionError, TypeError, ValueError):
                 unreadable += 1
-        return _summed([line for line in lines if line["fingerprint"] == self._fingerprint], unreadable)
+        others = {line["identity"] for line in lines if line["fingerprint"] != self._fingerprint and line["event"] == RUN}
+        return _summed([line for line in lines if line["fingerprint"] == self._fingerprint], unreadable, len(others))
 
     def _enter(self, line: Mapping[str, Any]) -> None:
         if self._remote:
@@ -166,21 +169,19 @@ def _line(text: bytes) -> dict[str, Any]:
     raise ValueError("an event that this volgen does not know")
 
 
-def _summed(lines: Iterable[Mapping[str, Any]], unreadable: int) -> Spent:
+def _summed(lines: Iterable[Mapping[str, Any]], unreadable: int, others: int) -> Spent:
     runs: dict[str, tuple[Steps, ...]] = {}
     finished: set[str] = set()
     audits, refuted, unprotected = 0, set(), set()
     for line in lines:
         if line["event"] == RUN:
-            # Several launches, several lines: the last says most, and one of a finished run is the last word.
+            # Several launches, several lines, of which the last one counts: also of a finished run that lost a network and is trained on.
             identity = line["identity"]
-            if identity not in finished or line["finished"]:
-                runs[identity] = line["steps"]
-            if line["finished"]:
-                finished.add(identity)
+            runs[identity] = line["steps"]
+            (finished.add if line["finished"] else finished.discard)(identity)
         elif line["event"] == AUDIT:
             audits += 1
             refuted |= {line["run"]} if line.get("refuted") is True else set()
         else:
             unprotected |= {line["run"]} if line.get("private") is False else set()
-    return Spent(runs, frozenset(runs.keys() - finished), audits, frozenset(refuted), len(unprotected), unreadable)
+    return Spent(runs, frozenset(runs.keys() - finished), audits, frozenset(refuted), len(unprotected), unreadable, others)

@@ -106,6 +106,11 @@ def _beside_runs(cohort: Content) -> list[str]:
         "private runs on copies of the store, on other machines, or on other stores with some of the same people: the sum over runs is of"
         " one store; nor does it hold scans of its people that volgen anonymise released"
     ]
+    if cohort.get("others"):
+        said.append(
+            f"what {cohort['others']} private runs tell of people who were already, or still, in the store when it held other scans: the"
+            " sum over runs is of the store as it was for this run"
+        )
     if cohort.get("audits"):
         said.append(f"what {cohort['audits']} audits of runs on the store wrote down: an audit's own numbers are covered by no budget")
     if cohort.get("unprotected"):

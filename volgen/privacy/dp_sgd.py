@@ -96,7 +96,7 @@ class Config(BaseConfig):
         yield from _refusals.of_recipe(recipe)
 
     def begin(self, directory: Path, *, patients: int, batch_size: int, steps: int, assumed: Mapping[str, Any] | None = None) -> Ledger:
-        """Chooses the noise and begins the run's ledger; or opens it, if there is one, and changes nothing.
+        """Chooses the noise and begins the run's ledger; or opens it, if there is one. Its summary then claims the whole budget.
 
         Args:
             directory: the run.
@@ -116,12 +116,10 @@ class Config(BaseConfig):
             if theirs != (rate, self.clip_norm, budget, self.neighbouring):
                 expected = f"sampling rate {rate:g}, clip norm {self.clip_norm:g}, {budget} and {self.neighbouring}"
                 raise UserError(str(directory), f"has a ledger of another training ({theirs})", expected, "give the run another `name`")
-            return ledger
-        noise = self._noise(rate, planned)
-        ledger = Ledger.create(
-            directory, budget, Mechanism(rate, noise, self.clip_norm), planned, {**self._assumed(patients), **(assumed or {})},
-            self.neighbouring,
-        )  # fmt: skip
+        else:
+            mechanism = Mechanism(rate, self._noise(rate, planned), self.clip_norm)
+            about = {**self._assumed(patients), **(assumed or {})}
+            ledger = Ledger.create(directory, budget, mechanism, planned, about, self.neighbouring)
         ledger.write_summary(finished=False)
         return ledger
 

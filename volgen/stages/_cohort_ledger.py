@@ -84,7 +84,8 @@ def told(run: Path, store: str, ledger: Mapping[str, Any]) -> dict[str, Any]:
         ledger: its ``privacy_ledger.json``, which has an epsilon.
 
     Returns:
-        ``unknown`` (why there is no sum), or ``epsilon``, ``runs``, ``unfinished``, ``audits``, ``unprotected`` and ``unreadable``.
+        ``unknown`` (why there is no sum), or ``epsilon``, ``runs``, ``unfinished``, ``audits``, ``unprotected``, ``unreadable`` and
+        ``others``.
     """
     assumed = ledger.get("assumed", {})
     entry = assumed.get(ENTRY, {}).get("entry") if isinstance(assumed.get(ENTRY), Mapping) else None
@@ -107,6 +108,7 @@ def told(run: Path, store: str, ledger: Mapping[str, Any]) -> dict[str, Any]:
         "audits": spent.audits,
         "unprotected": spent.unprotected,
         "unreadable": spent.unreadable,
+        "others": spent.others,
     }
 
 

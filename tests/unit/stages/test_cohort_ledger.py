@@ -95,6 +95,20 @@ def test_a_run_counts_with_all_it_may_take_from_before_its_first_step(store: Pat
     assert "1 of them not finished, or deleted before" in row(said(run, tmp_path / "statement"))[1]
 
 
+def test_a_finished_run_that_is_trained_on_counts_with_all_it_may_take(store: Path, tmp_path: Path) -> None:
+    run = train(recipe(store, "one"))
+    for lost in ("ensemble.json", "experts/0/weights.safetensors", "experts/0/phase.json"):
+        (run / lost).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("volgen.training.private.PrivateTrainer._gradient", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(recipe(store, "one"))
+    spent = ledger_of(store).spent()
+    assert spent and len(spent.unfinished) == 1 and sum(each.count for steps in spent.runs.values() for each in steps) == 4
+    ledger = json.loads((run / "privacy_ledger.json").read_text())
+    assert ledger["state"] == "training" and ledger["epsilon"] >= 3.0, "right whenever it is read"
+
+
 def test_where_nothing_can_be_entered_the_run_says_so_and_so_does_its_statement(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +138,10 @@ def test_what_is_not_known_is_said(store: Path, tmp_path: Path) -> None:
     assert "does not know its cohort" in row(said(out, tmp_path / "d"))[1]
     content = said(run, tmp_path / "e")
     assert any("on copies of the store" in text for text in content["not_protected"])
+    assert not any("held other scans" in text for text in content["not_protected"])
+    CohortLedger(str(store), "the store before it grew").enter_run("older", [Steps(0.5, 2.0, 7)], finished=True)
+    content = said(run, tmp_path / "f")
+    assert any(text.startswith("what 1 private runs tell") and "held other scans" in text for text in content["not_protected"])
 
 
 def test_audits_and_releases_are_entered_and_a_refuted_run_is_not_released(store: Path, tmp_path: Path) -> None:
