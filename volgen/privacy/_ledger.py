@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
-from volgen.core.files import open_plain, write_json
+from volgen.core.files import open_plain, sync, write_json
 from volgen.core.lock import Lock
 from volgen.privacy._accounting import Accountant, Steps, epsilon, replace_one
 
@@ -139,7 +139,7 @@ class Ledger:
             _write(descriptor, json.dumps(header, allow_nan=False) + "\n")
         finally:
             os.close(descriptor)
-        _sync_folder(directory)
+        sync(directory)
         return cls(directory)
 
     def take(self, scope: str, step: int, mechanism: Mechanism) -> None:
@@ -370,11 +370,3 @@ def _write(descriptor: int, text: str) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
     os.fsync(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
