@@ -97,10 +97,16 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.fixture
-def made_by_0_1_0(tmp_path: Path) -> Path:
-    """A folder with what volgen 0.1.0 wrote (tests/fixtures/README.md), to be changed at will."""
-    folder = tmp_path / "v0.1.0"
+@pytest.fixture(scope="session")
+def unpacked_0_1_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What volgen 0.1.0 wrote (tests/fixtures/README.md), for :func:`made_by_0_1_0` alone."""
+    folder = tmp_path_factory.mktemp("unpacked") / "v0.1.0"
     with tarfile.open(Path(__file__).parent / "fixtures" / "v0.1.0.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture
+def made_by_0_1_0(unpacked_0_1_0: Path, tmp_path: Path) -> Path:
+    """A folder with what volgen 0.1.0 wrote, to be changed at will."""
+    return Path(shutil.copytree(unpacked_0_1_0, tmp_path / "v0.1.0", symlinks=True))

@@ -65,13 +65,9 @@ class Differences:
 
     def __str__(self) -> str:
         kinds = {"missing": self.missing, "changed": self.changed, "not regular files": self.other, "not in the manifest": self.more}
-        return "; ".join(f"{', '.join(names[:NAMED])}{' and more' * (len(names) > NAMED)} {words(names)} {kind}"
+        more, be = " and more", {1: "is"}
+        return "; ".join(f"{', '.join(names[:NAMED])}{more * (len(names) > NAMED)} {be.get(len(names), 'are')} {kind}"
                          for kind, names in kinds.items() if names)  # fmt: skip
-
-
-def words(names: Collection[str]) -> str:
-    """``is`` or ``are``."""
-    return "is" if len(names) == 1 else "are"
 
 
 def verify(directory: Path, content: Mapping[str, Any] | None = None, names: Collection[str] | None = None) -> Differences:

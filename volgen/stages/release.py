@@ -62,7 +62,6 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         raise UserError(str(run), found, "a run whose guarantee covers what is released", do)
     names, foreign = list(_found(run)), _foreign_weights(trained)
     chosen = [name for name in names if covered(name) and not foreign(name)]
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
         for name in chosen:
             _copy(run, folder, name)
@@ -78,8 +77,6 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
 
 
 def _read(run: Path) -> tuple[TrainedRun, Mapping[str, Any]]:
-    if run.is_dir() and (run / CONFIG).exists() and not (run / ensembles.NAME).exists():
-        raise UserError(str(run), "is not finished", "a run that volgen train finished", "the same volgen train command continues it")
     trained = TrainedRun.read(run)
     ledger: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
     if trained.recipe.privacy.private and (ledger.get("epsilon") is None or ledger.get("state") != "finished"):
