@@ -17,6 +17,8 @@ from tally import End, Tally
 Count = Callable[[str, str], AbstractContextManager[Tally]]
 BINARY = ("flip", "flip", "flip", "cut", "zero", "empty", "gone", "random", "folder")
 TEXT = ("flip", "flip", "digit", "digit", "digit", "cut", "zero", "empty", "gone", "folder")
+UNREADABLE = tuple(kind for kind in BINARY if kind not in ("gone", "folder"))
+"""A folder of images from which one was taken is a folder of images."""
 SEED = 7
 ABOUT_THE_RUN = {"RunFingerprint", "run_fingerprint", "fingerprint", "inputs", "files"}
 """What an output says of the files it was made from, which tells of every change to them and is no difference in the output itself."""
@@ -104,7 +106,7 @@ TARGETS = {
     "unfinished run: metrics.jsonl, trained on": Target("half/tiny", "metrics.jsonl", TEXT, 2, 30, _train, mended=True, named=True),
     "unfinished run: other files, trained on": Target("half/tiny", "[cgm]*[!l]", TEXT, 3, 40, _train, mended=True),
     "report: bands.json": Target("report", "bands.json", TEXT, 4, 50, _judge_by),
-    "samples: image": Target("samples", "**/*.nii.gz", BINARY, 2, 15, _judge, named=True),
+    "samples: image": Target("samples", "**/*.nii.gz", UNREADABLE, 2, 15, _judge, named=True),
     "samples: manifest.json, continued": Target("samples", "manifest.json", TEXT, 2, 20, _sample_more, mended=True),
     "samples: sidecar, continued": Target("samples", "**/sub-*.json", TEXT, 1, 10, _sample_more, mended=True),
     "samples: image, continued": Target("samples", "**/*.nii.gz", BINARY, 1, 10, _sample_more, mended=True),

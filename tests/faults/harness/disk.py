@@ -109,8 +109,8 @@ class Recording:
             if loss == "nothing":
                 return now
             if loss == "mixed" and now != safe:
-                part = draw.choice([0.0, 0.5, 1.0])
-                return now if part == 1.0 else now[: int(len(now) * part)] or safe
+                kept = len(safe) if now.startswith(safe) else 0  # what was synced and only added to is there
+                return draw.choice([safe, now[: (kept + len(now)) // 2], now])
             return safe
 
         return {path: None if isinstance(found, dict) else content(found) for path, found in _walk(tree)}

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.files import sha256, write_json
+from volgen.core.files import read_json, sha256, write_json
 from volgen.core.geometry import Geometry
 from volgen.core.intensity import IntensityMap
 from volgen.core.registry import config_class
@@ -191,6 +191,15 @@ def test_a_volume_that_was_changed_is_not_continued_beside(run: Path, tmp_path: 
     (out / name).unlink()
     sample(run, out, count=3, seed=4)
     assert (out / name).read_bytes() == before
+
+
+def test_a_manifest_that_was_changed_is_not_continued(run: Path, tmp_path: Path) -> None:
+    out = sample(run, tmp_path / "out", count=1, seed=4)
+    content = read_json(out / "manifest.json", "manifest")
+    content["files"]["statement.html"] = "0" * 64
+    write_json(out / "manifest.json", content)
+    with pytest.raises(UserError, match=r"manifest\.json: was changed after it was written"):
+        sample(run, out, count=2, seed=4)
 
 
 def test_default_sampler_is_the_recipes(run: Path, tmp_path: Path) -> None:
