@@ -333,7 +333,7 @@ def _create(folder: Path, suffix: str) -> tuple[Path, int]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: nobody can take this file for abandoned either
             return path, handle
-        if _is_at(handle, path):  # else it was swept away between the two lines
+        if is_at(handle, path):  # else it was swept away between the two lines
             return path, handle
         os.close(handle)
 
@@ -346,14 +346,15 @@ def _abandoned(path: Path) -> bool:
         return error.errno == errno.ELOOP  # nobody writes links
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _is_at(handle, path)
+        return is_at(handle, path)
     except OSError:
         return False
     finally:
         os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name, and not one that was removed."""
     try:
         return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:

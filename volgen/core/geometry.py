@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.intensity import IntensityMap
-from volgen.core.limits import MAX_AXIS, MAX_INTENSITY, MAX_VOXELS, SMALL_JSON_BYTES, VOXEL_MM
+from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, grid_fits
 from volgen.core.protocols import Shape3
 
 NAME = "geometry.json"
@@ -50,8 +49,8 @@ class Geometry:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
             raise ValueError(f"{self.shape} voxels of {self.voxel_size} mm are not a grid")
         shortest, longest = VOXEL_MM
-        if math.prod(self.shape) > MAX_VOXELS or max(self.shape) > MAX_AXIS:
-            raise ValueError(f"a grid has at most {MAX_VOXELS} voxels, and {MAX_AXIS} along an axis")
+        if not grid_fits(self.shape):
+            raise ValueError(f"a grid has {GRID}")
         if min(self.voxel_size) < shortest or max(self.voxel_size) > longest:
             raise ValueError(f"voxels of {self.voxel_size} mm are not between {shortest:g} and {longest:g} mm")
         if max(abs(self.intensity.low), abs(self.intensity.high)) > MAX_INTENSITY:

@@ -6,6 +6,9 @@ to do with is beside its reader.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 CONFIG_BYTES = 2**18
 """Of a YAML configuration: ours have one or two kB."""
 SMALL_JSON_BYTES = 2**20
@@ -28,6 +31,7 @@ MAX_AXIS = 32767
 """Largest axis that a NIfTI-1 header can state (int16)."""
 MAX_VOXELS = 1024**3
 """Largest grid: 4 GiB a copy in float32. More is a slip of the keyboard or a damaged header."""
+GRID = f"at most {MAX_VOXELS} voxels, and {MAX_AXIS} along an axis"
 VOXEL_MM = (1e-3, 1e3)
 """Shortest and longest edge of a voxel: from histology to nonsense."""
 MAX_INTENSITY = 1e30
@@ -40,3 +44,8 @@ MAX_BLOCKS = 64
 """Blocks at one resolution."""
 MAX_RANK = 2**14
 """Components of a low-rank covariance or of an adapter, and folds of a fit."""
+
+
+def grid_fits(shape: Sequence[int]) -> bool:
+    """Whether memory can hold a grid, and a header can state it (:data:`GRID`)."""
+    return math.prod(shape) <= MAX_VOXELS and max(shape) <= MAX_AXIS

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from volgen.core.errors import UserError
-from volgen.core.files import make_folder, open_plain, read_bytes
+from volgen.core.files import is_at, make_folder, open_plain, read_bytes
 
 LARGEST = 4096
 """Bytes of a lock file that make sense."""
@@ -58,7 +58,7 @@ class Lock:
         file = _lock_file(path)
         try:
             fcntl.flock(file, operation)
-            if not _is_at(file, path):  # its holder has removed it meanwhile: that was another file's lock
+            if not is_at(file.fileno(), path):  # its holder has removed it meanwhile: that was another file's lock
                 file.close()
                 return None
         except BlockingIOError:
@@ -133,10 +133,3 @@ def _lock_file(path: Path) -> IO[bytes]:
         file.close()
         raise UserError(str(path), "is a file of other names too (hard links)", "a file of volgen's own, to lock", "delete this name of it")
     return file
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
-    except FileNotFoundError:
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from volgen.core.config import Config, three
 from volgen.core.errors import UserError
-from volgen.core.limits import MAX_AXIS, MAX_VOXELS
+from volgen.core.limits import GRID, grid_fits
 from volgen.core.volume import Volume
 from volgen.data.layout import Layout
 from volgen.data.quantise import CodeType
@@ -108,9 +107,9 @@ def check_grid(shape: Sequence[int], where: str) -> None:
     Raises:
         UserError: more than 1024^3 voxels, or an axis of more than 32767.
     """
-    if math.prod(shape) > MAX_VOXELS or max(shape) > MAX_AXIS:
+    if not grid_fits(shape):
         grid = " x ".join(f"{n:.4g}" if n > 10**6 else str(n) for n in shape)
-        raise UserError(where, f"would need a grid of {grid} voxels", f"at most {MAX_VOXELS} voxels and {MAX_AXIS} along an axis")
+        raise UserError(where, f"would need a grid of {grid} voxels", GRID)
 
 
 def kept(before: Volume, after: Volume) -> float:

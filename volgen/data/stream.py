@@ -5,7 +5,6 @@ Legend: B batch, C channel, X Y Z voxels in RAS+.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from volgen.core.config import Config, three
 from volgen.core.errors import UserError
-from volgen.core.limits import MAX_AXIS, MAX_VOXELS
+from volgen.core.limits import GRID, grid_fits
 from volgen.core.protocols import Cut, Scan, Shape3
 from volgen.core.rng import permutation
 from volgen.data.augment import AugmentConfig
@@ -61,8 +60,8 @@ class StreamConfig(Config):
     @field_validator("shape")
     @classmethod
     def _possible(cls, value: Shape3) -> Shape3:
-        if math.prod(value) > MAX_VOXELS or max(value) > MAX_AXIS:
-            raise ValueError(f"a grid has at most {MAX_VOXELS} voxels, and {MAX_AXIS} along an axis")
+        if not grid_fits(value):
+            raise ValueError(f"a grid has {GRID}")
         return value
 
     def records(self, store: Store, split: Split) -> list[SubjectRecord]:
