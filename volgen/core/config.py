@@ -83,7 +83,8 @@ def read_typed(path: Path, *, own: bool = False) -> dict[str, Any]:
         raise UserError(str(path), f"cannot be read as YAML ({' '.join(str(error).split())})", "a YAML mapping") from None
     if not isinstance(content, dict):
         kind = type(content.value if isinstance(content, Scalar) else content).__name__
-        raise UserError(str(path), f"holds a {kind}", "a YAML mapping of sections", "see configs/ for examples")
+        found = "holds nothing" if content is None else f"holds a {kind}"
+        raise UserError(str(path), found, "a YAML mapping of sections", "see configs/ for examples")
     if _too_large(content):
         raise UserError(str(path), f"has more than {LARGEST} values", "a configuration", "write its aliases (*name) out")
     return content

@@ -18,7 +18,12 @@ LARGEST = 1 << 26
 """Bytes of a table."""
 SHOWN = 5
 """Names that a message lists."""
-FORM = f"a tab-separated table whose header has a column for the scan ({', '.join(SCANS)}) and one for the patient ({', '.join(PATIENTS)})"
+LONGEST = 200
+"""Letters of a header that a message shows."""
+FORM = (
+    "a tab-separated table (comma-separated if its name ends in .csv) whose header has "
+    f"a column for the scan ({', '.join(SCANS)}) and one for the patient ({', '.join(PATIENTS)})"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class PatientTable:
         header = [cell.strip().lower() for cell in lines[0]] if lines else []
         columns = [[index for index, name in enumerate(header) if name in wanted] for wanted in (SCANS, PATIENTS)]
         if not all(len(found) == 1 for found in columns):
-            raise UserError(str(path), f"has the columns {', '.join(header) or 'none'}", FORM)
+            raise UserError(str(path), f"has the columns {', '.join(header)[:LONGEST] or 'none'}", FORM)
         (scan,), (patient,) = columns
         rows: dict[str, str] = {}
         for number, line in enumerate(lines[1:], 2):

@@ -100,7 +100,13 @@ def test_dump_has_every_default_and_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "cannot be read as YAML"), ("- 1\n- 2", "holds a list"), ("!!python/object/apply:os.system ['true']", "cannot be read")],
+    [
+        ("a: [1", "cannot be read as YAML"),
+        ("- 1\n- 2", "holds a list"),
+        ("", "holds nothing"),
+        ("# name: a", "holds nothing"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
 )
 def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"

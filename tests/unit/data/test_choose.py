@@ -173,6 +173,20 @@ def test_a_table_that_does_not_fit_is_refused_by_name(tmp_path: Path, lines: tup
     assert word in caught.value.found and "t.tsv" in str(caught.value)
 
 
+def test_a_table_with_another_separator_is_told_the_one_that_its_name_asks_for(tmp_path: Path) -> None:
+    for name in ("t.csv", "t.tsv"):
+        with pytest.raises(
+            UserError, match=r"has the columns file;patient; expected .*tab-separated.*comma-separated if its name ends in \.csv"
+        ):
+            table(tmp_path / name, "file;patient", "a_T1;Ann")
+
+
+def test_what_is_no_table_does_not_fill_the_screen(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        table(tmp_path / "t.tsv", "x" * 100_000)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "t.tsv", tmp_path / "gone.tsv", tmp_path):
