@@ -85,6 +85,13 @@ def test_a_private_run_draws_volumes(there: Path) -> None:
 VOID = "made by volgen 0.1.0 and is void"
 
 
+def test_a_void_private_run_is_refused_as_void_not_as_damaged(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert volgen("release", "runs/private", "out") == 2
+    message = capsys.readouterr().err
+    assert "was made by volgen 0.1.0 and is void" in message and "another form" not in message and "from a copy" not in message
+    assert not (there / "out").exists()
+
+
 def test_the_ledger_of_a_private_run_is_void_wherever_it_is_read(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a patient added to a step depended on who else was in the cohort."""
     before = files(there / "runs/private")

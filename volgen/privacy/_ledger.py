@@ -101,6 +101,8 @@ class Ledger:
             self.planned = _whole(header["planned_steps"])
             self.neighbouring: Neighbouring = _one_of(header["neighbouring"], RELATIONS)
             self.assumed = _mapping(header["assumed"])
+        except UserError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(str(self._path), f"its first line has another form ({error!r})", "a privacy journal", RESTORE) from None
         with Lock.wait(self._lock):
