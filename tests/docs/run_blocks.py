@@ -7,6 +7,7 @@ otherwise, in a comment that no reader sees:
     <!-- docs: check; 40 hours on eight GPUs -->      not run; options, keys and files of its volgen commands are checked
     <!-- docs: skip; needs a Slurm cluster -->        not run, for this reason
     <!-- docs: exit 1; the plan does not fit -->      run, and ends with this code
+    <!-- docs: short --stopping.max_steps 2; hours -->    run with these options behind those of each volgen train
     <!-- docs: output -->                             the block or table after this is what the command block before it prints
 
     <!-- docs: setup
@@ -22,6 +23,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +35,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = ("bash", "deepspeed", "docker", "mpirun", "pip", "python", "sbatch", "source", "srun", "torchrun", "volgen")
-NEEDS_REASON = ("check", "skip", "exit")
+NEEDS_REASON = ("check", "skip", "exit", "short")
 LIMIT = 600
 TOLERANCE = 0.02
 _COMMENT = re.compile(r"<!--\s*docs:\s*(?P<word>\w+)(?P<rest>.*?)-->", re.DOTALL)
@@ -47,10 +49,11 @@ class Block:
     Attributes:
         page: its file.
         line: of the page, from 1.
-        mode: ``run``, ``check``, ``skip``, ``exit``, ``setup`` or ``output``.
+        mode: ``run``, ``check``, ``skip``, ``exit``, ``short``, ``setup`` or ``output``.
         reason: why it is not run, or why it ends as it does.
         text: commands, or what they print.
         code: the exit code of the last command.
+        options: what is put behind each ``volgen train``.
     """
 
     page: Path
@@ -59,6 +62,7 @@ class Block:
     reason: str
     text: str
     code: int = 0
+    options: str = ""
 
     @property
     def where(self) -> str:
@@ -77,7 +81,7 @@ def blocks(page: Path) -> list[Block]:
         Wrong: a comment that is none of those above, or stands in front of nothing.
     """
     found: list[Block] = []
-    mode, reason, code, since = "run", "", 0, 0
+    mode, reason, code, options, since = "run", "", 0, "", 0
     lines = page.read_text(encoding="utf-8").splitlines()
     place = 0
     while place < len(lines):
@@ -93,7 +97,7 @@ def blocks(page: Path) -> list[Block]:
             if word == "setup":
                 found.append(Block(page, first + 1, "setup", "", rest.strip("\n")))
             else:
-                mode, reason, code, since = *_said(word, rest, f"{page.name}:{first + 1}"), first + 1
+                mode, reason, code, options, since = *_said(word, rest, f"{page.name}:{first + 1}"), first + 1
             place += 1
             continue
         block = _block(lines, place, mode == "output")
@@ -104,24 +108,24 @@ def blocks(page: Path) -> list[Block]:
             continue
         text, after = block
         if mode == "output" or _is_command(lines[place], text):
-            found.append(Block(page, place + 1, mode, reason, text, code))
+            found.append(Block(page, place + 1, mode, reason, text, code, options))
         elif mode != "run":
             raise Wrong(f"{page.name}:{since}: '{mode}' stands in front of a block without a command")
-        mode, reason, code = "run", "", 0
+        mode, reason, code, options = "run", "", 0, ""
         place = after
     if mode != "run":
         raise Wrong(f"{page.name}:{since}: '{mode}' stands in front of no block")
     return found
 
 
-def _said(word: str, rest: str, where: str) -> tuple[str, str, int]:
+def _said(word: str, rest: str, where: str) -> tuple[str, str, int, str]:
     head, _, reason = rest.partition(";")
     reason = " ".join(reason.split())
     if word not in (*NEEDS_REASON, "output"):
         raise Wrong(f"{where}: there is no '{word}'")
     if (word in NEEDS_REASON) != bool(reason):
         raise Wrong(f"{where}: '{word}' has {'no' if not reason else 'a'} reason")
-    return word, reason, int(head) if word == "exit" else 0
+    return word, reason, int(head) if word == "exit" else 0, " ".join(head.split()) if word == "short" else ""
 
 
 def _block(lines: Sequence[str], place: int, table: bool) -> tuple[str, int] | None:
@@ -244,7 +248,7 @@ def run_page(page: Path) -> list[str]:
                 wrong.append(str(error))
                 print(f"WRONG    {error}", flush=True)
                 continue
-            seconds = f"{time.monotonic() - began:.0f} s" if block.mode in ("run", "exit", "setup") else block.reason
+            seconds = f"{time.monotonic() - began:.0f} s" if block.mode in ("run", "exit", "short", "setup") else block.reason
             print(f"{block.mode:8} {block.where}: {seconds}", flush=True)
     return wrong
 
@@ -258,17 +262,21 @@ def _run(block: Block, folder: Path) -> str:
     }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    script = f"set -euo pipefail\n{block.text}\n"
+    train = f'if [[ $1 == train ]]; then command volgen "$@" {block.options}; else command volgen "$@"; fi'
+    script = f"set -euo pipefail\nvolgen() {{ {train}; }}\n{block.text}\n"
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, timeout=LIMIT, check=False,
-        )  # fmt: skip
+        printed, _ = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+        process.communicate()
         raise Wrong(f"{block.where}: ran for more than {LIMIT} s") from None
-    if done.returncode != block.code:
-        raise Wrong(f"{block.where}: ended with {done.returncode}, not {block.code}:\n{block.text}\n{done.stdout[-4000:]}")
-    return done.stdout
+    if process.returncode != block.code:
+        raise Wrong(f"{block.where}: ended with {process.returncode}, not {block.code}:\n{block.text}\n{printed[-4000:]}")
+    return printed
 
 
 def main() -> int:
@@ -285,7 +293,8 @@ def main() -> int:
         return 0
     wrong = [text for page in pages for text in run_page(page)]
     counts = {
-        mode: sum(block.mode == mode for page in pages for block in blocks(page)) for mode in ("run", "exit", "check", "skip", "output")
+        mode: sum(block.mode == mode for page in pages for block in blocks(page))
+        for mode in ("run", "exit", "short", "check", "skip", "output")
     }
     print(", ".join(f"{count} {mode}" for mode, count in counts.items()) + f"; {len(wrong)} wrong")
     return 1 if wrong else 0

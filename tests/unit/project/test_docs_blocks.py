@@ -140,6 +140,23 @@ def test_what_is_printed_is_compared(expected: str, printed: str, missing: str |
     assert script.agrees(expected, printed) == missing
 
 
+def test_a_long_training_is_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stand-in for volgen prints what it is asked."""
+    text = """<!-- docs: short --seed 7; hours -->
+
+    PATH=$PWD:$PATH; volgen train --seed 1
+    volgen plan
+
+<!-- docs: output -->
+
+    train --seed 1 --seed 7
+    plan
+"""
+    setup = "<!-- docs: setup\nprintf '#!/bin/sh\\necho $@\\n' > volgen && chmod +x volgen\n-->\n"
+    assert not script.run_page(page(tmp_path, setup + text))
+    assert "hours" not in capsys.readouterr().out
+
+
 def test_a_page_is_run_in_one_folder_and_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = """```bash
 echo 1 > here
