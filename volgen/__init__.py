@@ -1,3 +1,3 @@
 """volgen: train generators of 3D brain MRI and give out volumes that people can use."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"

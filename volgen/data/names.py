@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from volgen.data.nifti import stem
@@ -160,7 +161,16 @@ def _without_words(name: str) -> str:
 
 
 def without_visit(name: str) -> str:
-    """A name without session, date or time point at its end: ``P1_20200101`` -> ``P1``, ``BraTS-GLI-00005-001`` -> ``BraTS-GLI-00005``."""
+    """A name without session, date or time point at its end: ``P1_20200101`` -> ``P1``, ``BraTS-GLI-00005-001`` -> ``BraTS-GLI-00005``.
+
+    A numbered visit behind the number of a person ends it also in the middle: ``OAS1_0001_MR2_mpr_n4_anon_111_t88_gfc`` -> ``OAS1_0001``.
+    """
+    numbered = rf"(?i){_VISIT_WORD}\d{{1,4}}"
+    tokens = list(_TOKEN.finditer(name))
+    for before, token in pairwise(tokens):
+        if re.fullmatch(numbered, token.group()) and re.search(r"\d{3}", before.group()):
+            name = name[: before.end()]
+            break
     while True:
         found = list(_TOKEN.finditer(name))
         texts = [token.group() for token in found]

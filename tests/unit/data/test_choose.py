@@ -79,6 +79,8 @@ def test_filters_work_on_any_tree(tmp_path: Path) -> None:
         (("P001_20200101/T1.nii", "P001_20210101/T1.nii", "P002_20210101/T1.nii"), ["P001", "P001", "P002"]),
         (("x/sub-1/ses-1/T1.nii", "x/sub-1/ses-2/T1.nii"), ["sub-1", "sub-1"]),
         (("x/T1.nii", "x/FLAIR.nii", "y.nii"), ["x", "y"]),
+        (("OAS1_0001_MR1_mpr_n4_anon_111_t88_gfc.nii", "OAS1_0001_MR2_mpr_n4_anon_111_t88_gfc.nii"), ["OAS1_0001", "OAS1_0001"]),
+        (("study1_wave2_anna.nii", "study1_wave2_bert.nii"), ["study1_wave2_anna", "study1_wave2_bert"]),
     ],
 )
 def test_people_of_plain_trees(tmp_path: Path, names: tuple[str, ...], people: list[str]) -> None:
