@@ -65,7 +65,7 @@ class _Numbers:
         return dict(values)
 
 
-def bands(litres: float, skulls: int, people: int = 10) -> Reference:
+def bands(litres: float, skulls: int, people: int = 12) -> Reference:
     real = [
         Measurement({"numbers": CheckResult({"a": (float(i),) * 3})}, (None,) * 3, None, 0.0, (), (), (), litres=litres,
                     skull=0.6 if i < skulls else 0.0)
@@ -82,9 +82,9 @@ def volumes(litres: float, skull: float, shape: tuple[int, int, int] = (8, 8, 8)
     ("reference", "ours", "words"),
     [
         (bands(1.4, 0), volumes(1.3, 0.0), []),
-        (bands(4.0, 10), volumes(3.9, 0.7), []),
-        (bands(1.4, 0), volumes(3.9, 0.7), ["4 of 4 volumes show a skull", "10 of 10 of the reference show none"]),
-        (bands(4.0, 10), volumes(1.3, 0.0), ["4 of 4 volumes show none", "10 of 10 of the reference show a skull"]),
+        (bands(4.0, 12), volumes(3.9, 0.7), []),
+        (bands(1.4, 0), volumes(3.9, 0.7), ["4 of 4 volumes show a skull", "12 of 12 of the reference show none"]),
+        (bands(4.0, 12), volumes(1.3, 0.0), ["4 of 4 volumes show none", "12 of 12 of the reference show a skull"]),
         (bands(1.4, 0), volumes(0.7, 0.0), ["0.70 l in the median volume, 1.40 l in the reference"]),
         (bands(1.4, 0), volumes(1.4, 0.0, (9, 8, 8)), ["9 x 8 x 8 voxels, the reference 8 x 8 x 8"]),
     ],
@@ -98,7 +98,7 @@ def test_a_report_warns_of_what_makes_its_verdicts_void(reference: Reference, ou
 
 def test_a_reference_of_both_kinds_and_one_that_does_not_say_are_warned_of(tmp_path: Path) -> None:
     against = Against(tmp_path / "bands.json", "", None, "all")
-    assert "mixes whole heads (4 of 10)" in against.about(bands(2.0, 4))["warnings"][0]
+    assert "mixes whole heads (4 of 12)" in against.about(bands(2.0, 4))["warnings"][0]
     assert against.about(bands(2.0, 1))["warnings"] == []
     content = {key: value for key, value in vars(bands(2.0, 0)).items() if key != "head"}
     assert "make them again" in mismatches(volumes(1.4, 0.0), Reference(**content))[0]
