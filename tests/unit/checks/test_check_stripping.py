@@ -98,7 +98,13 @@ def test_a_report_warns_of_what_makes_its_verdicts_void(reference: Reference, ou
 
 def test_a_reference_of_both_kinds_and_one_that_does_not_say_are_warned_of(tmp_path: Path) -> None:
     against = Against(tmp_path / "bands.json", "", None, "all")
-    assert "mixes whole heads (4 of 12)" in against.about(bands(2.0, 4))["warnings"][0]
-    assert against.about(bands(2.0, 1))["warnings"] == []
+
+    def warned(skulls: int) -> list[str]:
+        # Of one check of numbers alone, as these bands are, a report says that they are older.
+        return [text for text in against.about(bands(2.0, skulls))["warnings"] if "of an earlier volgen" not in text]
+
+    (warning,) = warned(4)
+    assert "mixes whole heads (4 of 12)" in warning
+    assert warned(1) == []
     content = {key: value for key, value in vars(bands(2.0, 0)).items() if key != "head"}
     assert "make them again" in mismatches(volumes(1.4, 0.0), Reference(**content))[0]

@@ -80,18 +80,14 @@ def test_a_changed_or_missing_file_of_the_assembly_is_named(run: Path, tmp_path:
     path = run / "assembly.safetensors"
     content = path.read_bytes()
     state = load_file(path)
-    before = TrainedRun.read(run).fingerprint
     try:
-        save_file({**state, "mean": state["mean"] + 0.1}, path)
-        assert TrainedRun.read(run).fingerprint != before
-        with pytest.raises(UserError, match="it was changed"):
-            TrainedRun.read(run).assembly()
-        save_file({**state, "mean": torch.full_like(state["mean"], float("nan"))}, path)
-        with pytest.raises(UserError, match=r"changed|not finite"):
-            TrainedRun.read(run).assembly()
+        for damage in (state["mean"] + 0.1, torch.full_like(state["mean"], float("nan"))):
+            save_file({**state, "mean": damage}, path)
+            with pytest.raises(UserError, match=r"assembly\.safetensors: .*it was changed"):
+                TrainedRun.read(run)
         path.write_bytes(content[:40])
-        with pytest.raises(UserError, match="cannot be restored"):
-            TrainedRun.read(run).assembly()
+        with pytest.raises(UserError, match=r"assembly\.safetensors: .*it was changed"):
+            TrainedRun.read(run)
         path.unlink()
         with pytest.raises(UserError, match="there is no such file"):
             sample(run, tmp_path / "out", count=1, seed=0, device="cpu")
