@@ -356,7 +356,9 @@ def test_every_file_of_a_group_is_on_the_disk_before_the_group_has_its_name(tmp_
         if Path(target).name == "sub-00":
             files = {path.as_posix() for path in source.rglob("*")}
             assert files <= set(synced) and len(files) >= len(PARTS)
-            assert (tmp_path / "store" / "zarr.json").as_posix() in synced, "the root with the settings comes first"
+            # The root with the settings comes first: a file that is synced under its first name, then the folder with its last one.
+            assert (tmp_path / "store" / "zarr.json").exists() and (tmp_path / "store").as_posix() in synced
+            assert any(Path(name).parent == tmp_path / "store" for name in synced)
             synced.append("renamed")
         return replace(source, target)
 
