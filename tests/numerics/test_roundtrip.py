@@ -91,7 +91,8 @@ def test_identity_grid_returns_the_file(tmp_path: Path, geometry: str, kind: str
 def test_three_libraries_agree_where_a_voxel_is(tmp_path: Path, geometry: str, native: bool) -> None:
     source = tmp_path / "sub-01_T1w.nii.gz"
     voxels = np.zeros(SHAPE, np.float32)
-    voxels[2:-2, 2:-2, 2:-2] = 10.0
+    inside = voxels[2:-2, 2:-2, 2:-2]
+    inside[...] = np.random.default_rng(0).uniform(9.0, 11.0, inside.shape)  # of few values it would be taken for a mask
     voxels[MARK] = 100.0
     nib.save(nib.Nifti1Image(voxels, GEOMETRIES[geometry]), source)
     truth = nib.affines.apply_affine(GEOMETRIES[geometry], MARK)
