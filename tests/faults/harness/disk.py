@@ -177,9 +177,13 @@ class Recording:
             if place is not None:
                 step = self._step(f"{name} {place or '.'}")
                 self._syncs.append(step)
-                if place == "" or isinstance(_find(self._tree, place), dict):
+                found = _find(self._tree, place)
+                if place == "" or isinstance(found, dict):
                     self._synced_folders.setdefault(place, []).append(step)
-                if handle := self._handles.get(_number(words[0])):
+                # By its name, which the kernel says: a number may be another thread's by now, whose opening is in the log a moment earlier.
+                elif isinstance(found, File):
+                    found.synced.append(step)
+                elif handle := self._handles.get(_number(words[0])):
                     handle.file.synced.append(step)
         elif name in ("sync", "syncfs"):
             step = self._step(name)
