@@ -11,10 +11,9 @@ from volgen.core.files import read_json
 from volgen.core.manifest import NAME
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
-from volgen.stages._trained_run import TrainedRun
+from volgen.stages._trained_run import RELEASE, TrainedRun
 
 FEWEST = 4
-RELEASE = "release"
 HALF = "train the run on a random half of its training split: volgen train ... --data.half.seed 1 --data.half.side a"
 
 

@@ -29,12 +29,10 @@ from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
 from volgen.stages import _start_people
 from volgen.stages._train_queue import Paths
-from volgen.stages._trained_run import TrainedRun
+from volgen.stages._trained_run import RELEASE, TrainedRun
 from volgen.training.run import PhaseRecord
 
 Facts = dict[str, Any]
-RELEASE = "release"
-"""Stage of a manifest that `volgen release` wrote."""
 Fit = tuple[Preconditioner, Assembly]
 DIGITS = 1e-3
 

@@ -41,6 +41,8 @@ from volgen.stages._preconditioner_file import (
 from volgen.training.run import CONFIG
 
 AGAIN = "restore the file from a copy, or train the run again"
+RELEASE = "release"
+"""Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6

@@ -18,10 +18,9 @@ from volgen.privacy._files import covered, kept_inside
 from volgen.privacy._ledger import SUMMARY, Ledger
 from volgen.stages import _cohort_ledger, _release_card
 from volgen.stages._statement_file import AUDIT, PAGE, write_statement
-from volgen.stages._trained_run import AGAIN, TrainedRun
+from volgen.stages._trained_run import AGAIN, RELEASE, TrainedRun
 from volgen.training.run import CONFIG, PhaseRecord
 
-STAGE = "release"
 CLOSE = 1e-6
 """Relative difference of numbers that were written and computed anew."""
 
@@ -69,7 +68,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         content = write_statement(folder, copy, cohort_of=run)
         write_text(folder / _release_card.NAME, _release_card.text(copy, ledger, content))
         settings = {"people_agreed": people_agreed, "accept_half": accept_half}
-        provenance = Provenance(STAGE, settings, {"run": trained.fingerprint}, measured=False)
+        provenance = Provenance(RELEASE, settings, {"run": trained.fingerprint}, measured=False)
         provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
     _cohort_ledger.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=trained.recipe.privacy.private)
     _tell(out, trained, names, chosen)
