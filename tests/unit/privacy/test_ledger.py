@@ -150,9 +150,10 @@ def test_a_journal_that_was_cut_or_deleted_is_refused(tmp_path: Path) -> None:
         ledger.take("0", 4, MECHANISM)
     with pytest.raises(UserError, match="no such file"):
         Ledger(tmp_path)
-    path.write_text("{}\n")
-    with pytest.raises(UserError, match="another form"):
-        Ledger(tmp_path)
+    for written, said in (('{"version": 99}\n', "another form"), ("{}\n", "made by volgen 0.1.0 and is void")):
+        path.write_text(written)
+        with pytest.raises(UserError, match=said):
+            Ledger(tmp_path)
 
 
 def test_a_ledger_says_which_relations_hold_with_an_epsilon_each(tmp_path: Path) -> None:
