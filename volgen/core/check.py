@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from volgen.core.scan import Scan, Triple
 
-__all__ = ["AXES", "Check", "CheckResult", "Curves", "Metric", "Triple"]
-
-AXES: tuple[str, str, str] = ("R", "A", "S")
-"""Names of the array axes of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
+__all__ = ["Check", "CheckResult", "Curves", "Metric", "Triple"]
 
 Curves = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 

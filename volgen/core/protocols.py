@@ -107,4 +107,6 @@ class Cut(Protocol):
 Shape3 = tuple[int, int, int]
 Axis = Literal["R", "A", "S"]
 """An axis of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
+AXES: tuple[Axis, Axis, Axis] = ("R", "A", "S")
+"""Names of the array axes of a RAS+ volume."""
 SubjectIds = Sequence[str]
