@@ -79,8 +79,8 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import nibabel as nib
     import numpy as np
 
-    from volgen.data.preprocess import IngestConfig
-    from volgen.stages.ingest import ingest
+    from volgen.commands.ingest.ingest import ingest
+    from volgen.data.ingest.preprocess import IngestConfig
 
     folder = tmp_path_factory.mktemp("blobs")
     generator = np.random.default_rng(0)

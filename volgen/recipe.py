@@ -25,14 +25,14 @@ from volgen.training.optimiser import OptimiserConfig
 from volgen.training.stopping import StoppingConfig
 
 # Run-time unions of the components found in each folder; to a type checker they are Any.
-Schedule: Any = union("volgen.schedules")
+Schedule: Any = union("volgen.sampling.schedules")
 Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
 Assembly: Any = union("volgen.models.assemblies")
 Adapter: Any = union("volgen.models.adapters")
 Start: Any = union("volgen.experts.starts")
-Sampler: Any = union("volgen.samplers")
-Privacy: Any = union("volgen.privacy")
+Sampler: Any = union("volgen.sampling.samplers")
+Privacy: Any = union("volgen.privacy.plans")
 
 
 class Recipe(Config):

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from volgen.bench._command import PACKAGE, titles
 from volgen.cli import main
+from volgen.commands.bench.bench import PACKAGE, titles
 from volgen.core.config import Config
 from volgen.core.registry import kinds, module
 

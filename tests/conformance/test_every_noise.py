@@ -1,4 +1,4 @@
-"""Every file in volgen/noises draws standard normal numbers that are a function of seed and key."""
+"""Every file in volgen/sampling/noises draws standard normal numbers that are a function of seed and key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from volgen.core.registry import config_class, kinds
 from volgen.core.rng import normal
-from volgen.noises.slerp import Config as Slerp
+from volgen.sampling.noises.slerp import Config as Slerp
 
-PACKAGE = "volgen.noises"
+PACKAGE = "volgen.sampling.noises"
 KINDS = kinds(PACKAGE)
 SHAPE = (24, 20, 22)
 

@@ -1,4 +1,4 @@
-"""Every file in volgen/samplers keeps the promises of the interface (its order and variance: tests/numerics)."""
+"""Every file in volgen/sampling/samplers keeps the promises of the interface (its order and variance: tests/numerics)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from volgen.core.config import Config
 from volgen.core.protocols import Sampler, Step
 from volgen.core.registry import config_class, kinds, module
-from volgen.samplers import _driver
+from volgen.sampling import descent
 
-PACKAGE = "volgen.samplers"
+PACKAGE = "volgen.sampling.samplers"
 KINDS = kinds(PACKAGE)
 GRID = [8.0, 3.0, 1.0, 0.3, 0.1]
 SHAPE = (4, 6, 5)
@@ -29,7 +29,7 @@ def denoise(y: Tensor, sigma: Tensor) -> Tensor:
 
 
 def draw(kind: str, indices: list[int], **options: Any) -> dict[int, Tensor]:
-    volumes = _driver.sample(denoise, build(kind), GRID, **{"seed": 3, **options}, indices=indices, shape=SHAPE)
+    volumes = descent.sample(denoise, build(kind), GRID, **{"seed": 3, **options}, indices=indices, shape=SHAPE)
     return dict(zip(indices, volumes, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_it_looks_only_at_noise_levels_of_the_grid(kind: str) -> None:
         seen.extend(sigma.tolist())
         return denoise(y, sigma)
 
-    _driver.sample(spy, build(kind), GRID, seed=0, indices=[0, 1], shape=SHAPE)
+    descent.sample(spy, build(kind), GRID, seed=0, indices=[0, 1], shape=SHAPE)
     asked = [level for level, _ in itertools.groupby(seen)]
     assert asked == [float(torch.tensor(sigma)) for sigma in GRID], "all volumes at one level before the next"
 
@@ -112,7 +112,7 @@ def test_sample_depends_on_seed_and_index_alone(kind: str) -> None:
 def test_a_perfect_denoiser_of_one_volume_is_obeyed(kind: str) -> None:
     # If the data is a single volume, every sampler must end on it exactly: nothing of the noise is left at sigma 0.
     truth = torch.linspace(-1, 1, 120).reshape(1, *SHAPE)
-    (found,) = _driver.sample(lambda y, s: truth.expand_as(y), build(kind), GRID, seed=0, indices=[0], shape=SHAPE)
+    (found,) = descent.sample(lambda y, s: truth.expand_as(y), build(kind), GRID, seed=0, indices=[0], shape=SHAPE)
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-5)
 
 

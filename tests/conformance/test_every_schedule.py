@@ -1,4 +1,4 @@
-"""Every file in volgen/schedules keeps the promises of the interface."""
+"""Every file in volgen/sampling/schedules keeps the promises of the interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from volgen.core.limits import MAX_POINTS
 from volgen.core.registry import config_class, kinds
 
-PACKAGE = "volgen.schedules"
+PACKAGE = "volgen.sampling.schedules"
 KINDS = kinds(PACKAGE)
 
 

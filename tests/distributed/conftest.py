@@ -39,7 +39,7 @@ def content(store: Path, runs: Path, name: str, **sections: Sections) -> Section
 def resume(tmp_path: Path) -> Callable[[str], None]:
     """``resume(name)``: continues a run that ``start`` began, in this process, with one rank."""
     from volgen import recipe
-    from volgen.stages.train import train
+    from volgen.commands.train.train import train
 
     def go_on(name: str) -> None:
         train(recipe.load(tmp_path / f"{name}.yaml"))
@@ -50,9 +50,9 @@ def resume(tmp_path: Path) -> Callable[[str], None]:
 @pytest.fixture(scope="module")
 def alone(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``alone(**sections)``: the run directory of an undisturbed run of one rank, in this process; made once for each configuration."""
+    from volgen.commands.train.train import train
     from volgen.core.config import validate
     from volgen.recipe import Recipe
-    from volgen.stages.train import train
 
     made: dict[str, Path] = {}
 

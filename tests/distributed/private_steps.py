@@ -20,10 +20,10 @@ from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
-from volgen.privacy._ledger import Mechanism
-from volgen.privacy._mechanism import GradientMechanism
-from volgen.privacy._per_sample import PerSample
-from volgen.privacy._secret import Secret
+from volgen.privacy.ledger import Mechanism
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.per_sample import PerSample
+from volgen.privacy.secret import Secret
 
 KEY = bytes(range(32))
 EDGE = 8

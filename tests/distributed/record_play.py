@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from volgen.commands.train import parts, privacy
 from volgen.core.config import validate
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass, PrivateEngine
-from volgen.privacy._ledger import Budget, Ledger, Mechanism
-from volgen.privacy._mechanism import GradientMechanism
-from volgen.privacy._per_sample import PerSample
+from volgen.planning import patients as private_pass
+from volgen.privacy.ledger import Budget, Ledger, Mechanism
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.per_sample import PerSample
 from volgen.recipe import Recipe
-from volgen.stages import _private_pass, _train_parts, _train_privacy
 from volgen.training.interrupt import Interrupt
 from volgen.training.loop import Task, Trainer
 from volgen.training.metrics import NoMetrics
@@ -123,19 +124,19 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         plain = Trainer(
             asked.optimiser, asked.ema, lambda _: None, 4, None, 10, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
         )  # fmt: skip
-        _train_privacy.GradientMechanism = Recorder  # type: ignore[misc]
-        trainer = _train_privacy.method(asked).trainer(plain, stream, group)
+        privacy.GradientMechanism = Recorder  # type: ignore[misc]
+        trainer = privacy.method(asked).trainer(plain, stream, group)
         network = asked.network_of("0")
         for weight in network.parameters():
             if not weight.any():  # nothing would reach what is before it
                 weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
-        if at_once.patients > 1 and any(text.strip() for text in group.gather(_private_pass._meets(asked, network, at_once, group) or " ")):
+        if at_once.patients > 1 and any(text.strip() for text in group.gather(private_pass._meets(asked, network, at_once, group) or " ")):
             at_once = WHOLE  # as training would on such a machine
         each = PerSample(network) if at_once.patients > 1 else None
         engine = PrivateEngine(network, asked.engine, at_once=at_once, per_sample=each)
         noises = [torch.randn((EDGE,) * 3, generator=torch.Generator().manual_seed(number)) for number in range(8)]
         preconditioner = asked.preconditioner.fit(lambda: iter(noises), [str(number) for number in range(8)], 0)
-        objective = _train_parts.make_objective(stream, preconditioner, public=True)(engine)
+        objective = parts.make_objective(stream, preconditioner, public=True)(engine)
         task = Task("0", "test", lambda quantile: 0.2 + 3.0 * quantile, folder, 0, False)
         for step in range(1, STEPS + 1):
             trainer._gradient(task, engine, objective, step, step - 1)

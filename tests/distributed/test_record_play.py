@@ -12,10 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from volgen.commands.ingest.ingest import ingest
 from volgen.core import registry
-from volgen.data.preprocess import IngestConfig
-from volgen.privacy import _refusals
-from volgen.stages.ingest import ingest
+from volgen.data.ingest.preprocess import IngestConfig
+from volgen.privacy import refusals
 
 from .record_play import CASES, EDGE, MUTANT, SHARED
 
@@ -72,6 +72,6 @@ def test_draws_by_place_would_be_noticed(found: tuple[int, dict[str, dict[str, i
 
 def test_no_kind_is_left_out() -> None:
     networks, preconditioners, adapters = ({case[place] for case in CASES.values()} for place in (0, 1, 2))
-    assert networks == set(_refusals.NETWORKS)
-    assert preconditioners == {*_refusals.PRECONDITIONERS, *_refusals.FITTED}
+    assert networks == set(refusals.NETWORKS)
+    assert preconditioners == {*refusals.PRECONDITIONERS, *refusals.FITTED}
     assert adapters == set(registry.kinds("volgen.models.adapters"))

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from volgen.commands.sample.sample import sample
 from volgen.core.files import read_json
-from volgen.stages.sample import sample
 
 pytestmark = pytest.mark.distributed
 

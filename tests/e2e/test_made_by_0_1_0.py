@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from volgen import cli
 from volgen.data.store import Store
-from volgen.stages._trained_run import TrainedRun
+from volgen.runs.trained import TrainedRun
 
 pytestmark = pytest.mark.e2e
 Files = dict[str, bytes]

@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 import torchio as tio
 
-from volgen.data import nifti
-from volgen.data.preprocess import IngestConfig
+from volgen.commands.export.export import export
+from volgen.commands.ingest.ingest import ingest
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.store import Store
-from volgen.stages.export import export
-from volgen.stages.ingest import ingest
+from volgen.images import nifti
 
 NATIVE = IngestConfig(shape=None, voxel_size=None)
 SHAPE = (23, 30, 17)

@@ -1,4 +1,4 @@
-"""Every file in volgen/samplers: the measured order of convergence is the declared one, and the limit is the exact solution.
+"""Every file in volgen/sampling/samplers: the measured order of convergence is the declared one, and the limit is the exact solution.
 
 The oracles are denoisers whose distributions are known. Volumes are [B, 1, N, 1, 1] in float64, so that rounding hides nothing.
 """
@@ -18,11 +18,11 @@ from volgen.core.protocols import Denoiser, Sampler, Step
 from volgen.core.registry import config_class, kinds
 
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
-KINDS = kinds("volgen.samplers")
+KINDS = kinds("volgen.sampling.samplers")
 
 
 def build(kind: str) -> Sampler:
-    return config_class("volgen.samplers", kind)().build()  # type: ignore[attr-defined, no-any-return]
+    return config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined, no-any-return]
 
 
 def column(values: Sequence[float]) -> Tensor:

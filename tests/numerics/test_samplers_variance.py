@@ -1,4 +1,4 @@
-"""Every file in volgen/samplers: samples of a Gaussian with an exact denoiser have that Gaussian's variance.
+"""Every file in volgen/sampling/samplers: samples of a Gaussian with an exact denoiser have that Gaussian's variance.
 
 One volume of many independent voxels is one draw of all of them. The Monte-Carlo error of a standard deviation over n values is
 std / sqrt(2 n), so 0.0016 * std here.
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from volgen.core.noise import choose
 from volgen.core.registry import config_class, kinds
-from volgen.samplers import _driver
-from volgen.samplers.ddim import Config as DDIMConfig
-from volgen.samplers.ddpm import Config as DDPMConfig
-from volgen.schedules.vp_linear import Config as VPLinear
+from volgen.sampling import descent
+from volgen.sampling.samplers.ddim import Config as DDIMConfig
+from volgen.sampling.samplers.ddpm import Config as DDPMConfig
+from volgen.sampling.schedules.vp_linear import Config as VPLinear
 
 VARIANCE = 0.25
 SHAPE = (50, 50, 80)
@@ -29,7 +29,7 @@ def denoise(y: Tensor, sigma: Tensor) -> Tensor:
 
 
 def std(sampler: object, grid: list[float]) -> float:
-    (volume,) = _driver.sample(denoise, sampler, grid, seed=5, indices=[0], shape=SHAPE)  # type: ignore[arg-type]
+    (volume,) = descent.sample(denoise, sampler, grid, seed=5, indices=[0], shape=SHAPE)  # type: ignore[arg-type]
     return float(volume.double().std())
 
 
@@ -48,12 +48,12 @@ def predicted(grid: list[float], eta: float) -> float:
 
 
 @pytest.mark.parametrize("steps", [1000, 600, 300])
-@pytest.mark.parametrize("kind", kinds("volgen.samplers"))
+@pytest.mark.parametrize("kind", kinds("volgen.sampling.samplers"))
 def test_many_steps_give_the_variance_of_the_data(kind: str, steps: int) -> None:
     grid = choose(VPLinear(points=1000).grid(), steps)
-    sampler = config_class("volgen.samplers", kind)().build()  # type: ignore[attr-defined]
+    sampler = config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined]
     shape = (24, 24, 24)
-    (volume,) = _driver.sample(denoise, sampler, grid, seed=5, indices=[0], shape=shape)
+    (volume,) = descent.sample(denoise, sampler, grid, seed=5, indices=[0], shape=shape)
     # First-order solvers are short of variance by O(1/steps); a schedule strided with the wrong betas is off by a factor.
     tolerance = 0.5 * (4 / math.sqrt(2 * math.prod(shape)) + (0.03 if sampler.order == 1 else 0.0) * 1000 / steps)
     assert float(volume.double().std()) == pytest.approx(0.5, abs=tolerance)

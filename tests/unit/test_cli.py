@@ -274,7 +274,7 @@ def test_a_shape_that_is_left_out_is_the_stores(
 
 
 def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    import volgen.stages.sample as stage
+    import volgen.commands.sample.sample as stage
 
     asked: list[object] = []
     monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.append(options["sampler"]))
@@ -284,7 +284,7 @@ def test_settings_of_a_sampler_reach_the_stage(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_settings_of_noise_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    import volgen.stages.sample as stage
+    import volgen.commands.sample.sample as stage
 
     asked: list[object] = []
     monkeypatch.setattr(stage, "sample", lambda *args, **options: asked.extend((options["sampler"], options["noise"])))
@@ -294,7 +294,7 @@ def test_settings_of_noise_reach_the_stage(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import volgen.stages.ingest as stage
+    import volgen.commands.ingest.ingest as stage
 
     seen: list[tuple[object, ...]] = []
 

@@ -69,7 +69,7 @@ def test_noise_levels_that_do_not_fall_are_refused() -> None:
         (OptimiserConfig, {"matrix_learning_rate": 0.01}, "gradient_clip must be 0"),
         (ExpertsConfig, {"warm_start": "shared"}, "there is no shared network"),
         (ExpertsConfig, {"warm_start": "none", "shared_steps": 5}, "no expert would start from it"),
-        (config_class("volgen.schedules", "karras"), {"sigma_min": 90.0}, "sigma_max must be above sigma_min"),
+        (config_class("volgen.sampling.schedules", "karras"), {"sigma_min": 90.0}, "sigma_max must be above sigma_min"),
     ],
 )
 def test_a_section_refuses_what_it_can_judge_alone(section: type[Config], settings: dict[str, Any], message: str) -> None:

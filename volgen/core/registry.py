@@ -1,4 +1,4 @@
-"""The folder is the registry: ``kind: heun`` means ``volgen/samplers/heun.py``.
+"""The folder is the registry: ``kind: heun`` means ``volgen/sampling/samplers/heun.py``.
 
 A component file defines a :class:`~volgen.core.config.Config` subclass called ``Config`` with a ``kind`` literal equal to the
 file's name, and a ``build`` method that makes the component. Files whose names start with an underscore are not components.

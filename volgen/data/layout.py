@@ -20,8 +20,8 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 
 from volgen.core.files import fingerprint, sha256, write_text
 from volgen.core.protocols import Shape3
-from volgen.data import nifti
 from volgen.data.record import SubjectRecord
+from volgen.images import nifti
 
 CHUNK = 64
 SLAB_BYTES = 2**20

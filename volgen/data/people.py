@@ -17,8 +17,8 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from volgen.data.names import Name, common_base, without_visit
-from volgen.data.nifti import stem
+from volgen.data.ingest.names import Name, common_base, without_visit
+from volgen.images.nifti import stem
 
 Folder = tuple[str, ...]
 Way = Literal["files", "folders", "bids", "table"]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.core.files import fingerprint
-from volgen.core.intensity import IntensityMap
 from volgen.core.limits import MAX_VOXELS
 from volgen.core.protocols import Shape3
-from volgen.core.volume import shear
 from volgen.data.quantise import CodeType
+from volgen.images.intensity import IntensityMap
+from volgen.images.volume import shear
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

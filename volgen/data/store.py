@@ -20,13 +20,13 @@ from volgen.core.errors import UserError
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.seal import KEY, fits
-from volgen.core.volume import Volume
 from volgen.data.convert import contiguous, to_unit
-from volgen.data.discover import safe
+from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
 from volgen.data.place import EXPECTED, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
+from volgen.images.volume import Volume
 
 VERSION = 1
 ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")

@@ -17,7 +17,7 @@ from volgen.report.tables import SLICES
 NAME, COMPARE, FOLDER = "compare.html", "compare.json", "generators"
 COLOURS = 8
 FEWEST = 5
-"""Volumes from which on resampling says which of two generators comes first (``volgen/checks/_compare.py``)."""
+"""Volumes from which on resampling says which of two generators comes first (``volgen/evaluate/compare.py``)."""
 STEPS = 41
 CHIPS = {"passes": "pass", "other": "other", "undecided": "unsure", "partly condemned": "fail", "condemned": "fail"}
 

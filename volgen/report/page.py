@@ -12,8 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from volgen.core.check import AXES
 from volgen.core.files import read_json, write_text
+from volgen.core.protocols import AXES
 from volgen.report import counts, previews
 from volgen.report.charts import Chart
 from volgen.report.figures import BESIDE, FOLDER, OUTLINES, WORST, file_of

@@ -1,16 +1,25 @@
-"""Work on files that may fail on one rank: all ranks learn of it, and one clear error is raised instead of a wait for ever."""
+"""What ranks do together: work that may fail on one of them, answers that one of them has for all, and waiting.
+
+All ranks learn of a failure, and one clear error is raised instead of a wait for ever.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
-from volgen.training.protocols import Ranks
+from volgen.core.progress import say
+from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
+from volgen.training.protocols import Pulse, Ranks
 
 T = TypeVar("T")
+SECONDS_BETWEEN_LOOKS = 1.0
+WAIT = "wait"
+"""What a look sees while others are at work."""
 
 
 def together(ranks: Ranks, where: Path, do: str, work: Callable[[], T]) -> T:
@@ -41,3 +50,63 @@ def together(ranks: Ranks, where: Path, do: str, work: Callable[[], T]) -> T:
     if failure is not None and failed[0] == ranks.rank:
         raise failure
     raise SystemExit(BAD_INPUT)
+
+
+def on_chief(group: Ranks, work: Callable[[], object]) -> None:
+    """Rank 0 does some work while the others wait; if it fails, they end quietly instead of waiting for ever."""
+
+    def silent() -> str:
+        work()
+        return ""
+
+    from_chief(group, silent)
+
+
+def from_chief(group: Ranks, work: Callable[[], str]) -> str:
+    """What rank 0's work returns, on every rank; if it fails there, the other ranks end quietly instead of waiting for ever."""
+    failure: BaseException | None = None
+    answer = ""
+    if group.rank == 0:
+        try:
+            answer = f"={work()}"
+        except BaseException as error:
+            failure = error
+    answer = group.gather(answer or "!")[0]
+    if failure is not None:
+        raise failure
+    if answer == "!":
+        raise SystemExit(BAD_INPUT)
+    return answer[1:]
+
+
+class Pulses:
+    """Everybody who wants to hear of every step."""
+
+    def __init__(self, *listeners: Pulse) -> None:
+        self._listeners = listeners
+
+    def beat(self) -> None:
+        """A step, or something else that takes time, has ended."""
+        for listener in self._listeners:
+            listener.beat()
+
+
+def when_ready(group: Ranks, look: Callable[[], str], interrupt: Interrupt, pulse: Pulse) -> str:
+    """Looks, on rank 0, until there is something else to see than :data:`WAIT`, and returns it on every rank.
+
+    Raises:
+        SystemExit: a signal arrived, and there is nothing to save.
+    """
+    while (seen := from_chief(group, look)) == WAIT:
+        if stop := told_to_stop(group, interrupt):
+            say("Stopped while waiting. The same command continues this run.")
+            raise SystemExit(Interrupted(stop).exit_code)
+        pulse.beat()  # others are at work
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return seen
+
+
+def told_to_stop(group: Ranks, interrupt: Interrupt) -> int:
+    """The signal that ranks have received, 0 for none; of several the first of :data:`SIGNALS`. A collective call."""
+    received = {int(text) for text in group.gather(str(int(interrupt.received)))}
+    return next((int(number) for number in SIGNALS if number in received), 0)

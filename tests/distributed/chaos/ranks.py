@@ -97,7 +97,7 @@ class Job:
 
 def warm() -> None:
     """Imports what a rank needs."""
-    for name in ("torch.utils.tensorboard", "volgen.cli", "volgen.stages.train"):
+    for name in ("torch.utils.tensorboard", "volgen.cli", "volgen.commands.train.train"):
         importlib.import_module(name)
     from volgen.parallel.engine import deepspeed
 

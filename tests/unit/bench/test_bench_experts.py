@@ -13,18 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from volgen.bench import _denoising, experts
-from volgen.bench._bootstrap import interval
+from volgen.bench import experts
+from volgen.bench._shared import denoising
+from volgen.bench._shared.bootstrap import interval
 from volgen.cli import main
+from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.rng import normal
 from volgen.data.store import Store
 from volgen.experts import ensemble as ensembles
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.recipe import Recipe
-from volgen.stages import _trained_run
-from volgen.stages._trained_run import TrainedRun
-from volgen.stages.train import train
+from volgen.runs import trained
+from volgen.runs.trained import TrainedRun
 
 CPU = torch.device("cpu")
 
@@ -112,13 +113,13 @@ def test_runs_that_cannot_be_compared_are_refused(
     shutil.copytree(pair[0], tmp_path / "other" / "one")
     bank = ensembles.read(pair[0] / "ensemble.json")
     ensembles.write(tmp_path / "other" / "one" / "ensemble.json", replace(bank, grid=bank.grid[:1] + bank.grid[2:], files={}))
-    monkeypatch.setattr(_trained_run, "_check_levels", lambda *_: None)
+    monkeypatch.setattr(trained, "_check_levels", lambda *_: None)
     assert "has other noise levels than" in refused(pair[0], tmp_path / "other" / "one", "--store", blob_store)
 
 
 def test_directories_are_told_apart_by_as_little_as_it_takes() -> None:
-    assert _denoising.names_of([Path("a/k1"), Path("a/k4")]) == ["k1", "k4"]
-    assert _denoising.names_of([Path("a/k1"), Path("b/k1"), Path("b/k4")]) == ["a/k1", "b/k1", "b/k4"]
+    assert denoising.names_of([Path("a/k1"), Path("a/k4")]) == ["k1", "k4"]
+    assert denoising.names_of([Path("a/k1"), Path("b/k1"), Path("b/k4")]) == ["a/k1", "b/k1", "b/k4"]
 
 
 def test_a_person_with_many_scans_counts_once() -> None:

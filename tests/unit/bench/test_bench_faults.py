@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volgen.bench import faults
-from volgen.bench._faults import FAULTS, STRENGTHS, plant
+from volgen.bench.faults.damage import FAULTS, STRENGTHS, plant
 from volgen.core.errors import UserError
 
 SHAPE = (44, 48, 52)

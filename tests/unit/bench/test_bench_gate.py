@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from volgen.bench import store as benchmark
-from volgen.bench._gate import read_reference, regressions
-from volgen.bench._result import Row, row
 from volgen.cli import main
+from volgen.commands.bench.gate import read_reference, regressions
+from volgen.commands.bench.result import Row, row
 from volgen.core.errors import UserError
 
 

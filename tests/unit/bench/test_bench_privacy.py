@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from volgen.bench import privacy
-from volgen.bench._privacy import Found
 from volgen.bench.privacy import ARMS, CASES, MEASURES
+from volgen.bench.privacy.arms import Found
 
 
 def test_ratios_are_to_ordinary_training_that_holds_one_volume() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from volgen.bench import acquisitions, report
-from volgen.bench._acquisitions import ACQUISITIONS
-from volgen.checks._measure import default_checks
+from volgen.bench.acquisitions.simulate import ACQUISITIONS
 from volgen.core.errors import UserError
 from volgen.data.store import Store
+from volgen.evaluate.measure import default_checks
 
 
 def test_metrics_are_timed_against_reading_and_against_the_plain_loop(blob_store: Path) -> None:

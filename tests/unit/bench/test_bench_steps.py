@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volgen.bench._cohort_features import Yardstick
+from volgen.bench.steps.features import Yardstick
 from volgen.cli import main
+from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.recipe import Recipe
-from volgen.stages.train import train
 
 
 def blobs(count: int, seed: int, brightness: float = 0.8) -> list[np.ndarray[Any, np.dtype[np.float32]]]:

@@ -11,8 +11,8 @@ import pytest
 
 from volgen.bench.store import PACKINGS
 from volgen.cli import main
-from volgen.data.preprocess import IngestConfig
-from volgen.stages.ingest import ingest
+from volgen.commands.ingest.ingest import ingest
+from volgen.data.ingest.preprocess import IngestConfig
 
 
 def test_every_packing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

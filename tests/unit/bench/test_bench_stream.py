@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from volgen.bench import stream as benchmark
-from volgen.bench._stream_ranks import ranks
+from volgen.bench.stream.ranks import ranks
 from volgen.cli import main
 from volgen.data.store import Store
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from volgen.bench import train
-from volgen.bench._train_arm import Arm, Figures, measure
+from volgen.bench.train.arm import Arm, Figures, measure
 
 SMALL = {"kind": "wavelet_unet3d", "channels": [8]}
 WIDE = {"kind": "wavelet_unet3d", "channels": [32]}

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volgen.checks._frechet_ratio import frechet_ratio
 from volgen.cli import main
+from volgen.commands.sample.sample import sample
+from volgen.commands.train.train import train
 from volgen.core.config import validate
-from volgen.data import nifti
 from volgen.data.store import Store
+from volgen.evaluate.frechet_ratio import frechet_ratio
+from volgen.images import nifti
 from volgen.recipe import Recipe
-from volgen.stages.sample import sample
-from volgen.stages.train import train
 
 
 def _run(store: Path, runs: Path, name: str, **sections: Any) -> Path:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from volgen.commands.ingest.ingest import ingest
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
-from volgen.data.preprocess import IngestConfig
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.scan import StoredScan, VolumeScan
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
 from volgen.models.assemblies.autoregressive import Config as Autoregressive
-from volgen.stages.ingest import ingest
 
 SHAPE = (8, 12, 16)
 SLABS = Autoregressive(coarse_levels=2, thickness=2, axis="S")

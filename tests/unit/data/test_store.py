@@ -17,12 +17,12 @@ import pytest
 import tensorstore
 import zarr
 
+from volgen.commands.ingest.ingest import ingest
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.layout import PACKINGS, chunk_shape
-from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store, _parts
-from volgen.stages.ingest import ingest
 
 SHAPE = (40, 70, 33)
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from volgen.commands.ingest.ingest import ingest
 from volgen.core.errors import UserError
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.piece import Piece
-from volgen.data.preprocess import IngestConfig
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, StreamConfig
-from volgen.stages.ingest import ingest
 
 SHAPE = (12, 14, 10)
 MOVING = AugmentConfig(rotation_degrees=20, translation_mm=2, scale=0.1, flip_left_right=True)

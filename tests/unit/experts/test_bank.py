@@ -19,7 +19,7 @@ from volgen.core.span import tile
 from volgen.experts import bank as bank_module
 from volgen.experts.bank import ExpertBank
 from volgen.experts.ensemble import Ensemble, ExpertRecord
-from volgen.samplers import _driver
+from volgen.sampling import descent
 
 GRID = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 
@@ -93,7 +93,7 @@ def test_sigma_max_survives_float32_and_more_is_refused(tmp_path: Path) -> None:
             bank(*volumes(27.0))
 
 
-@pytest.mark.parametrize("kind", kinds("volgen.samplers"))
+@pytest.mark.parametrize("kind", kinds("volgen.sampling.samplers"))
 def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_path: Path, kind: str) -> None:
     most = 0
     with open_bank(ensemble, tmp_path, capacity=2) as bank:
@@ -104,8 +104,8 @@ def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_p
             most = max(most, len(bank.resident))
             return x0
 
-        sampler = config_class("volgen.samplers", kind)().build()  # type: ignore[attr-defined]
-        _driver.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2))
+        sampler = config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined]
+        descent.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2))
         assert bank.loads == [5, 4, 3, 2, 1, 0]
     assert most == 2
     assert Tag.built == 2, "storage is used again, not allocated for every expert"

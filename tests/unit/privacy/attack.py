@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from volgen.commands.train import parts, privacy
+from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
@@ -28,12 +30,10 @@ from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
 from volgen.parallel.private_engine import Pass
-from volgen.privacy._ledger import Budget, Ledger, Mechanism
-from volgen.privacy._mechanism import GradientMechanism
-from volgen.privacy._secret import Secret
+from volgen.privacy.ledger import Budget, Ledger, Mechanism
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
-from volgen.stages import _train_parts, _train_privacy
-from volgen.stages.train import train
 from volgen.training.interrupt import Interrupt
 from volgen.training.loop import Task, Trainer
 from volgen.training.metrics import NoMetrics
@@ -125,14 +125,14 @@ def contributions(asked: Recipe, folder: Path, key: bytes) -> dict[str, Tensor]:
     if not Ledger.exists(asked.directory):
         Ledger.create(asked.directory, Budget(8.0, 1e-5, "rdp"), Mechanism(1.0, 1.0, asked.privacy.clip_norm), 1, {})
     (phase,) = asked.phases()[-1:]
-    engine, preconditioner = _Engine(_train_parts.build_network(asked, phase.name)), asked.preconditioner.fit(lambda: iter(()), [], 0)
+    engine, preconditioner = _Engine(parts.build_network(asked, phase.name)), asked.preconditioner.fit(lambda: iter(()), [], 0)
     with pytest.MonkeyPatch.context() as patch, closing(Stream(Store.open(asked.data.store), "train", asked.data, asked.seed)) as stream:
-        patch.setattr(_train_privacy, "GradientMechanism", KnownDraws)
+        patch.setattr(privacy, "GradientMechanism", KnownDraws)
         patch.setattr(KnownDraws, "key", key)
         plain = Trainer(
             asked.optimiser, asked.ema, lambda _: None, 1, None, 1, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
         )  # fmt: skip
-        trainer = _train_privacy.method(asked).trainer(plain, stream, group)
+        trainer = privacy.method(asked).trainer(plain, stream, group)
         task = Task(phase.name, "attack", lambda quantile: phase.sigma(quantile, asked.experts.on_grid), folder, 0, False)
         trainer._gradient(
             task, engine, lambda ids: (PreconditionedDenoiser(engine, preconditioner), preconditioner.weight), 1, 0  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def leave_out(asked: Recipe, store: Path, gone: str, folder: Path, key: bytes, c
 def score(run: Path, asked: Recipe, direction: Tensor) -> tuple[float, float]:
     """The score of a trained run, and the noise multiplier that its ledger claims."""
     (phase,) = asked.phases()[-1:]
-    before = dict(_train_parts.build_network(asked, phase.name).named_parameters())
+    before = dict(parts.build_network(asked, phase.name).named_parameters())
     weights = load_file(run / "experts" / phase.name / "weights.safetensors")
     moved = torch.cat([(weights[name] - weight.detach()).flatten() for name, weight in before.items()]).double()
     (entry,) = json.loads((run / "privacy_ledger.json").read_text())["entries"]
@@ -200,7 +200,7 @@ def separation(
     sigma = math.nan
     with pytest.MonkeyPatch.context() as patch:
         if key is not None:
-            patch.setattr(_train_privacy, "GradientMechanism", KnownDraws)
+            patch.setattr(privacy, "GradientMechanism", KnownDraws)
             patch.setattr(KnownDraws, "key", key)
         for number in range(count):
             for left_out, told in scores.items():

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from volgen.core.errors import UserError
-from volgen.privacy._accounting import Steps, calibrate, epsilon, replace_one
-from volgen.privacy._gaussian import epsilon_of
+from volgen.privacy.accounting import Steps, calibrate, epsilon, replace_one
+from volgen.privacy.gaussian import epsilon_of
 
 DELTA = 1e-5
 GRID = [(rate, noise, count) for rate in (0.01, 0.064, 0.3) for noise in (0.8, 2.0, 8.0) for count in (1, 100, 3000)]

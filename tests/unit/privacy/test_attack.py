@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from volgen.data.preprocess import IngestConfig
+from volgen.commands.ingest.ingest import ingest
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.store import Store
-from volgen.privacy._accounting import calibrate
-from volgen.privacy._gaussian import epsilon_of
-from volgen.stages.ingest import ingest
+from volgen.privacy.accounting import calibrate
+from volgen.privacy.gaussian import epsilon_of
 
 from .attack import KnownDraws, contributions, leave_out, recipe, separation, world
 

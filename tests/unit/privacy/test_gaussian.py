@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from volgen.privacy._gaussian import best_guess, delta_of, epsilon_of, mu_of
+from volgen.privacy.gaussian import best_guess, delta_of, epsilon_of, mu_of
 
 
 @pytest.mark.parametrize(("mu", "epsilon"), [(1, 4.377), (2, 9.997), (5, 33.10), (10, 91.82)])

@@ -14,9 +14,9 @@ import pytest
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
-from volgen.privacy import _ledger
-from volgen.privacy._accounting import Steps, epsilon, replace_one
-from volgen.privacy._ledger import JOURNAL, Budget, BudgetSpent, Ledger, Mechanism
+from volgen.privacy import ledger as journals
+from volgen.privacy.accounting import Steps, epsilon, replace_one
+from volgen.privacy.ledger import JOURNAL, Budget, BudgetSpent, Ledger, Mechanism
 
 MECHANISM = Mechanism(0.1, 2.0, 1.0)
 BUDGET = Budget(3.0, 1e-5, "rdp")
@@ -66,7 +66,7 @@ def test_a_step_is_on_the_disk_before_it_may_be_taken(tmp_path: Path, monkeypatc
     def fsync(descriptor: int) -> None:
         seen.append(os.fstat(descriptor).st_size)
 
-    monkeypatch.setattr(_ledger.os, "fsync", fsync)
+    monkeypatch.setattr(journals.os, "fsync", fsync)
     ledger.take("0", 1, MECHANISM)
     assert seen == [(tmp_path / JOURNAL).stat().st_size]
 
@@ -74,7 +74,7 @@ def test_a_step_is_on_the_disk_before_it_may_be_taken(tmp_path: Path, monkeypatc
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from volgen.privacy._ledger import Ledger
+from volgen.privacy.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for step in range(1, 6):
     ledger.take("0", step, ledger.mechanism)
@@ -121,7 +121,7 @@ def test_half_a_line_counts_as_a_step(tmp_path: Path) -> None:
     again.take("0", 2, MECHANISM)
     assert again.count("0") == 2 and again.count() == 3
     assert Ledger(tmp_path).summary(finished=True)["entries"][-1] == {
-        "scope": "unknown", "mechanism": _ledger.MECHANISM, "sampling_rate": 0.1, "noise_multiplier": 2.0, "clip_norm": 1.0, "steps": 1,
+        "scope": "unknown", "mechanism": journals.MECHANISM, "sampling_rate": 0.1, "noise_multiplier": 2.0, "clip_norm": 1.0, "steps": 1,
     }  # fmt: skip
 
 
@@ -237,7 +237,7 @@ OPTIMISED = """
 import json, sys
 from pathlib import Path
 from volgen.core.errors import UserError
-from volgen.privacy._ledger import JOURNAL, Ledger
+from volgen.privacy.ledger import JOURNAL, Ledger
 from volgen.training import metrics
 assert False, "asserts are off"
 folder = Path(sys.argv[1])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from volgen.privacy._gaussian import delta_of
-from volgen.privacy._local import Budget, Clip, certificate, needed_sigma, release
-from volgen.privacy._secret import Secret
+from volgen.privacy.gaussian import delta_of
+from volgen.privacy.local import Budget, Clip, certificate, needed_sigma, release
+from volgen.privacy.secret import Secret
 
 SHAPE = (6, 5, 4)
 KEY = bytes(range(32))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from volgen.privacy._ledger import Mechanism
-from volgen.privacy._mechanism import GradientMechanism
-from volgen.privacy._secret import Secret
+from volgen.privacy.ledger import Mechanism
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.secret import Secret
 
 KEY = bytes(range(32))
 SHAPES = [torch.Size((40, 25)), torch.Size((7,)), torch.Size((1,))]

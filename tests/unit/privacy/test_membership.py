@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, norm
 
-from volgen.privacy import _membership
-from volgen.privacy._membership import COMBINED, LIRA, Shadows, auc_interval, measure, statistics
+from volgen.privacy import membership
+from volgen.privacy.membership import COMBINED, LIRA, Shadows, auc_interval, measure, statistics
 
 
 def test_area_and_rates_are_those_of_two_normals() -> None:
@@ -68,4 +68,4 @@ def test_shadow_models_find_what_the_loss_alone_hides() -> None:
 def test_shadow_models_that_are_all_alike_say_nothing() -> None:
     losses = np.random.default_rng(4).uniform(0.5, 1.0, (10, 2))
     same = Shadows(np.stack([losses] * 2), np.zeros((2, 10), dtype=bool))
-    assert np.allclose(_membership.likelihood_ratio(losses, same), 0.0)
+    assert np.allclose(membership.likelihood_ratio(losses, same), 0.0)

@@ -9,10 +9,10 @@ import pytest
 from scipy.optimize import linprog
 from scipy.stats import binom
 
-from volgen.privacy._accounting import Accountant, Steps, epsilon, profile
-from volgen.privacy._gaussian import delta_of, epsilon_of
-from volgen.privacy._one_run import PRECISE, Guesses, _largest, _refutes_pair, _tail, bear, lower_bound, p_value, too_many
-from volgen.privacy._trade_off import Gaussian, Pairs
+from volgen.privacy.accounting import Accountant, Steps, epsilon, profile
+from volgen.privacy.gaussian import delta_of, epsilon_of
+from volgen.privacy.one_run import PRECISE, Guesses, _largest, _refutes_pair, _tail, bear, lower_bound, p_value, too_many
+from volgen.privacy.trade_off import Gaussian, Pairs
 
 PUBLISHED = [((1000, 100, 75, 1e-4), 0.673), ((100_000, 1510, 1439, 1e-5), 2.675)]
 """Steinke, Nasr & Jagielski 2023, appendix D and section 7: (m, r, v, delta) at 95 % -> epsilon."""

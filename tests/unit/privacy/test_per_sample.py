@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from volgen.models.denoiser import Network
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
-from volgen.privacy._per_sample import PerSample, differs, meets
+from volgen.privacy.per_sample import PerSample, differs, meets
 
 PATIENTS, VIEWS = 2, 2
 NETWORKS: dict[str, Any] = {

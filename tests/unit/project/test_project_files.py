@@ -17,16 +17,16 @@ from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
-    "volgen.checks",
+    "volgen.evaluate.volumes",
     "volgen.experts.starts",
     "volgen.models.adapters",
     "volgen.models.assemblies",
     "volgen.models.networks",
     "volgen.models.preconditioners",
-    "volgen.noises",
+    "volgen.sampling.noises",
     "volgen.privacy",
-    "volgen.samplers",
-    "volgen.schedules",
+    "volgen.sampling.samplers",
+    "volgen.sampling.schedules",
 )
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,10 +19,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from volgen.core.check import AXES
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_LEVELS, MAX_RANK, MAX_WIDTH
-from volgen.core.protocols import Axis, Scan, Shape3
+from volgen.core.protocols import AXES, Axis, Scan, Shape3
 from volgen.core.rng import normal, uniform
 from volgen.models.assembly import Assembly, Draw, Place
 from volgen.models.denoiser import Preconditioner

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from volgen.core.check import AXES
-from volgen.core.protocols import Axis, Shape3
+from volgen.core.protocols import AXES, Axis, Shape3
 from volgen.models.haar import analyse, synthesise
 from volgen.models.networks._residual_unet import FourierEmbedding, ResidualUNet, ResidualUNetConfig
 

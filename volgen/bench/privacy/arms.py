@@ -1,0 +1,186 @@
+"""One arm of `volgen bench privacy`: some steps with made-up volumes, in the process that this is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from volgen.commands.plan.measure import timed
+from volgen.core.manifest import peak_memory_bytes
+from volgen.core.protocols import Denoiser
+from volgen.data.stream import Batch
+from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.parallel import launch as launches
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.private_engine import Pass, PrivateEngine
+from volgen.privacy.ledger import Mechanism
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.per_sample import PerSample
+from volgen.privacy.secret import Secret
+from volgen.recipe import Recipe
+from volgen.training.draws import noise
+from volgen.training.ema import EMA
+from volgen.training.interrupt import Interrupt
+from volgen.training.loop import Task, Trainer
+from volgen.training.loss import Weight, denoising_loss
+from volgen.training.metrics import NoMetrics
+from volgen.training.private import PrivateTrainer
+
+MOST = 20
+"""At least so many steps are timed, for so many seconds, but not more than the most."""
+RATE, NOISE, CLIP = 1e-5, 1.0, 1.0
+Step = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one process measured.
+
+    Attributes:
+        wall: seconds of a step.
+        cpu: processor seconds of a step, of all threads.
+        peak: resident bytes at most.
+        beyond: of these, what came after the process had been started and its libraries read.
+    """
+
+    wall: float
+    cpu: float
+    peak: int
+    beyond: int
+
+
+def measure(content: str, arm: int) -> Found:
+    """What one arm takes; to be called once in a process.
+
+    Args:
+        content: the recipe, as JSON.
+        arm: its number.
+    """
+    recipe = Recipe.model_validate_json(content)
+    device = launches.start(launches.Launch())
+    import opacus.grad_sample  # for its size, in every arm
+    import opacus.optimizers  # noqa: F401
+
+    before = peak_memory_bytes()
+    torch.manual_seed(0)
+    network = recipe.build_network().to(device)
+    step, end = (_plain, _plain_one_by_one, _one_patient, _several_patients, _opacus)[arm](
+        recipe, network, Group(launches.Launch(), device)
+    )
+    step(0)
+    wall, cpu = timed(step, MOST)
+    peak = peak_memory_bytes()
+    end()
+    return Found(wall, cpu, peak, peak - before)
+
+
+def _task() -> Task:
+    return Task("bench", "bench", lambda quantile: 0.2 + quantile, Path(), 0, False)
+
+
+def _plain(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
+    """Ordinary training: the batch in one pass."""
+    return _ordinary(recipe, network, group, 1)
+
+
+def _plain_one_by_one(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
+    """Ordinary training with accumulation: micro-batches of one volume."""
+    return _ordinary(recipe, network, group, recipe.data.batch_size)
+
+
+def _ordinary(recipe: Recipe, network: nn.Module, group: Group, accumulation: int) -> tuple[Step, Callable[[], None]]:
+    size = recipe.data.batch_size
+    config = recipe.engine.model_copy(update={"accumulation": accumulation})
+    engine = Engine(network, config, size // accumulation, betas=recipe.optimiser.betas)
+
+    def batch(number: int) -> Batch:
+        x = torch.rand(size, 1, *recipe.data.shape) * 2 - 1
+        return Batch(x.to(group.device), list(range(size)), ["made up"] * size)
+
+    trainer = Trainer(**_usual(recipe, group, batch))
+    return _steps(recipe, trainer, engine), engine.destroy
+
+
+def _one_patient(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
+    """Private, a patient at a time."""
+    return _private(recipe, network, group, Pass())
+
+
+def _several_patients(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
+    """Private, all patients in one pass with the hooks of Opacus."""
+    return _private(recipe, network, group, Pass(recipe.data.batch_size, whole=True))
+
+
+def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) -> tuple[Step, Callable[[], None]]:
+    people = recipe.data.batch_size
+    each = PerSample(network) if at_once.patients > 1 else None
+    engine = PrivateEngine(network, recipe.engine, betas=recipe.optimiser.betas, at_once=at_once, per_sample=each)
+    # Everybody takes part in every step, so that all arms see equally many patients.
+    sanitiser = GradientMechanism(Mechanism(1.0, NOISE, CLIP), people, Secret(), 0, 1)
+
+    def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
+        for _ in patients:
+            yield Batch(torch.rand(1, 1, *recipe.data.shape) * 2 - 1, [0], ["made up"])
+
+    trainer = PrivateTrainer(**_usual(recipe, group, None), sanitiser=sanitiser, views=views, patients=[f"{n}" for n in range(people)])
+    return _steps(recipe, trainer, engine), engine.destroy
+
+
+def _usual(recipe: Recipe, group: Group, batch: Any) -> dict[str, Any]:
+    return {
+        "optimiser": recipe.optimiser, "ema": recipe.ema, "batch": batch, "batch_size": recipe.data.batch_size, "validator": None,
+        "checkpoint_every": MOST, "seed": recipe.seed, "ranks": group, "metrics": NoMetrics(), "interrupt": Interrupt(watch_parent=False),
+    }  # fmt: skip
+
+
+def _steps(recipe: Recipe, trainer: Trainer, engine: Engine) -> Step:
+    preconditioner, ema = recipe.preconditioner.blank(recipe.data.shape, 1), EMA(recipe.ema, engine.masters())
+
+    def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
+        return PreconditionedDenoiser(engine, preconditioner), preconditioner.weight
+
+    def step(number: int) -> None:
+        trainer._gradient(_task(), engine, objective, number + 1, number)
+        engine.step(RATE)
+        ema.update(engine.masters())
+        _wait()
+
+    return step
+
+
+def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
+    """Opacus alone: its module and its optimiser, no DeepSpeed."""
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    size, device = recipe.data.batch_size, group.device
+    warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)  # the first layer's input needs no gradient
+    wrapped = GradSampleModule(network, loss_reduction="sum")
+    adam = torch.optim.AdamW(wrapped.parameters(), lr=RATE, betas=recipe.optimiser.betas)
+    optimiser = DPOptimizer(adam, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=size, loss_reduction="sum")
+    weights = [p.data for p in network.parameters()]
+    preconditioner, ema = recipe.preconditioner.blank(recipe.data.shape, 1), EMA(recipe.ema, weights)
+    denoise = PreconditionedDenoiser(wrapped, preconditioner)
+
+    def step(number: int) -> None:
+        x = (torch.rand(size, 1, *recipe.data.shape) * 2 - 1).to(device)
+        z = noise(x, range(size), recipe.seed, "bench", number)
+        denoising_loss(denoise, preconditioner.weight, x, z, torch.linspace(0.2, 1.2, size, device=device)).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        ema.update(weights)
+        _wait()
+
+    return step, wrapped.cleanup
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -1,0 +1,207 @@
+"""The race at equal compute: volgen's recipe and MONAI's own 3D diffusion recipe, trained for the same processor time and scored alike.
+
+Each arm trains in a process of its own on the training people of one store, for `minutes` of processor time, and draws volumes. The
+slice report then compares all arms with the same real people: share of volumes condemned, Frechet distance over that of real people
+among themselves, MS-SSIM, likeness to the nearest training person. The distance is to the store's validation people; volgen only looks
+at them once, after its last step, so nobody's choices depend on them. The arms: volgen as configs/brain4mm_k1.yaml has it; MONAI's
+recipe as it is; and MONAI's recipe with a larger learning rate (`tuned_rate`), because its own is meant for long training. Two more take
+volgen apart, to tell why: without the structured Gaussian, and with MONAI's network in place of the wavelet one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from volgen.bench._shared.process import counted, processor_seconds
+from volgen.commands.bench.result import Row, row
+from volgen.commands.plan.measure import calibrate_apart
+from volgen.commands.report.compare import compare
+from volgen.core.config import Config as BaseConfig
+from volgen.core.config import dump_yaml, validate
+from volgen.core.errors import UserError
+from volgen.core.files import read_json
+from volgen.core.options import Positional
+from volgen.core.progress import progress, say
+from volgen.data.store import Store
+from volgen.recipe import Recipe
+
+Section = Mapping[str, Any]
+RATE = 5e-5
+"""Of MONAI's tutorial."""
+WAVELET: Section = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
+UNET: Section = {
+    "kind": "unet3d", "channels": [32, 64, 64, 64], "attention": [False, False, True, True],
+    "residual_blocks": 2, "head_channels": 8, "norm_groups": 32,
+}  # fmt: skip
+"""`DiffusionModelUNet` at its defaults."""
+OURS: dict[str, tuple[Section, Section, float]] = {
+    "volgen": (WAVELET, {"kind": "gaussian"}, 1e-2),
+    "volgen without the Gaussian": (WAVELET, {"kind": "edm"}, 1e-2),
+    "volgen with MONAI's network": (UNET, {"kind": "gaussian"}, 0.0),
+}
+"""Network, preconditioner and learning rate of Muon."""
+FLOOR = "real people"
+
+
+class Config(BaseConfig):
+    """On whom, how long, and where everything is kept."""
+
+    store: Annotated[Path, Positional("STORE")]
+    """Store with training and validation people."""
+    folder: Path
+    """New folder for runs, volumes and the comparison."""
+    minutes: PositiveFloat = 5.0
+    """Processor minutes of training of each arm."""
+    volumes: PositiveInt = 24
+    """Volumes drawn from each."""
+    batch_size: PositiveInt = 2
+    """Volumes of a training step."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of all networks; bf16 only where the processor has it."""
+    tuned_rate: PositiveFloat = 1e-3
+    """Learning rate of MONAI's second arm."""
+    seed: NonNegativeInt = 0
+    """Of training and of sampling."""
+
+
+def run(config: Config) -> list[Row]:
+    """Scores of every arm, and of real people where there is such a thing.
+
+    Raises:
+        UserError: the folder is there already, the store has no people for it, or an arm failed.
+    """
+    if config.folder.exists():
+        raise UserError("--folder", f"{config.folder} is there already", "a new folder")
+    store = Store.open(config.store)
+    if store.shape is None or len(store.split("validation")) < 2:
+        raise UserError(str(config.store), "has fewer than two validation people, or scans of several shapes", "a cohort to race on")
+    config.folder.mkdir(parents=True)
+    theirs = {"MONAI": RATE, "MONAI, larger rate": config.tuned_rate}
+    figures: dict[str, Mapping[str, float]] = {}
+    with progress("bench", len(OURS) + len(theirs) + 1) as ticker:
+        for name in OURS:
+            figures[name] = _volgen(config, name, store)
+            ticker.advance(note=name)
+        for name, rate in theirs.items():
+            figures[name] = _monai(config, name, rate)
+            ticker.advance(note=name)
+        folders = [f"{_label(name)}={_volumes(config, name)}" for name in figures]
+        compare(folders, config.store, config.folder / "comparison")
+        ticker.advance(note="comparison")
+    return [entry for name, taken in figures.items() for entry in _rows(name, taken, config.folder / "comparison")]
+
+
+def _label(name: str) -> str:
+    return name.replace(", ", "-").replace("'", "").replace(" ", "-")
+
+
+def _volumes(config: Config, name: str) -> Path:
+    return config.folder / "samples" / _label(name)
+
+
+def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
+    assert store.shape is not None
+    label = _label(name)
+    network, preconditioner, muon = OURS[name]
+    content = {
+        "name": label, "runs": str(config.folder / "runs"), "seed": config.seed,
+        "data": {"store": str(config.store), "shape": list(store.shape), "batch_size": config.batch_size},
+        "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 16},
+        "network": dict(network), "preconditioner": dict(preconditioner),
+        "optimiser": {"learning_rate": 1e-3, "matrix_learning_rate": muon, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0},
+        "ema": {"decay": 0.98}, "engine": {"precision": config.precision, "checkpoint_every": 100_000},
+        "stopping": {"validation_volumes": 2, "validation_draws": 1}, "sampler": {"kind": "dpmpp_2m"},
+    }  # fmt: skip
+    recipe = validate(Recipe, content, "bench race")
+    step = calibrate_apart(recipe, config.batch_size, len(store.split("train"))).cpu
+    steps = max(round(config.minutes * 60 / step), 1)
+    stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
+    path = config.folder / f"{label}.yaml"
+    path.write_text(dump_yaml(recipe.model_copy(update={"stopping": stopping})), encoding="utf-8")
+    train = _process(config, ["-m", "volgen", "train", "--config", str(path)], name)
+    drawn = ["--count", str(config.volumes), "--seed", str(config.seed), "--batch-size", "4"]
+    released, out = config.folder / "runs" / label, _volumes(config, name)
+    sample = _process(config, ["-m", "volgen", "sample", str(released), "--out", str(out), *drawn], name)
+    parameters = sum(parameter.numel() for parameter in recipe.build_network().parameters())
+    return {"steps": steps, "train": train, "sample": sample, "parameters": parameters}
+
+
+def _monai(config: Config, name: str, rate: float) -> dict[str, float]:
+    out = _volumes(config, name)
+    out.mkdir(parents=True)
+    work = {
+        "store": str(config.store), "out": str(out), "seconds": config.minutes * 60, "volumes": config.volumes, "seed": config.seed,
+        "batch_size": config.batch_size, "learning_rate": rate, "precision": config.precision,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }  # fmt: skip
+    log = config.folder / f"{_label(name)}.json"
+    _process(config, ["-m", "volgen.bench.race.monai", json.dumps(work)], name, log)
+    found: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
+    say(f"{name}: {found['steps']} steps in {found['train']:.0f} CPU s")
+    return found
+
+
+def _process(config: Config, arguments: Sequence[str], what: str, output: Path | None = None) -> float:
+    """Processor seconds of a Python process."""
+    log = output or config.folder / "volgen.log"
+    errors = log.with_suffix(".log")
+    with log.open("a") as out, errors.open("a") as err:
+        code, used = counted(["-W", "ignore", *arguments], out, err)
+    if code:
+        raise UserError(f"bench race, {what}", f"failed: {errors.read_text()[-500:]}", "", f"see {errors}")
+    return processor_seconds(used)
+
+
+def _rows(name: str, taken: Mapping[str, float], comparison: Path) -> list[Row]:
+    label = _label(name)
+    report = read_json(comparison / "generators" / label / "report.json", "a report")
+    entries = read_json(comparison / "compare.json", "a comparison")["generators"]
+    entry: Mapping[str, Any] = next(one for one in entries if one["name"] == label)
+    cohort = report["cohort"]
+    frechet, alike, near = cohort["frechet"], cohort["ms_ssim"], cohort["nearest_training"]
+    floor = Row(f"{FLOOR}: Frechet distance", frechet["floor"], "")
+    real_alike, real_near = Row(f"{FLOOR}: MS-SSIM", alike["real"], ""), Row(f"{FLOOR}: nearest", near["real"]["correlation"], "")
+    return [
+        *(Row(f"{name}: {what}", taken[key], unit) for what, key, unit in
+          (("parameters", "parameters", ""), ("steps", "steps", ""), ("training", "train", "CPU s"), ("sampling", "sample", "CPU s"))),
+        row(f"{name}: Frechet distance", frechet["generated"], "", floor),
+        row(f"{name}: MS-SSIM", alike["generated"] or 0.0, "", real_alike),
+        row(f"{name}: nearest", near["generated"]["correlation"], "", real_near),
+        Row(f"{name}: background", cohort["background"]["generated"], ""),
+        Row(f"{name}: condemned", entry["share_condemned"]["value"], "", interval=tuple(entry["share_condemned"]["interval"])),
+        Row(f"{name}: distance from the bands", entry["distance"]["value"], "", interval=_pair(entry["distance"]["interval"])),
+    ]  # fmt: skip
+
+
+def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each arm."""
+    columns = {
+        "parameters": "parameters", "steps": "steps", "training": "training, CPU s", "sampling": "sampling, CPU s",
+        "Frechet distance": "Frechet distance (over real)", "MS-SSIM": "MS-SSIM (over real)", "nearest": "nearest (over real)",
+        "background": "background", "condemned": "condemned [95 %]", "distance from the bands": "distance from the bands [95 %]",
+    }  # fmt: skip
+    found: dict[str, dict[str, Row]] = {}
+    for one in rows:
+        arm, _, what = one.name.partition(": ")
+        found.setdefault(arm, {})[what] = one
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {arm} | " + " | ".join(_cell(values[key]) for key in columns) + " |" for arm, values in found.items())])
+
+
+def _cell(one: Row) -> str:
+    text = f"{one.value:.4g}"
+    if one.ratio_to:
+        text += f" ({next(iter(one.ratio_to.values())):.3g})"
+    if one.interval is not None:
+        text += f" [{one.interval[0]:.3g}, {one.interval[1]:.3g}]"
+    return text

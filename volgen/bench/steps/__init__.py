@@ -1,0 +1,189 @@
+"""Quality of the volumes of one bank against the number of steps, for every sampler: how few steps lose nothing.
+
+Every setting draws the same samples of the same seed. A setting is worse than the reference, which takes the most evaluations of a
+network, if the 95 % interval of the difference of their Frechet distances (paired bootstrap over the volumes) lies above 0, or if its
+fine detail is further from that of real people by more than chance. The table in docs/sampling.md comes from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from volgen.bench._shared.bootstrap import interval
+from volgen.bench.steps.features import Numbers, Yardstick, detail
+from volgen.bench.steps.figure import draw
+from volgen.commands.bench.result import Row
+from volgen.core.config import Config as BaseConfig
+from volgen.core.errors import UserError
+from volgen.core.noise import choose
+from volgen.core.options import Positional
+from volgen.core.progress import progress
+from volgen.core.registry import config_class, kinds
+from volgen.data.store import Store
+from volgen.evaluate.measure import to_unit
+from volgen.parallel.device import usable_device
+from volgen.runs.trained import TrainedRun
+from volgen.sampling import descent
+
+SAMPLERS = "volgen.sampling.samplers"
+FEWEST = 8
+KINDS = ("distance", "minus best", "detail", "detail minus best", "evaluations")
+
+
+class Config(BaseConfig):
+    """Which run, and how it is sampled."""
+
+    run: Annotated[Path, Positional("RUN")]
+    """A finished run that draws whole volumes."""
+    store: Path
+    """The store that it was trained from."""
+    steps: tuple[PositiveInt, ...] = (4, 8, 16)
+    """Numbers of steps; 16 is all that the recipes at 4 mm have."""
+    samplers: tuple[str, ...] = ()
+    """Kinds of sampler; all of them if none is named."""
+    count: int = Field(default=64, ge=FEWEST)
+    """Volumes drawn with each setting."""
+    seed: NonNegativeInt = 0
+    """Seed of the volumes and of the resampling."""
+    device: str | None = None
+    """Torch device (default: a GPU if there is one)."""
+    figure: Path | None = None
+    """File for a picture, .png or .svg (default: none)."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One sampler with some steps, and what it made.
+
+    Attributes:
+        name: of both.
+        evaluations: of a network, for one volume.
+        features: [volumes, features] in each feature space.
+        detail: [volumes], high-frequency energy over that of real people.
+    """
+
+    name: str
+    evaluations: int
+    features: Sequence[Numbers]
+    detail: Numbers
+
+
+def run(config: Config) -> list[Row]:
+    """Distances, details and evaluations of every setting, and their differences from the setting with most evaluations.
+
+    Raises:
+        UserError: the run or the store is damaged, or they do not fit each other; unknown samplers or numbers of steps.
+    """
+    trained, store = TrainedRun.read(config.run), Store.open(config.store)
+    names = config.samplers or tuple(kinds(SAMPLERS))
+    strange = [name for name in names if name not in kinds(SAMPLERS)]
+    if strange:
+        raise UserError("--samplers", f"there is no sampler '{strange[0]}'", f"some of {', '.join(kinds(SAMPLERS))}")
+    if not trained.recipe.assembly.whole:
+        raise UserError(str(config.run), f"draws volumes in pieces ('{trained.recipe.assembly.kind}')", "a run that draws whole volumes")
+    if config.figure is not None and config.figure.suffix not in (".png", ".svg"):
+        raise UserError("--figure", config.figure.name, "a name that ends in .png or .svg")
+    grids = [_grid(trained, steps) for steps in config.steps]
+    yardstick = _yardstick(store, trained, config.count)
+    with progress("bench", len(names) * sum(map(len, grids)) * config.count) as ticker:
+        settings = [_measure(trained, yardstick, name, grid, config, ticker.advance) for name in names for grid in grids]
+    rows = _rows(settings, yardstick, config.seed)
+    if config.figure is not None:
+        draw(rows, config.figure)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, one line per setting."""
+    by_name = {one.name: one for one in rows}
+    settings = [one.name.removesuffix(" distance") for one in rows if one.name.endswith(" distance") and one.ratio_to]
+    floor = by_name["real people"]
+    lines = [
+        "| sampler, steps | evaluations | Frechet distance | minus the reference [95 %] | fine detail | minus the reference [95 %] |",
+        "|---|---|---|---|---|---|",
+        f"| real people among themselves | | {floor.value:.0f} | | 1 | |",
+    ]
+    for name in settings:
+        distance, minus, fine, fine_minus, evaluations = (by_name[f"{name} {kind}"] for kind in KINDS)
+        lines.append(
+            f"| {name} | {evaluations.value:g} | {distance.value:.0f} ± {_half(distance):.0f} | {_signed(minus, 1)} |"
+            f" {fine.value:.3f} | {_signed(fine_minus, 3)} |"
+        )
+    return "\n".join(lines)
+
+
+def _yardstick(store: Store, trained: TrainedRun, count: int) -> Yardstick:
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for split in ("train", "validation", "test"):
+        for record in store.split(split):
+            if record.shape != trained.geometry.shape:
+                found = f"scan '{record.id}' has shape {list(record.shape)}"
+                raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of the run")
+            groups[split == "train"].append(to_unit(store.read_unit(record)))
+    if min(map(len, groups.values())) < FEWEST:
+        found = f"{len(groups[True])} people to train on and {len(groups[False])} others"
+        raise UserError(str(store.path), found, f"at least {FEWEST} of each")
+    return Yardstick.fit(groups[True], groups[False], count)
+
+
+def _measure(
+    trained: TrainedRun, yardstick: Yardstick, name: str, grid: Sequence[float], config: Config, done: Callable[[], None]
+) -> _Setting:
+    device = usable_device(config.device)
+    solver = config_class(SAMPLERS, name)().build()  # type: ignore[attr-defined]
+    preconditioner = trained.preconditioner(device)
+    with trained.bank(preconditioner, device, grid) as bank:
+        volumes = descent.sample(
+            bank, solver, grid, seed=config.seed, indices=range(config.count), shape=trained.geometry.shape, device=device,
+            start=preconditioner.start, done=lambda count, note: done(),
+        )  # fmt: skip
+    units = [to_unit(volume[0].numpy()) for volume in volumes]
+    details = np.array([detail(unit) / yardstick.detail for unit in units])
+    return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, grid)), yardstick.project(units), details)
+
+
+def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int) -> list[Row]:
+    floor = Row("real people", float(np.mean(yardstick.floor)), "Frechet distance")
+    best = max(settings, key=lambda one: one.evaluations)
+    best_resampled = yardstick.resampled(best.features, seed)
+    best_distance = yardstick.distance(best.features)
+    rows = [floor]
+    for one in settings:
+        distance, resampled = yardstick.distance(one.features), yardstick.resampled(one.features, seed)
+        spread = 1.96 * float(resampled.std())  # resamples repeat volumes, which adds a little to each distance but not to their spread
+        low, high = np.percentile(resampled - best_resampled, (2.5, 97.5))
+        distances = {floor.name: distance / floor.value}
+        rows += [
+            Row(f"{one.name} distance", distance, "Frechet distance", distances, (distance - spread, distance + spread)),
+            Row(f"{one.name} minus best", distance - best_distance, "Frechet distance", interval=(float(low), float(high))),
+            Row(f"{one.name} detail", float(one.detail.mean()), "of real people", interval=interval(one.detail, seed)),
+            Row(
+                f"{one.name} detail minus best", float((one.detail - best.detail).mean()), "of real people",
+                interval=interval(one.detail - best.detail, seed),
+            ),
+            Row(f"{one.name} evaluations", one.evaluations, ""),
+        ]  # fmt: skip
+    return rows
+
+
+def _grid(trained: TrainedRun, steps: int) -> list[float]:
+    try:
+        return choose(list(trained.ensemble.grid), steps)
+    except ValueError as error:
+        raise UserError("--steps", str(error), f"from 2 to {len(trained.ensemble.grid)}") from None
+
+
+def _half(row: Row) -> float:
+    return 0.0 if row.interval is None else (row.interval[1] - row.interval[0]) / 2
+
+
+def _signed(row: Row, digits: int) -> str:
+    if row.value == 0.0 or row.interval is None:
+        return "reference"
+    return f"{row.value:+.{digits}f} [{row.interval[0]:+.{digits}f}, {row.interval[1]:+.{digits}f}]"

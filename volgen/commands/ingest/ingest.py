@@ -1,0 +1,323 @@
+"""Ingest: image files, a folder or a BIDS tree -> a Zarr store that training streams from."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from volgen.core.errors import UserError
+from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes
+from volgen.core.folder import own
+from volgen.core.manifest import NAME, Provenance
+from volgen.core.progress import Ticker, progress, say, say_next
+from volgen.data.ingest.choose import Choice
+from volgen.data.ingest.discover import Found, select
+from volgen.data.ingest.patients import PatientTable
+from volgen.data.ingest.preprocess import IngestConfig, check_grid
+from volgen.data.ingest.subject import ROOT, Outcome, ingest_one, prepare_worker, torn_file
+from volgen.data.layout import ATTRIBUTE, consolidate
+from volgen.data.people import WAYS, Way
+from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
+from volgen.data.store import VERSION
+
+FOREGROUND_KEPT = 0.99
+"""Below this share of a head inside the new grid, the user is told."""
+LISTED = 5
+"""Notes of one kind, and reasons, that are told on the screen."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A source that is not in the store, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What an ingest did.
+
+    Attributes:
+        records: scans in the store.
+        left_out: sources that are not, with the reason.
+        resumed: scans that an earlier run had already written.
+        splits: number of scans per split.
+        warnings: what the user should know before training.
+    """
+
+    records: tuple[SubjectRecord, ...]
+    left_out: tuple[LeftOut, ...]
+    resumed: int
+    splits: dict[str, int]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def ingest(
+    source: Path, store: Path, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None
+) -> IngestSummary:
+    """Turns every usable scan of ``source`` into a group of ``store`` and writes the manifest last.
+
+    Sources that cannot be used are left out and listed with the reason. A run that was killed is resumed by calling again; finished
+    groups are kept when their source file and the settings are the same.
+
+    Args:
+        source: an image file, a folder of them, or a BIDS tree.
+        store: folder of the Zarr store, new or from an earlier run of the same ingest.
+        config: grid, levels and splits.
+        workers: processes; 1 stays in this one.
+        strict: stop at the first source that cannot be used.
+        patients: a table that says whose each scan is; None: their names say it.
+
+    Raises:
+        UserError: nothing usable, a store made with other settings or from other files, or (``strict``) an unusable source.
+    """
+    if workers < 1:
+        raise UserError("workers", f"is {workers}", "at least 1")
+    if config.shape is not None:
+        check_grid(config.shape, "shape")
+    provenance = Provenance("ingest", config.model_dump(mode="json"), {})
+    table = None if patients is None else PatientTable.read(patients)
+    selection = select(source, Choice(config.suffix, config.glob, config.space, config.every), table)
+    scans = selection.scans
+    with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
+        # Before anything is written: strangers written here would make the right source's next ingest be refused.
+        _refuse_strangers(store, {found.id for found in scans}, source)
+        outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
+        _refuse_changed(store, outcomes)
+        good = [outcome for outcome in outcomes if outcome.record is not None]
+        left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
+        if not good:
+            found = f"none of {len(scans)} scans can be used; the first, {left_out[0].source}, {left_out[0].reason}"
+            raise UserError(str(source), found, "MRI volumes")
+        records = tuple(outcome.record for outcome in good if outcome.record is not None)
+        _refuse_strangers(store, {record.id for record in records}, source)
+        splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
+        warnings = (*selection.warnings, *_warnings(good, splits))
+        consolidate(store, [record.id for record in records])
+        provenance.inputs = {
+            **({} if table is None else {"patients": table.fingerprint}),
+            "files": len(scans),
+            "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes]),
+        }
+        provenance.write(
+            store,
+            store_version=VERSION,
+            fingerprint=cohort_fingerprint(records),
+            splits=splits,
+            people=_told_by(good),
+            warnings=list(warnings),
+            notes=[{"source": outcome.found.relative, "notes": list(outcome.notes)} for outcome in good if outcome.notes],
+            left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
+            not_taken=_grouped(selection.others),
+            subjects=[record.to_dict() for record in records],
+        )
+    for group in _grouped(selection.others):
+        say(f"not taken: {group['count']} images, such as {group['examples'][0]}: {group['reason']}")
+    summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
+    _tell(summary, store)
+    return summary
+
+
+def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[Outcome]:
+    """Outcomes in the order of ``scans``, whatever order they finish in."""
+    outcomes: dict[str, Outcome] = {}
+    # Scans that have a group first: if one was made from another file, the source is the wrong one, and nothing new may be written.
+    batches = [[found for found in scans if (store / found.id).exists() is there] for there in (True, False)]
+    with progress("ingest", len(scans)) as ticker:
+        for outcome in _in_process(batches, store, config) if workers == 1 else _in_pool(batches, store, config, workers):
+            _note(outcome, ticker, strict)
+            outcomes[outcome.found.id] = outcome
+    return [outcomes[found.id] for found in scans]
+
+
+def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig) -> Iterator[Outcome]:
+    for found in chain.from_iterable(batches):
+        yield ingest_one(found, store, config)
+
+
+def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[Outcome]:
+    # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["volgen.data.ingest.subject"])
+    pool = ProcessPoolExecutor(min(workers, max(map(len, batches))), mp_context=context, initializer=prepare_worker)
+    try:
+        for scans in batches:
+            for future in as_completed([pool.submit(ingest_one, found, store, config) for found in scans]):
+                yield future.result()
+    except BrokenProcessPool:
+        do = "use fewer --workers if memory ran out, and run again: it will resume"
+        raise UserError("ingest", "a worker process was killed", "workers that finish", do) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _note(outcome: Outcome, ticker: Ticker, strict: bool) -> None:
+    if outcome.record is None:
+        if strict:
+            raise UserError(outcome.found.relative, outcome.reason, "a usable scan (--strict)", "mend or remove it, or leave out --strict")
+        say(f"left out: {outcome.found.relative} {outcome.reason}")
+    ticker.advance(note=outcome.found.id)
+
+
+def _without_copies(store: Path, outcomes: Sequence[Outcome], strict: bool) -> list[Outcome]:
+    """Keeps the first of equal scans: a copy under another name would put one person on both sides of the split."""
+    first: dict[str, Found] = {}
+    result: list[Outcome] = []
+    for outcome in outcomes:
+        original = first.setdefault(outcome.voxels, outcome.found) if outcome.record else outcome.found
+        if original is not outcome.found:
+            reason = f"is a duplicate: it has the same voxels as {original.relative}"
+            if strict:
+                raise UserError(outcome.found.relative, reason, "different scans (--strict)", "remove one of them, or leave out --strict")
+            say(f"left out: {outcome.found.relative} {reason}")
+            shutil.rmtree(store / outcome.found.id)
+            outcome = Outcome(outcome.found, reason=reason, file=outcome.file)
+        result.append(outcome)
+    return result
+
+
+def _check(store: Path, config: IngestConfig) -> None:
+    """Refuses a folder that is not a store of these settings, before anything is written into it."""
+    entries = sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
+    if not entries:
+        return
+    if not (store / ROOT).exists():
+        raise UserError(str(store), f"is not empty and not a store (it holds {entries[0]})", "a new folder or a store")
+    if torn_file(store / ROOT) and entries == [ROOT]:  # the power went before anything else was written
+        return
+    try:
+        attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_JSON))["attributes"]
+        # Stores that are older than a choice have what was done then.
+        before: dict[str, Any] = {"layout": "slices", "every": False, **attributes[ATTRIBUTE]["settings"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        found = "is a Zarr group, but not a store"
+        raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None
+    settings = _settings(config)
+    keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+    changed = [f"{key} was {before.get(key)}, now {settings.get(key)}" for key in keys]
+    if changed:
+        raise UserError(str(store), "was made with other settings: " + "; ".join(changed), "the same settings", "ingest into a new store")
+
+
+@contextmanager
+def _root(store: Path, config: IngestConfig) -> Iterator[None]:
+    """Makes the root of a store, which says its settings, if there is none; on the disk before any scan is, and gone if none comes."""
+    path = store / ROOT
+    fresh = torn_file(path)
+    if fresh:
+        path.unlink(missing_ok=True)
+        # By way of memory: what zarr leaves of a file when it is killed would make the folder look like somebody else's.
+        files: dict[str, Any] = {}
+        zarr.create_group(store=files, zarr_format=3, attributes={ATTRIBUTE: {"settings": _settings(config)}})
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(files[ROOT].to_bytes())
+    try:
+        yield
+    except BaseException:
+        if fresh and not any(path.is_dir() for path in store.iterdir()):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _settings(config: IngestConfig) -> dict[str, Any]:
+    return {**config.model_dump(mode="json"), "suffix": config.suffix or "T1w", "store_version": VERSION}
+
+
+def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:
+    """A store is a function of its source and settings; groups from elsewhere would silently drop out of the manifest."""
+    strangers = sorted(p.name for p in store.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in known)
+    if strangers:
+        found = f"holds {', '.join(strangers[:5])}{' and more' if len(strangers) > 5 else ''}, which {source} does not"
+        raise UserError(str(store), found, "a store of this source", "ingest into a new store")
+
+
+def _refuse_changed(store: Path, outcomes: Sequence[Outcome]) -> None:
+    """A scan that an earlier ingest finished has to be what its manifest says."""
+    try:
+        before = {item["id"]: item for item in json.loads((store / NAME).read_text(encoding="utf-8"))["subjects"]}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one, which is written anew
+        return
+    for outcome in outcomes:
+        record = outcome.record
+        if outcome.resumed and record is not None and before.get(record.id, record.to_dict()) != record.to_dict():
+            do = f"delete this folder and {NAME}, and run the same ingest again: it replaces what is missing"
+            raise UserError(str(store / record.id), f"its metadata is not that of {NAME}: one of them was changed", "the same", do)
+
+
+def _grouped(others: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Images that were not taken, by reason, the most frequent first."""
+    reasons = Counter(others.values())
+    return [
+        {"reason": reason, "count": count, "examples": sorted(name for name, why in others.items() if why == reason)[:LISTED]}
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _told_by(good: Sequence[Outcome]) -> Way:
+    """How people were told: the way that says least, where there are several."""
+    ways = {outcome.found.told_by for outcome in good}
+    return next(way for way in WAYS if way in ways)
+
+
+def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
+    for name in ("train", "validation"):
+        if splits[name] == 0:
+            yield (
+                f"the {name} split is empty: people are assigned by a hash of their id, and none of {len(good)} scans fell there; "
+                "add people, or change --validation and --test and ingest into a new store"
+            )
+    scans = Counter(outcome.found.patient for outcome in good)
+    if len(good) > 1 and all(outcome.found.told_by in ("files", "folders") for outcome in good):
+        patient, most = scans.most_common(1)[0]
+        yield (
+            f"no file is named sub-<label>: every file, or a folder where file names repeat, counts as a person of its own ({len(scans)} "
+            f"people, {len(good)} scans, {most} of them of {patient}); if that is not so, say whose they are (--patients TABLE), or "
+            "name the files sub-<label>_..., and ingest into a new store, or training and validation may share people"
+        )
+    places: dict[str, set[str]] = {}
+    for outcome in good:
+        if outcome.found.told_by == "bids":
+            places.setdefault(outcome.found.patient, set()).add(outcome.found.relative.partition("sub-")[0])
+    several = sorted(patient for patient, found in places.items() if len({place for place in found if place}) > 1)
+    if several:
+        folders = " and ".join(sorted(places[several[0]])[:2])
+        yield (
+            f"{len(several)} people are in more than one folder ({several[0]} in {folders}): one sub-<label> is one person wherever it is; "
+            "if these are different people, give them different labels and ingest into a new store"
+        )
+    notes = Counter(note for outcome in good for note in set(outcome.notes))
+    for note, count in notes.most_common(LISTED):
+        example = next(outcome.found.relative for outcome in good if note in outcome.notes)
+        yield f"{count} of {len(good)} scans, such as {example}: {note}"
+    if len(notes) > LISTED:
+        yield f"{len(notes) - LISTED} more kinds of notes are under 'notes' in {NAME}"
+    cut = [outcome for outcome in good if outcome.kept < FOREGROUND_KEPT]
+    if cut:
+        worst = min(cut, key=lambda outcome: outcome.kept)
+        yield (
+            f"{len(cut)} of {len(good)} scans have less than {FOREGROUND_KEPT:.0%} of the foreground inside the grid; the worst, "
+            f"{worst.found.id}, has {worst.kept:.1%}: choose a larger --shape or --voxel-size"
+        )
+
+
+def _tell(summary: IngestSummary, store: Path) -> None:
+    for warning in summary.warnings:
+        say(f"warning: {warning}")
+    counts = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
+    again = f", {summary.resumed} of them from before" if summary.resumed else ""
+    people = len({record.patient for record in summary.records})
+    say(f"{store}: {len(summary.records)} scans of {people} people ({counts}){again}; {len(summary.left_out)} left out, see {NAME}")
+    say_next("volgen", "train", "--config", "CONFIG.yaml", "--name", "NAME", "--data.store", store)

@@ -1,0 +1,104 @@
+"""Calibration: real training steps on this machine, with made-up volumes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from volgen import recipe as recipes
+from volgen.commands.plan.process import run_apart
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.parallel import launch as launches
+from volgen.parallel.engine import Engine
+from volgen.recipe import Recipe
+from volgen.training.draws import noise
+from volgen.training.ema import EMA
+from volgen.training.loss import denoising_loss
+
+STEPS, SECONDS, MOST = 2, 2.0, 40
+"""At least so many steps are timed, for so many seconds, but not more than the most: one short step says little."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds on this machine.
+
+    Attributes:
+        step: of one optimiser step of one rank: its micro-batches, the update and the average.
+        cpu: processor seconds of all threads in the same step; on a busy machine the better measure of a CPU.
+        micro_batch: volumes of a micro-batch.
+        device: what computed.
+    """
+
+    step: float
+    cpu: float
+    micro_batch: int
+    device: str
+
+
+def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+    """Times some steps after one that is not counted (the first use of every kernel).
+
+    Args:
+        recipe: as it would be trained.
+        micro_batch: volumes in one forward pass.
+        people: training volumes, which size the preconditioner.
+    """
+    device = launches.start(launches.Launch())
+    network = recipe.network_of("plan")
+    preconditioner = made_up(recipe, people).to(device)
+    rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
+    engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
+    ema = EMA(recipe.ema, engine.masters())
+
+    def step(number: int) -> None:
+        for _ in range(recipe.engine.accumulation):
+            x = torch.rand(micro_batch, recipe.channels, *recipe.piece, device=device)
+            z = noise(x[:, :1], range(micro_batch), recipe.seed, "plan", number)
+            held = preconditioner.held_out([0] * micro_batch)
+            loss = denoising_loss(PreconditionedDenoiser(engine, held), held.weight, x, z, torch.ones(micro_batch, device=device))
+            engine.backward(loss.mean())
+        engine.step(1e-6)
+        ema.update(engine.masters())
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    try:
+        step(0)
+        wall, cpu = timed(step)
+    finally:
+        engine.destroy()
+    return Measured(wall, cpu, micro_batch, device.type)
+
+
+def made_up(recipe: Recipe, people: int) -> Preconditioner:
+    """A preconditioner as large as a fit to ``people`` volumes, whose numbers keep the loss finite."""
+    state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
+    numbers = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    preconditioner: Preconditioner = recipe.preconditioner.restore(numbers)
+    return preconditioner
+
+
+def timed(step: Callable[[int], None], most: int = MOST) -> tuple[float, float]:
+    """Seconds and processor seconds of one step: the mean of as many, numbered from 1, as take :data:`SECONDS`."""
+    number, began, cpu = 0, time.perf_counter(), time.process_time()
+    while number < STEPS or (time.perf_counter() - began < SECONDS and number < most):
+        number += 1
+        step(number)
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return wall / number, cpu / number
+
+
+def calibrate_apart(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+    """The same in a process of its own, which does not share kernels and memory with what ran here before."""
+    return Measured(**json.loads(run_apart(recipe, __name__, "report", micro_batch, people)))
+
+
+def report(path: str, micro_batch: int, people: int) -> None:
+    """Prints a measurement as JSON without blanks."""
+    print(json.dumps(asdict(measure(recipes.load(Path(path)), micro_batch, people)), separators=(",", ":")))

@@ -1,0 +1,296 @@
+"""The ways in which a run could be launched on given machines, and what each would cost."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from volgen.commands.plan.memory import GIB, GPU_RESERVE, Memory, memory
+from volgen.experts.plan import Phase, blocker
+from volgen.parallel.engine import EngineConfig
+from volgen.parallel.memory import FP32, NetworkSize, network_bytes
+from volgen.parallel.private_engine import Pass
+from volgen.planning.checkpoints import checkpoint_bytes
+from volgen.planning.patients import candidates, excluded, largest, need, peaks
+from volgen.planning.step import StepTrace, trace
+from volgen.privacy.plans.dp_sgd import Forecast
+from volgen.recipe import Recipe
+
+HOST_BANDWIDTH = 12e9
+"""Bytes per second between a GPU and its host: an assumption, for offloading."""
+NOISE_SECONDS = 55e-9
+"""Of a processor for one weight's noise in private training: measured on one machine (docs/privacy.md)."""
+OPERATION_SECONDS = 10e-6
+"""Of a processor to start one operation on its device: an assumption. Steps of small networks take that long on any device."""
+SECONDS_PER_HOUR = 3600.0
+Stage = Literal[0, 1, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the run would be launched on.
+
+    Attributes:
+        nodes: machines.
+        gpus_per_node: ranks on each.
+        gpu_memory: bytes for one rank.
+        throughput: floating-point operations per second that one rank achieves.
+        bandwidth: bytes per second that one rank sends.
+        process: bytes of a process before training if ranks are CPU processes, None for GPUs.
+    """
+
+    nodes: int
+    gpus_per_node: int
+    gpu_memory: int
+    throughput: float
+    bandwidth: float
+    process: int | None
+
+    @property
+    def ranks(self) -> int:
+        """GPUs, or processes."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to launch the run, with its costs.
+
+    Attributes:
+        recipe: the run with this setting's engine and groups.
+        memory: of one rank.
+        fits: in the memory of a rank.
+        flops: of one optimiser step of one rank.
+        network_bytes: that one rank sends in an optimiser step.
+        step_seconds: computing (or starting all operations, if that takes longer), then sending: nothing overlaps.
+        expert_hours: of the longest expert at most; stopping may end an expert earlier.
+        hours: of the whole run, at most.
+        at_once: what goes through the network at once, in private training.
+    """
+
+    recipe: Recipe
+    memory: Memory
+    fits: bool
+    flops: int
+    network_bytes: int
+    step_seconds: float
+    expert_hours: float
+    hours: float
+    at_once: Pass | None = None
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Its DeepSpeed configuration."""
+        return self.recipe.engine
+
+    @property
+    def order(self) -> tuple[bool, float, int, bool, int]:
+        """Cheapest first: what fits, by hours; among equals with as little machinery as possible."""
+        engine = self.engine
+        offload = ("none", "optimiser", "optimiser_and_weights").index(engine.offload)
+        return not self.fits, self.hours if self.fits else self.memory.total, offload, engine.activation_checkpointing, engine.zero_stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``volgen plan`` found.
+
+    Attributes:
+        cluster: the machines.
+        settings: those looked at, cheapest first.
+        disk: bytes by kind of file.
+        assumptions: what nobody measured.
+        reason: why nothing fits, empty if something does.
+        network: of one expert; None if nothing was traced.
+        forecast: what the ledger of a private run will say.
+    """
+
+    cluster: Cluster
+    settings: tuple[Setting, ...]
+    disk: dict[str, int]
+    assumptions: tuple[str, ...]
+    reason: str
+    network: NetworkSize | None = None
+    forecast: Forecast | None = None
+
+    @property
+    def chosen(self) -> Setting | None:
+        """The cheapest setting that fits."""
+        return None if self.reason else self.settings[0]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one rank does in an optimiser step.
+
+    Attributes:
+        flops: in all passes.
+        passes: forward and backward.
+        sent: bytes.
+    """
+
+    flops: int
+    passes: int
+    sent: int
+
+
+class Planner:
+    """Costs of one recipe on one cluster; a step is traced once for each micro-batch and checkpointing choice."""
+
+    def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
+        self._recipe, self._cluster, self._people = recipe, cluster, people
+        self._traces: dict[tuple[int, bool], StepTrace] = {}
+        self._peaks: dict[tuple[bool, Pass], int] = {}
+        self._several = True
+
+    @property
+    def a_trace(self) -> StepTrace:
+        """One of the traces; network and preconditioner are the same in all of them."""
+        return next(iter(self._traces.values()))
+
+    def settings(self, groups: int, accumulation: int) -> list[Setting]:
+        """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
+        found = [self._setting(stage, checkpointing, "none", groups, accumulation) for stage in STAGES for checkpointing in (False, True)]
+        if self._cluster.process is None and not self._recipe.privacy.private and not any(setting.fits for setting in found):
+            for stage, offload in ((1, "optimiser"), (2, "optimiser"), (3, "optimiser"), (3, "optimiser_and_weights")):
+                found += [self._setting(stage, checkpointing, offload, groups, accumulation) for checkpointing in (False, True)]
+        return sorted(found, key=lambda setting: setting.order)
+
+    def _setting(self, stage: int, checkpointing: bool, offload: str, groups: int, accumulation: int) -> Setting:
+        engine: dict[str, Any] = {
+            **self._recipe.engine.model_dump(), "zero_stage": stage, "activation_checkpointing": checkpointing, "offload": offload,
+            "accumulation": accumulation,
+        }  # fmt: skip
+        experts = self._recipe.experts.model_copy(update={"groups": groups})
+        recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
+        ranks = self._cluster.ranks // groups
+        micro_batch = 1 if recipe.privacy.private else recipe.data.batch_size // (ranks * accumulation)
+        key = (micro_batch, checkpointing)
+        if key not in self._traces:
+            self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
+        traced = self._traces[key]
+        if not recipe.privacy.private:
+            work = _Work(accumulation * traced.flops, accumulation, network_bytes(recipe.engine, traced.network, ranks))
+            return self._costs(recipe, traced, ranks, work)
+        at_once, traced = self._private(recipe, traced, ranks)
+        views = -(-recipe.data.batch_size // ranks) * recipe.privacy.views
+        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.whole else 1)))
+        sent = network_bytes(recipe.engine.model_copy(update={"precision": "fp32"}), traced.network, ranks)
+        if stage == 3:  # weights come together for every pass
+            sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks
+        return self._costs(recipe, traced, ranks, _Work(views * traced.flops, passes, sent), at_once)
+
+    def _costs(self, recipe: Recipe, traced: StepTrace, ranks: int, work: _Work, at_once: Pass | None = None) -> Setting:
+        used = memory(recipe, traced, ranks, self._people, self._cluster.process)
+        groups, phases, all_ranks, each = recipe.experts.groups, recipe.trained(), self._cluster.ranks, dict[str, float]()
+        shared = _Work(work.flops // groups, work.passes, network_bytes(recipe.engine, traced.network, all_ranks))
+        for phase in phases:
+            if phase.index is None and groups > 1 and recipe.shared_by_all(all_ranks):
+                each[phase.name] = self._hours(recipe, traced, phase, shared, all_ranks)
+            else:
+                each[phase.name] = self._hours(recipe, traced, phase, work, ranks)
+        longest = max(each[phase.name] for phase in phases if phase.index is not None)
+        fits, step = used.total <= self._cluster.gpu_memory, self._step(recipe, traced, work, ranks)
+        hours = hours_of_run(phases, each, groups)
+        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, at_once)
+
+    def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
+        """Of one network of the plan, at most."""
+        rule, private = recipe.rule(phase), recipe.privacy.private
+        draws = 0 if private else recipe.stopping.validation_volumes * recipe.stopping.validation_draws  # in private nobody is looked at
+        # What starts from trained weights is validated before its first step too.
+        validations = math.ceil(rule.max_steps / rule.validate_every) + recipe.warm(phase)
+        validation = math.ceil(draws / ranks) * self._computing(traced.forward_flops, traced.forward_operations)
+        return (rule.max_steps * self._step(recipe, traced, work, ranks) + validations * validation) / SECONDS_PER_HOUR
+
+    def _step(self, recipe: Recipe, traced: StepTrace, work: _Work, ranks: int) -> float:
+        """Seconds of an optimiser step."""
+        size, offload = traced.network, recipe.engine.offload
+        moved = 0 if offload == "none" else 2 * size.parameters + 2 * (size.parameters + size.frozen) * (offload == "optimiser_and_weights")
+        noise = NOISE_SECONDS * size.parameters / ranks if recipe.privacy.private else 0.0
+        computing = self._computing(work.flops, work.passes * traced.operations)
+        return computing + work.sent / self._cluster.bandwidth + FP32 * moved / ranks / HOST_BANDWIDTH + noise
+
+    def _computing(self, flops: int, operations: int) -> float:
+        """Seconds: a small network's operations take longer to start than to compute."""
+        return max(flops / self._cluster.throughput, operations * OPERATION_SECONDS)
+
+    def _private(self, recipe: Recipe, traced: StepTrace, ranks: int) -> tuple[Pass, StepTrace]:
+        """What training will choose to send through the network at once, with its memory."""
+        passes = candidates(recipe, ranks, several=self._several and not excluded(recipe))
+        try:
+            held = self._held(recipe, passes)
+        except RuntimeError:  # Opacus finds a layer that does not see patients
+            self._several, passes = False, candidates(recipe, ranks, several=False)
+            held = self._held(recipe, passes)
+        free = self._cluster.gpu_memory - (self._cluster.process or GPU_RESERVE)
+        place = largest([need(recipe, traced.network, ranks, peak) for peak in held], free)
+        apart = max(0, held[place] - FP32 * traced.network.parameters)
+        return passes[place], replace(traced, peak=held[place], apart=apart, validation=0)
+
+    def _held(self, recipe: Recipe, passes: Sequence[Pass]) -> list[int]:
+        """Bytes of each pass, traced once for all ZeRO stages."""
+        keys = [(recipe.engine.activation_checkpointing, each) for each in passes]
+        new = [key for key in keys if key not in self._peaks]
+        found = peaks(recipe, [each for _, each in new], gpu=self._cluster.process is None)
+        self._peaks.update(zip(new, found, strict=True))
+        return [self._peaks[key] for key in keys]
+
+
+def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
+    """(groups, accumulation) with which a batch can be shared evenly: as configured, then other groups, then more micro-batches."""
+    wanted, batch = recipe.experts.groups, recipe.data.batch_size
+    if recipe.privacy.private:  # no other groups or micro-batches are accepted
+        if batch % ranks == 0:
+            yield 1, 1
+        return
+    groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted)]
+    first, later = [], []
+    for count in groups:
+        if ranks % count == 0 and batch % (ranks // count) == 0:
+            local = batch * count // ranks
+            rest = [a for a in range(1, local + 1) if local % a == 0 and a != recipe.engine.accumulation]
+            if local % recipe.engine.accumulation == 0:
+                first.append((count, recipe.engine.accumulation))
+            later += [(count, accumulation) for accumulation in rest if accumulation > recipe.engine.accumulation]
+    yield from first
+    yield from later
+
+
+def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[str, int]:
+    """Bytes of files that a run writes, at most: the shared network counts as one more expert."""
+    weights = FP32 * size.released + size.buffers
+    networks = recipe.experts.count + bool(recipe.experts.shared_steps)
+    return {
+        "weights (EMA) of all networks": networks * weights,
+        "checkpoints": recipe.experts.groups * checkpoint_bytes(size),
+        "preconditioner, while training": 2 * preconditioner,
+    }
+
+
+def hours_of_run(phases: Sequence[Phase], each: Mapping[str, float], groups: int) -> float:
+    """When the last group is done, if each takes the next phase that can begin (what an expert starts from has to be finished).
+
+    Args:
+        phases: the plan.
+        each: hours of each phase by name.
+        groups: of ranks; the shared network is trained by all of them together.
+    """
+    now, finished = 0.0, set[str]()
+    waiting, running = list(phases), list[tuple[float, str]]()
+    while waiting or running:
+        for phase in [phase for phase in waiting if blocker(phase, phases, finished) is None][: groups - len(running)]:
+            waiting.remove(phase)
+            heapq.heappush(running, (now + each[phase.name], phase.name))
+        now, name = heapq.heappop(running)
+        finished.add(name)
+    return now
+
+
+def gib(count: float) -> float:
+    """Bytes in GiB."""
+    return count / GIB

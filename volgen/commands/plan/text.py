@@ -1,0 +1,102 @@
+"""The plan as people read it."""
+
+from __future__ import annotations
+
+from volgen.commands.plan.settings import Plan, Setting, gib
+from volgen.recipe import Recipe
+
+COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
+
+
+def text(recipe: Recipe, plan: Plan) -> str:
+    """Parameters, memory of every setting, disk, network and hours; then the answer."""
+    cluster = plan.cluster
+    x, y, z = recipe.data.shape
+    kind = "GPUs" if cluster.process is None else "processes"
+    machines = f"{cluster.nodes} x {cluster.gpus_per_node} {kind} of {gib(cluster.gpu_memory):g} GiB"
+    lines = [f"{recipe.name}: {recipe.experts.count} experts, volumes of {x} x {y} x {z}, on {machines}"]
+    if plan.settings:
+        lines += _costs(recipe, plan)
+    lines += ["assumed, not measured:", *(f"  {line}" for line in plan.assumptions)] if plan.assumptions else []
+    chosen = plan.chosen
+    if chosen is None:
+        return "\n".join([*lines, f"nothing fits: {plan.reason}."])
+    return "\n".join([*lines, f"cheapest setting that fits: {describe(chosen)}"])
+
+
+def _costs(recipe: Recipe, plan: Plan) -> list[str]:
+    first = plan.settings[0]
+    assert plan.network is not None, "there are settings, so a network was traced"
+    size, trained = plan.network.released, plan.network.parameters
+    trains = "" if recipe.adapter.whole else f"; {trained:,} in each are trained (adapter {recipe.adapter.kind})"
+    groups = first.recipe.experts.groups
+    ranks = plan.cluster.ranks // groups
+    micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
+    lines = [
+        f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all{trains}",
+        _private(plan, first, ranks)
+        if recipe.privacy.private
+        else f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
+        f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
+        + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
+        f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
+        f"{plan.cluster.throughput / 1e12:.3g} TFLOP/s",
+        "GiB on each rank at the worst moment, and time at most (stopping may end an expert earlier):",
+        "ZeRO  checkpointing  offload                "
+        + "".join(f"{name:>12}" for name in COLUMNS)
+        + "  network/step    expert       run  fits",
+    ]
+    return lines + [_row(setting) for setting in plan.settings]
+
+
+def _private(plan: Plan, first: Setting, ranks: int) -> str:
+    """What goes through the network at once, and what the ledger will say."""
+    recipe, told, at_once = first.recipe, plan.forecast, first.at_once
+    assert told is not None and at_once is not None
+    patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"
+    views = recipe.privacy.views if at_once.whole else 1
+    return (
+        f"patients in a step   {recipe.data.batch_size} expected, {recipe.privacy.views} views of each, shared by {ranks} ranks;"
+        f" at once: {patients}, {views} views (the first setting below)\n"
+        f"privacy              epsilon {told.epsilon:.3g} of {told.budget:g} at delta {told.delta:g} per patient after {told.steps} steps"
+        f" of all networks ({told.allowed} are allowed): noise multiplier {told.noise_multiplier:g}, sampling rate {told.sampling_rate:.3g}"
+        f" ({told.neighbouring}; replace-one: epsilon {'not known' if told.replace_one is None else f'{told.replace_one:.3g}'})"
+    )
+
+
+def _row(setting: Setting) -> str:
+    engine, memory = setting.engine, setting.memory
+    values = "".join(f"{gib(getattr(memory, name)):12.2f}" for name in COLUMNS)
+    return (
+        f"{engine.zero_stage:>4}  {'on' if engine.activation_checkpointing else 'off':<13}  {engine.offload:<21}{values}"
+        f"{setting.network_bytes / 1e9:11.3f} GB{duration(setting.expert_hours):>10}{duration(setting.hours):>10}"
+        f"  {'yes' if setting.fits else 'no'}"
+    )
+
+
+def describe(setting: Setting) -> str:
+    """A setting in one line, with the keys that choose it."""
+    return (
+        " ".join(f"--{key} {value}" for key, value in keys(setting))
+        + f"  ({gib(setting.memory.total):.1f} GiB on each rank, at most {duration(setting.hours)})"
+    )
+
+
+def duration(hours: float) -> str:
+    """Three digits with a unit that people can judge: ``0.36 s``, ``3.5 min``, ``105 h`` (up to a week), ``42 d``."""
+    for unit, count, most in (("s", hours * 3600.0, 60.0), ("min", hours * 60.0, 60.0), ("h", hours, 168.0)):
+        if float(f"{count:.3g}") < most:
+            return f"{count:.3g} {unit}"
+    return f"{hours / 24.0:.3g} d" if hours < 24e3 else f"{hours / 24.0:,.0f} d"
+
+
+def keys(setting: Setting) -> list[tuple[str, str]]:
+    """Dotted keys and values that choose a setting."""
+    engine = setting.engine
+    return [
+        ("engine.zero_stage", str(engine.zero_stage)),
+        ("engine.activation_checkpointing", str(engine.activation_checkpointing).lower()),
+        ("engine.offload", engine.offload),
+        ("engine.accumulation", str(engine.accumulation)),
+        ("experts.groups", str(setting.recipe.experts.groups)),
+    ]

@@ -1,0 +1,171 @@
+"""``volgen release``: a finished run in, a folder that may leave the house out, with a statement and a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from volgen.commands.release import card
+from volgen.core.errors import UserError
+from volgen.core.files import atomic_folder, open_plain, read_json, sha256, write_text
+from volgen.core.folder import COMPLETE
+from volgen.core.manifest import FILES, Provenance, checksums
+from volgen.core.progress import say
+from volgen.experts import ensemble as ensembles
+from volgen.privacy.files import covered, kept_inside
+from volgen.privacy.ledger import SUMMARY, Ledger
+from volgen.runs import cohort_ledger
+from volgen.runs.record import CONFIG, PhaseRecord
+from volgen.runs.statement import AUDIT, PAGE, write_statement
+from volgen.runs.trained import AGAIN, RELEASE, TrainedRun
+
+CLOSE = 1e-6
+"""Relative difference of numbers that were written and computed anew."""
+
+
+def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: bool = False, accept_half: bool = False) -> Path:
+    """Copies the files of a run that its guarantee covers, and nothing else, and says beside them what they are and what they promise.
+
+    The folder works like the run: ``volgen sample``, ``volgen statement``, and as ``start.run`` of another one. It appears whole or not
+    at all. Nothing in it tells the time, the machine, or the cohort's fingerprint. ``config.yaml`` is the run's, byte for byte.
+
+    Args:
+        run: directory that ``volgen train`` finished.
+        out: a new directory.
+        audit: directory that ``volgen audit`` made of the run: one whose audit refuted the ledger is not released. Nothing of it is copied.
+        people_agreed: release a run without a guarantee, because all people it was trained on agreed that what the model gives away of them
+            is published.
+        accept_half: release a run that was trained on the half that coins chose, although the coins' seed tells who is in it.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: the run must not be released, is not finished, or is damaged; or ``out`` exists.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(str(out), "exists already", "a new directory", "a release is made whole; choose another one")
+    trained, ledger = _read(run)
+    if trained.recipe.data.half is not None and not accept_half:
+        found = "was trained on the half that coins chose, and the coins' seed in its config.yaml tells who is in it"
+        raise UserError(str(run), found, "a run on the whole training split", "train one; or, if that may be known, give --accept-half")
+    _check_audit(trained, audit)
+    cohort_ledger.refuse_refuted(run, trained.recipe.data.store, trained.fingerprint)
+    if trained.recipe.privacy.private:
+        _check_ledger(trained, ledger)
+    elif not people_agreed:
+        found = f"has no privacy guarantee ({str(ledger.get('why') or 'trained without one').rstrip('.')})"
+        do = "train with privacy.kind dp_sgd; or, if all people it was trained on agreed to what it may give away, give --people-agreed"
+        raise UserError(str(run), found, "a run whose guarantee covers what is released", do)
+    names, foreign = list(_found(run)), _foreign_weights(trained)
+    chosen = [name for name in names if covered(name) and not foreign(name)]
+    with atomic_folder(out) as folder:
+        for name in chosen:
+            _copy(run, folder, name)
+        copy = _whole(folder, trained)
+        content = write_statement(folder, copy, cohort_of=run)
+        write_text(folder / card.NAME, card.text(copy, ledger, content))
+        settings = {"people_agreed": people_agreed, "accept_half": accept_half}
+        provenance = Provenance(RELEASE, settings, {"run": trained.fingerprint}, measured=False)
+        provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
+    cohort_ledger.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=trained.recipe.privacy.private)
+    _tell(out, trained, names, chosen)
+    return out
+
+
+def _read(run: Path) -> tuple[TrainedRun, Mapping[str, Any]]:
+    trained = TrainedRun.read(run)
+    ledger: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
+    if trained.recipe.privacy.private and (ledger.get("epsilon") is None or ledger.get("state") != "finished"):
+        raise UserError(str(run / SUMMARY), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
+    if not trained.recipe.privacy.private and ledger.get("epsilon") is not None:
+        raise UserError(str(run / SUMMARY), "claims a guarantee, and config.yaml asks for none", "files that belong together", AGAIN)
+    return trained, ledger
+
+
+def _check_audit(trained: TrainedRun, audit: Path | None) -> None:
+    if audit is None:
+        return
+    found = read_json(audit / AUDIT, "the findings of volgen audit")
+    if found.get("run_fingerprint") != trained.fingerprint:
+        raise UserError(str(audit), "is the audit of another run", f"an audit of {trained.recipe.name}")
+    if found.get("refuted"):
+        do = "find out what its ledger does not know of, and train again"
+        raise UserError(str(audit), "refutes the guarantee that the run's ledger claims", "a run that may be released", do)
+
+
+def _check_ledger(trained: TrainedRun, summary: Mapping[str, Any]) -> None:
+    """Makes sure that the ledger says what the journal says, what the configuration asks for, and no less than was trained."""
+    where, privacy = trained.directory / SUMMARY, trained.recipe.privacy
+    journal = Ledger(trained.directory)
+    if not _agree(journal.summary(finished=True), summary):
+        raise UserError(str(where), "does not say what the privacy journal beside it says", "the ledger that volgen train wrote", AGAIN)
+    budget = (journal.budget.epsilon, journal.budget.delta, journal.budget.accountant, journal.mechanism.clip_norm)
+    asked = (privacy.epsilon, privacy.delta, privacy.accountant, privacy.clip_norm)
+    if budget != asked:
+        found = f"is of another training: epsilon, delta, accountant and clip norm are {budget}"
+        raise UserError(str(where), found, f"{asked}, as {CONFIG} says", AGAIN)
+    for phase in trained.recipe.phases():
+        record = PhaseRecord.read(trained.directory / "experts" / phase.name)
+        steps = record.steps if record else next((e.steps for e in trained.ensemble.experts if e.index == phase.index), 0)
+        journal.check(phase.name, steps)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Equality of what was computed anew and what was written, up to rounding; keys that only the new one has do not count."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return other.keys() <= one.keys() and all(_agree(one[key], other[key]) for key in other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(_agree(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, int | float) and not isinstance(other, bool):
+        return abs(one - other) <= CLOSE * max(abs(one), abs(other))
+    return bool(one == other)
+
+
+def _found(run: Path) -> Iterator[str]:
+    """Paths of all files, relative, with ``/``; links are named and not followed."""
+    for root, folders, names in os.walk(run):
+        here = Path(root).relative_to(run)
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        yield from ((here / name).as_posix() for name in sorted([*names, *links]))
+
+
+def _foreign_weights(trained: TrainedRun) -> Callable[[str], bool]:
+    """Whether a file holds weights of a network that is none of the run's: no ledger has counted it."""
+    folders = {f"experts/{phase.name}" for phase in trained.recipe.phases()}
+    return lambda name: name.startswith("experts/") and name.rpartition("/")[0] not in folders
+
+
+def _copy(run: Path, folder: Path, name: str) -> None:
+    source, target = run / name, folder / name
+    link = next((part for part in (source, *source.parents) if part != run and part.is_relative_to(run) and part.is_symlink()), None)
+    if link:
+        raise UserError(str(link), "is a link, and a release follows none", "a file of the run", "put what it points to in its place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_plain(source) as stream, target.open("wb") as copy:
+        shutil.copyfileobj(stream, copy, 2**20)
+
+
+def _whole(folder: Path, trained: TrainedRun) -> TrainedRun:
+    """The copy, opened: it is what the run was when it was judged, and its weights are those that ``ensemble.json`` lists."""
+    copy = TrainedRun.read(folder)
+    if copy.fingerprint != trained.fingerprint:
+        raise UserError(str(trained.directory), "was changed while it was copied", "a run that nobody writes to", "try again")
+    for record in copy.ensemble.experts:
+        found = sha256(folder / record.weights)
+        if found != record.sha256:
+            path = trained.directory / record.weights
+            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ensembles.NAME} says", AGAIN)
+    return copy
+
+
+def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str]) -> None:
+    strange = [name for name in names if name not in chosen and not kept_inside(name)]
+    if strange:
+        say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
+    typed = [trained.recipe.data.store, trained.recipe.runs, *([trained.recipe.start.run] if trained.recipe.start.public else [])]
+    say(f"{CONFIG} is released as it is, and names these places: {', '.join(typed)}. Look whether that may be known.")
+    say(f"{out}: {len(chosen)} of {len(names)} files of {trained.directory}, {PAGE}, and a model card whose licence is for you to fill in.")

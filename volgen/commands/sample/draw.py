@@ -1,0 +1,68 @@
+"""How a rank draws its volumes: by itself, expert by expert, or its part of each as they flow through a row of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from volgen.commands.sample.job import Job
+from volgen.commands.sample.ranks import Crew, Volumes
+from volgen.core.progress import progress
+from volgen.parallel import pipeline
+from volgen.parallel.flow import Flow
+from volgen.runs.draw import Done, Drawing
+from volgen.sampling import descent as driver
+from volgen.sampling.packing import Packing
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both ways have in common.
+
+    Attributes:
+        job: what is drawn, and where it goes.
+        drawing: how.
+        ranks: this rank and the others.
+    """
+
+    job: Job
+    drawing: Drawing
+    ranks: Crew
+
+    def stay(self, indices: Sequence[int], memory: float, capacity: int) -> None:
+        """Draws whole volumes, as many at a time as fit into ``memory`` bytes, with ``capacity`` experts in memory."""
+        with self._ticking(self.drawing.steps(len(indices))) as done:
+            self.drawing.draw(self.job.seed, indices, self._export, done, memory, capacity)
+
+    def flow(self, units: Sequence[Sequence[int]], flow: Flow) -> None:
+        """Takes this rank's steps of all volumes of its row, with the experts of these steps in memory."""
+        assert self.ranks.mail is not None, "a single process has no row"
+        rank, grid, drawing = self.ranks.group.rank, self.job.grid, self.drawing
+        mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
+        tasks = flow.tasks(rank, len(units))
+        with (
+            self.job.run.bank(drawing.preconditioner, self.ranks.device, mine, capacity=max(2, len(mine))) as bank,
+            self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
+        ):
+            sampler, shape, device = drawing.sampler(), self.job.run.geometry.shape, self.ranks.device
+            descent = driver.Descent(bank, sampler, grid, self.job.seed, shape, device, drawing.preconditioner.start, drawing.noise)
+            work = Volumes(descent, Packing(sampler, shape), units, self._export, done)
+            pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
+
+    @contextmanager
+    def _ticking(self, total: int) -> Iterator[Done]:
+        """Progress for the user, and signs of life for the other ranks."""
+        with progress("sampling", total) as ticker:
+
+            def done(count: int, note: str) -> None:
+                ticker.advance(count, note)
+                self.ranks.pulse.beat()
+
+            yield done
+
+    def _export(self, index: int, volume_CXYZ: Tensor) -> None:
+        self.job.export(index, volume_CXYZ)
+        self.ranks.pulse.beat()

@@ -1,0 +1,166 @@
+"""A directory of samples: whose it is, what it holds, and how a volume gets into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from volgen.core import folder as folders
+from volgen.core import manifest
+from volgen.core.config import Config
+from volgen.core.errors import UserError
+from volgen.core.files import sha256, write_json
+from volgen.data import derivative
+from volgen.images import nifti
+from volgen.images.volume import Volume
+from volgen.runs.statement import PAGE, STATEMENT, write_statement
+from volgen.runs.trained import TrainedRun
+
+WHITE = "white"
+FILES = (derivative.OVERVIEW, "dataset_description.json", "README.md", ".bidsignore", *STATEMENT)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A directory of samples and what was asked for.
+
+    ``names`` says where in it volumes lie: as BIDS has it, or without folders in a directory that volgen 0.1.0 began.
+    """
+
+    out: Path
+    run: TrainedRun
+    solver: Config
+    noise: Config
+    grid: Sequence[float]
+    seed: int
+    dtype: Literal["float32", "int16"]
+    requested: Mapping[str, int]  # what may differ between two commands that fill one directory
+    provenance: manifest.Provenance = field(init=False)
+    names: derivative.Names = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = {
+            "sampler": self.solver.model_dump(mode="json"),
+            "sigma_grid": list(self.grid),
+            "dtype": self.dtype,
+            # White noise goes without saying: directories from before there was another can be continued.
+            **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
+        }
+        provenance = manifest.Provenance(
+            "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=not self.run.recipe.privacy.private
+        )
+        object.__setattr__(self, "provenance", provenance)
+        object.__setattr__(self, "names", derivative.FLAT if derivative.FLAT.whole(self.out) else derivative.SYNTHETIC)
+
+    @contextmanager
+    def claim(self) -> Iterator[Claimed]:
+        """Has the directory to itself, which is new, or of the same run, settings and seed.
+
+        Raises:
+            UserError: it is something else, or another process is drawing into it.
+        """
+        mine = {"stage": "sample", "config": self.provenance.config, "inputs": self.provenance.inputs, "seed": self.seed}
+
+        def differs(before: Mapping[str, Any]) -> str:
+            known = {**before, "config": self._filled(before.get("config"))}
+            different = [key for key, value in mine.items() if known.get(key) != value]
+            return (
+                f"holds the output of another stage, run, seed or setting (its manifest has another '{different[0]}')" if different else ""
+            )
+
+        with folders.claim(
+            self.out, self.provenance, "samples", writes=_writes, differs=differs, strangers=True,
+            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise and --dtype to continue",
+            keeps=lambda: bool(self.names.whole(self.out)),
+        ) as folder:  # fmt: skip
+            # The manifest comes first: a directory that was left half-way says whose it is.
+            found = self.names.whole(self.out)
+            for name in found:
+                self._check(folder, name)
+                self._check(folder, f"{name.removesuffix('.nii.gz')}.json")
+            folder.begin(**self._about(found))
+            derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+            kept = {*found, *(f"{name.removesuffix('.nii.gz')}.json" for name in found)}
+            if (self.out / PAGE).exists():  # one with an audit in it stays
+                kept.update(STATEMENT)
+            else:
+                write_statement(self.out, self.run)
+            yield Claimed(self, folder, frozenset(kept))
+
+    def _check(self, folder: folders.Folder, name: str) -> None:
+        """Makes sure that a volume or sidecar that stays is what the manifest knows; one of a command that was stopped is not known yet."""
+        if name in folder.files and (found := sha256(self.out / name)) != folder.files[name]:
+            expected = f"{folder.files[name][:12]}..., as {manifest.NAME} says: it was changed"
+            raise UserError(str(self.out / name), f"has SHA-256 {found[:12]}...", expected, "delete it to have it drawn again")
+
+    def _filled(self, config: Any) -> Any:
+        """Settings of samples that were drawn before, with the default of every option that was not there yet."""
+        filled = dict(config) if isinstance(config, Mapping) else {}
+        for name, mine in (("sampler", self.solver), ("noise", self.noise)):
+            section = filled.get(name)
+            if isinstance(section, Mapping) and section.get("kind") == mine.model_dump().get("kind"):
+                filled[name] = {**type(mine)().model_dump(mode="json"), **section}
+        return filled
+
+    def holds(self, index: int) -> bool:
+        """Whether a volume is there and whole: files are atomic and the sidecar is written last."""
+        return (self.out / self.names.image(index)).is_file() and (self.out / self.names.sidecar(index)).is_file()
+
+    def export(self, index: int, volume_CXYZ: Tensor) -> None:
+        """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
+        unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
+        geometry = self.run.geometry
+        image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
+        nifti.write(
+            self.out / self.names.image(index),
+            image,
+            dtype=self.dtype,
+            description=derivative.description("synthetic: no scan of a person"),
+        )
+        sidecar = {
+            "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
+            "SkullStripped": geometry.skull_stripped,
+            "Seed": self.seed,
+            "SampleIndex": index,
+            "Sampler": self.solver.model_dump(mode="json"),
+            "Noise": self.noise.model_dump(mode="json"),
+            "SigmaGrid": list(self.grid),
+            "RunName": self.run.recipe.name,
+            "RunFingerprint": self.run.fingerprint,
+            "PrivacyStatement": self.run.privacy,
+            "PrivacyStatementPage": PAGE,
+            "IntensityWindow": geometry.intensity.to_dict(),
+        }
+        write_json(self.out / self.names.sidecar(index), sidecar)
+
+    def _about(self, volumes: Sequence[str]) -> dict[str, Any]:
+        return {"requested": dict(self.requested), "volumes": list(volumes), "run_name": self.run.recipe.name}
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A directory of samples that is being filled.
+
+    Attributes:
+        job: what is drawn.
+        folder: the claim.
+        found: files that were there before and stay as they are.
+    """
+
+    job: Job
+    folder: folders.Folder
+    found: frozenset[str]
+
+    def finish(self) -> None:
+        """Writes the final manifest."""
+        self.folder.finish(self.found, **self.job._about(self.job.names.whole(self.job.out)))
+
+
+def _writes(name: str) -> bool:
+    """Whether a directory of samples has a file or a folder of this name."""
+    return name.startswith("sub-") or name in FILES

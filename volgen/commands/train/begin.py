@@ -1,0 +1,156 @@
+"""What comes before the first network of a run: whatever can be refused is refused before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from volgen.commands.train import privacy
+from volgen.commands.train.start import Start
+from volgen.core import manifest as manifests
+from volgen.core.config import dump_yaml
+from volgen.core.errors import UserError
+from volgen.core.files import sweep, write_text
+from volgen.core.folder import LOCK, refuse_links
+from volgen.core.limits import MANIFEST_BYTES
+from volgen.core.lock import Lock, holder
+from volgen.core.manifest import NAME as MANIFEST
+from volgen.core.manifest import Provenance
+from volgen.core.progress import say
+from volgen.data.record import SPLITS, Split
+from volgen.data.store import Store
+from volgen.images.geometry import NAME as GEOMETRY
+from volgen.parallel.engine import check_matrices
+from volgen.privacy.ledger import JOURNAL, SUMMARY, Ledger
+from volgen.recipe import Recipe
+from volgen.runs import cohort_ledger
+from volgen.runs.fitted import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
+from volgen.runs.record import CONFIG, check_same, trained
+from volgen.training import metrics
+
+OWN = (
+    CONFIG, MANIFEST, GEOMETRY, PRECONDITIONER, FOR_TRAINING, ASSEMBLY, CHECKSUMS, SUMMARY, JOURNAL, metrics.NAME, metrics.BOARD,
+    "experts",
+)  # fmt: skip
+"""What a run has that was begun and not trained."""
+
+
+def check(recipe: Recipe, store: Store) -> None:
+    """Refuses what no training could begin with, whether or not there is a run yet. Nothing is written.
+
+    Raises:
+        UserError: nobody is in a split that is needed, scans have another shape, or the network cannot be trained as is asked.
+    """
+    method = privacy.method(recipe)
+    needed: dict[Split, str] = {"train": "to learn from"}
+    if method.validates:
+        needed["validation"] = "to measure losses on"
+    for split, purpose in needed.items():
+        records = recipe.data.records(store, split)
+        if not records:
+            found = f"has nobody in its {split} split, {purpose}, of {len({record.patient for record in store.records})} people"
+            do = f"ingest the scans anew with a larger share, such as --validation 0.3, or more people ({_shares(store)})"
+            raise UserError(str(store.path), found, "at least one person", do)
+        recipe.data.check_shapes(store, records)
+    with torch.device("meta"):
+        network = recipe.network_of("check")
+    if recipe.optimiser.matrix_learning_rate:
+        check_matrices(network)
+    method.refuse(network)
+
+
+def check_run(recipe: Recipe, store: Store) -> None:
+    """Refuses to continue another run than this one; one of which nothing was trained yet may begin anew.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if not untouched(recipe.directory):
+        _check_same(recipe, store)
+
+
+def untouched(root: Path) -> bool:
+    """Whether no network of a run was trained yet and no budget was spent, so that nothing is lost with it."""
+    return not trained(root) and not (Ledger.exists(root) and Ledger(root).count())
+
+
+def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) -> None:
+    """Writes everything that can be written before training; for whoever holds the lock of the run.
+
+    Raises:
+        UserError: the run is another one, or cannot be had.
+    """
+    root, method = recipe.directory, privacy.method(recipe)
+    refuse_links(root, elsewhere="give the run another `name`")
+    sweep(root)  # what others are writing now stays
+    geometry = method.geometry(store)
+    start.check(geometry)
+    try:
+        _check_same(recipe, store)
+        start.check_same(root)
+    except UserError as error:
+        if not untouched(root):
+            raise
+        cohort_ledger.enter_untouched(root)
+        _clear(root)
+        say(f"{error.where} {error.found}. Nothing was trained in {root} yet: it is begun anew.")
+    method.begin(store, start.assumed)
+    write_text(root / CONFIG, dump_yaml(recipe))
+    geometry.write(root)
+    provenance.write(root, state="training")
+    start.keep()
+
+
+@contextmanager
+def nothing_left(root: Path) -> Iterator[None]:
+    """If the block ends with an error before anything was written, the folders that it made go again.
+
+    Args:
+        root: of the run; there may be its lock in it.
+    """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if made and [path.name for path in root.iterdir()] == [LOCK]:
+                (root / LOCK).unlink()
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _check_same(recipe: Recipe, store: Store) -> None:
+    """A run, finished or not, belongs to one configuration and one cohort, wherever its store lies."""
+    check_same(recipe.directory, recipe)
+    manifest = recipe.directory / MANIFEST
+    if manifest.exists():
+        before = manifests.read(recipe.directory, "the manifest of a run", limit=MANIFEST_BYTES).get("inputs", {}).get("fingerprint")
+        if before != store.fingerprint:
+            raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
+
+
+def _clear(root: Path) -> None:
+    """Removes a run of which nothing was trained, unless somebody is just beginning to."""
+    with ExitStack() as held:
+        for folder in sorted(path for path in (root / "experts").glob("*") if path.is_dir()):
+            lock = Lock.take(folder / LOCK)
+            if lock is None:
+                found = f"is of another configuration, and {holder(folder / LOCK) or 'another process'} is training it"
+                raise UserError(str(root), found, "a run of this configuration", "give the new run another `name`")
+            held.enter_context(lock)
+        for name in OWN:
+            path = root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _shares(store: Store) -> str:
+    counts = {split: len({record.patient for record in store.split(split)}) for split in SPLITS}
+    return "now " + ", ".join(f"{count} for {split}" for split, count in counts.items())

@@ -1,0 +1,164 @@
+"""Ranks that train together, one network after another: all ranks of a launch, or one of its groups."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from safetensors.torch import load_file
+from torch import nn
+
+from volgen.commands.train import parts, privacy
+from volgen.commands.train.privacy import Method
+from volgen.commands.train.start import Start
+from volgen.core.exit_codes import SAVED
+from volgen.core.files import sha256
+from volgen.core.progress import say
+from volgen.data.store import Store
+from volgen.data.stream import Stream
+from volgen.experts.plan import Phase
+from volgen.models.denoiser import Preconditioner
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.recipe import Recipe
+from volgen.runs.queue import Paths, Patience, Queue, Wait
+from volgen.runs.record import PhaseRecord
+from volgen.training import checkpoint, relaunch
+from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.loop import WEIGHTS, Task, Trainer
+from volgen.training.loss import Objective
+from volgen.training.metrics import MetricsFile, NoMetrics
+from volgen.training.protocols import Pulse
+from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
+
+IN_VAIN = "in vain"
+"""Instead of a phase: nobody trains what is waited for."""
+
+
+def work(
+    recipe: Recipe, store: Store, preconditioner: Preconditioner, phases: Sequence[Phase], wanted: Sequence[Phase], group: Group,
+    interrupt: Interrupt, pulse: Pulse, start: Start,
+) -> Queue:  # fmt: skip
+    """Trains all of ``wanted`` that nobody else trains, and waits for the rest. A collective call.
+
+    Returns:
+        The queue, which knows what is finished; for rank 0.
+
+    Raises:
+        UserError: training diverged, or something to start from is damaged.
+        SystemExit: a signal arrived, and a checkpoint has been written if there was anything to save; or nobody trains what is needed.
+    """
+    paths = Paths(recipe.directory)
+    with (
+        closing(Stream(store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.assembly.cut)) as stream,
+        closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
+        closing(Queue(paths, phases, wanted)) as queue,
+    ):
+        method = privacy.method(recipe)
+        on_chief(group, lambda: method.check({name: record.steps for name, record in queue.records.items()}))
+        trainer = Trainer(
+            recipe.optimiser, recipe.ema, parts.batches(stream, group.device), recipe.data.batch_size,
+            parts.make_validator(recipe, store, preconditioner, group) if method.validates else None,
+            recipe.engine.checkpoint_every, recipe.seed, group, method.metrics(metrics), interrupt, Pulses(pulse, queue),
+        )  # fmt: skip
+        trainer = method.trainer(trainer, stream, group)
+        crew = _Crew(
+            recipe, paths, queue, trainer, group, interrupt, parts.make_objective(stream, preconditioner, recipe.start.public),
+            {phase.name: phase for phase in wanted}, method, start,
+        )  # fmt: skip
+        try:
+            while phase := crew.turn():
+                crew.train(phase)
+        except Interrupted as interrupted:
+            say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
+            raise SystemExit(interrupted.exit_code) from None
+        return queue
+
+
+@dataclass(frozen=True)
+class _Crew:
+    recipe: Recipe
+    paths: Paths
+    queue: Queue
+    trainer: Trainer
+    group: Group
+    interrupt: Interrupt
+    learn: Callable[[Engine], Objective]
+    named: Mapping[str, Phase]
+    method: Method
+    start: Start
+
+    def turn(self) -> Phase | None:
+        """The next phase, which now belongs to these ranks; None: all are finished.
+
+        Raises:
+            SystemExit: a signal has arrived, or nobody trains what the rest starts from; there is nothing to save.
+        """
+        patience = Patience()
+
+        def look() -> str:
+            found = self.queue.next()
+            if isinstance(found, Wait):
+                return WAIT if patience.bear(found) else IN_VAIN
+            return found.name if found else ""
+
+        name = when_ready(self.group, look, self.interrupt, self.trainer.pulse)
+        if name == IN_VAIN:
+            raise SystemExit(SAVED)  # another time: the machine may be what the job that is waited for is waiting for
+        if name and (stop := told_to_stop(self.group, self.interrupt)):
+            # In the last step of the network before, or since.
+            before = f"{Interrupted(stop)} before {self.named[name].label}; what came before it is finished"
+            say(f"{before}. The same command continues this run.")
+            raise SystemExit(Interrupted(stop).exit_code)
+        return self.named[name] if name else None
+
+    def train(self, phase: Phase) -> None:
+        """Trains one network and marks it as finished."""
+        recipe, group = self.recipe, self.group
+        folder = self.paths.phase(phase.name)
+        network = self._network(phase)
+        parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        engine = self.method.engine(network, group)
+        label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
+        title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
+        task = Task(
+            phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
+            recipe.warm(phase),
+        )  # fmt: skip
+        trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
+        try:
+            outcome = trainer.run(task, engine, self.learn(engine), self.method.stopping(phase, group))
+        finally:
+            engine.destroy()
+            gc.collect()  # an engine is a web of hooks that point at each other
+        group.barrier()
+
+        def finish() -> None:
+            loss = outcome.validation_loss if math.isfinite(outcome.validation_loss) else None
+            record = PhaseRecord(outcome.steps, outcome.best_step, loss, parameters, sha256(folder / WEIGHTS), outcome.metrics)
+            self.queue.done(phase, record)
+            relaunch.saved()
+            checkpoint.remove(folder)
+
+        on_chief(group, finish)
+        loss = f", validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}" if self.method.validates else ""
+        say(f"{title}: {outcome.steps} steps{loss}.")
+
+    def _network(self, phase: Phase) -> nn.Module:
+        weights = self.start.weights(phase)
+        if phase.start is not None:
+            start, path = phase.start, self.paths.weights(phase.start)
+            on_chief(self.group, lambda: self.queue.records[start].check(path))
+            weights = load_file(path)
+        return self.recipe.network_of(phase.name, weights)
+
+
+def _first_batch(recipe: Recipe, phase: Phase) -> int:
+    """Where in the data stream a phase begins: a matter of the plan alone, not of how long the phases before it were really trained."""
+    if phase.index is None:
+        return 0
+    before = phase.points_before if recipe.stopping.steps_per == "point" else phase.place
+    return recipe.experts.shared_steps + before * recipe.stopping.max_steps

@@ -1,0 +1,99 @@
+"""What ``volgen train`` is put together from: data, preconditioner, network and validation of one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from volgen.commands.train.start import Start
+from volgen.core.errors import UserError
+from volgen.core.progress import say
+from volgen.core.protocols import Denoiser
+from volgen.core.rng import seeded
+from volgen.data.store import Store
+from volgen.data.stream import Batch, Stream
+from volgen.models.assembly import Assembly
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.precision import InPrecision
+from volgen.recipe import Recipe
+from volgen.runs.fitted import FOR_TRAINING, check_all, check_unchanged, restore, restore_assembly, write
+from volgen.training.loss import Objective, Weight
+from volgen.training.together import on_chief
+from volgen.training.validation import Validator
+
+
+def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, start: Start) -> Preconditioner:
+    """Fitted once, on rank 0, to training volumes as they are, or taken from a public run; from then on read from the run."""
+    path = root / FOR_TRAINING
+
+    def fit() -> None:
+        if path.exists():
+            return
+        if public := start.fit():
+            write(*public, root)
+            return
+        with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
+            people = [record.patient for record in stream.records]
+            say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
+            try:
+                fitted = recipe.preconditioner.fit(stream.volumes, people, recipe.seed)
+                assembly: Assembly = recipe.assembly.fit(stream.scans, people, recipe.seed)
+            except ValueError as error:
+                raise UserError(str(store.path), str(error), "more people, or other kinds of preconditioner and assembly") from None
+        write(fitted, assembly, root)
+
+    on_chief(group, fit)
+    do = "delete this file: it will be fitted again"
+    fitted = restore(recipe.preconditioner, path, do)
+    check_unchanged(path, do)
+    # Training needs no other file of the fit, but a run that has lost one could not be sampled from.
+    again = f"delete {FOR_TRAINING}: both will be fitted again"
+    restore_assembly(recipe.assembly, root, again)
+    check_all(root, again)
+    return fitted.to(group.device)
+
+
+def make_objective(stream: Stream, preconditioner: Preconditioner, public: bool) -> Callable[[Engine], Objective]:
+    """Each training volume is denoised with statistics that do not know its person, as a new person's will be; public ones know nobody."""
+    numbers = {record.id: number for number, record in enumerate(stream.records)}
+
+    def learn(engine: Engine) -> Objective:
+        def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
+            held_out = preconditioner if public else preconditioner.held_out([numbers[name] for name in ids])
+            return PreconditionedDenoiser(engine, held_out), held_out.weight
+
+        return objective
+
+    return learn
+
+
+def build_network(recipe: Recipe, name: str) -> nn.Module:
+    """A network on the CPU without adapters, for weights as they are released; its random ones are a function of the seed and the name."""
+    with seeded(recipe.seed, "weights", name):
+        return recipe.build_network(recipe.engine.activation_checkpointing)
+
+
+def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
+    """Scores weights on a fixed choice of validation volumes."""
+    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.assembly.cut)) as stream:
+        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.views(recipe.data.shape))
+    network = build_network(recipe, "validation").to(group.device)
+    denoise = PreconditionedDenoiser(InPrecision(network, recipe.engine), preconditioner)
+    return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
+
+
+def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
+    """Number of a batch -> this rank's part of it, on its device."""
+
+    def batch(step: int) -> Batch:
+        found = stream.batch(step)
+        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True))
+
+    return batch

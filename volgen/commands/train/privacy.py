@@ -1,0 +1,292 @@
+"""What changes in a training when patients are protected: its engine, its trainer, its rule of stopping and its ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from volgen.core.errors import UserError
+from volgen.core.files import write_json
+from volgen.core.progress import say
+from volgen.core.rng import uniform
+from volgen.core.rounding import upper
+from volgen.data.record import SubjectRecord
+from volgen.data.store import Store
+from volgen.data.stream import Batch, Stream, View
+from volgen.experts.plan import Phase
+from volgen.images.geometry import Geometry
+from volgen.images.intensity import IntensityMap
+from volgen.parallel.engine import Engine
+from volgen.parallel.group import Group
+from volgen.parallel.private_engine import PrivateEngine
+from volgen.planning.patients import Choice, choose
+from volgen.privacy import refusals
+from volgen.privacy.cohort_ledger import CohortLedger
+from volgen.privacy.ledger import SUMMARY, BudgetSpent, Ledger
+from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.per_sample import PerSample
+from volgen.privacy.secret import Secret
+from volgen.recipe import Recipe
+from volgen.runs import cohort_ledger
+from volgen.training.loop import Trainer
+from volgen.training.metrics import Metrics
+from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
+from volgen.training.stopping import Stopping
+
+Facts = dict[str, Any]
+
+
+class Method(Protocol):
+    """How a run trains with respect to privacy."""
+
+    validates: bool
+    """Whether anybody's loss may be looked at."""
+
+    def refuse(self, network: nn.Module) -> None:
+        """Refuses a network, with weights or on the meta device, that cannot be trained like this."""
+        ...
+
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
+        """Writes the ledger, before anything is trained; ``assumed`` is what it rests on beside the method itself."""
+        ...
+
+    def geometry(self, store: Store) -> Geometry:
+        """The frame of generated volumes."""
+        ...
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        """Makes sure that finished phases, with so many steps each, are in the ledger."""
+        ...
+
+    def finish(self) -> None:
+        """Writes the ledger of a finished run."""
+        ...
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        """Where numbers go."""
+        ...
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        """The trainer."""
+        ...
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        """The engine of one phase."""
+        ...
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        """The rule of one phase."""
+        ...
+
+
+def method(recipe: Recipe) -> Method:
+    """The one that a recipe asks for."""
+    return _Private(recipe) if recipe.privacy.private else _Plain(recipe)
+
+
+class _Plain:
+    validates = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def refuse(self, network: nn.Module) -> None:
+        pass
+
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
+        write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
+
+    def geometry(self, store: Store) -> Geometry:
+        records = self._recipe.data.records(store, "train")
+        examples = (store.read_unit(record) for record in records[:8])
+        return Geometry.of_cohort(self._recipe.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        return metrics
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        return plain
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        recipe = self._recipe
+        return Engine(
+            network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
+            betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
+            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate, release=recipe.adapter.merge,
+        )  # fmt: skip
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        rule = self._recipe.rule(phase)
+        return Stopping(rule, rule.max_steps)
+
+
+class _Private:
+    validates = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._choice: Choice | None = None
+
+    def refuse(self, network: nn.Module) -> None:
+        refusal = next(refusals.of_network(network), None)
+        if refusal:
+            raise UserError("network", refusal, "a network in which patients do not meet")
+
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
+        recipe = self._recipe
+        assumed = {**assumed, **self._told_apart(store)}
+        patients = len({record.patient for record in recipe.data.records(store, "train")})
+        steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
+        cohort = CohortLedger(str(store.path), store.fingerprint)
+        assumed = {**assumed, **cohort_ledger.noted(cohort)}
+        ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
+        cohort_ledger.enter(cohort, ledger, more=steps)
+        rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
+        expected = upper(ledger.budget.delta * (recipe.privacy.population or patients), 2)
+        say(
+            f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient ({ledger.neighbouring}; delta times"
+            f" patients is {expected}), over {steps} steps of all networks: noise multiplier"
+            f" {noise:g}, sampling rate {rate:.3g}; {ledger.count()} steps taken so far."
+        )
+
+    def geometry(self, store: Store) -> Geometry:
+        # The file is released, so nothing in it is read from a scan: the grid is what ingest was told, the rest is the recipe's.
+        window, privacy = IntensityMap(*self._recipe.privacy.intensity), self._recipe.privacy
+        size = _voxel_size(store)
+        return Geometry(self._recipe.data.shape, (size, size, size), window, privacy.skull_stripped)
+
+    def _told_apart(self, store: Store) -> Facts:
+        """What the ledger says of a store in which each file counts as a patient.
+
+        Raises:
+            UserError: nobody has said that it is so.
+        """
+        if store.people != "files":
+            return {}
+        if not self._recipe.privacy.each_file_is_a_patient:
+            found = (
+                "tells patients apart by names of files or visits alone, so that one with two of them counts as two, and is protected less"
+            )
+            do = (
+                "ingest with a table of patients (--patients), name files sub-<label>_..., or, if no patient has two files, set"
+                " privacy.each_file_is_a_patient true"
+            )
+            raise UserError(str(store.path), found, "a store that knows whose each scan is", do)
+        return {
+            "one_patient": "patients were told apart by names of files or visits alone, and it was said that no patient has two of them:"
+            " whoever has is protected less"
+        }
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        ledger = Ledger(self._recipe.directory)
+        for scope, steps in finished.items():
+            ledger.check(scope, steps)
+
+    def finish(self) -> None:
+        self._recipe.privacy.finish(self._recipe.directory)
+        cohort_ledger.enter_finished(self._recipe)
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        return Withheld(metrics)
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        secret = Secret(bytes.fromhex(group.gather(Secret().hex())[0]))
+        mechanism = Ledger(self._recipe.directory).mechanism
+        sanitiser = GradientMechanism(mechanism, self._recipe.data.batch_size, secret, group.rank, group.world_size)
+        usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
+        scans = _by_patient(stream.records)
+        views = _views(stream, scans, self._recipe.privacy.views, sanitiser.seed)
+        return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, patients=tuple(scans))
+
+    def engine(self, network: nn.Module, group: Group) -> Engine:
+        self.refuse(network)
+        recipe = self._recipe
+        if self._choice is None:  # networks of a run are alike
+            self._choice = choose(recipe, network, group)
+            say(f"Private: {self._choice.why}.")
+        at_once = self._choice.at_once
+        return PrivateEngine(
+            network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, at_once=at_once,
+            per_sample=PerSample(network) if at_once.patients > 1 else None, release=recipe.adapter.merge,
+        )  # fmt: skip
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        rule, directory = self._recipe.rule(phase), self._recipe.directory
+        allowance = None if group.rank else _Allowance(directory, cold=phase.start is None and not self._recipe.start.public)
+        return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)
+
+
+class _Allowance:
+    """The ledger as training asks it."""
+
+    def __init__(self, directory: Path, cold: bool) -> None:
+        self._ledger, self._where, self._cold = Ledger(directory), directory, cold
+
+    def check(self, scope: str, steps: int) -> None:
+        self._ledger.check(scope, steps)
+
+    def take(self, scope: str, step: int) -> bool:
+        budget = self._ledger.budget
+        try:
+            self._ledger.take(scope, step, self._ledger.mechanism)
+        except BudgetSpent:
+            if step == 1 and self._cold:
+                found = f"epsilon {budget.epsilon:g} is spent after {self._ledger.count()} steps, and '{scope}' was not trained at all"
+                raise UserError(str(self._where), found, "budget for every network", "begin a run with a larger privacy.spare") from None
+            say(f"The budget (epsilon {budget.epsilon:g}) is spent: '{scope}' ends after {step - 1} steps.")
+            return False
+        return True
+
+
+def _voxel_size(store: Store) -> float:
+    """Edge of a voxel in mm as ingest was told: of everybody's scan, and nobody's in particular.
+
+    Raises:
+        UserError: scans have kept their own grids, so that the size of a voxel, or of the grid, is one person's.
+    """
+    settings = store.settings
+    own = [name for name in ("shape", "voxel_size") if settings.get(name) is None]
+    size = settings.get("voxel_size")
+    if own or isinstance(size, bool) or not isinstance(size, int | float) or not 0.0 < size < math.inf:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in own or ["voxel_size"])
+        found = f"was ingested with each scan's own grid ({options}), which a released run would give away"
+        raise UserError(str(store.path), found, "one grid, given at ingest", "ingest again with --shape and --voxel-size")
+    return float(size)
+
+
+def _by_patient(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
+    """Scans by patient. Both in an order of their own ids, so that a patient's scans keep their numbers whoever else is there."""
+    found: dict[str, list[SubjectRecord]] = {}
+    for record in sorted(records, key=lambda record: record.id):
+        found.setdefault(record.patient, []).append(record)
+    return {patient: found[patient] for patient in sorted(found)}
+
+
+def _views(stream: Stream, scans: Mapping[str, Sequence[SubjectRecord]], count: int, seed: Callable[[str], int]) -> Views:
+    """Views of patients, each chosen and augmented by the patient's own seed."""
+
+    def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
+        def view(patient: str, number: int) -> View:
+            mine, own, key = scans[patient], seed(patient), (phase, step, number)
+            return mine[int(uniform(own, "scan", *key) * len(mine))], own, key
+
+        chosen = [view(patient, number) for patient in patients for number in range(count)]
+        examples = stream.views(chosen)
+        for place in range(len(patients)):
+            x_BCXYZ = torch.stack([next(examples) for _ in range(count)])
+            ids = [scan.id for scan, _, _ in chosen[place * count : (place + 1) * count]]
+            yield Batch(x_BCXYZ, list(range(count)), ids)
+
+    return views

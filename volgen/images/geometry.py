@@ -1,0 +1,123 @@
+"""Where generated volumes are in space and in which units their intensities are: ``geometry.json`` of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json
+from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, grid_fits
+from volgen.core.protocols import Shape3
+from volgen.images.intensity import IntensityMap
+
+NAME = "geometry.json"
+FOREGROUND = 0.1
+"""Of the intensity range: above air, below tissue."""
+LARGEST_BRAIN_LITRES = 2.2
+"""Brains have 1 to 2 litres of foreground, heads with skull, face and neck more than 3."""
+
+
+def litres(unit_XYZ: NDArray[np.float32], voxel_size: tuple[float, float, float]) -> float:
+    """Foreground of a volume in [0, 1] with voxels of so many mm: below :data:`LARGEST_BRAIN_LITRES` it shows a brain without a skull."""
+    x, y, z = voxel_size
+    return float(np.count_nonzero(unit_XYZ > FOREGROUND) * x * y * z / 1e6)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The frame that a cohort's volumes share once each has been put on the grid.
+
+    Attributes:
+        shape: voxels along the RAS+ axes.
+        voxel_size: edges of a voxel in mm.
+        intensity: the window of a typical training volume; a generated volume is exported in its units.
+        skull_stripped: whether the volumes show brains rather than heads.
+    """
+
+    shape: Shape3
+    voxel_size: tuple[float, float, float]
+    intensity: IntensityMap
+    skull_stripped: bool
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
+            raise ValueError(f"{self.shape} voxels of {self.voxel_size} mm are not a grid")
+        shortest, longest = VOXEL_MM
+        if not grid_fits(self.shape):
+            raise ValueError(f"a grid has {GRID}")
+        if min(self.voxel_size) < shortest or max(self.voxel_size) > longest:
+            raise ValueError(f"voxels of {self.voxel_size} mm are not between {shortest:g} and {longest:g} mm")
+        if max(abs(self.intensity.low), abs(self.intensity.high)) > MAX_INTENSITY:
+            raise ValueError(f"an intensity window goes up to {MAX_INTENSITY:g} at most")
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4 x 4, voxel indices -> RAS+ mm. A generated person was in no scanner: the centre of the grid is the origin."""
+        size = np.asarray(self.voxel_size, dtype=np.float64)
+        affine = np.diag([*size, 1.0])
+        affine[:3, 3] = -size * (np.asarray(self.shape) - 1) / 2
+        return affine
+
+    @classmethod
+    def of_cohort(
+        cls,
+        shape: Shape3,
+        affines: Iterable[NDArray[np.float64]],
+        windows: Iterable[IntensityMap],
+        examples: Iterable[NDArray[np.float32]],
+    ) -> Geometry:
+        """The frame of training volumes: their voxel size and the median of their intensity windows.
+
+        Args:
+            shape: voxels of every volume.
+            affines: one 4 x 4 affine per volume, RAS+ up to rotation.
+            windows: one intensity map per volume.
+            examples: a few volumes [X, Y, Z] in [0, 1], to tell brains from heads by their size.
+
+        Raises:
+            ValueError: there are no volumes, or their voxel sizes differ.
+        """
+        sizes = np.array([np.linalg.norm(affine[:3, :3], axis=0) for affine in affines])
+        limits = np.array([(window.low, window.high) for window in windows])
+        if not len(sizes) or not len(limits):
+            raise ValueError("a cohort without volumes has no geometry")
+        if np.ptp(sizes, axis=0).max() > 1e-3:
+            raise ValueError(f"voxel sizes differ: from {sizes.min(axis=0).tolist()} to {sizes.max(axis=0).tolist()} mm")
+        # Affines carry rounding of about 1e-7 mm; a header should say 2.0.
+        x, y, z = (round(float(size), 6) for size in np.median(sizes, axis=0))
+        low, high = (float(limit) for limit in np.median(limits, axis=0))
+        size = float(np.median([litres(unit, (x, y, z)) for unit in examples]))
+        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES)
+
+    def write(self, directory: Path) -> None:
+        """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""
+        content = {
+            "shape": self.shape,
+            "voxel_size": self.voxel_size,
+            "intensity": self.intensity.to_dict(),
+            "skull_stripped": self.skull_stripped,
+            "affine": self.affine.tolist(),
+        }
+        write_json(directory / NAME, content)
+
+    @classmethod
+    def read(cls, directory: Path) -> Geometry:
+        """Reads ``geometry.json``.
+
+        Raises:
+            UserError: it is missing or of another form.
+        """
+        content: dict[str, Any] = read_json(directory / NAME, "the geometry of a trained run", limit=SMALL_JSON_BYTES)
+        try:
+            x, y, z = (int(edge) for edge in content["shape"])
+            i, j, k = (float(size) for size in content["voxel_size"])
+            window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
+            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]))
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(str(directory / NAME), f"has another form ({error})", "the form that `volgen train` writes") from None

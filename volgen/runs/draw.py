@@ -1,0 +1,93 @@
+"""Volumes out of a run, in waves that fit into memory: expert by expert within a wave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from volgen.core.protocols import Sampler, Shape3
+from volgen.models.assembly import Assembly, Place
+from volgen.models.denoiser import Preconditioner
+from volgen.runs.trained import TrainedRun
+from volgen.sampling import descent
+
+GIB = 2**30
+BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
+Done = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How volumes are drawn from a run.
+
+    Attributes:
+        run: the run.
+        preconditioner: of it, on the device.
+        assembly: of it.
+        solver: configuration of a sampler.
+        noises: configuration of a noise.
+        grid: noise levels to visit.
+        device: where the denoisers compute.
+    """
+
+    run: TrainedRun
+    preconditioner: Preconditioner
+    assembly: Assembly
+    solver: Any
+    noises: Any
+    grid: Sequence[float]
+    device: torch.device
+
+    def steps(self, volumes: int) -> int:
+        """How often ``done`` hears of a step while so many volumes are drawn."""
+        return volumes * self.assembly.pieces(self.run.geometry.shape) * len(self.grid)
+
+    def draw(
+        self, seed: int, indices: Sequence[int], take: Callable[[int, Tensor], None], done: Done, memory: float = 4 * GIB, capacity: int = 2
+    ) -> None:  # fmt: skip
+        """Draws volumes and hands each over: its index and [1, X, Y, Z], nominally in [-1, 1]. Volume i depends on ``seed`` and i alone.
+
+        Args:
+            seed: of all.
+            indices: which ones.
+            take: gets each volume.
+            done: is told how many more steps are done, with a word on where the loop is.
+            memory: bytes of host memory for volumes that are under way.
+            capacity: experts in memory.
+        """
+        whole = self.run.geometry.shape
+        wave = max(1, int(min(memory / (BYTES_PER_VOXEL * math.prod(whole)), len(indices))))
+        pieces = self.assembly.pieces(whole)
+        if not indices:
+            return
+        with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
+
+            def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+                def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
+                    drawn = self.noise(whole, seed, *key)
+                    # A copy: a view would keep the noise of the whole volume for the sake of a slab.
+                    return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
+
+                return descent.sample(
+                    bank, self.sampler(), self.grid, seed=seed, indices=indices, shape=self.run.recipe.piece,
+                    device=self.device, start=self.preconditioner.start, noise=there, known=known, done=done,
+                )  # fmt: skip
+
+            for first in range(0, len(indices), wave):
+                chosen = indices[first : first + wave]
+                for index, volume in zip(chosen, self.assembly.generate(draw, whole, seed, chosen), strict=True):
+                    take(index, volume)
+
+    def sampler(self) -> Sampler:
+        """A new one."""
+        return self.solver.build()  # type: ignore[no-any-return]
+
+    def noise(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
+        """[1, *shape] for a key."""
+        drawn: Tensor = self.noises.draw(shape, seed, *key)
+        return drawn

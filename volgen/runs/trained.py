@@ -1,0 +1,255 @@
+"""What a finished run directory offers to later stages: its recipe, its geometry and its denoiser."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from volgen.core import manifest
+from volgen.core.errors import UserError
+from volgen.core.files import fingerprint, read_json, sha256
+from volgen.core.ledger import NAME as LEDGER
+from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
+from volgen.core.manifest import NAME as MANIFEST
+from volgen.data import derivative
+from volgen.experts import ensemble as ensembles
+from volgen.experts.bank import ExpertBank
+from volgen.images.geometry import NAME as GEOMETRY
+from volgen.images.geometry import Geometry
+from volgen.models.assembly import Assembly
+from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.parallel.precision import InPrecision
+from volgen.recipe import Recipe, load
+from volgen.runs.fitted import (
+    ASSEMBLY,
+    CHECKSUMS,
+    PRECONDITIONER,
+    assembly_bytes,
+    check_unchanged,
+    preconditioner_bytes,
+    restore,
+    restore_assembly,
+    tensor_bytes,
+)  # fmt: skip
+from volgen.runs.leftovers import tidy
+from volgen.runs.record import CONFIG
+
+AGAIN = "restore the file from a copy, or train the run again"
+RELEASE = "release"
+"""Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
+EDITABLE = (".md", ".png")
+"""Cards and pictures, which people may change: nothing depends on them."""
+DIGITS = 1e-6
+"""Of noise levels: another processor may round otherwise."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory that ``volgen train`` finished.
+
+    Attributes:
+        directory: where it is.
+        recipe: its resolved configuration.
+        ensemble: who owns which noise level.
+        geometry: frame and intensity units of the volumes.
+        privacy: one sentence.
+        fingerprint: SHA-256 over all that decides what a sample looks like: network, preconditioner, weights, geometry.
+    """
+
+    directory: Path
+    recipe: Recipe
+    ensemble: ensembles.Ensemble
+    geometry: Geometry
+    privacy: str
+    fingerprint: str
+
+    @classmethod
+    def read(cls, directory: Path) -> TrainedRun:
+        """Reads everything but the weights.
+
+        Raises:
+            UserError: a file is missing or damaged, or the files do not belong together.
+        """
+        if not directory.is_dir():
+            raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
+        if not os.path.lexists(directory / ensembles.NAME):
+            begun = (directory / CONFIG).exists()
+            found = f"is not finished: there is no {ensembles.NAME} yet" if begun else f"is no run: there is no {CONFIG} in it"
+            raise UserError(str(directory), found, "a run that `volgen train` has finished", "give its command again" if begun else "")
+        ensemble = ensembles.read(directory / ensembles.NAME)
+        tidy(directory)
+        files = _Files(directory, ensemble)
+        for name in (CONFIG, GEOMETRY):
+            files.check(name)
+        files.check(LEDGER, LEDGER_BYTES)
+        if files.has(CHECKSUMS):
+            files.check(CHECKSUMS)
+        if (directory / MANIFEST).exists():
+            manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+        recipe = load(directory / CONFIG, own=True)
+        _check_levels(directory, recipe, ensemble)
+        geometry = Geometry.read(directory)
+        if geometry.shape != tuple(recipe.data.shape):
+            expected = f"{list(recipe.data.shape)}, as config.yaml says"
+            raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
+        ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
+        _check_sizes(directory, recipe, ensemble)
+        decisive = {ensembles.NAME: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
+        decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
+        if files.has(ASSEMBLY):
+            decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
+        # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
+        # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
+        # in it through their checksums in ensemble.json.
+        sections = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
+        model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
+        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
+        return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+
+    def verify(self) -> None:
+        """Makes sure of everything that :meth:`read` leaves to its first use, and of every other file that the run's manifest lists.
+
+        Raises:
+            UserError: something is missing or damaged, or was changed.
+        """
+        self.preconditioner(torch.device("cpu"))
+        self.assembly()
+        for record in self.ensemble.experts:
+            ensembles.check(self.directory, record)
+        if (self.directory / MANIFEST).exists():
+            content = manifest.read(self.directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+            listed = content.get(manifest.FILES) or {}
+            rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
+            rest = {name for name in rest if not name.endswith(EDITABLE)}
+            if found := manifest.verify(self.directory, content, rest):
+                raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
+
+    def preconditioner(self, device: torch.device) -> Preconditioner:
+        """The run's preconditioner on a device.
+
+        Raises:
+            UserError: it cannot be restored, is not finite, is of volumes of another shape, or was changed.
+        """
+        config = self.recipe.preconditioner
+        restored = restore(config, self.directory / PRECONDITIONER, AGAIN)
+        self._check(restored)
+        check_unchanged(self.directory / PRECONDITIONER, AGAIN)
+        return restored.to(device)
+
+    def assembly(self) -> Assembly:
+        """How the run's volumes are put together.
+
+        Raises:
+            UserError: what it draws from cannot be restored, is not finite, or was changed.
+        """
+        restored = restore_assembly(self.recipe.assembly, self.directory, AGAIN)
+        for name, tensor in restored.state().items():
+            if not tensor.isfinite().all():
+                raise UserError(str(self.directory / ASSEMBLY), f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+        return restored
+
+    def _check(self, preconditioner: Preconditioner) -> None:
+        """Refuses statistics that are not finite or not of this run's volumes."""
+        where = str(self.directory / PRECONDITIONER)
+        for name, tensor in preconditioner.state().items():
+            if not tensor.isfinite().all():
+                raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+        # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
+        meta = torch.device("meta")
+        volume, sigma = torch.empty(1, 1, *self.recipe.piece, device=meta), torch.ones(1, device=meta)
+        kind = (volume.shape, volume.dtype)
+        try:
+            moved = preconditioner.to(meta)
+            made = [moved.denoise(lambda inputs, _: inputs[:, :1], volume, sigma), moved.start(volume, 1.0)]
+            found = next((f"makes {tensor.dtype}{list(tensor.shape)}" for tensor in made if (tensor.shape, tensor.dtype) != kind), "")
+        except (RuntimeError, ValueError, IndexError) as error:
+            found = f"does not fit ({' '.join(str(error).split())[:200]})"
+        if found:
+            raise UserError(where, found, f"float32 statistics of volumes of shape {list(self.recipe.piece)}", AGAIN)
+
+    def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2) -> ExpertBank:
+        """The run's denoiser.
+
+        Args:
+            preconditioner: from :meth:`preconditioner`.
+            device: where it computes.
+            grid: noise levels that will be asked for.
+            capacity: experts in memory at once: one that works and one that arrives.
+        """
+
+        def wrap(module: nn.Module) -> PreconditionedDenoiser:
+            return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
+
+        def build() -> nn.Module:
+            return self.recipe.build_network()
+
+        # Under autocast matrices become bf16 each time they are used; once will do.
+        matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
+        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid, matrices=matrices)
+
+
+class _Files:
+    """The files of a run beside the weights, each with the checksum that ``ensemble.json`` has of it."""
+
+    def __init__(self, directory: Path, ensemble: ensembles.Ensemble) -> None:
+        self._directory, self._listed = directory, ensemble.files
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or should be."""
+        return name in self._listed or os.path.lexists(self._directory / name)
+
+    def check(self, name: str, limit: int = SMALL_JSON_BYTES) -> str:
+        """SHA-256 of a file, which is the one that training wrote.
+
+        Raises:
+            UserError: it is missing, too large or no regular file, or was changed.
+        """
+        path, expected = self._directory / name, f"a file of a trained run, of at most {limit} bytes"
+        try:
+            found = sha256(path, limit=limit)
+        except FileNotFoundError:
+            raise UserError(str(path), "there is no such file", "a file of every trained run", AGAIN) from None
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", expected, AGAIN) from None
+        if self._listed and found != self._listed.get(name):
+            expected = f"{self._listed.get(name, 'no such file')[:12]}..., as {ensembles.NAME} says: it was changed"
+            raise UserError(str(path), f"has SHA-256 {found[:12]}...", expected, AGAIN)
+        return found
+
+
+def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
+    """Compares the noise levels of the experts with the schedule that they were trained for."""
+    grid = recipe.schedule.grid()
+    same = len(grid) == len(ensemble.grid) and all(math.isclose(a, b, rel_tol=DIGITS) for a, b in zip(grid, ensemble.grid, strict=True))
+    if not same or len(ensemble.experts) != recipe.experts.count:
+        found = (
+            f"has {len(ensemble.experts)} experts on {len(ensemble.grid)} noise levels, {ensemble.sigma_max:g} to {ensemble.sigma_min:g}"
+        )
+        expected = f"{recipe.experts.count} on the {len(grid)} levels of {CONFIG}, {grid[0]:g} to {grid[-1]:g}"
+        raise UserError(str(directory / ensembles.NAME), found, expected, AGAIN)
+
+
+def _check_sizes(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
+    """Compares the network of ``config.yaml`` with the sizes of the weight files, before either takes any memory."""
+    try:
+        with torch.device("meta"):
+            state = recipe.build_network().state_dict()
+    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
+        raise UserError(str(directory / CONFIG), found, "the network that was trained", AGAIN) from None
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    for record in ensemble.experts:
+        path = directory / record.weights
+        try:
+            size = tensor_bytes(path)
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", AGAIN) from None
+        if size != expected:
+            wanted = f"{expected}, which the network in {CONFIG} has"
+            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, AGAIN)
