@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from volgen import cli
 from volgen.data.store import Store
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 pytestmark = pytest.mark.e2e
 Files = dict[str, bytes]
@@ -41,7 +41,7 @@ def test_a_finished_run_is_finished_and_draws_the_same_volumes(there: Path) -> N
     assert {name: after[name] for name in before if not name.endswith(".lock")} == {
         name: content for name, content in before.items() if not name.endswith(".lock")
     }
-    run = TrainedRun.read(there / "runs/finished")
+    run = open_run(there / "runs/finished")
     assert run.fingerprint == json.loads((there / "samples/sub-0001_T1w.json").read_text())["RunFingerprint"]
     assert volgen("sample", "runs/finished", "--out", "again", "--count", "2", "--seed", "5") == 0
     images = sorted((there / "again").rglob("sub-*.nii.gz"))
@@ -98,7 +98,7 @@ def test_the_ledger_of_a_private_run_is_void_wherever_it_is_read(there: Path, ca
     assert volgen("train", "--config", "private.yaml") == 0
     assert VOID in capsys.readouterr().err, "finished, and of no use"
     claim = json.loads(before["privacy_ledger.json"])
-    assert TrainedRun.read(there / "runs/private").privacy.startswith("No privacy guarantee: the ledger, which claims (")
+    assert open_run(there / "runs/private").privacy.startswith("No privacy guarantee: the ledger, which claims (")
     assert volgen("statement", "runs/private", "--out", "again") == 0
     said = json.loads((there / "again/statement.json").read_text())
     assert not said["guarantee"] and "void" in said["headline"] and VOID in said["protected"][0]

@@ -8,8 +8,8 @@ from typing import Any
 
 from volgen.core.files import read_json
 from volgen.core.rounding import upper
+from volgen.core.run_files import LEDGER
 
-NAME = "privacy_ledger.json"
 VERSION = 2
 """Of the mechanism that a ledger counts. A ledger of volgen 0.1.0 has no version, and counts as 1."""
 RANDOMNESS = "by patient, from a secret of the launch"
@@ -54,7 +54,7 @@ def read(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is no JSON object.
     """
-    return checked(read_json(directory / NAME, "the privacy ledger of a trained run"))
+    return checked(read_json(directory / LEDGER, "the privacy ledger of a trained run"))
 
 
 def _text(value: object, digits: int) -> str:

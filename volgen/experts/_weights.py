@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from volgen.core.errors import UserError
+from volgen.core.run_files import CONFIG
 
 Released = Any
 """A moment on a GPU's stream after which some storage is not read any more; None on other devices."""
@@ -99,7 +100,7 @@ def fill(module: nn.Module, path: Path, copier: Copier) -> None:
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         found = f"does not hold the weights of this network ({reason[:200]})"
-        raise UserError(str(path), found, "the network in the run's config.yaml") from None
+        raise UserError(str(path), found, f"the network in the run's {CONFIG}") from None
 
 
 def _parts(targets: dict[str, Tensor], path: Path) -> Iterator[list[str]]:

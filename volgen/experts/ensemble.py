@@ -17,10 +17,10 @@ from typing import Any
 from volgen.core.errors import UserError
 from volgen.core.files import read_bytes, sha256, write_text
 from volgen.core.limits import ENSEMBLE_BYTES, MAX_POINTS
+from volgen.core.run_files import ENSEMBLE
 from volgen.core.seal import read_sealed, sealed
 from volgen.core.span import SigmaSpan
 
-NAME = "ensemble.json"
 FILES = "files"
 AGAIN = "restore the file from a copy, or train the run again"
 
@@ -174,7 +174,7 @@ def check(directory: Path, record: ExpertRecord) -> Path:
         raise UserError(str(path), f"cannot be read ({error.strerror})", f"the weights of expert {record.index}", AGAIN) from None
     if found != record.sha256:
         do = "the file was changed or damaged after training: restore it from a copy or train the expert again"
-        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as ensemble.json says", do)
+        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ENSEMBLE} says", do)
     return path
 
 

@@ -14,9 +14,9 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, grid_fits
 from volgen.core.protocols import Shape3
+from volgen.core.run_files import GEOMETRY
 from volgen.images.intensity import IntensityMap
 
-NAME = "geometry.json"
 FOREGROUND = 0.1
 """Of the intensity range: above air, below tissue."""
 LARGEST_BRAIN_LITRES = 2.2
@@ -104,7 +104,7 @@ class Geometry:
             "skull_stripped": self.skull_stripped,
             "affine": self.affine.tolist(),
         }
-        write_json(directory / NAME, content)
+        write_json(directory / GEOMETRY, content)
 
     @classmethod
     def read(cls, directory: Path) -> Geometry:
@@ -113,11 +113,11 @@ class Geometry:
         Raises:
             UserError: it is missing or of another form.
         """
-        content: dict[str, Any] = read_json(directory / NAME, "the geometry of a trained run", limit=SMALL_JSON_BYTES)
+        content: dict[str, Any] = read_json(directory / GEOMETRY, "the geometry of a trained run", limit=SMALL_JSON_BYTES)
         try:
             x, y, z = (int(edge) for edge in content["shape"])
             i, j, k = (float(size) for size in content["voxel_size"])
             window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
             return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]))
         except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise UserError(str(directory / NAME), f"has another form ({error})", "the form that `volgen train` writes") from None
+            raise UserError(str(directory / GEOMETRY), f"has another form ({error})", "the form that `volgen train` writes") from None

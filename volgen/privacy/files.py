@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from volgen.core import run_files as run
+
 COVERED = (
-    "config.yaml", "ensemble.json", "geometry.json", "preconditioner.safetensors", "preconditioner.json", "assembly.safetensors",
-    "experts/*/weights.safetensors", "metrics.jsonl", "privacy_ledger.json",
+    run.CONFIG, run.ENSEMBLE, run.GEOMETRY, run.PRECONDITIONER, run.CHECKSUMS, run.ASSEMBLY, run.of_expert("*", run.WEIGHTS),
+    run.METRICS, run.LEDGER,
 )  # fmt: skip
 """Patterns of paths relative to the run; ``*`` is one name."""
 INSIDE = {
-    "manifest.json": "its fingerprint of the cohort tells whoever already has a copy that it is the same",
-    "privacy_journal.jsonl": "it counts the steps of each launch; nothing in it is of a patient, and nobody needs it",
-    "experts/*/phase.json": "who trained what, and losses of validation people where there are any",
-    "experts/*/checkpoint-*/**": "checkpoints: of a network that is being trained; nobody needs them",
-    "tensorboard/**": "wall times: a step takes longer when more patients are drawn, and timing is not protected",
-    "preconditioner_training.safetensors": "it leaves single people out, which gives them away",
-    "README.md": "made for those who have the whole run; a release has one of its own",
+    run.MANIFEST: "its fingerprint of the cohort tells whoever already has a copy that it is the same",
+    run.JOURNAL: "it counts the steps of each launch; nothing in it is of a patient, and nobody needs it",
+    run.of_expert("*", run.PHASE): "who trained what, and losses of validation people where there are any",
+    run.of_expert("*", f"{run.CHECKPOINT}*/**"): "checkpoints: of a network that is being trained; nobody needs them",
+    f"{run.BOARD}/**": "wall times: a step takes longer when more patients are drawn, and timing is not protected",
+    run.FOR_TRAINING: "it leaves single people out, which gives them away",
+    run.CARD: "made for those who have the whole run; a release has one of its own",
     "*.png": "curves and pictures of training, made for those who have the whole run",
     "**/.*/**": "checkpoints that were damaged, and what was being written when something was killed",
     "**/.*": "locks, with the names of machines, and files that were being written when something was killed",
 }
 """Patterns likewise, ``**`` being any names, and why such a file is not released."""
-CAUTION = "config.yaml: it names the folders of store, runs and public run as they were typed, which may say more than they should"
+CAUTION = f"{run.CONFIG}: it names the folders of store, runs and public run as they were typed, which may say more than they should"
 NOT_COVERED = (CAUTION, *(f"{pattern}: {why}" for pattern, why in INSIDE.items()))
 
 

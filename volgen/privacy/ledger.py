@@ -20,12 +20,11 @@ from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import open_plain, sync, write_json
 from volgen.core.lock import Lock
+from volgen.core.run_files import JOURNAL, LEDGER, LEDGER_LOCK
 from volgen.privacy.accounting import Accountant, Steps, epsilon, replace_one
 
 Choice = TypeVar("Choice")
 
-JOURNAL, LOCK = "privacy_journal.jsonl", ".privacy.lock"
-SUMMARY = ledgers.NAME
 MECHANISM = "Poisson-subsampled Gaussian"
 LOST = "unknown"
 """Scope of lines that cannot be read: they count as steps all the same."""
@@ -86,7 +85,7 @@ class Ledger:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path, self._lock = directory / JOURNAL, directory / LOCK
+        self._path, self._lock = directory / JOURNAL, directory / LEDGER_LOCK
         self._offset = 0
         self._lines = self._next = 0
         self._counts: Counter[tuple[str, Mechanism]] = Counter()
@@ -232,7 +231,7 @@ class Ledger:
 
     def write_summary(self, *, finished: bool) -> None:
         """Writes ``privacy_ledger.json``."""
-        write_json(self._path.with_name(SUMMARY), self.summary(finished=finished))
+        write_json(self._path.with_name(LEDGER), self.summary(finished=finished))
 
     def _with_lost(self) -> Counter[tuple[str, Mechanism]]:
         counts = self._counts.copy()

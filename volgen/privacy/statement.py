@@ -8,6 +8,7 @@ from typing import Any
 
 from volgen.core.ledger import checked
 from volgen.core.rounding import lower, upper
+from volgen.core.run_files import CONFIG
 from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON
 
 Content = Mapping[str, Any]
@@ -23,7 +24,7 @@ ANYBODY = (
 )
 NOBODY = "nobody: whoever holds the weights or the volumes may find out who was in training, and what their scans look like"
 HALVED = (
-    "who is in the half that this run was trained on: the coins' seed in config.yaml tells it of everybody whose id in the cohort is known."
+    f"who is in the half that this run was trained on: the coins' seed in {CONFIG} tells it of everybody whose id in the cohort is known."
     " Such a run is made to be audited, not to be released"
 )
 ATTACKED = (

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from volgen.core.files import atomic_path
 
-NAME = "curves.png"
 LABELLED = 12
 """More networks than these get colours by their place, and no legend."""
 

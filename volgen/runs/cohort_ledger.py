@@ -9,8 +9,8 @@ from typing import Any
 
 from volgen.core.errors import UserError
 from volgen.core.files import read_json
-from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
+from volgen.core.run_files import MANIFEST
 from volgen.privacy.accounting import Accountant, Steps
 from volgen.privacy.cohort_ledger import ASSUMED, ENTRY, KEPT, MISSING, CohortLedger
 from volgen.privacy.ledger import Ledger

@@ -17,21 +17,15 @@ from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, open_plain, read_json, sha256, write_json
 from volgen.core.limits import HEADER_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Shape3
+from volgen.core.run_files import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
 from volgen.models.assembly import Assembly, AssemblyConfig
 from volgen.models.denoiser import Preconditioner, PreconditionerConfig
 
-PRECONDITIONER = "preconditioner.safetensors"
-FOR_TRAINING = "preconditioner_training.safetensors"
-"""The same with what leaves people out, which could give away single ones: gone when the run is finished."""
-ASSEMBLY = "assembly.safetensors"
-"""There if the assembly has anything to store."""
 MANY = 10_000
 """People, of which a fit keeps as much as of any larger number."""
 HEADER = 2**20
 """Bytes: more than the headers of a few tensors take."""
 VOLUMES = 64
-CHECKSUMS = "preconditioner.json"
-"""``{"sha256": {"<file>": "<hexadecimal>"}}``: a number that was changed to another finite one shows nowhere else."""
 
 
 def write(preconditioner: Preconditioner, assembly: Assembly, root: Path) -> None:

@@ -12,7 +12,8 @@ from volgen.core.files import sweep, unfinished
 from volgen.core.folder import LOCK
 from volgen.core.lock import Lock
 from volgen.core.progress import say
-from volgen.runs.fitted import FOR_TRAINING
+from volgen.core.run_files import FOR_TRAINING
+from volgen.runs.paths import Paths
 from volgen.training import checkpoint
 
 
@@ -29,7 +30,7 @@ def tidy(run: Path, *, quiet: bool = False) -> None:
     with suppress(OSError):  # a run that may only be read
         sweep(run, alone=True)
         (run / FOR_TRAINING).unlink(missing_ok=True)
-        for phase in _phases(run):
+        for phase in Paths(run).folders():
             checkpoint.remove(phase)
             if (phase / LOCK).exists() and (lock := Lock.take(phase / LOCK)):
                 lock.release(remove=True)
@@ -46,16 +47,8 @@ def tidy(run: Path, *, quiet: bool = False) -> None:
 
 def leftovers(run: Path) -> list[Path]:
     """Paths of leftovers in a finished run, sorted."""
-    found = [
-        path for folder in [run, *_phases(run)] for path in folder.iterdir() if unfinished(path.name) or checkpoint.of_training(path.name)
-    ]
+    folders = [run, *Paths(run).folders()]
+    found = [path for folder in folders for path in folder.iterdir() if unfinished(path.name) or checkpoint.of_training(path.name)]
     if (run / FOR_TRAINING).exists():
         found.append(run / FOR_TRAINING)
     return sorted(found)
-
-
-def _phases(run: Path) -> list[Path]:
-    """Folders of networks, none of which is outside of the run."""
-    if (run / "experts").is_symlink() or not (run / "experts").is_dir():
-        return []
-    return sorted(path for path in (run / "experts").iterdir() if path.is_dir() and not path.is_symlink())

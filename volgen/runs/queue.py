@@ -5,34 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from volgen.core.folder import LOCK
 from volgen.core.lock import Lock, holder
 from volgen.core.progress import say
 from volgen.experts.plan import Phase, blocker
+from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord
-from volgen.training.loop import WEIGHTS
 
 SECONDS_BETWEEN_WORDS = 600.0
 SECONDS_BETWEEN_CHECKS = 20.0
 SECONDS_UNTRAINED = 600.0
 """How long to wait for a network that nobody trains: a job that will may be about to start. Then this one makes room for it."""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of a run directory."""
-
-    root: Path
-
-    def phase(self, name: str) -> Path:
-        """Folder of an expert or of the shared network."""
-        return self.root / "experts" / name
-
-    def weights(self, name: str) -> Path:
-        """Exported weights of a phase."""
-        return self.phase(name) / WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from volgen.core.config import Config, load
 from volgen.core.errors import UserError
 from volgen.core.files import sha256, write_json
 from volgen.core.limits import SMALL_JSON_BYTES
+from volgen.core.run_files import CHECKPOINT, CONFIG, PHASE, of_expert
 from volgen.core.seal import read_sealed, sealed
 
-CONFIG = "config.yaml"
-PHASE = "phase.json"
 FREE = (
     "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "engine.checkpoint_every", "engine.dead_after",
     "start.run", "start.stores", "start.not_compared", "engine.hung_after", "engine.zero_stage", "engine.accumulation",
@@ -87,7 +86,7 @@ class PhaseRecord:
 
 def trained(directory: Path) -> bool:
     """Whether any network of a run has been trained, were it for as long as to its first checkpoint. Before that, a run may begin anew."""
-    return any(any(directory.glob(f"experts/*/{pattern}")) for pattern in (PHASE, "*.safetensors", "checkpoint-*"))
+    return any(any(directory.glob(of_expert("*", file))) for file in (PHASE, "*.safetensors", f"{CHECKPOINT}*"))
 
 
 def check_same(directory: Path, config: Config) -> None:

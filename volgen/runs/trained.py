@@ -14,22 +14,17 @@ from torch import nn
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_json, sha256
-from volgen.core.ledger import NAME as LEDGER
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
-from volgen.core.manifest import NAME as MANIFEST
+from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
-from volgen.images.geometry import NAME as GEOMETRY
 from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
-    ASSEMBLY,
-    CHECKSUMS,
-    PRECONDITIONER,
     assembly_bytes,
     check_unchanged,
     preconditioner_bytes,
@@ -38,7 +33,6 @@ from volgen.runs.fitted import (
     tensor_bytes,
 )  # fmt: skip
 from volgen.runs.leftovers import tidy
-from volgen.runs.record import CONFIG
 
 AGAIN = "restore the file from a copy, or train the run again"
 RELEASE = "release"
@@ -69,51 +63,8 @@ class TrainedRun:
     privacy: str
     fingerprint: str
 
-    @classmethod
-    def read(cls, directory: Path) -> TrainedRun:
-        """Reads everything but the weights.
-
-        Raises:
-            UserError: a file is missing or damaged, or the files do not belong together.
-        """
-        if not directory.is_dir():
-            raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
-        if not os.path.lexists(directory / ensembles.NAME):
-            begun = (directory / CONFIG).exists()
-            found = f"is not finished: there is no {ensembles.NAME} yet" if begun else f"is no run: there is no {CONFIG} in it"
-            raise UserError(str(directory), found, "a run that `volgen train` has finished", "give its command again" if begun else "")
-        ensemble = ensembles.read(directory / ensembles.NAME)
-        tidy(directory)
-        files = _Files(directory, ensemble)
-        for name in (CONFIG, GEOMETRY):
-            files.check(name)
-        files.check(LEDGER, LEDGER_BYTES)
-        if files.has(CHECKSUMS):
-            files.check(CHECKSUMS)
-        if (directory / MANIFEST).exists():
-            manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
-        recipe = load(directory / CONFIG, own=True)
-        _check_levels(directory, recipe, ensemble)
-        geometry = Geometry.read(directory)
-        if geometry.shape != tuple(recipe.data.shape):
-            expected = f"{list(recipe.data.shape)}, as config.yaml says"
-            raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
-        ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
-        _check_sizes(directory, recipe, ensemble)
-        decisive = {ensembles.NAME: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
-        decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
-        if files.has(ASSEMBLY):
-            decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
-        # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
-        # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
-        # in it through their checksums in ensemble.json.
-        sections = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
-        model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
-        identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
-        return cls(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
-
     def verify(self) -> None:
-        """Makes sure of everything that :meth:`read` leaves to its first use, and of every other file that the run's manifest lists.
+        """Makes sure of everything that :func:`open_run` leaves to its first use, and of every other file that the run's manifest lists.
 
         Raises:
             UserError: something is missing or damaged, or was changed.
@@ -194,6 +145,49 @@ class TrainedRun:
         return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid, matrices=matrices)
 
 
+def open_run(directory: Path) -> TrainedRun:
+    """Opens a finished run: reads everything but the weights, and compares it with the checksums that training wrote.
+
+    Raises:
+        UserError: a file is missing or damaged, or the files do not belong together.
+    """
+    if not directory.is_dir():
+        raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
+    if not os.path.lexists(directory / ENSEMBLE):
+        begun = (directory / CONFIG).exists()
+        found = f"is not finished: there is no {ENSEMBLE} yet" if begun else f"is no run: there is no {CONFIG} in it"
+        raise UserError(str(directory), found, "a run that `volgen train` has finished", "give its command again" if begun else "")
+    ensemble = ensembles.read(directory / ENSEMBLE)
+    tidy(directory)
+    files = _Files(directory, ensemble)
+    for name in (CONFIG, GEOMETRY):
+        files.check(name)
+    files.check(LEDGER, LEDGER_BYTES)
+    if files.has(CHECKSUMS):
+        files.check(CHECKSUMS)
+    if (directory / MANIFEST).exists():
+        manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+    recipe = load(directory / CONFIG, own=True)
+    _check_levels(directory, recipe, ensemble)
+    geometry = Geometry.read(directory)
+    if geometry.shape != tuple(recipe.data.shape):
+        expected = f"{list(recipe.data.shape)}, as {CONFIG} says"
+        raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
+    ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
+    _check_sizes(directory, recipe, ensemble)
+    decisive = {ENSEMBLE: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
+    decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
+    if files.has(ASSEMBLY):
+        decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
+    # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
+    # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
+    # in it through their checksums in ensemble.json.
+    sections = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
+    model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
+    identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
+    return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+
+
 class _Files:
     """The files of a run beside the weights, each with the checksum that ``ensemble.json`` has of it."""
 
@@ -218,7 +212,7 @@ class _Files:
         except OSError as error:
             raise UserError(str(path), f"cannot be read ({error.strerror or error})", expected, AGAIN) from None
         if self._listed and found != self._listed.get(name):
-            expected = f"{self._listed.get(name, 'no such file')[:12]}..., as {ensembles.NAME} says: it was changed"
+            expected = f"{self._listed.get(name, 'no such file')[:12]}..., as {ENSEMBLE} says: it was changed"
             raise UserError(str(path), f"has SHA-256 {found[:12]}...", expected, AGAIN)
         return found
 
@@ -232,7 +226,7 @@ def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
             f"has {len(ensemble.experts)} experts on {len(ensemble.grid)} noise levels, {ensemble.sigma_max:g} to {ensemble.sigma_min:g}"
         )
         expected = f"{recipe.experts.count} on the {len(grid)} levels of {CONFIG}, {grid[0]:g} to {grid[-1]:g}"
-        raise UserError(str(directory / ensembles.NAME), found, expected, AGAIN)
+        raise UserError(str(directory / ENSEMBLE), found, expected, AGAIN)
 
 
 def _check_sizes(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:

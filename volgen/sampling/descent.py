@@ -14,6 +14,7 @@ from volgen.core.channels import join
 from volgen.core.errors import UserError
 from volgen.core.protocols import Denoiser, Sampler, Shape3, Step
 from volgen.core.rng import normal
+from volgen.core.run_files import METRICS
 
 
 class Noise(Protocol):
@@ -93,7 +94,7 @@ class Descent:
             if not torch.isfinite(x).all():
                 raise UserError(
                     f"step {number + 1} of {len(self.grid)} (sigma {sigma:.4g})", "the volume has values that are not finite", "numbers",
-                    "the expert that owns this noise level has diverged: look at its losses in metrics.jsonl and train it again",
+                    f"the expert that owns this noise level has diverged: look at its losses in {METRICS} and train it again",
                 )  # fmt: skip
             return State(x.to("cpu"), _moved(memory, torch.device("cpu")))
 

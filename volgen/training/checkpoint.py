@@ -17,15 +17,14 @@ from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, fingerprint, read_json, sync, write_json
 from volgen.core.limits import STATE_BYTES
 from volgen.core.progress import say
-from volgen.training.checkpoint_files import STATE, File, Parts, damage, write_through
+from volgen.core.run_files import BEST, CHECKPOINT, DAMAGED, STATE
+from volgen.training.checkpoint_files import File, Parts, damage, write_through
 from volgen.training.ema import EMA
 from volgen.training.protocols import Engine, Ranks
 from volgen.training.stopping import Stopping
 from volgen.training.together import together
 
-PREFIX, ASIDE = "checkpoint-", ".damaged-checkpoint-"
 AVERAGE = "average"
-BEST = "best.safetensors"
 KEPT = 2
 """Checkpoints that stay: should the newest turn out to be damaged, there is one before it."""
 MAKE_ROOM = "make room or choose another `runs`; the same command then goes on from the last good checkpoint"
@@ -67,7 +66,7 @@ def latest(folder: Path, passed: Callable[[Path, str], None] = lambda path, wron
 
 def step_of(checkpoint: Path | None) -> int:
     """Steps of training behind a checkpoint; 0 without one."""
-    return 0 if checkpoint is None else int(checkpoint.name.removeprefix(PREFIX))
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix(CHECKPOINT))
 
 
 def find(folder: Path, ranks: Ranks) -> Path | None:
@@ -83,7 +82,7 @@ def find(folder: Path, ranks: Ranks) -> Path | None:
         aside: list[tuple[Path, str]] = []
         good = latest(folder, lambda path, wrong: aside.append((path, wrong)))
         for path, wrong in aside:
-            path.rename(path.with_name(f"{ASIDE}{step_of(path):08d}"))
+            path.rename(path.with_name(f"{DAMAGED}{step_of(path):08d}"))
             going = f"from step {step_of(good)}, the checkpoint before it" if good else "from the start of this network: there is no other"
             say(f"{path} is damaged ({wrong}) and set aside; training goes on {going}.")
         return good.name if good else ""
@@ -108,7 +107,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
     Raises:
         UserError: it cannot be written; the checkpoints before it are as they were.
     """
-    folder, name = exported.parent, f"{PREFIX}{place.step:08d}"
+    folder, name = exported.parent, f"{CHECKPOINT}{place.step:08d}"
     partial = folder / f".{name}.partial"
 
     def write(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, File]:
@@ -117,7 +116,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
 
     def begin() -> None:
         if ranks.rank == 0:
-            for path in folder.glob(f".{PREFIX}*"):
+            for path in folder.glob(f".{CHECKPOINT}*"):
                 shutil.rmtree(path)
             partial.mkdir(parents=True)
 
@@ -210,7 +209,7 @@ def remove(folder: Path) -> None:
 
 def of_training(name: str) -> bool:
     """Whether something in a phase's folder is a checkpoint, or was to be one."""
-    return name.startswith((PREFIX, f".{PREFIX}", ASIDE))
+    return name.startswith((CHECKPOINT, f".{CHECKPOINT}", DAMAGED))
 
 
 def _share(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
@@ -225,11 +224,11 @@ def _share(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Ten
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
+    return sorted(folder.glob(f"{CHECKPOINT}*"), reverse=True)
 
 
 def _remove(folder: Path, keep: Sequence[Path]) -> None:
-    for pattern in (f"{PREFIX}*", f".{PREFIX}*", f"{ASIDE}*"):
+    for pattern in (f"{CHECKPOINT}*", f".{CHECKPOINT}*", f"{DAMAGED}*"):
         for path in folder.glob(pattern):
             if path not in keep:
                 shutil.rmtree(path, ignore_errors=True)

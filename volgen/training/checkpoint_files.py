@@ -15,8 +15,8 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_bytes, read_json, sha256
 from volgen.core.limits import STATE_BYTES
+from volgen.core.run_files import STATE
 
-STATE = "state.json"
 File = dict[str, str | int]
 """SHA-256 and bytes of one file."""
 

@@ -16,6 +16,7 @@ from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
+from volgen.core.run_files import WEIGHTS
 from volgen.training import checkpoint, relaunch
 from volgen.training.checkpoint import Place
 from volgen.training.draws import noise, quantiles
@@ -29,7 +30,6 @@ from volgen.training.stopping import Stopping
 from volgen.training.together import together
 from volgen.training.validation import Validator
 
-WEIGHTS = "weights.safetensors"
 SKIPS_IN_A_ROW = 3
 """Steps without a finite gradient that end training: one may be bad luck, more are divergence, and DeepSpeed would skip for ever."""
 

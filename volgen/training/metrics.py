@@ -21,10 +21,8 @@ from volgen.core.files import open_plain, read_bytes, sync, write_text
 from volgen.core.limits import METRICS_BYTES
 from volgen.core.lock import Lock
 from volgen.core.progress import say
+from volgen.core.run_files import BOARD, METRICS, METRICS_LOCK
 
-NAME = "metrics.jsonl"
-BOARD = "tensorboard"
-LOCK = ".metrics.lock"
 Line = dict[str, Any]
 SECONDS_BETWEEN_WRITES = 2.0
 """People watch the file while training."""
@@ -129,16 +127,16 @@ class MetricsFile:
             return
         self._written = time.monotonic()
         try:
-            with Lock.wait(self._directory / LOCK):
-                _append(self._directory / NAME, "".join(self._waiting).encode())
+            with Lock.wait(self._directory / METRICS_LOCK):
+                _append(self._directory / METRICS, "".join(self._waiting).encode())
             self._waiting.clear()
             self._board.flush()
             if lasting:  # no checkpoint or finished network may outlive its numbers when the power goes
-                sync(self._directory / NAME)
+                sync(self._directory / METRICS)
         except OSError as error:
             found = f"cannot be written ({error.strerror or error})"
             do = "make room; the same command then goes on from the last good checkpoint"
-            raise UserError(str(self._directory / NAME), found, "room and permission to write", do) from None
+            raise UserError(str(self._directory / METRICS), found, "room and permission to write", do) from None
 
     def close(self) -> None:
         """Ends both."""
@@ -170,7 +168,7 @@ def read(directory: Path) -> list[Line]:
     Raises:
         UserError: a line is damaged, or the file is a link, a pipe and the like.
     """
-    path = directory / NAME
+    path = directory / METRICS
     content = _content(path)
     return [_line(path, number, text) for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1)]
 
@@ -190,7 +188,7 @@ def _say_changed(directory: Path, lines: Sequence[Line], steps: Mapping[str, int
         digest = digests.get(phase, "")
         if lost or (digest and digest != _digest(lines, phase).hexdigest()):
             found = f"{lost} of the {count} lines of '{phase}' are gone" if lost else f"lines of '{phase}' are not those that were written"
-            say(f"warning: {directory / NAME}: {found}. Training does not need them and goes on.")
+            say(f"warning: {directory / METRICS}: {found}. Training does not need them and goes on.")
 
 
 def _digest(lines: Iterable[Line], phase: str) -> Any:
@@ -203,8 +201,8 @@ def _rewrite(directory: Path, change: Callable[[list[Line]], list[Line]]) -> lis
     Raises:
         UserError: a line is damaged, or the file is a link, a pipe and the like.
     """
-    path = directory / NAME
-    with Lock.wait(directory / LOCK):
+    path = directory / METRICS
+    with Lock.wait(directory / METRICS_LOCK):
         before = _content(path)
         lines = change(read(directory))
         after = "".join(map(_text, lines))

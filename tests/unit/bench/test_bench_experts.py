@@ -25,7 +25,7 @@ from volgen.experts import ensemble as ensembles
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.recipe import Recipe
 from volgen.runs import trained
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_figures_are_those_of_each_owner_on_the_same_noise(
     x = torch.stack([torch.from_numpy(store.read_unit(record)) * 2 - 1 for record in store.split("validation")[:3]])[:, None]
     found: dict[str, list[list[float]]] = {"preconditioner alone": [], "one": [], "two": []}
     for directory in pair:
-        run = TrainedRun.read(directory)
+        run = open_run(directory)
         preconditioner = run.preconditioner(CPU)
         for sigma in sorted(run.ensemble.grid, reverse=True):
             y = x + sigma * torch.stack([normal(x.shape[1:], 0, "eval", index, str(sigma)) for index in range(3)])

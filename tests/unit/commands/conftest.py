@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from volgen.core.manifest import checksums
+from volgen.core.run_files import ENSEMBLE
 from volgen.experts import ensemble as ensembles
 from volgen.parallel.engine import Engine
 
@@ -19,7 +20,7 @@ def reseal() -> Callable[[Path], None]:
     """``reseal(run)``: the files of a finished run are as they should be, whatever a test has made of them."""
 
     def again(run: Path) -> None:
-        path = run / ensembles.NAME
+        path = run / ENSEMBLE
         bank = ensembles.read(path)
         ensembles.write(path, replace(bank, files=checksums(run, bank.files)))
 

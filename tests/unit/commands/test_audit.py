@@ -27,7 +27,7 @@ from volgen.core.rounding import upper
 from volgen.data.store import Store
 from volgen.privacy.statement import statement as content_of
 from volgen.recipe import Recipe
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 
 FAST = {"count": 2, "levels": 2, "draws": 2, "batch_size": 2}
 Train = Callable[..., Path]
@@ -80,10 +80,10 @@ def _run(trained: Train) -> Path:
 
 def test_a_run_on_a_half_looks_at_nobody_else(run: Path, store: Path, trained: Train) -> None:
     opened, other = Store.open(store), trained("other", {"seed": 1, "side": "b"})
-    one, two = ({r.patient for r in TrainedRun.read(path).recipe.data.records(opened, "train")} for path in (run, other))
+    one, two = ({r.patient for r in open_run(path).recipe.data.records(opened, "train")} for path in (run, other))
     everybody = {r.patient for r in opened.split("train")}
     assert one | two == everybody and not one & two and one and two
-    people = audit_people.find(TrainedRun.read(run), opened, opened)
+    people = audit_people.find(open_run(run), opened, opened)
     assert {person.patient for person in people if person.inside} == one
     assert {person.patient for person in people if person.coin} == everybody
     # Validation people chose the weights of this run, so they are neither.
@@ -96,7 +96,7 @@ def test_losses_are_those_of_a_plain_loop_and_do_not_depend_on_the_batch(run: Pa
 
     from volgen.core.rng import normal
 
-    trained, device = TrainedRun.read(run), torch.device("cpu")
+    trained, device = open_run(run), torch.device("cpu")
     people = audit_people.find(trained, Store.open(store), Store.open(store))[:2]
     sigmas = losses.levels(trained, 2)
     found = losses.losses(trained, people, sigmas, 3, 7, device)
@@ -122,7 +122,7 @@ def test_what_is_written_names_nobody_and_says_what_was_done(run: Path, store: P
     assert found["twins"]["pairs"] == found["nearest"]["drawn"] == 2
     assert found["people"]["coins"] == found["epsilon"]["people"] and found["epsilon"]["confidence"] == 0.95
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["stage"] == "audit" and manifest["inputs"]["run"] == TrainedRun.read(run).fingerprint
+    assert manifest["stage"] == "audit" and manifest["inputs"]["run"] == open_run(run).fingerprint
     # The same question has the same answer.
     audit(run, store, tmp_path / "again", shadow=shadows, twin=twin, **FAST)
     assert json.loads((tmp_path / "again" / "audit.json").read_text()) == found
@@ -308,7 +308,7 @@ def test_a_private_run_says_how_much_is_promised_and_under_what(trained: Train, 
     ledger = json.loads((run / "privacy_ledger.json").read_text())
     assert found["numbers"][0]["value"] == upper(ledger["epsilon"], 4)
     assert any("one patient" in text for text in found["assumptions"]) and any("manifest.json" in text for text in found["not_protected"])
-    patients = len(TrainedRun.read(run).recipe.data.records(Store.open(store), "train"))
+    patients = len(open_run(run).recipe.data.records(Store.open(store), "train"))
     assert ledger["entries"][0]["sampling_rate"] == 2 / patients
 
 

@@ -18,9 +18,9 @@ from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.run_files import FOR_TRAINING
 from volgen.recipe import Recipe
-from volgen.runs.fitted import FOR_TRAINING
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 
 def recipe(store: Path, runs: Path) -> Recipe:
@@ -84,10 +84,10 @@ def test_a_changed_or_missing_file_of_the_assembly_is_named(run: Path, tmp_path:
         for damage in (state["mean"] + 0.1, torch.full_like(state["mean"], float("nan"))):
             save_file({**state, "mean": damage}, path)
             with pytest.raises(UserError, match=r"assembly\.safetensors: .*it was changed"):
-                TrainedRun.read(run)
+                open_run(run)
         path.write_bytes(content[:40])
         with pytest.raises(UserError, match=r"assembly\.safetensors: .*it was changed"):
-            TrainedRun.read(run)
+            open_run(run)
         path.unlink()
         with pytest.raises(UserError, match="there is no such file"):
             sample(run, tmp_path / "out", count=1, seed=0, device="cpu")

@@ -20,7 +20,7 @@ from volgen.privacy.accounting import Steps, epsilon
 from volgen.privacy.cohort_ledger import CohortLedger
 from volgen.recipe import Recipe
 from volgen.runs import cohort_ledger
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 NAME = "epsilon, all private runs of the cohort"
 
@@ -147,7 +147,7 @@ def test_what_is_not_known_is_said(store: Path, tmp_path: Path) -> None:
 
 def test_audits_and_releases_are_entered_and_a_refuted_run_is_not_released(store: Path, tmp_path: Path) -> None:
     run = train(recipe(store, "one"))
-    mine = TrainedRun.read(run).fingerprint
+    mine = open_run(run).fingerprint
     ledger = ledger_of(store)
     ledger.enter_audit("another", refuted=False)
     ledger.enter_release("plain", private=False)

@@ -12,10 +12,10 @@ from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import UNFINISHED
+from volgen.core.run_files import FOR_TRAINING
 from volgen.recipe import Recipe
-from volgen.runs.fitted import FOR_TRAINING
 from volgen.runs.leftovers import leftovers, tidy
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 KILLED = """
 import os, signal, sys
@@ -63,7 +63,7 @@ def test_nothing_stays_when_a_run_is_finished_or_read(blob_store: Path, tmp_path
     train(recipe(blob_store, tmp_path))  # only the end is left to do
     whole = sorted(path.relative_to(run).as_posix() for path in run.rglob("*"))
     assert leftovers(run) == [] and not any(name.startswith((UNFINISHED, "experts/0/.")) for name in whole)
-    for read in (lambda: TrainedRun.read(run), lambda: train(recipe(blob_store, tmp_path))):
+    for read in (lambda: open_run(run), lambda: train(recipe(blob_store, tmp_path))):
         litter(run)
         read()
         assert sorted(path.relative_to(run).as_posix() for path in run.rglob("*")) == whole

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from volgen.core.errors import UserError
+from volgen.core.run_files import CHECKSUMS, FOR_TRAINING, PRECONDITIONER
 from volgen.models.assemblies.whole import Whole
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner
-from volgen.runs.fitted import CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_all, check_unchanged, restore, write
+from volgen.runs.fitted import check_all, check_unchanged, restore, write
 
 CONFIG = Config(rank=2, folds=2)
 

@@ -22,7 +22,7 @@ from volgen.core.files import sha256
 from volgen.data.store import Store
 from volgen.privacy.files import covered, kept_inside
 from volgen.recipe import Recipe
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 RELEASED = {
     "config.yaml", "ensemble.json", "geometry.json", "preconditioner.safetensors", "preconditioner.json", "metrics.jsonl",
@@ -116,7 +116,7 @@ def test_a_release_samples_like_the_run_and_another_run_can_begin_from_it(
     private: Path, blob_store: Path, runs: Path, tmp_path: Path
 ) -> None:
     out = release(private, tmp_path / "out")
-    assert TrainedRun.read(out).fingerprint == TrainedRun.read(private).fingerprint
+    assert open_run(out).fingerprint == open_run(private).fingerprint
     image = "sub-0001/anat/sub-0001_desc-synthetic_T1w.nii.gz"
     ours, theirs = (sample(run, tmp_path / name, count=1, seed=3) for run, name in ((private, "run"), (out, "release")))
     if not (ours / image).exists():
@@ -183,7 +183,7 @@ def test_what_must_not_leave_is_refused(private: Path, plain: Path, blob_store: 
     (folder / "experts").symlink_to(private / "experts")
     refused(folder, "link|no such file|does not exist")
     refused(private, "another run", audit=_audit(tmp_path / "other", run_fingerprint="x", refuted=False))
-    mine = TrainedRun.read(private).fingerprint
+    mine = open_run(private).fingerprint
     refused(private, "refutes the guarantee", audit=_audit(tmp_path / "refuted", run_fingerprint=mine, refuted=True))
     assert release(private, tmp_path / "audited", audit=_audit(tmp_path / "fine", run_fingerprint=mine, refuted=False)).is_dir()
     assert "audit.json" not in files(tmp_path / "audited")

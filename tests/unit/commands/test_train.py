@@ -34,7 +34,7 @@ from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
 from volgen.runs import queue
 from volgen.runs.record import PhaseRecord
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 from volgen.training import loop, relaunch
 from volgen.training.ema import EMA
 
@@ -157,7 +157,7 @@ def test_a_run_of_which_nothing_was_trained_is_begun_anew(
     assert re.search(r"another configuration: .*preconditioner\.folds was 99 .* it is begun anew", capfd.readouterr().err)
     run = train(recipe(blob_store, tmp_path))
     assert re.search(r"another configuration: .*experts\.count was 3 and is now 2.* it is begun anew", capfd.readouterr().err)
-    assert not (run / "experts/2").exists() and TrainedRun.read(run).recipe.experts.count == 2
+    assert not (run / "experts/2").exists() and open_run(run).recipe.experts.count == 2
     fresh = train(recipe(blob_store, tmp_path / "fresh"))
     assert metrics(run) == metrics(fresh)
     assert {path.name for path in run.iterdir()} == {path.name for path in fresh.iterdir()}

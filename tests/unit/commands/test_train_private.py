@@ -20,15 +20,16 @@ from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.rounding import upper
+from volgen.core.run_files import JOURNAL
 from volgen.core.seal import sealed
 from volgen.data.store import Store
 from volgen.parallel.engine import Engine
 from volgen.privacy import refusals
 from volgen.privacy.accounting import Steps, epsilon
-from volgen.privacy.ledger import JOURNAL, Ledger
+from volgen.privacy.ledger import Ledger
 from volgen.privacy.statement import statement as content_of
 from volgen.recipe import Recipe
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 PowerCut = Callable[[int], AbstractContextManager[None]]
 EPSILON, DELTA = 6.0, 1e-3
@@ -74,7 +75,7 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     )
     assert not any(person in released for person in people)
     assert json.loads((run / "geometry.json").read_text())["intensity"] == {"low": 0.0, "high": 1000.0}
-    assert f"({upper(ledger['epsilon'], 3)}, {DELTA:.1g})-differentially private per patient" in TrainedRun.read(run).privacy
+    assert f"({upper(ledger['epsilon'], 3)}, {DELTA:.1g})-differentially private per patient" in open_run(run).privacy
     out = sample(run, tmp_path / "out", count=1, seed=0)
     assert "differentially private" in json.loads((out / "sub-0001/anat/sub-0001_desc-synthetic_T1w.json").read_text())["PrivacyStatement"]
 

@@ -22,15 +22,14 @@ from volgen.commands.train.crew import work
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
-from volgen.core.ledger import NAME as LEDGER
 from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.core.registry import config_class
+from volgen.core.run_files import CHECKSUMS, LEDGER, PRECONDITIONER
 from volgen.experts import ensemble as ensembles
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.preconditioners.gaussian import GaussianPreconditioner
 from volgen.recipe import Recipe
-from volgen.runs.fitted import CHECKSUMS
-from volgen.runs.trained import PRECONDITIONER, TrainedRun
+from volgen.runs.trained import open_run
 
 CPU = torch.device("cpu")
 
@@ -61,7 +60,7 @@ def unsealed(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_preconditioner_of_a_run_is_the_one_it_was_trained_behind(directory: Path) -> None:
-    preconditioner = TrainedRun.read(directory).preconditioner(CPU)
+    preconditioner = open_run(directory).preconditioner(CPU)
     assert isinstance(preconditioner, GaussianPreconditioner)
     stored = load_file(directory / PRECONDITIONER)
     assert preconditioner.state().keys() == stored.keys()
@@ -69,7 +68,7 @@ def test_the_preconditioner_of_a_run_is_the_one_it_was_trained_behind(directory:
 
 
 def test_the_bank_puts_the_experts_behind_the_preconditioner_that_it_is_given(directory: Path) -> None:
-    run = TrainedRun.read(directory)
+    run = open_run(directory)
     preconditioner = run.preconditioner(CPU)
     grid = list(run.ensemble.grid)
     y = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -84,7 +83,7 @@ def test_the_bank_puts_the_experts_behind_the_preconditioner_that_it_is_given(di
 
 
 def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = TrainedRun.read(directory).fingerprint
+    before = open_run(directory).fingerprint
     read = recipes.load
 
     class Newer(config_class("volgen.models.networks", "wavelet_unet3d")):  # type: ignore[misc]
@@ -97,10 +96,10 @@ def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path
         return known.model_copy(update={"network": Newer(**given, **extra)})
 
     monkeypatch.setattr("volgen.runs.trained.load", with_an_option_more)
-    assert TrainedRun.read(directory).fingerprint == before, "config.yaml knows nothing of it, so it is at its default"
+    assert open_run(directory).fingerprint == before, "config.yaml knows nothing of it, so it is at its default"
     (directory / "dropout").touch()
     try:
-        assert TrainedRun.read(directory).fingerprint != before
+        assert open_run(directory).fingerprint != before
     finally:
         (directory / "dropout").unlink()
 
@@ -112,7 +111,7 @@ def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Pat
     def spy(*args: Any, start: Any, **more: Any) -> list[Tensor]:
         def recorded(noise: Tensor, sigma: float) -> Tensor:
             starts.append(start(noise, sigma))
-            torch.testing.assert_close(starts[-1], TrainedRun.read(directory).preconditioner(CPU).start(noise, sigma))
+            torch.testing.assert_close(starts[-1], open_run(directory).preconditioner(CPU).start(noise, sigma))
             assert (starts[-1] - sigma * noise).abs().mean() > 0.1, "not noise alone"
             return starts[-1]
 
@@ -133,7 +132,7 @@ def test_a_preconditioner_that_cannot_be_restored_is_named(damage: str, unsealed
         else:
             save_file({"something": torch.zeros(1)}, path)
         with pytest.raises(UserError, match=r"preconditioner\.safetensors.*cannot be restored.*the state of a 'gaussian' preconditioner"):
-            TrainedRun.read(unsealed).preconditioner(CPU)
+            open_run(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
 
@@ -169,7 +168,7 @@ def test_a_preconditioner_with_damaged_content_is_refused_before_anything_is_wri
 def test_a_ledger_of_many_networks_is_read(unsealed: Path) -> None:
     path = unsealed / LEDGER
     path.write_text(path.read_text() + " " * 2 * SMALL_JSON_BYTES)
-    assert TrainedRun.read(unsealed).privacy.startswith("No privacy guarantee")
+    assert open_run(unsealed).privacy.startswith("No privacy guarantee")
 
 
 def test_a_preconditioner_of_larger_volumes_is_refused(unsealed: Path) -> None:
@@ -178,7 +177,7 @@ def test_a_preconditioner_of_larger_volumes_is_refused(unsealed: Path) -> None:
     try:
         save_file({name: t.repeat(*[1] * (t.ndim - 3), 2, 2, 2) if t.ndim > 2 else t for name, t in load_file(path).items()}, path)
         with pytest.raises(UserError, match=r"statistics of volumes of shape \[16, 16, 16\]"):
-            TrainedRun.read(unsealed).preconditioner(CPU)
+            open_run(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
 
@@ -190,10 +189,10 @@ def test_a_preconditioner_with_another_finite_number_is_refused(unsealed: Path) 
         state = load_file(path)
         save_file({**state, "variances": state["variances"] * 1.01}, path)
         with pytest.raises(UserError, match=r"preconditioner\.safetensors: has SHA-256 .*it was changed.*Restore the file"):
-            TrainedRun.read(unsealed).preconditioner(CPU)
+            open_run(unsealed).preconditioner(CPU)
     finally:
         path.write_bytes(whole)
-    TrainedRun.read(unsealed).preconditioner(CPU)
+    open_run(unsealed).preconditioner(CPU)
 
 
 def test_a_run_without_checksums_is_still_read_and_a_damaged_list_is_named(unsealed: Path) -> None:
@@ -202,9 +201,9 @@ def test_a_run_without_checksums_is_still_read_and_a_damaged_list_is_named(unsea
     try:
         checksums.write_text("[]")
         with pytest.raises(UserError, match=r"preconditioner\.json: has another form"):
-            TrainedRun.read(unsealed).preconditioner(CPU)
+            open_run(unsealed).preconditioner(CPU)
         checksums.unlink()
-        TrainedRun.read(unsealed).preconditioner(CPU)
+        open_run(unsealed).preconditioner(CPU)
     finally:
         checksums.write_bytes(whole)
 
@@ -260,10 +259,10 @@ def test_a_damaged_file_of_a_finished_run_is_refused(name: str, kind: str, copy:
         if not (copy / name).is_dir() and (copy / name).is_file() and (copy / name).read_bytes() == before:
             continue  # zeros over zeros
         if name == "manifest.json" and kind == "gone":  # as in released runs: ensemble.json has the checksums
-            TrainedRun.read(copy).verify()
+            open_run(copy).verify()
             continue
         with pytest.raises(UserError) as refused:
-            TrainedRun.read(copy).verify()
+            open_run(copy).verify()
         assert name.rpartition("/")[2] in str(refused.value) or "ensemble.json" in str(refused.value)
         if (copy / name).is_file() and not (copy / name).is_symlink():
             (copy / name).write_bytes(before)
@@ -277,7 +276,7 @@ def test_training_calls_no_damaged_run_finished(name: str, kind: str, copy: Path
     if kind == "gone" and name in ("manifest.json", "ensemble.json"):
         # A released run has no manifest. Without its mark a run is not finished, and is finished again.
         train(recipe)
-        assert TrainedRun.read(copy).fingerprint == TrainedRun.read(directory).fingerprint
+        assert open_run(copy).fingerprint == open_run(directory).fingerprint
         return
     with pytest.raises(UserError) as refused:
         train(recipe)
@@ -287,7 +286,7 @@ def test_training_calls_no_damaged_run_finished(name: str, kind: str, copy: Path
 def test_the_card_of_a_finished_run_may_be_edited(copy: Path) -> None:
     with (copy / "README.md").open("a") as card:
         card.write("Contact: us.\n")
-    TrainedRun.read(copy).verify()
+    open_run(copy).verify()
 
 
 def test_weights_that_were_changed_before_the_end_do_not_become_part_of_a_run(
@@ -325,7 +324,7 @@ def test_a_run_does_not_go_on_with_a_damaged_fit(
 
 
 def test_the_fingerprint_knows_nothing_of_seals(directory: Path, unsealed: Path) -> None:
-    assert TrainedRun.read(directory).fingerprint == TrainedRun.read(unsealed).fingerprint
+    assert open_run(directory).fingerprint == open_run(unsealed).fingerprint
 
 
 def test_the_noise_levels_of_a_run_without_checksums_are_those_of_its_schedule(unsealed: Path, tmp_path: Path) -> None:
@@ -333,4 +332,4 @@ def test_the_noise_levels_of_a_run_without_checksums_are_those_of_its_schedule(u
     bank = ensembles.read(copy / "ensemble.json")
     ensembles.write(copy / "ensemble.json", replace(bank, grid=(bank.grid[0], bank.grid[1] * 1.01, *bank.grid[2:])))
     with pytest.raises(UserError, match=r"ensemble\.json: has 2 experts on 4 noise levels, .*expected 2 on the 4 levels of config\.yaml"):
-        TrainedRun.read(copy)
+        open_run(copy)

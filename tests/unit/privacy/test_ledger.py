@@ -14,9 +14,10 @@ import pytest
 
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
+from volgen.core.run_files import JOURNAL
 from volgen.privacy import ledger as journals
 from volgen.privacy.accounting import Steps, epsilon, replace_one
-from volgen.privacy.ledger import JOURNAL, Budget, BudgetSpent, Ledger, Mechanism
+from volgen.privacy.ledger import Budget, BudgetSpent, Ledger, Mechanism
 
 MECHANISM = Mechanism(0.1, 2.0, 1.0)
 BUDGET = Budget(3.0, 1e-5, "rdp")
@@ -237,13 +238,14 @@ OPTIMISED = """
 import json, sys
 from pathlib import Path
 from volgen.core.errors import UserError
-from volgen.privacy.ledger import JOURNAL, Ledger
+from volgen.core.run_files import JOURNAL, METRICS
+from volgen.privacy.ledger import Ledger
 from volgen.training import metrics
 assert False, "asserts are off"
 folder = Path(sys.argv[1])
 ledger = Ledger(folder)
 print(ledger.count("0"), ledger.count())
-(folder / metrics.NAME).write_text('{"phase": 1, "step": "x"}' + chr(10))
+(folder / METRICS).write_text('{"phase": 1, "step": "x"}' + chr(10))
 try:
     metrics.put_in_order(folder, ["0"])
 except UserError as error:

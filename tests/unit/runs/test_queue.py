@@ -10,7 +10,8 @@ import pytest
 
 from volgen.experts.plan import ExpertsConfig, Phase, plan, select
 from volgen.runs import queue as train_queue
-from volgen.runs.queue import Paths, Patience, Queue, Wait
+from volgen.runs.paths import Paths
+from volgen.runs.queue import Patience, Queue, Wait
 from volgen.runs.record import PhaseRecord
 
 GRID = [0.1 * 2**power for power in range(8)]

@@ -31,7 +31,7 @@ from volgen.data.record import Split
 from volgen.data.store import Store
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.parallel.device import usable_device
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 
 BASELINE = "preconditioner alone"
 
@@ -63,7 +63,7 @@ def run(config: Config) -> list[Row]:
     """
     device = usable_device(config.device)
     store = Store.open(config.store)
-    runs = [TrainedRun.read(directory) for directory in config.runs]
+    runs = [open_run(directory) for directory in config.runs]
     names = names_of(config.runs)
     held = read(config, store, runs)
     steps = [manifest["steps"] for manifest in _manifests(store, runs, names)]

@@ -18,7 +18,7 @@ from volgen.commands.sample.ranks import Volumes
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 from volgen.sampling.descent import Descent
 from volgen.sampling.packing import Packing
 from volgen.training.protocols import NO_PULSE
@@ -67,7 +67,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     os.environ.update(alone, MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
     device = launches.start(launches.discover())
     mail = pipeline.Mail(NO_PULSE)
-    run = TrainedRun.read(directory)
+    run = open_run(directory)
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)
     mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
     packing, digests = Packing(sampler, run.geometry.shape), {}

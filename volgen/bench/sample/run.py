@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 
 from volgen.core.config import dump_yaml, validate
 from volgen.core.files import sha256, write_json, write_text
-from volgen.core.ledger import NAME as LEDGER
 from volgen.core.protocols import Shape3
+from volgen.core.run_files import CONFIG, ENSEMBLE, LEDGER, PRECONDITIONER
 from volgen.core.span import tile
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.recipe import Recipe
-from volgen.runs.fitted import PRECONDITIONER
-from volgen.runs.trained import TrainedRun
+from volgen.runs.paths import Paths
+from volgen.runs.trained import TrainedRun, open_run
 
 
 def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: int, files: int | None = None) -> TrainedRun:
@@ -39,14 +39,14 @@ def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: i
         "experts": {"count": experts}, "engine": {"precision": "bf16"},
     }  # fmt: skip
     recipe = validate(Recipe, content, "bench")
-    write_text(directory / "config.yaml", dump_yaml(recipe))
+    write_text(directory / CONFIG, dump_yaml(recipe))
     grid = recipe.schedule.grid()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = recipe.build_network().state_dict()
     weighed = []
     for number in range(files or experts):
-        path = directory / "experts" / str(number) / "weights.safetensors"
+        path = Paths(directory).weights(str(number))
         path.parent.mkdir(parents=True)
         save_file({name: tensor + 1e-3 * (number + 1) / experts for name, tensor in weights.items()}, path)
         weighed.append((path.relative_to(directory).as_posix(), sha256(path)))
@@ -55,8 +55,8 @@ def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: i
         ExpertRecord(index, span.low, span.high, *weighed[index % len(weighed)], size, 1, None)
         for index, span in enumerate(tile(grid, experts))
     ]
-    ensemble.write(directory / ensemble.NAME, Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
+    ensemble.write(directory / ENSEMBLE, Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     Geometry(shape, (1.0, 1.0, 1.0), IntensityMap(0.0, 1.0), skull_stripped=True).write(directory)
     write_json(directory / LEDGER, recipe.privacy.ledger())
     save_file({}, directory / PRECONDITIONER)
-    return TrainedRun.read(directory)
+    return open_run(directory)

@@ -13,7 +13,7 @@ import torch
 
 from volgen.commands.bench.result import Row, row
 from volgen.experts.bank import ExpertBank
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
 WAYS = ("in memory", "from disk, files in the page cache", "from disk, page cache dropped")
@@ -74,7 +74,7 @@ def _bank(run: TrainedRun, device: torch.device, capacity: int) -> ExpertBank:
 
 
 def _peak(directory: Path, capacity: int) -> tuple[int, int]:
-    run = TrainedRun.read(directory)
+    run = open_run(directory)
     with _bank(run, CPU, 1) as bank:  # what a first evaluation brings into memory for good is not the experts'
         draw(run, bank, [0], CPU)
     del bank

@@ -28,7 +28,7 @@ from volgen.core.registry import config_class, kinds
 from volgen.data.store import Store
 from volgen.evaluate.measure import to_unit
 from volgen.parallel.device import usable_device
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
 SAMPLERS = "volgen.sampling.samplers"
@@ -80,7 +80,7 @@ def run(config: Config) -> list[Row]:
     Raises:
         UserError: the run or the store is damaged, or they do not fit each other; unknown samplers or numbers of steps.
     """
-    trained, store = TrainedRun.read(config.run), Store.open(config.store)
+    trained, store = open_run(config.run), Store.open(config.store)
     names = config.samplers or tuple(kinds(SAMPLERS))
     strange = [name for name in names if name not in kinds(SAMPLERS)]
     if strange:

@@ -31,7 +31,7 @@ from volgen.data.store import Store
 from volgen.evaluate.frechet_ratio import frechet_ratio
 from volgen.images import nifti
 from volgen.parallel.device import usable_device
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 
 MOST = 64
 """Training people whose principal components are taken."""
@@ -68,7 +68,7 @@ def run(config: Config) -> list[Row]:
         UserError: a run or the store is damaged or unfinished, or they do not fit each other.
     """
     device, store = usable_device(config.device), Store.open(config.store)
-    runs, names = [TrainedRun.read(directory) for directory in config.runs], names_of(config.runs)
+    runs, names = [open_run(directory) for directory in config.runs], names_of(config.runs)
     held = read(config, store, runs)
     weights, grid = runs[0].preconditioner(device), sorted(runs[0].ensemble.grid, reverse=True)
     unseen, train = (_real(store, records) for records in (store.split(config.split), store.split("train")[:MOST]))

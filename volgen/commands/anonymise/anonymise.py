@@ -30,7 +30,7 @@ from volgen.privacy.ledger import REPLACE
 from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release, replaced
 from volgen.privacy.secret import Secret
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
 CERTIFICATE = "certificate.json"
@@ -83,7 +83,7 @@ def anonymise(
     """
     _check_numbers(epsilon, delta, radius)
     where = usable_device(device)
-    trained = TrainedRun.read(run)
+    trained = open_run(run)
     if not trained.recipe.assembly.whole:
         found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}'), and a scan is denoised as a whole"
         raise UserError(str(run), found, "a run that denoises whole volumes")

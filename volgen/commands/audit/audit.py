@@ -19,6 +19,7 @@ from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.core.rounding import lower, upper
+from volgen.core.run_files import LEDGER
 from volgen.data.store import Store
 from volgen.parallel.device import usable_device
 from volgen.privacy import membership
@@ -28,7 +29,7 @@ from volgen.privacy.membership import Shadows
 from volgen.privacy.one_run import bear, lower_bound
 from volgen.runs import cohort_ledger
 from volgen.runs.statement import AUDIT, claim, write_statement
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 
 CONFIDENCE = 0.95
 SIGNIFICANT, HINT = 0.01, 0.05
@@ -92,10 +93,10 @@ def audit(
     for option, value, least in (("count", count, 0), ("levels", levels, 1), ("draws", draws, 1), ("batch-size", batch_size, 1)):
         if value < least:
             raise UserError(f"--{option}", str(value), f"at least {least}")
-    where, trained, store = usable_device(device), TrainedRun.read(run), open_store(members, "--members")
+    where, trained, store = usable_device(device), open_run(run), open_store(members, "--members")
     others = store if non_members is None else open_store(non_members, "--non-members")
     people = find(trained, store, others)
-    shadows, other_half = [TrainedRun.read(path) for path in shadow], None if twin is None else TrainedRun.read(twin)
+    shadows, other_half = [open_run(path) for path in shadow], None if twin is None else open_run(twin)
     _check_shadows(trained, shadows, store)
     if other_half:
         samples.check_twin(trained, other_half, store)
@@ -223,7 +224,7 @@ def _pairs(claimed: Mapping[str, Any]) -> list[tuple[float, float]]:
         return [number, *(profile(steps, "rdp" if claimed.get("accountant") == "rdp" else "prv") if steps else ())]
     except (KeyError, TypeError, ValueError) as error:
         found = f"its entries are no steps of a subsampled Gaussian mechanism ({error!r})"
-        raise UserError(ledgers.NAME, found, "the ledger that volgen train wrote", "restore it from a copy") from None
+        raise UserError(LEDGER, found, "the ledger that volgen train wrote", "restore it from a copy") from None
 
 
 def _copies(

@@ -16,6 +16,7 @@ from volgen.commands.audit.people import Person
 from volgen.core.errors import UserError
 from volgen.core.progress import progress
 from volgen.core.rng import normal
+from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
@@ -56,7 +57,7 @@ def losses(
                 found[number, place] = max(float(np.mean(per_scan)), np.finfo(np.float64).tiny)
                 ticker.advance(note=f"sigma {sigma:.3g}")
     if not np.isfinite(found).all():
-        do = "the expert that owns it has diverged: look at its losses in metrics.jsonl and train it again"
+        do = f"the expert that owns it has diverged: look at its losses in {METRICS} and train it again"
         bad = sigmas[int(np.argmin(np.isfinite(found).all(axis=0)))]
         raise UserError(str(trained.directory), f"its losses at sigma {bad:.4g} are not finite", "numbers", do)
     return found

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import volgen
-from volgen.core.manifest import NAME as MANIFEST
+from volgen.core.run_files import LEDGER, MANIFEST
 from volgen.data import derivative
-from volgen.privacy.ledger import SUMMARY
 from volgen.report.statement_page import NAME as PAGE
 from volgen.runs.trained import TrainedRun
 
-NAME = "README.md"
 TEXT = """---
 license: other
 license_name: FILL-IN
@@ -84,5 +82,5 @@ def text(trained: TrainedRun, ledger: Mapping[str, Any], statement: Mapping[str,
         sigma_min=bank.sigma_min, experts="one expert" if count == 1 else f"{count} experts", network=recipe.network.kind,
         parameters=f"{max(expert.parameters for expert in bank.experts):,}", preconditioner=recipe.preconditioner.kind,
         sampler=recipe.sampler.kind, headline=statement["headline"], privacy=derivative.privacy_statement(ledger), page=PAGE,
-        ledger=SUMMARY, manifest=MANIFEST,
+        ledger=LEDGER, manifest=MANIFEST,
     )  # fmt: skip

@@ -14,13 +14,14 @@ from volgen.core.files import atomic_folder, open_plain, read_json, sha256, writ
 from volgen.core.folder import COMPLETE
 from volgen.core.manifest import FILES, Provenance, checksums
 from volgen.core.progress import say
-from volgen.experts import ensemble as ensembles
+from volgen.core.run_files import CARD, CONFIG, ENSEMBLE, EXPERTS, LEDGER, of_expert
 from volgen.privacy.files import covered, kept_inside
-from volgen.privacy.ledger import SUMMARY, Ledger
+from volgen.privacy.ledger import Ledger
 from volgen.runs import cohort_ledger
-from volgen.runs.record import CONFIG, PhaseRecord
+from volgen.runs.paths import Paths
+from volgen.runs.record import PhaseRecord
 from volgen.runs.statement import AUDIT, PAGE, write_statement
-from volgen.runs.trained import AGAIN, RELEASE, TrainedRun
+from volgen.runs.trained import AGAIN, RELEASE, TrainedRun, open_run
 
 CLOSE = 1e-6
 """Relative difference of numbers that were written and computed anew."""
@@ -50,7 +51,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         raise UserError(str(out), "exists already", "a new directory", "a release is made whole; choose another one")
     trained, ledger = _read(run)
     if trained.recipe.data.half is not None and not accept_half:
-        found = "was trained on the half that coins chose, and the coins' seed in its config.yaml tells who is in it"
+        found = f"was trained on the half that coins chose, and the coins' seed in its {CONFIG} tells who is in it"
         raise UserError(str(run), found, "a run on the whole training split", "train one; or, if that may be known, give --accept-half")
     _check_audit(trained, audit)
     cohort_ledger.refuse_refuted(run, trained.recipe.data.store, trained.fingerprint)
@@ -67,7 +68,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
             _copy(run, folder, name)
         copy = _whole(folder, trained)
         content = write_statement(folder, copy, cohort_of=run)
-        write_text(folder / card.NAME, card.text(copy, ledger, content))
+        write_text(folder / CARD, card.text(copy, ledger, content))
         settings = {"people_agreed": people_agreed, "accept_half": accept_half}
         provenance = Provenance(RELEASE, settings, {"run": trained.fingerprint}, measured=False)
         provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
@@ -77,12 +78,12 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
 
 
 def _read(run: Path) -> tuple[TrainedRun, Mapping[str, Any]]:
-    trained = TrainedRun.read(run)
-    ledger: Mapping[str, Any] = read_json(run / SUMMARY, "the privacy ledger of a trained run")
+    trained = open_run(run)
+    ledger: Mapping[str, Any] = read_json(run / LEDGER, "the privacy ledger of a trained run")
     if trained.recipe.privacy.private and (ledger.get("epsilon") is None or ledger.get("state") != "finished"):
-        raise UserError(str(run / SUMMARY), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
+        raise UserError(str(run / LEDGER), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
     if not trained.recipe.privacy.private and ledger.get("epsilon") is not None:
-        raise UserError(str(run / SUMMARY), "claims a guarantee, and config.yaml asks for none", "files that belong together", AGAIN)
+        raise UserError(str(run / LEDGER), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", AGAIN)
     return trained, ledger
 
 
@@ -99,7 +100,7 @@ def _check_audit(trained: TrainedRun, audit: Path | None) -> None:
 
 def _check_ledger(trained: TrainedRun, summary: Mapping[str, Any]) -> None:
     """Makes sure that the ledger says what the journal says, what the configuration asks for, and no less than was trained."""
-    where, privacy = trained.directory / SUMMARY, trained.recipe.privacy
+    where, privacy = trained.directory / LEDGER, trained.recipe.privacy
     journal = Ledger(trained.directory)
     if not _agree(journal.summary(finished=True), summary):
         raise UserError(str(where), "does not say what the privacy journal beside it says", "the ledger that volgen train wrote", AGAIN)
@@ -109,7 +110,7 @@ def _check_ledger(trained: TrainedRun, summary: Mapping[str, Any]) -> None:
         found = f"is of another training: epsilon, delta, accountant and clip norm are {budget}"
         raise UserError(str(where), found, f"{asked}, as {CONFIG} says", AGAIN)
     for phase in trained.recipe.phases():
-        record = PhaseRecord.read(trained.directory / "experts" / phase.name)
+        record = PhaseRecord.read(Paths(trained.directory).phase(phase.name))
         steps = record.steps if record else next((e.steps for e in trained.ensemble.experts if e.index == phase.index), 0)
         journal.check(phase.name, steps)
 
@@ -135,8 +136,8 @@ def _found(run: Path) -> Iterator[str]:
 
 def _foreign_weights(trained: TrainedRun) -> Callable[[str], bool]:
     """Whether a file holds weights of a network that is none of the run's: no ledger has counted it."""
-    folders = {f"experts/{phase.name}" for phase in trained.recipe.phases()}
-    return lambda name: name.startswith("experts/") and name.rpartition("/")[0] not in folders
+    folders = {of_expert(phase.name) for phase in trained.recipe.phases()}
+    return lambda name: name.startswith(f"{EXPERTS}/") and name.rpartition("/")[0] not in folders
 
 
 def _copy(run: Path, folder: Path, name: str) -> None:
@@ -151,14 +152,14 @@ def _copy(run: Path, folder: Path, name: str) -> None:
 
 def _whole(folder: Path, trained: TrainedRun) -> TrainedRun:
     """The copy, opened: it is what the run was when it was judged, and its weights are those that ``ensemble.json`` lists."""
-    copy = TrainedRun.read(folder)
+    copy = open_run(folder)
     if copy.fingerprint != trained.fingerprint:
         raise UserError(str(trained.directory), "was changed while it was copied", "a run that nobody writes to", "try again")
     for record in copy.ensemble.experts:
         found = sha256(folder / record.weights)
         if found != record.sha256:
             path = trained.directory / record.weights
-            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ensembles.NAME} says", AGAIN)
+            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ENSEMBLE} says", AGAIN)
     return copy
 
 

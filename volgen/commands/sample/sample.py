@@ -22,7 +22,7 @@ from volgen.data.derivative import OVERVIEW
 from volgen.experts.ensemble import Ensemble
 from volgen.parallel import launch as launches
 from volgen.runs.draw import Drawing
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 from volgen.training.together import from_chief
 
@@ -85,7 +85,7 @@ def sample(
         raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
     launch = launches.discover()
     launches.publish(launch)
-    trained = TrainedRun.read(run)
+    trained = open_run(run)
     solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     grid = _grid(trained.ensemble, steps)

@@ -10,7 +10,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
 from volgen.core.progress import say
 from volgen.runs.statement import AUDIT, PAGE, STATEMENT, claim, write_statement
-from volgen.runs.trained import TrainedRun
+from volgen.runs.trained import open_run
 
 AUDITED = {"people", "membership", "epsilon", "nearest", "twins", "findings", "refuted", "verdict", "run_fingerprint"}
 CERTIFIED = {"unit", "neighbouring", "epsilon", "delta", "sigma", "mu", "d", "sensitivity", "vacuous", "meaning", "denoiser", "covers",
@@ -32,7 +32,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
     Raises:
         UserError: the files are not of this run, or damaged.
     """
-    trained = TrainedRun.read(run)
+    trained = open_run(run)
     audited = None if audit is None else read_json(audit / AUDIT, "the findings of volgen audit", lambda content: _has(content, AUDITED))
     if audited and audited["run_fingerprint"] != trained.fingerprint:
         raise UserError(str(audit), "is the audit of another run", f"an audit of {trained.recipe.name}")

@@ -18,25 +18,16 @@ from volgen.core.files import sweep, write_text
 from volgen.core.folder import LOCK, refuse_links
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock, holder
-from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
+from volgen.core.run_files import BEGUN, CONFIG, EXPERTS, MANIFEST
 from volgen.data.record import SPLITS, Split
 from volgen.data.store import Store
-from volgen.images.geometry import NAME as GEOMETRY
 from volgen.parallel.engine import check_matrices
-from volgen.privacy.ledger import JOURNAL, SUMMARY, Ledger
+from volgen.privacy.ledger import Ledger
 from volgen.recipe import Recipe
 from volgen.runs import cohort_ledger
-from volgen.runs.fitted import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
-from volgen.runs.record import CONFIG, check_same, trained
-from volgen.training import metrics
-
-OWN = (
-    CONFIG, MANIFEST, GEOMETRY, PRECONDITIONER, FOR_TRAINING, ASSEMBLY, CHECKSUMS, SUMMARY, JOURNAL, metrics.NAME, metrics.BOARD,
-    "experts",
-)  # fmt: skip
-"""What a run has that was begun and not trained."""
+from volgen.runs.record import check_same, trained
 
 
 def check(recipe: Recipe, store: Store) -> None:
@@ -137,13 +128,13 @@ def _check_same(recipe: Recipe, store: Store) -> None:
 def _clear(root: Path) -> None:
     """Removes a run of which nothing was trained, unless somebody is just beginning to."""
     with ExitStack() as held:
-        for folder in sorted(path for path in (root / "experts").glob("*") if path.is_dir()):
+        for folder in sorted(path for path in (root / EXPERTS).glob("*") if path.is_dir()):
             lock = Lock.take(folder / LOCK)
             if lock is None:
                 found = f"is of another configuration, and {holder(folder / LOCK) or 'another process'} is training it"
                 raise UserError(str(root), found, "a run of this configuration", "give the new run another `name`")
             held.enter_context(lock)
-        for name in OWN:
+        for name in BEGUN:
             path = root / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import volgen
 from volgen.core.files import read_json, write_text
+from volgen.core.run_files import CARD, CONFIG, CURVES, ENSEMBLE, LEDGER, MANIFEST, METRICS
 from volgen.data import derivative
 from volgen.experts.ensemble import ExpertRecord
 from volgen.images.geometry import Geometry
-from volgen.privacy.ledger import SUMMARY
 from volgen.recipe import Recipe
 from volgen.report import curves
 from volgen.report.curves import Curve
 from volgen.training import metrics
 
-NAME = "README.md"
 TEXT = """# {name}
 
 A generator of 3D brain MRI volumes, trained with volgen {version}. None of its volumes is a scan of a person; they are not for diagnosis.
@@ -37,14 +36,14 @@ volgen report samples --reference STORE --out report   # STORE: of real scans on
 ```
 
 ## How it was made
-`config.yaml` is the whole configuration; the same training is
+`{config}` is the whole configuration; the same training is
 
 ```bash
-volgen train --config config.yaml --name ANOTHER-NAME
+volgen train --config {config} --name ANOTHER-NAME
 ```
 
-`manifest.json` has the version, the seed and the fingerprint of the cohort, `ensemble.json` the checksums of the weights,
-`metrics.jsonl` what was measured{picture}.
+`{manifest}` has the version, the seed and the fingerprint of the cohort, `{ensemble}` the checksums of the weights,
+`{metrics}` what was measured{picture}.
 
 ## Privacy
 {privacy}
@@ -60,21 +59,21 @@ def write(recipe: Recipe, experts: Sequence[ExpertRecord]) -> None:
     """
     root = recipe.directory
     drawn = _draw(root, recipe.name)
-    geometry, ledger, grid = Geometry.read(root), read_json(root / SUMMARY, "the privacy ledger of a trained run"), recipe.schedule.grid()
+    geometry, ledger, grid = Geometry.read(root), read_json(root / LEDGER, "the privacy ledger of a trained run"), recipe.schedule.grid()
     content = TEXT.format(
         name=recipe.name, version=volgen.__version__, shows="brains without skull" if geometry.skull_stripped else "whole heads",
         shape=" x ".join(map(str, geometry.shape)), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size),
         low=geometry.intensity.low, high=geometry.intensity.high, count=len(experts), network=recipe.network.kind,
         parameters=f"{max(expert.parameters for expert in experts):,}", preconditioner=recipe.preconditioner.kind,
         steps=sum(expert.steps for expert in experts), levels=len(grid), high_sigma=max(grid), low_sigma=min(grid),
-        sampler=recipe.sampler.kind, picture=f", `{curves.NAME}` the losses as a picture" if drawn else "",
-        privacy=derivative.privacy_statement(ledger),
+        sampler=recipe.sampler.kind, picture=f", `{CURVES}` the losses as a picture" if drawn else "",
+        privacy=derivative.privacy_statement(ledger), config=CONFIG, manifest=MANIFEST, ensemble=ENSEMBLE, metrics=METRICS,
     )  # fmt: skip
-    write_text(root / NAME, content)
+    write_text(root / CARD, content)
 
 
 def _draw(root: Path, name: str) -> bool:
     found: dict[str, Curve] = {}
     for line in metrics.read(root):
         found.setdefault(line["phase"], Curve()).add(line["step"], line)
-    return curves.write_curves(root / curves.NAME, found, name)
+    return curves.write_curves(root / CURVES, found, name)

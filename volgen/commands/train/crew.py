@@ -17,6 +17,7 @@ from volgen.commands.train.start import Start
 from volgen.core.exit_codes import SAVED
 from volgen.core.files import sha256
 from volgen.core.progress import say
+from volgen.core.run_files import WEIGHTS
 from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts.plan import Phase
@@ -24,11 +25,12 @@ from volgen.models.denoiser import Preconditioner
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.recipe import Recipe
-from volgen.runs.queue import Paths, Patience, Queue, Wait
+from volgen.runs.paths import Paths
+from volgen.runs.queue import Patience, Queue, Wait
 from volgen.runs.record import PhaseRecord
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
-from volgen.training.loop import WEIGHTS, Task, Trainer
+from volgen.training.loop import Task, Trainer
 from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.protocols import Pulse

@@ -15,6 +15,7 @@ from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.core.protocols import Denoiser
 from volgen.core.rng import seeded
+from volgen.core.run_files import FOR_TRAINING
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
 from volgen.models.assembly import Assembly
@@ -23,7 +24,7 @@ from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
-from volgen.runs.fitted import FOR_TRAINING, check_all, check_unchanged, restore, restore_assembly, write
+from volgen.runs.fitted import check_all, check_unchanged, restore, restore_assembly, write
 from volgen.training.loss import Objective, Weight
 from volgen.training.together import on_chief
 from volgen.training.validation import Validator

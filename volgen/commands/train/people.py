@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.manifest import NAME as MANIFEST
+from volgen.core.run_files import CONFIG, MANIFEST
 from volgen.data.store import Store
 from volgen.privacy.ledger import Ledger
 from volgen.recipe import Recipe
@@ -111,7 +111,7 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
     unknown = UNKNOWN
     if cohort.fingerprint is None and recipe.privacy.private and not begun:
         # What is known may accuse, and acquits nobody.
-        way = f"{cohort.way}, if that is what its config.yaml or start.stores names (rename your store if only the name is the same)"
+        way = f"{cohort.way}, if that is what its {CONFIG} or start.stores names (rename your store if only the name is the same)"
         for suspect in _stores([cohort.store, *recipe.start.stores]):
             unknown = SUSPECTED if _refuse_shared(where, recipe, suspect, way, store) else unknown
     public, reasons = _open(cohort, recipe.start.stores)

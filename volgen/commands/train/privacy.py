@@ -16,6 +16,7 @@ from volgen.core.files import write_json
 from volgen.core.progress import say
 from volgen.core.rng import uniform
 from volgen.core.rounding import upper
+from volgen.core.run_files import LEDGER
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, View
@@ -28,7 +29,7 @@ from volgen.parallel.private_engine import PrivateEngine
 from volgen.planning.patients import Choice, choose
 from volgen.privacy import refusals
 from volgen.privacy.cohort_ledger import CohortLedger
-from volgen.privacy.ledger import SUMMARY, BudgetSpent, Ledger
+from volgen.privacy.ledger import BudgetSpent, Ledger
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
 from volgen.privacy.secret import Secret
@@ -100,7 +101,7 @@ class _Plain:
         pass
 
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
-        write_json(self._recipe.directory / SUMMARY, self._recipe.privacy.ledger())
+        write_json(self._recipe.directory / LEDGER, self._recipe.privacy.ledger())
 
     def geometry(self, store: Store) -> Geometry:
         records = self._recipe.data.records(store, "train")

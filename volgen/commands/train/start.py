@@ -17,8 +17,8 @@ from volgen.core.files import atomic_path, sha256
 from volgen.core.folder import LOCK
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock
-from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
+from volgen.core.run_files import CONFIG, MANIFEST
 from volgen.core.span import owner
 from volgen.data.store import Store
 from volgen.experts.ensemble import ExpertRecord
@@ -28,9 +28,9 @@ from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
-from volgen.runs.queue import Paths
+from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord
-from volgen.runs.trained import RELEASE, TrainedRun
+from volgen.runs.trained import RELEASE, open_run
 
 Facts = dict[str, Any]
 Fit = tuple[Preconditioner, Assembly]
@@ -99,7 +99,7 @@ class _Public:
     def __init__(self, recipe: Recipe, store: Store) -> None:
         self._recipe = recipe
         directory = Path(recipe.start.run)
-        self._run = run = TrainedRun.read(directory)
+        self._run = run = open_run(directory)
         self._check_model()
         with torch.device("meta"):
             recipe.network_of("check")
@@ -171,7 +171,7 @@ class _Public:
             if one.get(key) != other.get(key)
         ]
         if differing:
-            do = "copy these sections from the public run's config.yaml"
+            do = f"copy these sections from the public run's {CONFIG}"
             raise UserError(f"start.run {self._run.directory}", "; ".join(differing), "the same model", do)
 
     def _owner(self, phase: Phase) -> ExpertRecord:

@@ -22,31 +22,29 @@ from volgen.core.folder import LOCK
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, Provenance, checksums, files_in
 from volgen.core.progress import say
+from volgen.core.run_files import BOARD, DECISIVE, ENSEMBLE, FOR_TRAINING
 from volgen.data.store import Store
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.experts.plan import Phase, select
-from volgen.images.geometry import NAME as GEOMETRY
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
 from volgen.parallel.watch import watch
-from volgen.privacy.ledger import SUMMARY
 from volgen.recipe import Recipe
-from volgen.runs.fitted import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER, check_all
+from volgen.runs.fitted import check_all
 from volgen.runs.leftovers import tidy
-from volgen.runs.queue import Paths, Queue
-from volgen.runs.record import CONFIG, PhaseRecord
-from volgen.runs.trained import TrainedRun
+from volgen.runs.paths import Paths
+from volgen.runs.queue import Queue
+from volgen.runs.record import PhaseRecord
+from volgen.runs.trained import open_run
 from volgen.training import metrics
 from volgen.training.interrupt import Interrupt
 from volgen.training.protocols import Pulse
 from volgen.training.together import WAIT, Pulses, on_chief, when_ready
 
 FINISHED = "finished"
-DECISIVE = (CONFIG, GEOMETRY, PRECONDITIONER, CHECKSUMS, ASSEMBLY, SUMMARY)
-"""Files beside the weights that decide what a sample of a run is, or say what it costs: ``ensemble.json`` has their checksums."""
 
 
 def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> Path:
@@ -75,8 +73,8 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     store = Store.open(recipe.data.store)
     begin.check_run(recipe, store)
     # Ranks must not answer this one by one: another job may finish the run in between.
-    if launch.world_size == 1 and (recipe.directory / ensemble.NAME).exists():
-        TrainedRun.read(recipe.directory).verify()
+    if launch.world_size == 1 and (recipe.directory / ENSEMBLE).exists():
+        open_run(recipe.directory).verify()
         say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
         return recipe.directory
     begin.check(recipe, store)
@@ -132,9 +130,9 @@ def _prepare(
                         say(said)
                     return WAIT
                 held.enter_context(lock)
-                if (root / ensemble.NAME).exists():
+                if (root / ENSEMBLE).exists():
                     begin.check_run(recipe, store)  # whoever had the lock may have trained another run
-                    TrainedRun.read(root).verify()
+                    open_run(root).verify()
                     return FINISHED
                 begin.begin(recipe, store, start, provenance)
                 return ""
@@ -152,7 +150,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         say(f"Done here; {missing} of {len(phases)} networks of {paths.root} are for other jobs to finish.")
         return
     with Lock.wait(paths.root / LOCK):
-        if (paths.root / ensemble.NAME).exists():
+        if (paths.root / ENSEMBLE).exists():
             return
         grid, records = recipe.schedule.grid(), queue.records
         for phase in phases:
@@ -188,11 +186,11 @@ def _seal(paths: Paths, bank: Ensemble, records: Mapping[str, PhaseRecord], prov
     bank = replace(bank, files=checksums(root, [name for name in DECISIVE if (root / name).is_file()]))
     # Weights are not read again: damage since would be signed for.
     weights = {paths.weights(name).relative_to(root).as_posix(): record.sha256 for name, record in records.items()}
-    listed = [name for name in files_in(root) if not name.startswith(f"{metrics.BOARD}/") and name != ensemble.NAME]
+    listed = [name for name in files_in(root) if not name.startswith(f"{BOARD}/") and name != ENSEMBLE]
     files = checksums(root, listed, {**weights, **bank.files})
-    files[ensemble.NAME] = hashlib.sha256(ensemble.text(bank).encode()).hexdigest()
+    files[ENSEMBLE] = hashlib.sha256(ensemble.text(bank).encode()).hexdigest()
     provenance.write(root, state="finished", steps=sum(record.steps for record in records.values()), **{FILES: files})
-    ensemble.write(root / ensemble.NAME, bank)
+    ensemble.write(root / ENSEMBLE, bank)
 
 
 def _next(recipe: Recipe) -> str:
