@@ -1,4 +1,4 @@
-"""A method knows no other method of its kind, and a stage no other stage; what they share is in files that start with an underscore."""
+"""A method knows no other method of its kind, and a benchmark no other benchmark; what they share is in modules that start with an underscore."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pytest
 import volgen
 
 ROOT = Path(volgen.__file__).parent
-FOLDERS = (
-    "bench", "checks", "experts/starts", "models/adapters", "models/assemblies", "models/networks", "models/preconditioners", "noises",
-    "privacy", "samplers", "schedules", "stages",
-)  # fmt: skip
-FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py")) if not path.name.startswith("__")]
+METHODS = sorted(path for path in ROOT.rglob("*.py") if not path.name.startswith("_") and "kind: Literal[" in path.read_text())
+"""Files of kinds: whoever adds one to a new folder is looked at without further ado."""
+BENCHMARKS = sorted(path for path in (ROOT / "bench").rglob("*.py") if path.parent.name not in ("bench", "_shared"))
 
 
 def _imported(path: Path) -> set[str]:
@@ -29,14 +27,19 @@ def _imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_no_method_beside_it(path: Path) -> None:
     package = ".".join(("volgen", *path.parent.relative_to(ROOT).parts))
     methods = {f"{package}.{other.stem}" for other in path.parent.glob("*.py") if not other.name.startswith("_") and other != path}
     assert not methods & _imported(path)
 
 
-def test_the_list_of_folders_is_complete() -> None:
-    """Every folder whose files define a `Config` with a `kind` or a measure is among the folders looked at."""
-    registries = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if "kind: Literal[" in path.read_text()}
-    assert registries == set(FOLDERS) - {"bench", "stages"}
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_no_other_benchmark(path: Path) -> None:
+    others = {f"volgen.bench.{folder.name}" for folder in (ROOT / "bench").iterdir() if folder.is_dir() and not folder.name.startswith("_")}
+    others.remove(f"volgen.bench.{path.relative_to(ROOT / 'bench').parts[0]}")
+    assert not [name for name in _imported(path) if ".".join(name.split(".")[:3]) in others]
+
+
+def test_every_registry_is_looked_at() -> None:
+    assert len({path.parent for path in METHODS}) >= 10
