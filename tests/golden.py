@@ -38,15 +38,16 @@ RUNS: dict[str, dict[str, Any]] = {
         "preconditioner": {"kind": "edm"}, "network": UNET, "adapter": {"kind": "lora"}, "start": {"kind": "public", "run": "runs/edm"},
     },
     "private": {
-        "preconditioner": {"kind": "edm"}, "optimiser": {"warmup_steps": 2, "gradient_clip": 0.0}, "stopping": {"max_steps": 4, "min_steps": 4},
+        "preconditioner": {"kind": "edm"}, "optimiser": {"warmup_steps": 2, "gradient_clip": 0.0},
+        "stopping": {"max_steps": 4, "min_steps": 4},
         "data": {"batch_size": 3}, "privacy": {"kind": "dp_sgd", "epsilon": 6, "delta": 1.0e-3, "accountant": "rdp"},
     },
 }  # fmt: skip
 RANDOM = {"private": re.compile(r"weights|metrics|losses|ensemble|manifest|journal|seal|training|README")}
 """What of a private run depends on its secret."""
 VARYING = {
-    "wall_time_seconds", "wall_seconds", "seconds", "peak_memory_bytes", "peak_memory", "volgen_version", "git_revision", "started", "finished",
-    "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "entry", "command",
+    "wall_time_seconds", "wall_seconds", "seconds", "peak_memory_bytes", "peak_memory", "volgen_version", "git_revision", "started",
+    "finished", "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "entry", "command",
 }  # fmt: skip
 
 

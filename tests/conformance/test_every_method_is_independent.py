@@ -1,4 +1,4 @@
-"""A method knows no other method of its kind, and a benchmark no other benchmark; what they share is in modules that start with an underscore."""
+"""A method knows no other method of its kind, and a benchmark no other benchmark; what they share has an underscore in front."""
 
 from __future__ import annotations
 
