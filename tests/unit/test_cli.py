@@ -218,7 +218,7 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
     ],
 )
 def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) -> None:
-    stage = getattr(importlib.import_module(f"volgen.stages.{command}"), command)
+    stage = getattr(importlib.import_module(f"volgen.commands.{command}.{command}"), command)
     parser = argparse.ArgumentParser()
     commands.COMMANDS[command].arguments(parser)
     options = vars(parser.parse_args(words))

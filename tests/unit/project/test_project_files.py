@@ -24,7 +24,7 @@ REGISTRIES = (
     "volgen.models.networks",
     "volgen.models.preconditioners",
     "volgen.sampling.noises",
-    "volgen.privacy",
+    "volgen.privacy.plans",
     "volgen.sampling.samplers",
     "volgen.sampling.schedules",
 )
