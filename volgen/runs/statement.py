@@ -13,7 +13,7 @@ from volgen.core.files import write_json
 from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
 from volgen.privacy.statement import statement
-from volgen.report import statement_page
+from volgen.reporting import statement_page
 from volgen.runs import cohort_ledger
 from volgen.runs.trained import TrainedRun
 

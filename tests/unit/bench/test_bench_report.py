@@ -11,7 +11,7 @@ from volgen.bench import acquisitions, report
 from volgen.bench.acquisitions.simulate import ACQUISITIONS
 from volgen.core.errors import UserError
 from volgen.data.store import Store
-from volgen.evaluate.measure import default_checks
+from volgen.evaluation.measure import default_checks
 
 
 def test_metrics_are_timed_against_reading_and_against_the_plain_loop(blob_store: Path) -> None:

@@ -14,7 +14,7 @@ from volgen.commands.sample.sample import sample
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.data.store import Store
-from volgen.evaluate.frechet_ratio import frechet_ratio
+from volgen.evaluation.frechet_ratio import frechet_ratio
 from volgen.images import nifti
 from volgen.recipe import Recipe
 

@@ -317,7 +317,7 @@ def test_statements_of_weak_and_unfinished_runs_are_no_guarantees_and_names_are_
     assert "too large to protect" in content_of("r", "f", ledger)["headline"]
     unfinished = content_of("r", "f", {**ledger, "epsilon": 1.0, "state": "training"})
     assert not unfinished["guarantee"] and "not finished" in unfinished["headline"]
-    from volgen.report import statement_page
+    from volgen.reporting import statement_page
 
     (tmp_path / "statement.json").write_text(json.dumps(content_of("<script>x</script>", "f", ledger)))
     assert "<script>" not in statement_page.write_page(tmp_path).read_text()

@@ -130,7 +130,7 @@ def test_samples_that_were_changed_are_not_added_to(there: Path, capsys: pytest.
     ("words", "patched"),
     [
         (COMMANDS["sample"], "volgen.commands.sample.draw.Work.stay"),
-        (COMMANDS["report"], "volgen.report.page.write_page"),
+        (COMMANDS["report"], "volgen.reporting.page.write_page"),
         (COMMANDS["anonymise"], "volgen.commands.anonymise.anonymise._write"),
         (AUDIT, "volgen.commands.audit.audit._findings"),
         (COMMANDS["plan"], "volgen.commands.plan.files.content"),

@@ -17,7 +17,7 @@ from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
-    "volgen.evaluate.volumes",
+    "volgen.evaluation.volumes",
     "volgen.experts.starts",
     "volgen.models.adapters",
     "volgen.models.assemblies",

@@ -2,7 +2,7 @@
 
 Scans of training people are resampled, sharpened, blurred, shaded, made noisy, of thicker slices, another contrast, or stripped
 closer, as no fault would.
-A metric's ``transfer`` (``volgen/evaluate/check.py``) is about twice the largest median move over all acquisitions and axes:
+A metric's ``transfer`` (``volgen/evaluation/check.py``) is about twice the largest median move over all acquisitions and axes:
 ``volgen bench acquisitions STORE --out FILE.json``.
 """
 
@@ -22,9 +22,9 @@ from volgen.core.errors import UserError
 from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.store import Store
-from volgen.evaluate.bands import scaled
-from volgen.evaluate.measure import default_checks, measure
-from volgen.evaluate.reference import Reference
+from volgen.evaluation.bands import scaled
+from volgen.evaluation.measure import default_checks, measure
+from volgen.evaluation.reference import Reference
 
 
 class Config(BaseConfig):

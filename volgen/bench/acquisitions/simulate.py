@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volgen.evaluate.mask import head_mask
+from volgen.evaluation.mask import head_mask
 
 Brain = NDArray[np.float32]
 STEP = 0.5  # voxels, sd of the blur that sharpening adds back

@@ -30,9 +30,9 @@ from volgen.core.progress import progress
 from volgen.core.protocols import AXES
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
-from volgen.evaluate.measure import Measurement, default_checks, measure
-from volgen.evaluate.reference import Reference
-from volgen.evaluate.verdict import judge
+from volgen.evaluation.measure import Measurement, default_checks, measure
+from volgen.evaluation.reference import Reference
+from volgen.evaluation.verdict import judge
 
 NEAR = 1  # slices that a place may be off
 GROUPS = 5

@@ -21,8 +21,8 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.store import Store
-from volgen.evaluate.mask import head_mask
-from volgen.evaluate.measure import default_checks, measure, to_unit
+from volgen.evaluation.mask import head_mask
+from volgen.evaluation.measure import default_checks, measure, to_unit
 from volgen.images import nifti
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.metrics import structural_similarity
 
-from volgen.evaluate.scan import Triple
+from volgen.evaluation.scan import Triple
 
 Unit = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -26,7 +26,7 @@ from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.core.registry import config_class, kinds
 from volgen.data.store import Store
-from volgen.evaluate.measure import to_unit
+from volgen.evaluation.measure import to_unit
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent

@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.evaluate.frechet import Features, frechet_distance
-from volgen.evaluate.mask import head_mask
-from volgen.evaluate.scan import Scan
-from volgen.evaluate.spectrum import high_frequency_energy
+from volgen.evaluation.frechet import Features, frechet_distance
+from volgen.evaluation.mask import head_mask
+from volgen.evaluation.scan import Scan
+from volgen.evaluation.spectrum import high_frequency_energy
 
 Unit = NDArray[np.float32]
 Numbers = NDArray[np.float64]

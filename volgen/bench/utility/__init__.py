@@ -28,7 +28,7 @@ from volgen.core.options import Positional
 from volgen.core.progress import say
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
-from volgen.evaluate.frechet_ratio import frechet_ratio
+from volgen.evaluation.frechet_ratio import frechet_ratio
 from volgen.images import nifti
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import TrainedRun, open_run

@@ -15,8 +15,8 @@ from volgen.core.errors import UserError
 from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.data.store import Store
-from volgen.evaluate import memorisation
-from volgen.evaluate.cohort_sample import reduced
+from volgen.evaluation import memorisation
+from volgen.evaluation.cohort_sample import reduced
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun
 
@@ -52,7 +52,7 @@ def placed(people: Sequence[Person]) -> memorisation.People:
 
 
 def nearest(points: memorisation.People, volumes: Sequence[Unit], seed: int) -> dict[str, Any]:
-    """:func:`volgen.evaluate.memorisation.nearest` with a verdict in words."""
+    """:func:`volgen.evaluation.memorisation.nearest` with a verdict in words."""
     found = memorisation.nearest(points, volumes, seed)
     if found["copies"]:
         verdict = (
@@ -94,7 +94,7 @@ def twins(
     others: Sequence[Unit],
     members: Store,
 ) -> dict[str, Any]:
-    """:func:`volgen.evaluate.memorisation.twins` with a verdict in words."""
+    """:func:`volgen.evaluation.memorisation.twins` with a verdict in words."""
     also = [trained_on(twin, person, members) for person in people for _ in person.scans]
     found = memorisation.twins(points, volumes, others, also)
     leaks = found["nearer_to_training"] > MOST * found["pairs"] and found["p_value"] < SIGNIFICANT

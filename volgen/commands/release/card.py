@@ -8,7 +8,7 @@ from typing import Any
 import volgen
 from volgen.core.run_files import LEDGER, MANIFEST
 from volgen.data import derivative
-from volgen.report.statement_page import NAME as PAGE
+from volgen.reporting.statement_page import NAME as PAGE
 from volgen.runs.trained import TrainedRun
 
 TEXT = """---

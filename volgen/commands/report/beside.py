@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from volgen.evaluate.measure import seen
-from volgen.evaluate.scan import Scan
+from volgen.evaluation.measure import seen
+from volgen.evaluation.scan import Scan
 from volgen.images.volume import Volume
-from volgen.report import figures
-from volgen.report.page import worst_first
+from volgen.reporting import figures
+from volgen.reporting.page import worst_first
 
 PLACES = (0.35, 0.5, 0.65)
 """Shares of the way from the first to the last slice of the head: the same anatomy, whatever the size of the head and where it lies."""

@@ -18,8 +18,8 @@ from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.core.seal import sealed
-from volgen.evaluate.compare import compare as ranked
-from volgen.report import compare_page, page
+from volgen.evaluation.compare import compare as ranked
+from volgen.reporting import compare_page, page
 
 FILES = {compare_page.NAME, compare_page.COMPARE, page.BANDS, compare_page.FOLDER, manifest.NAME}
 

@@ -16,11 +16,11 @@ from volgen.core.progress import progress, say
 from volgen.core.seal import read_sealed
 from volgen.data.record import SPLITS
 from volgen.data.store import Store
-from volgen.evaluate.cohort_sample import CohortSample
-from volgen.evaluate.measure import default_checks, measure
-from volgen.evaluate.reference import FALSE_ALARM, KEYS, Reference
-from volgen.evaluate.stripping import SKULL
-from volgen.evaluate.verdict import number
+from volgen.evaluation.cohort_sample import CohortSample
+from volgen.evaluation.measure import default_checks, measure
+from volgen.evaluation.reference import FALSE_ALARM, KEYS, Reference
+from volgen.evaluation.stripping import SKULL
+from volgen.evaluation.verdict import number
 from volgen.images.volume import Volume
 
 MIXED = 0.1

@@ -10,7 +10,7 @@ from volgen.commands.report.sources import sources_of
 from volgen.commands.report.write import claim, write_report
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
-from volgen.report import page
+from volgen.reporting import page
 
 
 @dataclass(frozen=True)

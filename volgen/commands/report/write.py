@@ -21,12 +21,12 @@ from volgen.core.manifest import Provenance
 from volgen.core.progress import Ticker, progress, say
 from volgen.core.protocols import AXES
 from volgen.core.seal import sealed
-from volgen.evaluate.cohort_sample import CohortSample
-from volgen.evaluate.measure import Measurement, measure, seen
-from volgen.evaluate.reference import Reference
-from volgen.evaluate.verdict import judge, number
-from volgen.report import figures, page, previews, tables
-from volgen.report.summary import summarise
+from volgen.evaluation.cohort_sample import CohortSample
+from volgen.evaluation.measure import Measurement, measure, seen
+from volgen.evaluation.reference import Reference
+from volgen.evaluation.verdict import judge, number
+from volgen.reporting import figures, page, previews, tables
+from volgen.reporting.summary import summarise
 
 FILES = {
     page.NAME, page.REPORT, page.BANDS, tables.VOLUMES, tables.SLICES, manifest.NAME,

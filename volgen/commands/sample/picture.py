@@ -5,7 +5,7 @@ from __future__ import annotations
 from volgen.commands.sample.job import Job
 from volgen.data.derivative import OVERVIEW
 from volgen.images import nifti
-from volgen.report.overview import Middle, write_overview
+from volgen.reporting.overview import Middle, write_overview
 
 MOST = 8
 

@@ -12,8 +12,8 @@ from volgen.data import derivative
 from volgen.experts.ensemble import ExpertRecord
 from volgen.images.geometry import Geometry
 from volgen.recipe import Recipe
-from volgen.report import curves
-from volgen.report.curves import Curve
+from volgen.reporting import curves
+from volgen.reporting.curves import Curve
 from volgen.training import metrics
 
 TEXT = """# {name}
