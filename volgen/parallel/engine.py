@@ -15,6 +15,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributed import DistNetworkError, DistStoreError
+from torch.overrides import TorchFunctionMode
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
@@ -182,7 +183,8 @@ class Engine:
         trained = [p for p in module.parameters() if p.requires_grad]
         size = sum(p.numel() for p in trained)
         chosen = settings(config, micro_batch, betas, weight_decay, gradient_clip, bool(matrix_rate), size)
-        self._engine, *_ = deepspeed().initialize(model=module, model_parameters=trained, config=chosen, dist_init_required=False)
+        with _Unread():
+            self._engine, *_ = deepspeed().initialize(model=module, model_parameters=trained, config=chosen, dist_init_required=False)
         if self._stage == 0 and self._engine.dp_world_size == 1:
             # Alone, there is nobody to share gradients with, and flattening and dividing them took a tenth of a small network's step.
             self._engine.enable_backward_allreduce = False
@@ -283,6 +285,20 @@ class Engine:
         self._engine.destroy()
         self._engine.optimizer = None
         del self._engine, self._module, self._state
+
+
+class _Unread(TorchFunctionMode):
+    """A context in which the text of a tensor is its shape, and no value of it is read.
+
+    DeepSpeed's ZeRO-3 begins with a message of all its arguments, each weight of the network among them. The message is never shown, but
+    it is written: for a network of 94 million weights in half a second to one and a half, in which a GPU is waited for 194 times.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls everything but what writes a tensor."""
+        return f"tensor of {list(args[0].shape)}" if func is Tensor.__repr__ else func(*args, **(kwargs or {}))
 
 
 def check_matrices(module: nn.Module) -> None:
