@@ -127,13 +127,13 @@ def test_the_denoiser_starts_from_the_clipped_scan_with_the_certified_noise(
     run: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[torch.Tensor] = []
-    real = stage._driver.sample
+    real = stage.descent.sample
 
     def spy(*args: Any, **options: Any) -> list[torch.Tensor]:
         started.append(options["start"](torch.zeros(1, 1, 16, 16, 16), args[2][0])[0, 0].double())
         return real(*args, **options)
 
-    monkeypatch.setattr(stage._driver, "sample", spy)
+    monkeypatch.setattr(stage.descent, "sample", spy)
     radius = 5.0
     for name in ("one", "two"):
         anonymise(scan, run, tmp_path / name, epsilon=9.0, delta=1e-5, radius=radius, centre="run")

@@ -106,7 +106,7 @@ def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path
 
 def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Tensor] = []
-    original = sample_stage._driver.sample
+    original = sample_stage.descent.sample
 
     def spy(*args: Any, start: Any, **more: Any) -> list[Tensor]:
         def recorded(noise: Tensor, sigma: float) -> Tensor:
@@ -117,7 +117,7 @@ def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Pat
 
         return original(*args, start=recorded, **more)
 
-    monkeypatch.setattr(sample_stage._driver, "sample", spy)
+    monkeypatch.setattr(sample_stage.descent, "sample", spy)
     sample_stage.sample(directory, tmp_path / "out", count=1, seed=0, device="cpu")
     assert len(starts) == 1
 

@@ -151,7 +151,7 @@ def test_a_journal_that_was_cut_or_deleted_is_refused(tmp_path: Path) -> None:
         ledger.take("0", 4, MECHANISM)
     with pytest.raises(UserError, match="no such file"):
         Ledger(tmp_path)
-    for written, said in (('{"version": 99}\n', "another form"), ("{}\n", "made by volgen 0.1.0 and is void")):
+    for written, said in (('{"version": 99}\n', "cannot judge"), ("[]\n", "another form"), ("{}\n", "made by volgen 0.1.0 and is void")):
         path.write_text(written)
         with pytest.raises(UserError, match=said):
             Ledger(tmp_path)

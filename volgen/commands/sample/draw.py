@@ -14,7 +14,7 @@ from volgen.core.progress import progress
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
-from volgen.sampling import descent as driver
+from volgen.sampling.descent import Descent
 from volgen.sampling.packing import Packing
 
 
@@ -48,7 +48,7 @@ class Work:
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
             sampler, shape, device = drawing.sampler(), self.job.run.geometry.shape, self.ranks.device
-            descent = driver.Descent(bank, sampler, grid, self.job.seed, shape, device, drawing.preconditioner.start, drawing.noise)
+            descent = Descent(bank, sampler, grid, self.job.seed, shape, device, drawing.preconditioner.start, drawing.noise)
             work = Volumes(descent, Packing(sampler, shape), units, self._export, done)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 
