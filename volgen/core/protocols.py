@@ -92,7 +92,7 @@ class Scan(Protocol):
         ...
 
     def coarse(self, edge: int) -> Tensor:
-        """Means of cubes of ``edge``^3 voxels, float32 [X / edge, Y / edge, Z / edge] in [-1, 1]."""
+        """Means of cubes of ``edge ** 3`` voxels, float32 [X / edge, Y / edge, Z / edge] in [-1, 1]."""
         ...
 
 

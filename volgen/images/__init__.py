@@ -1,0 +1,1 @@
+"""Volumes with their geometry and intensity, and the image files they come from."""

@@ -1,0 +1,1 @@
+"""Denoisers: networks, what surrounds them, and how volumes are put together from what they denoise."""

@@ -1,0 +1,1 @@
+"""Pages, figures and tables, made from files on disk only."""

@@ -1,0 +1,1 @@
+"""Checks of one volume; a report runs all of them."""

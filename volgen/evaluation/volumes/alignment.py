@@ -20,8 +20,8 @@ FEWEST_VOXELS = 12
 class Config(BaseConfig):
     """V(z) - M = g M + u dM/dx + v dM/dy in least squares, with M = (V(z - 1) + V(z + 1)) / 2, inside the head of all three slices.
 
-    ``gain`` is |g|: a slice that is brighter or darker by a share. ``shift`` is the length of (u, v) in voxels: a slice that moved within
-    its plane (the first-order model of optical flow, Lucas and Kanade 1981). Anatomy gives both a little along every axis.
+    ``gain`` is ``|g|``: a slice that is brighter or darker by a share. ``shift`` is the length of (u, v) in voxels: a slice that moved
+    within its plane (the first-order model of optical flow, Lucas and Kanade 1981). Anatomy gives both a little along every axis.
     """
 
     kind: Literal["alignment"] = "alignment"

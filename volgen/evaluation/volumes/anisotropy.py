@@ -12,7 +12,7 @@ from volgen.evaluation.slices import triple
 
 
 class Config(BaseConfig):
-    """mean |dz| / (0.5 (mean |dx| + mean |dy|)), each difference per mm: near 1 for a head, below it along a blurred axis."""
+    """Ratio ``mean |dz| / (0.5 (mean |dx| + mean |dy|))``, each difference per mm: near 1 for a head, below it along a blurred axis."""
 
     kind: Literal["anisotropy"] = "anisotropy"
     metrics: ClassVar[tuple[Metric, ...]] = (

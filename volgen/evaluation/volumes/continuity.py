@@ -21,9 +21,9 @@ class Config(BaseConfig):
     * ``step``: d(z, z + 1) of a pair.
     * ``order``: 2 d(z - 1, z + 1) / (d(z - 1, z) + d(z, z + 1)). Slices two apart differ more than slices one apart, unless the middle
       one does not belong there or is out of order: an outlier slice is one whose neighbours are alike while it is like neither.
-    * ``misfit``: mean |V(z) - (V(z - 1) + V(z + 1)) / 2|.
-    * ``roughness``: mean |second difference of slices one apart| over that of slices two apart, all slices together: it falls with blur
-      and rises with noise or jitter, whatever the contrast. ``order_excess`` and ``roughness_excess`` compare the axes of one volume.
+    * ``misfit``: the mean of ``|V(z) - (V(z - 1) + V(z + 1)) / 2|``.
+    * ``roughness``: the mean absolute second difference of slices one apart over that of slices two apart, all slices together: falls with
+      blur and rises with noise or jitter, whatever the contrast. ``order_excess`` and ``roughness_excess`` compare the axes of one volume.
     """
 
     kind: Literal["continuity"] = "continuity"

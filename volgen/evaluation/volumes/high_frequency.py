@@ -15,7 +15,7 @@ from volgen.evaluation.spectrum import high_frequency_energy
 
 
 class Config(BaseConfig):
-    """sum_{|k| > k0} |F|^2 / sum |F|^2 along an axis over its mean on real volumes: stops "consistent because blurred"."""
+    """Share ``sum_{|k| > k0} |F|^2 / sum |F|^2`` along an axis over its mean on real volumes: stops "consistent because blurred"."""
 
     kind: Literal["high_frequency"] = "high_frequency"
     metrics: ClassVar[tuple[Metric, ...]] = (

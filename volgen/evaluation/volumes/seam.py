@@ -15,9 +15,9 @@ from volgen.evaluation.slices import spikes, triple
 
 
 class Config(BaseConfig):
-    """Mean |difference| across block borders over that of the 4 slice pairs on either side; the mean over all borders of a block size.
+    """Mean absolute difference across block borders over that of the 4 slice pairs on either side.
 
-    Borders are those of a grid of blocks that starts at the first voxel. The largest mean of all block sizes counts.
+    Borders are those of a grid of blocks that starts at the first voxel. Of the means over all borders of a block size the largest counts.
     """
 
     kind: Literal["seam"] = "seam"

@@ -15,7 +15,7 @@ from volgen.evaluation.slices import curves, spikes, summary, triple
 
 
 class Config(BaseConfig):
-    """|difference of slice means| over its mean on real volumes: banding and brightness steps.
+    """Absolute difference of slice means over its mean on real volumes: banding and brightness steps.
 
     Both means of a pair are taken over the voxels that are inside the head in both slices, so that a change of outline is no change of
     brightness.

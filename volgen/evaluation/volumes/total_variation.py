@@ -12,7 +12,7 @@ from volgen.evaluation.slices import triple
 
 
 class Config(BaseConfig):
-    """mean |V(z+1) - V(z)| inside the head over its mean on real volumes: above 1 is jitter, below 1 over-smooth."""
+    """Mean of ``|V(z + 1) - V(z)|`` inside the head over its mean on real volumes: above 1 is jitter, below 1 over-smooth."""
 
     kind: Literal["total_variation"] = "total_variation"
     metrics: ClassVar[tuple[Metric, ...]] = (

@@ -1,0 +1,1 @@
+"""Where experts begin: ``start.kind`` of a configuration."""

@@ -1,0 +1,1 @@
+"""Choices of the weights that are trained: ``adapter.kind`` of a configuration."""

@@ -1,0 +1,1 @@
+"""Ways to put a volume together from pieces: ``assembly.kind`` of a configuration."""

@@ -1,0 +1,1 @@
+"""Networks: ``network.kind`` of a configuration."""

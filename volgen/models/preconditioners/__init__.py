@@ -1,0 +1,1 @@
+"""Preconditioners, which scale what a network sees and says: ``preconditioner.kind`` of a configuration."""

@@ -1,0 +1,1 @@
+"""What sampling draws its noise from: ``--noise`` of ``volgen sample``."""

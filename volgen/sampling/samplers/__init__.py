@@ -1,0 +1,1 @@
+"""Solvers: ``sampler.kind`` of a configuration."""

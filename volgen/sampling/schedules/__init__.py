@@ -1,0 +1,1 @@
+"""Grids of noise levels: ``schedule.kind`` of a configuration."""
