@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from volgen.core import config
 from volgen.core.config import Config
 from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Shape3
 from volgen.core.registry import union
 from volgen.core.rng import seeded
@@ -84,14 +86,14 @@ class Recipe(Config):
         return self.assembly.piece(self.data.shape)  # type: ignore[no-any-return]
 
     @property
-    def channels(self) -> int:
-        """Channels of a training example: the clean piece and what is known beside it."""
-        return 1 + int(self.assembly.known)
-
-    @property
     def inputs(self) -> int:
         """Input channels of the network."""
         return int(self.preconditioner.inputs + self.assembly.known)
+
+    def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
+        """Made-up training examples of the run's sizes; ``make`` makes a tensor of given edges."""
+        known = int(self.assembly.known)
+        return Examples(make(count, 1, *self.piece), Given(make(count, known, *self.piece)) if known else NOTHING)
 
     def build_network(self, checkpointing: bool = False) -> nn.Module:
         """The network of one expert; its weights are drawn from torch's global generator."""

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from volgen.core.given import Given
 from volgen.core.protocols import Scan
 from volgen.core.registry import config_class, kinds
 from volgen.data.scan import VolumeScan
@@ -31,10 +32,10 @@ def scans() -> Iterator[Scan]:
         yield VolumeScan(SHAPE, lambda volume=volume: volume)  # type: ignore[misc]
 
 
-def numbered(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+def numbered(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
     """A denoiser and solver whose piece of sample i is a function of i, the place and what is known: enough to see who depends on what."""
     empty = torch.empty(1, *SHAPE)[(slice(None), *place)]
-    seen = [float(item.double().sum()) for item in known] or [0.0] * len(indices)
+    seen = [0.0 if one.channels is None else float(one.channels.double().sum()) for one in given]
     return [
         torch.full_like(empty, torch.tensor(0.3 * index + 0.1 * total).sin().item()) for index, total in zip(indices, seen, strict=True)
     ]
@@ -49,11 +50,15 @@ def test_an_example_has_the_declared_shape_and_is_a_function_of_its_key(kind: st
     one = config(kind)
     scan = next(iter(scans()))
     first, again, other = one.cut(scan, 0, 4, 1), one.cut(scan, 0, 4, 1), one.cut(scan, 0, 4, 2)
-    assert first.shape == (1 + one.known, *one.piece(SHAPE))
-    assert first.dtype == torch.float32 and torch.isfinite(first).all()
-    assert torch.equal(first, again)
+    assert first.x_BCXYZ.shape == (1, 1, *one.piece(SHAPE))
+    assert (first.given.channels is None) == (one.known == 0)
+    for seen, same in ((first.x_BCXYZ, again.x_BCXYZ), (first.given.channels, again.given.channels)):
+        if seen is not None and same is not None:
+            assert seen.shape[2:] == one.piece(SHAPE) and seen.dtype == torch.float32 and torch.isfinite(seen).all()
+            assert torch.equal(seen, same)
+    assert first.given.channels is None or first.given.channels.shape[:2] == (1, one.known)
     assert one.whole == (one.piece(SHAPE) == SHAPE)
-    assert one.whole or not torch.equal(first, other)
+    assert one.whole or not torch.equal(first.x_BCXYZ, other.x_BCXYZ)
     assert one.views(SHAPE) >= 1
 
 
@@ -64,13 +69,14 @@ def test_pieces_tile_the_volume_and_know_what_training_knew(kind: str) -> None:
     covered = torch.zeros(SHAPE)
     calls = 0
 
-    def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
         nonlocal calls
         calls += 1
         covered[place] += 1
         assert covered[place].shape == one.piece(SHAPE)
-        assert [item.shape for item in known] == ([(one.known, *one.piece(SHAPE))] * len(indices) if one.known else [])
-        return numbered(indices, place, known)
+        known = [None if each.channels is None else each.channels.shape for each in given]
+        assert known == [(1, one.known, *one.piece(SHAPE)) if one.known else None] * len(indices)
+        return numbered(indices, place, given)
 
     assembly.generate(draw, SHAPE, 0, [0, 1])
     assert calls == assembly.pieces(SHAPE)

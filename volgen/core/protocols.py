@@ -11,18 +11,23 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from volgen.core.given import NOTHING, Examples, Given
+
 
 @runtime_checkable
 class Denoiser(Protocol):
     """A noisy volume and its noise level in, the expected clean volume out.
 
-    ``y = x0 + sigma * z`` with z standard normal; the ideal denoiser returns E[x0 | y]. Values are in the model range [-1, 1].
+    ``y = x0 + sigma * z`` with z standard normal; the ideal denoiser returns E[x0 | y, given]. Images are in the model range [-1, 1].
     """
 
-    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """Returns x0_BCXYZ with C = 1; ``sigma_B`` is positive.
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+        """Returns x0_BCXYZ, of the shape of ``y_BCXYZ``.
 
-        Channel 0 of ``y_BCXYZ`` is the noisy volume; further channels, if any, are what is known beside it, without noise of ``sigma_B``.
+        Args:
+            y_BCXYZ: noisy volumes.
+            sigma_B: their noise levels, positive.
+            given: what is known beside them.
         """
         ...
 
@@ -99,8 +104,8 @@ class Scan(Protocol):
 class Cut(Protocol):
     """What of a scan one training example is."""
 
-    def __call__(self, scan: Scan, seed: int, *key: int | str) -> Tensor:
-        """Clean piece in channel 0 and what is known beside it: [C, X, Y, Z], a function of the scan, the seed and the key."""
+    def __call__(self, scan: Scan, seed: int, *key: int | str) -> Examples:
+        """One clean piece and what is known beside it (B = 1), a function of the scan, the seed and the key."""
         ...
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from volgen.core.config import Config, three
 from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.limits import GRID, grid_fits
 from volgen.core.protocols import Cut, Scan, Shape3
 from volgen.core.rng import permutation
@@ -90,19 +91,21 @@ class Batch:
     """A rank's part of one global batch.
 
     Attributes:
-        x_BCXYZ: float32 in [-1, 1] in channel 0, what is known beside it in the others; in pinned memory where CUDA is available.
+        x_BCXYZ: float32 in [-1, 1], C = 1; in pinned memory where CUDA is available.
         positions: places in the global batch, 0 ... batch_size - 1: the keys for noise, so that it does not depend on the number of ranks.
         ids: scans, for messages about this batch.
+        given: what is known beside the volumes.
     """
 
     x_BCXYZ: Tensor
     positions: list[int]
     ids: list[str]
+    given: Given = NOTHING
 
 
-def everything(scan: Scan, seed: int, *key: int | str) -> Tensor:
-    """The :class:`~volgen.core.protocols.Cut` that takes whole volumes, [1, X, Y, Z]."""
-    return scan.whole()[None]
+def everything(scan: Scan, seed: int, *key: int | str) -> Examples:
+    """The :class:`~volgen.core.protocols.Cut` that takes whole volumes."""
+    return Examples(scan.whole()[None, None])
 
 
 class Stream:
@@ -144,7 +147,7 @@ class Stream:
         self._cached = self._cache.holds(self.records)
         self._coarse: Coarse = {}
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="stream")
-        self._ahead: dict[int, list[Future[Tensor]]] = {}
+        self._ahead: dict[int, list[Future[Examples]]] = {}
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
@@ -164,25 +167,22 @@ class Stream:
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = [self._threads.submit(self._example, self._record(key, p), self.seed, key, p) for p in self._positions]
-        examples = [future.result() for future in self._ahead.pop(step)]
-        x_BCXYZ = (
-            examples[0].contiguous()[None] if len(examples) == 1 else torch.stack(examples)
-        )  # a volume of 256^3 is not copied for nothing
+        examples = Examples.joined([future.result() for future in self._ahead.pop(step)])
         if torch.cuda.is_available():
-            x_BCXYZ = x_BCXYZ.pin_memory()
-        return Batch(x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions])
+            examples = examples.pinned()
+        return Batch(examples.x_BCXYZ, list(self._positions), [self._record(step, p).id for p in self._positions], examples.given)
 
     def scans(self) -> Iterator[Scan]:
         """The whole split in the store's order, not augmented and not read yet, the same on every rank."""
         return (self._scan(record) for record in self.records)
 
-    def views(self, wanted: Iterable[View]) -> Iterator[Tensor]:
-        """Augmented examples of chosen scans, decoded ahead in threads: [C, X, Y, Z] as in a batch, in the order asked for.
+    def views(self, wanted: Iterable[View]) -> Iterator[Examples]:
+        """Augmented examples of chosen scans, decoded ahead in threads: one by one as in a batch, in the order asked for.
 
         Args:
             wanted: which; each example is a function of its scan, seed and key, whatever else is asked for.
         """
-        waiting: list[Future[Tensor]] = []
+        waiting: list[Future[Examples]] = []
         for record, seed, key in wanted:
             waiting.append(self._threads.submit(self._example, record, seed, *key))
             if len(waiting) > AHEAD:
@@ -200,15 +200,15 @@ class Stream:
         for future in waiting:
             yield future.result()
 
-    def validation_volumes(self, count: int, views: int = 1) -> Tensor:
-        """``views`` fixed examples of each of at most ``count`` scans, not augmented: x_BCXYZ, the same for every seed and rank."""
+    def validation_volumes(self, count: int, views: int = 1) -> Examples:
+        """``views`` fixed examples of each of at most ``count`` scans, not augmented: the same for every seed and rank."""
         chosen = sorted(permutation(len(self.records), 0, "validation")[:count])
         futures = [
             self._threads.submit(self._cut, self._scan(self.records[index]), 0, "validation", index, view)
             for index in chosen
             for view in range(views)
         ]
-        return torch.stack([future.result() for future in futures])
+        return Examples.joined([future.result() for future in futures])
 
     def close(self) -> None:
         """Ends the threads; batches asked for ahead are dropped."""
@@ -224,7 +224,7 @@ class Stream:
     def _scan(self, record: SubjectRecord) -> StoredScan:
         return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
 
-    def _example(self, record: SubjectRecord, seed: int, *key: int | str) -> Tensor:
+    def _example(self, record: SubjectRecord, seed: int, *key: int | str) -> Examples:
         stored = self._scan(record)
         if self._augment.moves:
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].

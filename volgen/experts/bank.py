@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser
 from volgen.core.span import owner
 from volgen.experts._weights import Copier, Released, blank, fill
@@ -87,7 +88,7 @@ class ExpertBank:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="expert-reader")
         self.loads: list[int] = []
 
-    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """x0_BCXYZ, each volume by the owner of its noise level. No gradient is kept.
 
         Raises:
@@ -97,11 +98,11 @@ class ExpertBank:
         owners = [self._owner(sigma) for sigma in sigma_B.tolist()]
         with torch.no_grad():
             if len(set(owners)) == 1:
-                return self._expert(owners[0])(y_BCXYZ, sigma_B)
-            x0_BCXYZ = torch.empty_like(y_BCXYZ[:, :1])
+                return self._expert(owners[0])(y_BCXYZ, sigma_B, given)
+            x0_BCXYZ = torch.empty_like(y_BCXYZ)
             for index in sorted(set(owners), reverse=True):
                 rows = torch.tensor([row for row, found in enumerate(owners) if found == index], device=y_BCXYZ.device)
-                x0_BCXYZ[rows] = self._expert(index)(y_BCXYZ[rows], sigma_B[rows])
+                x0_BCXYZ[rows] = self._expert(index)(y_BCXYZ[rows], sigma_B[rows], given[rows])
             return x0_BCXYZ
 
     @property

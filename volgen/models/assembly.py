@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from volgen.core.given import Examples, Given
 from volgen.core.protocols import Scan, Shape3
 
 Place = tuple[Any, ...]
@@ -16,13 +17,13 @@ Place = tuple[Any, ...]
 class Draw(Protocol):
     """Draws one piece of several samples, by the denoiser and the solver of the run."""
 
-    def __call__(self, indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
         """The piece at ``place`` of the samples ``indices``, each [1, X, Y, Z] of the piece, not clamped.
 
         Args:
             indices: which samples.
             place: where in the volume, so that noise is that of the place.
-            known: what is known beside the piece, [C, X, Y, Z] for each sample; empty if nothing is.
+            given: what is known beside the piece of each sample (B = 1 each).
         """
         ...
 
@@ -50,7 +51,7 @@ class AssemblyConfig(Protocol):
 
     @property
     def known(self) -> int:
-        """Channels of what is known beside a piece."""
+        """Channels (:attr:`volgen.core.given.Given.channels`) of what is known beside a piece."""
         ...
 
     @property
@@ -70,8 +71,8 @@ class AssemblyConfig(Protocol):
         """Different pieces of a volume that take about the memory of the volume: what of each is validated on."""
         ...
 
-    def cut(self, scan: Scan, seed: int, *key: int | str) -> Tensor:
-        """A training example (:class:`~volgen.core.protocols.Cut`): a random piece and what is known beside it, [1 + known, X, Y, Z]."""
+    def cut(self, scan: Scan, seed: int, *key: int | str) -> Examples:
+        """A training example (:class:`~volgen.core.protocols.Cut`): a random piece [1, 1, X, Y, Z] and what is known beside it."""
         ...
 
     def fit(self, scans: Callable[[], Iterable[Scan]], people: Sequence[str], seed: int) -> Assembly:

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from volgen.core.channels import join, part
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Shape3
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -117,7 +117,12 @@ class PreconditionedDenoiser:
         self.network = network
         self.preconditioner = preconditioner
 
-    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """Returns x0_BCXYZ; what is known, channels 1 ... of ``y_BCXYZ``, goes to the network as it is, behind its other inputs."""
-        volume_BCXYZ, known_BCXYZ = part(y_BCXYZ)
-        return self.preconditioner.denoise(lambda inputs, noise_B: self.network(join(inputs, known_BCXYZ), noise_B), volume_BCXYZ, sigma_B)
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+        """Returns x0_BCXYZ. What is given goes to the network as it is, channels behind its other inputs; no preconditioner sees it."""
+        known_BCXYZ = given.channels
+
+        def network(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+            seen = inputs_BCXYZ if known_BCXYZ is None else torch.cat([inputs_BCXYZ, known_BCXYZ], dim=1)
+            return self.network(seen, noise_B)
+
+        return self.preconditioner.denoise(network, y_BCXYZ, sigma_B)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -112,7 +113,8 @@ def _exact(recipe: Recipe, network: nn.Module, passes: Sequence[Pass], place: in
 
 def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> str:
     generator, count = torch.Generator().manual_seed(0), at_once.patients * recipe.privacy.views
-    x, z = (torch.randn(count, channels, *recipe.piece, generator=generator).to(group.device) for channels in (recipe.channels, 1))
+    examples = recipe.examples(count, partial(torch.randn, generator=generator)).to(group.device)
+    z = torch.randn(examples.x_BCXYZ.shape, generator=generator).to(group.device)
     sigma = torch.logspace(-0.5, 0.5, count, device=group.device)
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
     blank = recipe.preconditioner.blank(recipe.data.shape, count).state()
@@ -120,7 +122,8 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
 
     def loss(network: Network, rows: Sequence[int]) -> Tensor:
-        return denoising_loss(PreconditionedDenoiser(network, preconditioner), preconditioner.weight, x[rows], z[rows], sigma[rows])
+        denoise, some = PreconditionedDenoiser(network, preconditioner), examples[rows]
+        return denoising_loss(denoise, preconditioner.weight, some.x_BCXYZ, z[rows], sigma[rows], some.given)
 
     return meets(copy.deepcopy(network).to(group.device), loss, at_once.patients, recipe.privacy.views)
 
@@ -179,9 +182,9 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
             return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)))
 
         def losses() -> Tensor:
-            x = torch.zeros(count, recipe.channels, *recipe.piece)
-            held = preconditioner.held_out(range(count))
-            return denoising_loss(PreconditionedDenoiser(call, held), held.weight, x, torch.zeros_like(x[:, :1]), torch.ones(count))
+            examples, held = recipe.examples(count), preconditioner.held_out(range(count))
+            x, denoise = examples.x_BCXYZ, PreconditionedDenoiser(call, held)
+            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(count), examples.given)
 
         with Allocations(None if gpu else conv_workspace) as followed:
             for _ in range(1 if at_once.whole else min(views, 2)):  # the mean over views is kept while the next one is computed

@@ -77,10 +77,11 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         callable_network = InPrecision(network, recipe.engine)
 
         def loss(volumes: int) -> Tensor:
-            x = torch.zeros(volumes, recipe.channels, *recipe.piece)
+            examples = recipe.examples(volumes)
+            x = examples.x_BCXYZ
             held = preconditioner.held_out(range(volumes))
             denoise = PreconditionedDenoiser(callable_network, held)
-            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x[:, :1]), torch.ones(volumes)).mean()
+            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(volumes), examples.given).mean()
 
         def backward() -> None:
             loss(micro_batch).backward()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from volgen.core.given import Given
 from volgen.core.protocols import Sampler, Shape3
 from volgen.models.assembly import Assembly, Place
 from volgen.models.denoiser import Preconditioner
@@ -67,7 +68,7 @@ class Drawing:
             return
         with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
 
-            def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+            def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
                 def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
                     drawn = self.noise(whole, seed, *key)
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
@@ -75,7 +76,7 @@ class Drawing:
 
                 return descent.sample(
                     bank, self.sampler(), self.grid, seed=seed, indices=indices, shape=self.run.recipe.piece,
-                    device=self.device, start=self.preconditioner.start, noise=there, known=known, done=done,
+                    device=self.device, start=self.preconditioner.start, noise=there, given=given, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):

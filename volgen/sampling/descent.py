@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from volgen.core.channels import join
 from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Sampler, Shape3, Step
 from volgen.core.rng import normal
 from volgen.core.run_files import METRICS
@@ -80,7 +80,7 @@ class Descent:
         drawn = self.noise(self.shape, self.seed, "start", index)[None]
         return State(self.start(drawn.to(self.device), self.grid[0]).to("cpu"))
 
-    def advance(self, state: State, number: int, index: int, known_CXYZ: Tensor | None = None) -> State:
+    def advance(self, state: State, number: int, index: int, given: Given = NOTHING) -> State:
         """Volume ``index`` after step ``number`` (from 0).
 
         Raises:
@@ -88,7 +88,7 @@ class Descent:
         """
         sigma, sigma_next = self.grid[number], [*self.grid, 0.0][number + 1]
         step = Step(sigma, sigma_next, lambda: self.noise(self.shape, self.seed, "step", number, index)[None].to(self.device))
-        denoise = self.denoise if known_CXYZ is None else _knowing(self.denoise, known_CXYZ[None].to(self.device))
+        denoise = _told(self.denoise, given.to(self.device))
         with torch.no_grad():
             x, memory = self.sampler.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
             if not torch.isfinite(x).all():
@@ -110,7 +110,7 @@ def sample(
     device: torch.device | str = "cpu",
     start: Callable[[Tensor, float], Tensor] = lambda noise, sigma: noise * sigma,
     noise: Noise = white,
-    known: Sequence[Tensor] = (),
+    given: Sequence[Given] = (),
     done: Callable[[int, str], None] = lambda count, note: None,
 ) -> list[Tensor]:
     """Draws one volume, or one piece of a volume, per index: each is what :class:`Descent` says, whatever the others are.
@@ -128,7 +128,7 @@ def sample(
         device: see there.
         start: see there.
         noise: see there.
-        known: what is known beside the volume of each index, [C, X, Y, Z]; the denoiser sees it as further channels.
+        given: what is known beside the volume of each index (B = 1 each); nothing if empty.
         done: is told how many more steps of volumes are done, with a word on where the loop is.
 
     Returns:
@@ -142,7 +142,7 @@ def sample(
     states = [descent.begin(index) for index in indices]
     for number, sigma in enumerate(grid):
         for place, index in enumerate(indices):
-            states[place] = descent.advance(states[place], number, index, known[place] if known else None)
+            states[place] = descent.advance(states[place], number, index, given[place] if given else NOTHING)
             done(1, f"sigma {sigma:.3g}")
     return [state.x_BCXYZ[0] for state in states]
 
@@ -152,7 +152,7 @@ def evaluations(sampler: Sampler, grid: Sequence[float]) -> list[int]:
     asked = [0] * len(grid)
     number = 0
 
-    def count(y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+    def count(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         asked[number] += 1
         return torch.zeros_like(y_BCXYZ)
 
@@ -163,9 +163,11 @@ def evaluations(sampler: Sampler, grid: Sequence[float]) -> list[int]:
     return asked
 
 
-def _knowing(denoise: Denoiser, known_BCXYZ: Tensor) -> Denoiser:
-    """A denoiser of what a solver sees, the volume alone."""
-    return lambda y_BCXYZ, sigma_B: denoise(join(y_BCXYZ, known_BCXYZ), sigma_B)
+def _told(denoise: Denoiser, known: Given) -> Denoiser:
+    """A denoiser that is told what a solver, which sees the volume alone, does not know."""
+    if known is NOTHING:
+        return denoise
+    return lambda y_BCXYZ, sigma_B, given=known: denoise(y_BCXYZ, sigma_B, given)
 
 
 def _moved(memory: Any, device: torch.device) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from volgen.core.given import NOTHING
 from volgen.core.protocols import Sampler, Shape3, Step
 from volgen.sampling.descent import State
 
@@ -22,7 +23,7 @@ class Packing:
 
     def __init__(self, sampler: Sampler, shape: Shape3) -> None:
         voxel = torch.zeros(1, 1, 1, 1, 1)
-        _, memory = sampler.step(lambda y, sigma: y, voxel, Step(2.0, 1.0, lambda: voxel), None)
+        _, memory = sampler.step(lambda y_BCXYZ, sigma_B, given=NOTHING: y_BCXYZ, voxel, Step(2.0, 1.0, lambda: voxel), None)
         self._remembers = memory is not None
         self._tensors = [isinstance(item, Tensor) for item in memory or ()]
         self._shape = (1, 1, *shape)

@@ -169,10 +169,10 @@ class Trainer:
         for rows in _micro_batches(len(batch.positions), engine.accumulation):
             positions = batch.positions[rows]
             x = batch.x_BCXYZ[rows]
-            z = noise(x[:, :1], positions, self.seed, task.name, step)
+            z = noise(x, positions, self.seed, task.name, step)
             sigma = torch.tensor([task.sigma(levels[position]) for position in positions], device=x.device)
             denoise, weight = objective(batch.ids[rows])
-            loss_B = denoising_loss(denoise, weight, x, z, sigma)
+            loss_B = denoising_loss(denoise, weight, x, z, sigma, batch.given[rows])
             engine.backward(loss_B.mean())
             losses.append(loss_B.detach())
         loss_B = torch.cat(losses)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from volgen.core.channels import join, part
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser
 
 
@@ -27,20 +27,22 @@ class Objective(Protocol):
         ...
 
 
-def denoising_loss(denoise: Denoiser, weight: Weight, x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+def denoising_loss(
+    denoise: Denoiser, weight: Weight, x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING
+) -> Tensor:  # fmt: skip
     """weight(sigma) * mean over voxels of (D(x0 + sigma z; sigma) - x0)^2.
 
     Args:
         denoise: the denoiser being trained.
         weight: its loss weight.
-        x_BCXYZ: clean volumes in [-1, 1] in channel 0; what is known beside them in the others.
-        noise_BCXYZ: standard normal z, C = 1.
+        x_BCXYZ: clean volumes in [-1, 1].
+        noise_BCXYZ: standard normal z.
         sigma_B: noise levels, positive.
+        given: what is known beside the volumes.
 
     Returns:
         Loss [B]: not averaged over volumes, so that a bad subject can be named and gradients can be clipped per patient.
     """
-    clean_BCXYZ, known_BCXYZ = part(x_BCXYZ)
-    y_BCXYZ = clean_BCXYZ + sigma_B[:, None, None, None, None] * noise_BCXYZ
-    error_BCXYZ = denoise(join(y_BCXYZ, known_BCXYZ), sigma_B) - clean_BCXYZ
+    y_BCXYZ = x_BCXYZ + sigma_B[:, None, None, None, None] * noise_BCXYZ
+    error_BCXYZ = denoise(y_BCXYZ, sigma_B, given) - x_BCXYZ
     return weight(sigma_B) * error_BCXYZ.square().mean(dim=(1, 2, 3, 4))

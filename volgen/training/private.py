@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from volgen.core.given import Examples
 from volgen.training import checkpoint
 from volgen.training.draws import noise, quantiles
 from volgen.training.interrupt import SIGNALS
@@ -249,28 +250,29 @@ class PrivateTrainer(Trainer):
         parts = [self._part(task, engine, step, patient, batch) for patient, batch in people]
         ids = [name for _, batch in people for name in batch.ids]
         if engine.at_once.whole:
-            x, z, sigma = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-            yield from engine.gradients_of(_loss(objective, ids, x, z, sigma), len(people))
+            examples = Examples.joined([part[0] for part in parts])
+            z, sigma = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+            yield from engine.gradients_of(_loss(objective, ids, examples, z, sigma), len(people))
             return
-        ((x, z, sigma),) = parts
+        ((examples, z, sigma),) = parts
         mean: list[Tensor] = []
         for view, name in enumerate(ids):
             row = slice(view, view + 1)
-            gradients = engine.gradients(_loss(objective, [name], x[row], z[row], sigma[row]).mean() / len(ids))
+            gradients = engine.gradients(_loss(objective, [name], examples[row], z[row], sigma[row]).mean() / len(ids))
             if mean:
                 torch._foreach_add_(mean, gradients)
             else:
                 mean = gradients
         yield mean
 
-    def _part(self, task: Task, engine: PatientEngine, step: int, patient: str, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _part(self, task: Task, engine: PatientEngine, step: int, patient: str, batch: Batch) -> tuple[Examples, Tensor, Tensor]:
         """A patient's volumes, noise and noise levels."""
         assert self.sanitiser is not None
         seed = self.sanitiser.seed(patient)
         levels = quantiles(len(batch.positions), seed, task.name, step)
-        x = batch.x_BCXYZ.to(engine.device)
-        z = noise(x[:, :1], batch.positions, seed, task.name, step)
-        return x, z, torch.tensor([task.sigma(levels[position]) for position in batch.positions], device=x.device)
+        examples = Examples(batch.x_BCXYZ, batch.given).to(engine.device)
+        z = noise(examples.x_BCXYZ, batch.positions, seed, task.name, step)
+        return examples, z, torch.tensor([task.sigma(levels[position]) for position in batch.positions], device=z.device)
 
     def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
         """Takes the weights that the engine holds now; there is nobody to score them with."""
@@ -285,6 +287,6 @@ class PrivateTrainer(Trainer):
         return "private: losses are not looked at"
 
 
-def _loss(objective: Objective, ids: Sequence[str], x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+def _loss(objective: Objective, ids: Sequence[str], examples: Examples, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
     denoise, weight = objective(ids)
-    return denoising_loss(denoise, weight, x_BCXYZ, noise_BCXYZ, sigma_B)
+    return denoising_loss(denoise, weight, examples.x_BCXYZ, noise_BCXYZ, sigma_B, examples.given)

@@ -7,19 +7,22 @@ from typing import Protocol
 
 from torch import Tensor
 
+from volgen.core.given import Given
+
 
 class Batch(Protocol):
     """This rank's part of one optimiser step.
 
     Attributes:
-        x_BCXYZ: clean volumes in [-1, 1] in channel 0; what is known beside them in the others.
+        x_BCXYZ: clean volumes in [-1, 1].
         positions: their places in the global batch.
         ids: their subjects.
+        given: what is known beside them.
     """
 
     @property
     def x_BCXYZ(self) -> Tensor:
-        """Clean volumes, and what is known beside them."""
+        """Clean volumes."""
         ...
 
     @property
@@ -30,6 +33,11 @@ class Batch(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """Subjects."""
+        ...
+
+    @property
+    def given(self) -> Given:
+        """What is known beside the volumes."""
         ...
 
 

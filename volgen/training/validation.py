@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from volgen.core.given import Examples
 from volgen.core.protocols import Denoiser
 from volgen.core.rng import normal, permutation
 from volgen.training.loss import Weight, denoising_loss
@@ -20,17 +21,17 @@ class Validator:
         network: takes the weights; its device is where validation runs.
         denoise: the denoiser made of ``network``.
         weight: its loss weight.
-        volumes_NCXYZ: the validation volumes, or pieces with what is known beside them, the same on every rank; they stay where they are.
+        volumes: the validation volumes, or pieces, with what is known beside them, the same on every rank; they stay where they are.
         draws: noise draws for each volume.
         seed: of the run.
         ranks: share the work.
     """
 
     def __init__(
-        self, network: nn.Module, denoise: Denoiser, weight: Weight, volumes_NCXYZ: Tensor, draws: int, seed: int, ranks: Ranks,
+        self, network: nn.Module, denoise: Denoiser, weight: Weight, volumes: Examples, draws: int, seed: int, ranks: Ranks,
     ) -> None:  # fmt: skip
         self._network, self._denoise, self._weight = network.eval().requires_grad_(False), denoise, weight
-        self._volumes, self._draws, self._seed, self._ranks = volumes_NCXYZ, draws, seed, ranks
+        self._volumes, self._draws, self._seed, self._ranks = volumes, draws, seed, ranks
 
     def score(self, state: Mapping[str, Tensor], sigma: Callable[[float], float]) -> float:
         """Mean loss of the weights ``state``. A collective call.
@@ -48,9 +49,10 @@ class Validator:
         total = 0.0
         for item in range(self._ranks.rank, items, self._ranks.world_size):
             index = item // self._draws
-            x = self._volumes[index : index + 1].to(device)
-            z = normal(x[:, :1].shape, self._seed, "validation", "noise", item).to(device)
+            examples = self._volumes[index : index + 1].to(device)
+            x = examples.x_BCXYZ
+            z = normal(x.shape, self._seed, "validation", "noise", item).to(device)
             level = torch.tensor([sigma((places[item] + 0.5) / items)], device=device)
             with torch.no_grad():
-                total += float(denoising_loss(self._denoise, self._weight, x, z, level))
+                total += float(denoising_loss(self._denoise, self._weight, x, z, level, examples.given))
         return self._ranks.sum([total])[0] / items

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from volgen.commands.ingest.ingest import ingest
+from volgen.core.given import Examples
 from volgen.data.augment import AugmentConfig
 from volgen.data.cache import CodeCache
 from volgen.data.ingest.preprocess import IngestConfig
@@ -62,13 +63,19 @@ def test_slices_of_a_large_cohort_come_from_the_store_without_the_rest(store: St
     assert torch.equal(scan.coarse(4), coarse), "kept"
 
 
+def joined(examples: Examples) -> torch.Tensor:
+    """Pieces and the channels that are known beside them, side by side."""
+    known = examples.given.channels
+    return examples.x_BCXYZ if known is None else torch.cat([examples.x_BCXYZ, known], dim=1)
+
+
 @pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(rotation_degrees=10, flip_left_right=True)])
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0])
 def test_slabs_of_a_batch_do_not_depend_on_ranks_or_cache(store: Store, augment: AugmentConfig, cache_gib: float) -> None:
     def batches(rank: int, world: int, **more: float) -> list[torch.Tensor]:
         config = StreamConfig(store="unused", shape=SHAPE, batch_size=4, augment=augment, **more)  # type: ignore[arg-type]
         with closing(Stream(store, "train", config, 3, rank, world, SLABS.cut)) as stream:
-            return [stream.batch(step).x_BCXYZ for step in (0, 1, 5)]
+            return [joined(Examples(batch.x_BCXYZ, batch.given)) for batch in map(stream.batch, (0, 1, 5))]
 
     whole = batches(0, 1)
     assert whole[0].shape == (4, 1 + SLABS.known, 8, 12, 2)
@@ -91,7 +98,7 @@ def test_validation_pieces_are_fixed(store: Store, tmp_path: Path) -> None:
     found = []
     for seed in (0, 9):
         with closing(Stream(store, "validation", StreamConfig(store="unused", shape=SHAPE), seed, cut=SLABS.cut)) as stream:
-            found.append(stream.validation_volumes(2, views=3))
+            found.append(joined(stream.validation_volumes(2, views=3)))
     assert found[0].shape == (6, 1 + SLABS.known, 8, 12, 2)
     assert torch.equal(found[0], found[1])
     assert len({tuple(piece.flatten()[:8].tolist()) for piece in found[0]}) > 3

@@ -87,12 +87,12 @@ def test_every_epoch_visits_everybody_once_in_its_own_order(store: Store) -> Non
 def test_passes_over_a_split(store: Store) -> None:
     with closing(Stream(store, "validation", config(), 0)) as stream:
         volumes = list(stream.volumes())
-        chosen = stream.validation_volumes(100)
+        chosen = stream.validation_volumes(100).x_BCXYZ
         assert len(volumes) == len(stream) == len(store.split("validation")) == len(chosen)
         assert all(volume.shape == SHAPE and float(volume.min()) >= -1 and float(volume.max()) <= 1 for volume in volumes)
         assert torch.equal(chosen[:, 0], torch.stack(volumes))
     with closing(Stream(store, "validation", config(augment=MOVING, cache_gib=0.0), 99)) as other:
-        assert torch.equal(other.validation_volumes(2), stream_of(store).validation_volumes(2))
+        assert torch.equal(other.validation_volumes(2).x_BCXYZ, stream_of(store).validation_volumes(2).x_BCXYZ)
 
 
 def stream_of(store: Store) -> Stream:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.given import NOTHING
 from volgen.core.registry import config_class, kinds
 from volgen.core.span import tile
 from volgen.experts import bank as bank_module
@@ -40,7 +41,7 @@ class Tag(nn.Module):
 
 
 def wrap(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda y, sigma: module(y)
+    return lambda y, sigma, given=NOTHING: module(y)
 
 
 def make(directory: Path, count: int = len(GRID)) -> Ensemble:
@@ -179,7 +180,7 @@ def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:
         built.append(nn.Linear(3, 2))
         return built[-1]
 
-    with ExpertBank(ensemble, tmp_path, build, lambda module: lambda y, sigma: y, matrices=torch.bfloat16) as bank:
+    with ExpertBank(ensemble, tmp_path, build, lambda module: lambda y, sigma, given=NOTHING: y, matrices=torch.bfloat16) as bank:
         bank(*volumes(1.0))
     assert torch.equal(built[0].weight, source.weight.bfloat16())
     assert torch.equal(built[0].bias, source.bias)

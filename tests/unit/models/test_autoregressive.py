@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from volgen.core.given import Examples, Given
 from volgen.core.rng import normal
 from volgen.data.scan import VolumeScan
 from volgen.models.assemblies.autoregressive import Config, Slab
@@ -59,13 +60,19 @@ def test_the_middle_chain_grows_both_ways_and_never_looks_beyond_the_first_slab(
     ]  # fmt: skip
 
 
+def joined(examples: Examples) -> Tensor:
+    """Pieces and the channels that are known beside them, side by side."""
+    known = examples.given.channels
+    return examples.x_BCXYZ if known is None else torch.cat([examples.x_BCXYZ, known], dim=1)
+
+
 @pytest.mark.parametrize("axis", ["R", "A", "S"])
 def test_an_example_is_the_slab_and_its_channels_cut_by_hand(axis: str) -> None:
     one = config(axis=axis, thickness=2, context=3, context_noise=0.2, coarse_levels=2, coarse_noise=0.1)
     place, clean = "RAS".index(axis), volume()
     seen: set[int] = set()
     for key in range(40):
-        example = one.cut(VolumeScan(SHAPE, lambda: clean), 7, key)
+        example = joined(one.cut(VolumeScan(SHAPE, lambda: clean), 7, key))[0]
         # Which slab it is follows from its place channel.
         where = float(example[5].mean())
         slab = min(one.order(SHAPE), key=lambda s: abs((s.start + s.stop) / SHAPE[place] - 1 - where))
@@ -93,10 +100,10 @@ def test_generation_conditions_on_what_ends_in_the_volume() -> None:
     order = iter(one.order(SHAPE))
     made: dict[int, Tensor] = {}
 
-    def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
+    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
         slab = next(order)
         for channel, index in enumerate(slab.before):
-            assert torch.equal(known[0][channel, :, :, 0], made[index])
+            assert given[0].channels is not None and torch.equal(given[0].channels[0, channel, :, :, 0], made[index])
         piece = 3 * torch.randn(1, *SHAPE[:2], 1, generator=torch.Generator().manual_seed(slab.number))
         made[slab.start] = piece[0, :, :, 0].clamp(-1, 1)
         return [piece]
@@ -116,8 +123,8 @@ def test_coarse_views_of_samples_are_drawn_from_the_cohorts_gaussian() -> None:
     assembly = one.fit(scans, [str(seed) for seed in range(12)], 0)
     seen: list[Tensor] = []
 
-    def draw(indices: Sequence[int], place: Place, known: Sequence[Tensor]) -> list[Tensor]:
-        seen.extend(item[-1, :, :, 0] for item in known)
+    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+        seen.extend(one.channels[0, -1, :, :, 0] for one in given if one.channels is not None)
         return [torch.zeros(1, *SHAPE[:2], 1) for _ in indices]
 
     assembly.generate(draw, SHAPE, 0, range(5))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from volgen.core.given import NOTHING, Given
 from volgen.training.draws import noise, quantiles
 from volgen.training.loss import denoising_loss
 
@@ -15,7 +16,7 @@ def test_the_loss_is_the_weighted_mean_square_of_each_volume() -> None:
     x, z = torch.rand(3, 1, 4, 5, 6, generator=generator), torch.randn(3, 1, 4, 5, 6, generator=generator)
     sigma = torch.tensor([0.1, 1.0, 7.0])
 
-    def half(y: Tensor, level: Tensor) -> Tensor:
+    def half(y: Tensor, level: Tensor, given: Given = NOTHING) -> Tensor:
         return 0.5 * y
 
     found = denoising_loss(half, lambda level: 1 / level, x, z, sigma)
@@ -29,7 +30,11 @@ def test_the_exact_denoiser_of_a_gaussian_has_its_posterior_variance_as_loss() -
     variance, sigma = 0.3, 0.8
     x = math.sqrt(variance) * torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(1))
     z = noise(x, [0], 0, "test", 1)
-    found = denoising_loss(lambda y, s: y * variance / (variance + s[0] ** 2), torch.ones_like, x, z, torch.tensor([sigma]))
+
+    def exact(y: Tensor, s: Tensor, given: Given = NOTHING) -> Tensor:
+        return y * variance / (variance + s[0] ** 2)
+
+    found = denoising_loss(exact, torch.ones_like, x, z, torch.tensor([sigma]))
     assert float(found) == pytest.approx(variance * sigma**2 / (variance + sigma**2), rel=0.01)
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from volgen.commands.audit.people import Person
 from volgen.core.errors import UserError
+from volgen.core.given import Examples
 from volgen.core.progress import progress
+from volgen.core.protocols import Denoiser
 from volgen.core.rng import normal
 from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
@@ -69,17 +71,19 @@ def volume(person: Person, scan: int) -> Tensor:
 
 
 def _loss(
-    bank: object, trained: TrainedRun, preconditioner: Preconditioner, volume_XYZ: Tensor, place: int, sigma: float, draws: int, seed: int,
-    device: torch.device, batch_size: int,
+    bank: Denoiser, trained: TrainedRun, preconditioner: Preconditioner, volume_XYZ: Tensor, place: int, sigma: float, draws: int,
+    seed: int, device: torch.device, batch_size: int,
 ) -> float:  # fmt: skip
     shape = trained.geometry.shape
     total = 0.0
     for first in range(0, draws, batch_size):
         chosen = range(first, min(first + batch_size, draws))
         cuts = [trained.recipe.assembly.cut(VolumeScan(shape, lambda: volume_XYZ), seed, "audit", place, draw) for draw in chosen]
-        x_BCXYZ = torch.stack(cuts).to(device)
-        z_BCXYZ = torch.stack([normal(cuts[0][:1].shape, seed, "audit noise", place, draw) for draw in chosen]).to(device)
+        examples = Examples.joined(cuts).to(device)
+        x_BCXYZ = examples.x_BCXYZ
+        z_BCXYZ = torch.stack([normal(x_BCXYZ.shape[1:], seed, "audit noise", place, draw) for draw in chosen]).to(device)
         level_B = torch.full((len(chosen),), sigma, device=device)
         with torch.no_grad():
-            total += float(denoising_loss(bank, preconditioner.weight, x_BCXYZ, z_BCXYZ, level_B).sum(dtype=torch.float64))  # type: ignore[arg-type]
+            loss_B = denoising_loss(bank, preconditioner.weight, x_BCXYZ, z_BCXYZ, level_B, examples.given)
+            total += float(loss_B.sum(dtype=torch.float64))
     return total / draws

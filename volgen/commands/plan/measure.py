@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,10 +59,12 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
     def step(number: int) -> None:
         for _ in range(recipe.engine.accumulation):
-            x = torch.rand(micro_batch, recipe.channels, *recipe.piece, device=device)
-            z = noise(x[:, :1], range(micro_batch), recipe.seed, "plan", number)
+            examples = recipe.examples(micro_batch, partial(torch.rand, device=device))
+            x = examples.x_BCXYZ
+            z = noise(x, range(micro_batch), recipe.seed, "plan", number)
             held = preconditioner.held_out([0] * micro_batch)
-            loss = denoising_loss(PreconditionedDenoiser(engine, held), held.weight, x, z, torch.ones(micro_batch, device=device))
+            denoise, sigma = PreconditionedDenoiser(engine, held), torch.ones(micro_batch, device=device)
+            loss = denoising_loss(denoise, held.weight, x, z, sigma, examples.given)
             engine.backward(loss.mean())
         engine.step(1e-6)
         ema.update(engine.masters())

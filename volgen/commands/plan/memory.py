@@ -126,14 +126,14 @@ def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dic
     return {
         **({"sum over patients": FP32 * size.parameters} if recipe.privacy.private else network),
         "preconditioner": traced.preconditioner,
-        "batch": FP32 * recipe.channels * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
+        "batch": FP32 * (1 + recipe.assembly.known) * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
         "communication": buckets,
     }
 
 
 def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
     """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
-    example, views = recipe.channels * math.prod(recipe.piece), recipe.assembly.views(recipe.data.shape)
+    example, views = (1 + recipe.assembly.known) * math.prod(recipe.piece), recipe.assembly.views(recipe.data.shape)
     validated = 0 if recipe.privacy.private else recipe.stopping.validation_volumes
     return {
         "validation volumes": FP32 * example * views * validated,

@@ -95,6 +95,6 @@ def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
 
     def batch(step: int) -> Batch:
         found = stream.batch(step)
-        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True))
+        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True), given=found.given.to(device, non_blocking=True))
 
     return batch

@@ -8,11 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
+from volgen.core.given import Examples
 from volgen.core.progress import say
 from volgen.core.rng import uniform
 from volgen.core.rounding import upper
@@ -286,8 +286,8 @@ def _views(stream: Stream, scans: Mapping[str, Sequence[SubjectRecord]], count: 
         chosen = [view(patient, number) for patient in patients for number in range(count)]
         examples = stream.views(chosen)
         for place in range(len(patients)):
-            x_BCXYZ = torch.stack([next(examples) for _ in range(count)])
+            mine = Examples.joined([next(examples) for _ in range(count)])
             ids = [scan.id for scan, _, _ in chosen[place * count : (place + 1) * count]]
-            yield Batch(x_BCXYZ, list(range(count)), ids)
+            yield Batch(mine.x_BCXYZ, list(range(count)), ids, mine.given)
 
     return views

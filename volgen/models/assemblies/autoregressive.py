@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.given import Examples, Given
 from volgen.core.limits import MAX_LEVELS, MAX_RANK, MAX_WIDTH
 from volgen.core.protocols import AXES, Axis, Scan, Shape3
 from volgen.core.rng import normal, uniform
@@ -96,7 +97,7 @@ class Config(BaseConfig):
             return Slab(number, start, stop, -1, tuple(range(stop, min(stop + k, (first + 1) * m))))
         return Slab(number, start, stop, 0, ())
 
-    def cut(self, scan: Scan, seed: int, *key: int | str) -> Tensor:
+    def cut(self, scan: Scan, seed: int, *key: int | str) -> Examples:
         """A random slab of a scan and what is known beside it. Only its slices are read, and, once for each scan, the coarse view."""
         axis = AXES.index(self.axis)
         slabs = self.order(scan.shape)
@@ -107,7 +108,7 @@ class Config(BaseConfig):
         coarse = scan.coarse(2**self.coarse_levels) if self.coarse_levels else None
         known = self.beside(slab, before, coarse, scan.shape, seed, *key)
         clean = read_NHW[slab.start - low : slab.stop - low].movedim(0, axis)
-        return torch.cat([clean[None], known])
+        return Examples(clean[None, None], Given(known[None]))
 
     def beside(self, slab: Slab, before: Sequence[Tensor], coarse_XYZ: Tensor | None, shape: Shape3, seed: int, *key: int | str) -> Tensor:
         """What is known beside a slab, [C, X, Y, Z], in the model range or of order 1.
@@ -202,7 +203,8 @@ class Autoregressive:
             known = []
             for index, volume, view in zip(indices, volumes, coarse, strict=True):
                 before = [volume[0].select(axis, other) for other in slab.before]
-                known.append(self.config.beside(slab, before, view, shape, seed, "sample", index, slab.number))
+                beside = self.config.beside(slab, before, view, shape, seed, "sample", index, slab.number)
+                known.append(Given(beside[None]))
             for volume, piece in zip(volumes, draw(indices, place, known), strict=True):
                 volume[(slice(None), *place)] = piece.clamp(-1.0, 1.0)
         return volumes

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.given import NOTHING, Examples
 from volgen.core.protocols import Scan, Shape3
 from volgen.models.assembly import Assembly, Draw
 
@@ -35,9 +36,9 @@ class Config(BaseConfig):
         """There is one whole."""
         return 1
 
-    def cut(self, scan: Scan, seed: int, *key: int | str) -> Tensor:
-        """The scan, [1, X, Y, Z]."""
-        return scan.whole()[None]
+    def cut(self, scan: Scan, seed: int, *key: int | str) -> Examples:
+        """The scan, and nothing beside it."""
+        return Examples(scan.whole()[None, None])
 
     def fit(self, scans: Callable[[], Iterable[Scan]], people: Sequence[str], seed: int) -> Assembly:
         """Nothing to learn."""
@@ -57,7 +58,7 @@ class Whole:
 
     def generate(self, draw: Draw, shape: Shape3, seed: int, indices: Sequence[int]) -> list[Tensor]:
         """What is drawn, as it is."""
-        return draw(indices, (slice(None),) * 3, [])
+        return draw(indices, (slice(None),) * 3, [NOTHING] * len(indices))
 
     def state(self) -> dict[str, Tensor]:
         """Nothing to store."""
