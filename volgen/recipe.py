@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from pydantic import Field, NonNegativeInt, model_validator
-from torch import Tensor, nn
 
+from volgen import methods
 from volgen.core import config
 from volgen.core.config import Config
 from volgen.core.errors import UserError
-from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Shape3
 from volgen.core.registry import union
-from volgen.core.rng import seeded
 from volgen.core.yaml_text import Scalar, plain
 from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
@@ -27,6 +24,7 @@ from volgen.training.optimiser import OptimiserConfig
 from volgen.training.stopping import StoppingConfig
 
 # Run-time unions of the components found in each folder; to a type checker they are Any.
+Method: Any = union("volgen.methods")
 Schedule: Any = union("volgen.sampling.schedules")
 Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
@@ -48,6 +46,8 @@ class Recipe(Config):
     """Every random number of the run follows from it."""
     data: StreamConfig
     """Store, shape and batches."""
+    method: Method = Field(default_factory=lambda: {"kind": "diffusion"})
+    """What is trained and what samples: how the sections below make a generator."""
     schedule: Schedule
     """Noise levels."""
     network: Network
@@ -85,44 +85,9 @@ class Recipe(Config):
         """Voxels along X, Y, Z of what is denoised at once."""
         return self.assembly.piece(self.data.shape)  # type: ignore[no-any-return]
 
-    @property
-    def inputs(self) -> int:
-        """Input channels of the network."""
-        return int(self.preconditioner.inputs + self.assembly.known)
-
-    def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
-        """Made-up training examples of the run's sizes; ``make`` makes a tensor of given edges."""
-        known = int(self.assembly.known)
-        return Examples(make(count, 1, *self.piece), Given(make(count, known, *self.piece)) if known else NOTHING)
-
-    def build_network(self, checkpointing: bool = False) -> nn.Module:
-        """The network of one expert; its weights are drawn from torch's global generator."""
-        return self.network.build(inputs=self.inputs, checkpointing=checkpointing)  # type: ignore[no-any-return]
-
-    def network_of(self, name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The network of a phase as it is trained, on torch's current device: planning and training both ask here.
-
-        What the adapter leaves to be trained requires a gradient, and what it adds is there. Random numbers are a function of the seed
-        and the name.
-
-        Args:
-            name: of the phase.
-            weights: what it starts from; random ones if None.
-
-        Raises:
-            UserError: the network has nothing that the adapter could train.
-        """
-        with seeded(self.seed, "weights", name):
-            network = self.build_network(self.engine.activation_checkpointing)
-        if weights is not None:
-            network.load_state_dict(weights)
-        with seeded(self.seed, "adapter", name):
-            try:
-                self.adapter.attach(network)
-            except ValueError as error:
-                found = f"{error} that adapter.kind '{self.adapter.kind}' could train"
-                raise UserError("network", found, "another adapter.kind", "use all or lora") from None
-        return network
+    def build(self) -> methods.Method:
+        """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""
+        return self.method.build(self)  # type: ignore[no-any-return]
 
     def warm(self, phase: Phase) -> bool:
         """Whether a network starts from trained weights, which are validated before its first step."""
@@ -138,7 +103,7 @@ class Recipe(Config):
 
     def phases(self) -> list[Phase]:
         """Every network of the run, in an order in which one process can train them."""
-        return plan(self.experts, self.schedule.grid())
+        return self.build().phases()
 
     def trained(self) -> list[Phase]:
         """Those that are trained, rather than taken over from a public run as they are."""

@@ -126,7 +126,7 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         )  # fmt: skip
         privacy.GradientMechanism = Recorder  # type: ignore[misc]
         trainer = privacy.method(asked).trainer(plain, stream, group)
-        network = asked.network_of("0")
+        network = asked.build().network(asked.phases()[-1])
         for weight in network.parameters():
             if not weight.any():  # nothing would reach what is before it
                 weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))

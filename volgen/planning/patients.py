@@ -19,7 +19,6 @@ from volgen.parallel.group import Group
 from volgen.parallel.machine import identity
 from volgen.parallel.memory import FP32, NetworkSize, engine_memory
 from volgen.parallel.memory_trace import Allocations, conv_workspace
-from volgen.parallel.precision import InPrecision
 from volgen.parallel.private_engine import Pass
 from volgen.privacy.per_sample import PerSample, differs, meets
 from volgen.recipe import Recipe
@@ -94,7 +93,7 @@ def _differs(recipe: Recipe, network: nn.Module) -> str:
     edges = [multiple * -(-EDGE // multiple) for multiple in recipe.network.multiples]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        x = torch.randn(2, recipe.inputs, *edges)
+        x = torch.randn(2, recipe.build().inputs, *edges)
         reason = differs(network, x, torch.tensor([-0.3, 0.4]))
     return f"more patients: {reason}" if reason else ""
 
@@ -113,7 +112,7 @@ def _exact(recipe: Recipe, network: nn.Module, passes: Sequence[Pass], place: in
 
 def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> str:
     generator, count = torch.Generator().manual_seed(0), at_once.patients * recipe.privacy.views
-    examples = recipe.examples(count, partial(torch.randn, generator=generator)).to(group.device)
+    examples = recipe.build().examples(count, partial(torch.randn, generator=generator)).to(group.device)
     z = torch.randn(examples.x_BCXYZ.shape, generator=generator).to(group.device)
     sigma = torch.logspace(-0.5, 0.5, count, device=group.device)
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
@@ -172,17 +171,17 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
     views = recipe.privacy.views
     count = at_once.patients * views if at_once.whole else 1
     with FakeTensorMode():
-        network = recipe.network_of("plan")
+        network = recipe.build().network(recipe.trained()[-1])  # all are alike
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         each = PerSample(network) if at_once.patients > 1 else None
-        bare = InPrecision(network, recipe.engine)
+        bare = recipe.build().forward(network)
         preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, count)
 
         def call(inputs: Tensor, noise: Tensor) -> Tensor:
             return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)))
 
         def losses() -> Tensor:
-            examples, held = recipe.examples(count), preconditioner.held_out(range(count))
+            examples, held = recipe.build().examples(count), preconditioner.held_out(range(count))
             x, denoise = examples.x_BCXYZ, PreconditionedDenoiser(call, held)
             return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(count), examples.given)
 

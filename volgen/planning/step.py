@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from volgen.experts.plan import Phase
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.memory import NetworkSize
 from volgen.parallel.memory_trace import Allocations, conv_workspace
-from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.training.loss import denoising_loss
 
@@ -49,10 +49,10 @@ class StepTrace:
     network: NetworkSize
 
 
-def size_of(recipe: Recipe, network: nn.Module) -> NetworkSize:
-    """Counts ``recipe.network_of(...)``; on fake or meta tensors if it is on such."""
+def size_of(recipe: Recipe, phase: Phase, network: nn.Module) -> NetworkSize:
+    """Counts the network of a phase as it is trained; on fake or meta tensors if it is on such."""
     with torch.device(next(network.parameters()).device):
-        plain = sum(parameter.numel() for parameter in recipe.build_network().parameters())
+        plain = sum(parameter.numel() for parameter in recipe.build().released(phase).parameters())
     added = sum(parameter.numel() for parameter in network.parameters()) - plain
     return NetworkSize.of(network, recipe.optimiser.matrix_learning_rate > 0, added)
 
@@ -66,18 +66,20 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         people: training volumes, which size what the preconditioner fits.
         gpu: autocast as a GPU does it; otherwise also what oneDNN's convolutions take.
     """
+    method = recipe.build()
     with FakeTensorMode():
-        network = recipe.network_of("plan")
+        phase = recipe.trained()[-1]  # all are alike
+        network = method.network(phase)
         for module in network.modules():
             if gpu and isinstance(module, _RAISED):
                 module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
-        size = size_of(recipe, network)
+        size = size_of(recipe, phase, network)
         with Allocations() as fitted:
             preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
-        callable_network = InPrecision(network, recipe.engine)
+        callable_network = method.forward(network)
 
         def loss(volumes: int) -> Tensor:
-            examples = recipe.examples(volumes)
+            examples = method.examples(volumes)
             x = examples.x_BCXYZ
             held = preconditioner.held_out(range(volumes))
             denoise = PreconditionedDenoiser(callable_network, held)

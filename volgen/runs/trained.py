@@ -15,14 +15,14 @@ from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_json, sha256
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
+from volgen.core.protocols import Denoiser
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
 from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
-from volgen.parallel.precision import InPrecision
+from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
     assembly_bytes,
@@ -133,12 +133,13 @@ class TrainedRun:
             grid: noise levels that will be asked for.
             capacity: experts in memory at once: one that works and one that arrives.
         """
+        method, phase = self.recipe.build(), self.recipe.phases()[-1]
 
-        def wrap(module: nn.Module) -> PreconditionedDenoiser:
-            return PreconditionedDenoiser(InPrecision(module, self.recipe.engine), preconditioner)
+        def wrap(module: nn.Module) -> Denoiser:
+            return method.denoiser(module, preconditioner)
 
         def build() -> nn.Module:
-            return self.recipe.build_network()
+            return method.released(phase)
 
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
@@ -182,7 +183,11 @@ def open_run(directory: Path) -> TrainedRun:
     # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
-    sections = ("network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)))
+    default = Recipe.model_fields["method"].get_default(call_default_factory=True)
+    sections = [
+        "network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)),
+        *(() if recipe.method.model_dump() == default else ("method",)),
+    ]  # fmt: skip
     model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
     return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
@@ -233,7 +238,7 @@ def _check_sizes(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) 
     """Compares the network of ``config.yaml`` with the sizes of the weight files, before either takes any memory."""
     try:
         with torch.device("meta"):
-            state = recipe.build_network().state_dict()
+            state = recipe.build().released(recipe.phases()[-1]).state_dict()
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
         raise UserError(str(directory / CONFIG), found, "the network that was trained", AGAIN) from None

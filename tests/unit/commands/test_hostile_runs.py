@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, span in enumerate(tile(grid, 2)):
         path = directory / "experts" / str(index) / "weights.safetensors"
         path.parent.mkdir(parents=True)
-        save_file(recipe.build_network().state_dict(), path)
+        save_file(recipe.build().released(recipe.phases()[-1]).state_dict(), path)
         records.append(ExpertRecord(index, span.low, span.high, f"experts/{index}/weights.safetensors", sha256(path), 1, 1, 0.5))
     write(directory / "ensemble.json", Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     save_file({}, directory / "preconditioner.safetensors")

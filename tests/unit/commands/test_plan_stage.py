@@ -229,7 +229,7 @@ def test_experts_of_a_chain_follow_one_another(experts: int, chains: int, groups
 @pytest.mark.parametrize("adapter", ["bias", "lora"])
 def test_an_adapter_is_planned_as_it_is_trained(repository: Path, adapter: str) -> None:
     recipe = recipes.load(repository / "configs" / "brain4mm_private.yaml", [("adapter.kind", adapter)])
-    network = recipe.network_of("0")  # what training takes
+    network = recipe.build().network(recipe.phases()[-1])  # what training takes
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     assert trained == {"bias": 3016, "lora": 97_440}[adapter]
     size = trace(recipe, 1, 10, gpu=True).network
@@ -310,7 +310,8 @@ def test_a_private_plan_says_what_the_ledger_will(blob_store: Path, tmp_path: Pa
     assert (told["neighbouring"], told["replace_one"]) == ("zero-out", ledger["guarantees"][-1]["epsilon"])
     best = {row["stage"]: row for row in found["stages"]}
     assert best[0]["patients_at_once"] == 2 and best[3]["patients_at_once"] == 1, "a rank draws two of four patients"
-    network = recipes.load(config).build_network()
+    asked = recipes.load(config)
+    network = asked.build().released(asked.phases()[-1])
     assert best[0]["buffers"]["sum over patients"] == 4 * sum(p.numel() for p in network.parameters())
     assert "validation network" not in best[0]["buffers"]
     assert found["chosen"]["flops_per_step"] == 2 * 3 * trace(recipes.load(config), 1, 1, gpu=True).flops, "patients times views"

@@ -36,7 +36,7 @@ def recipe(store: Path, runs: Path, network: dict[str, Any] = WAVELET, **engine:
 
 
 def chosen(recipe: Recipe) -> Choice:
-    network = recipe.build_network(recipe.engine.activation_checkpointing)
+    network = recipe.build().network(recipe.phases()[-1])
     return choose(recipe, network, Group(Launch(), torch.device("cpu")))
 
 
@@ -45,7 +45,7 @@ def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     passes = candidates(asked, 1, several=True)
     assert passes == [Pass(), Pass(1, True), Pass(2, True), Pass(3, True), Pass(4, True)]
     held = peaks(asked, passes, gpu=False)
-    needs = [need(asked, NetworkSize.of(asked.build_network(), False), 1, peak) for peak in held]
+    needs = [need(asked, NetworkSize.of(asked.build().network(asked.phases()[-1]), False), 1, peak) for peak in held]
     assert needs == sorted(needs) and needs[-1] > needs[0]
     monkeypatch.setattr(patients, "peaks", lambda *_, **__: held)
     for place, bytes_needed in [(4, needs[4]), (3, needs[4] - 1), (1, needs[1]), (0, needs[0]), (0, 0)]:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from volgen.commands.train import parts, privacy
+from volgen.commands.train import privacy
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.data.store import Store
@@ -125,7 +125,7 @@ def contributions(asked: Recipe, folder: Path, key: bytes) -> dict[str, Tensor]:
     if not Ledger.exists(asked.directory):
         Ledger.create(asked.directory, Budget(8.0, 1e-5, "rdp"), Mechanism(1.0, 1.0, asked.privacy.clip_norm), 1, {})
     (phase,) = asked.phases()[-1:]
-    engine, preconditioner = _Engine(parts.build_network(asked, phase.name)), asked.preconditioner.fit(lambda: iter(()), [], 0)
+    engine, preconditioner = _Engine(asked.build().network(phase)), asked.preconditioner.fit(lambda: iter(()), [], 0)
     with pytest.MonkeyPatch.context() as patch, closing(Stream(Store.open(asked.data.store), "train", asked.data, asked.seed)) as stream:
         patch.setattr(privacy, "GradientMechanism", KnownDraws)
         patch.setattr(KnownDraws, "key", key)
@@ -172,7 +172,7 @@ def leave_out(asked: Recipe, store: Path, gone: str, folder: Path, key: bytes, c
 def score(run: Path, asked: Recipe, direction: Tensor) -> tuple[float, float]:
     """The score of a trained run, and the noise multiplier that its ledger claims."""
     (phase,) = asked.phases()[-1:]
-    before = dict(parts.build_network(asked, phase.name).named_parameters())
+    before = dict(asked.build().network(phase).named_parameters())
     weights = load_file(run / "experts" / phase.name / "weights.safetensors")
     moved = torch.cat([(weights[name] - weight.detach()).flatten() for name, weight in before.items()]).double()
     (entry,) = json.loads((run / "privacy_ledger.json").read_text())["entries"]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
     "volgen.evaluation.volumes",
     "volgen.experts.starts",
+    "volgen.methods",
     "volgen.models.adapters",
     "volgen.models.assemblies",
     "volgen.models.networks",

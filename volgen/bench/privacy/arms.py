@@ -70,7 +70,7 @@ def measure(content: str, arm: int) -> Found:
 
     before = peak_memory_bytes()
     torch.manual_seed(0)
-    network = recipe.build_network().to(device)
+    network = recipe.build().released(recipe.phases()[-1]).to(device)
     step, end = (_plain, _plain_one_by_one, _one_patient, _several_patients, _opacus)[arm](
         recipe, network, Group(launches.Launch(), device)
     )

@@ -128,7 +128,7 @@ def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
     drawn = ["--count", str(config.volumes), "--seed", str(config.seed), "--batch-size", "4"]
     released, out = config.folder / "runs" / label, _volumes(config, name)
     sample = _process(config, ["-m", "volgen", "sample", str(released), "--out", str(out), *drawn], name)
-    parameters = sum(parameter.numel() for parameter in recipe.build_network().parameters())
+    parameters = sum(parameter.numel() for parameter in recipe.build().released(recipe.phases()[-1]).parameters())
     return {"steps": steps, "train": train, "sample": sample, "parameters": parameters}
 
 

@@ -43,7 +43,7 @@ def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: i
     grid = recipe.schedule.grid()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        weights = recipe.build_network().state_dict()
+        weights = recipe.build().released(recipe.phases()[-1]).state_dict()
     weighed = []
     for number in range(files or experts):
         path = Paths(directory).weights(str(number))

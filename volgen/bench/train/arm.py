@@ -131,7 +131,7 @@ def _train(arm: Arm, steps: int) -> Figures:
     recipe = _recipe(arm)
     device = launches.start(launches.Launch())
     torch.manual_seed(0)
-    network = recipe.build_network(arm.checkpointing)
+    network = recipe.build().network(recipe.phases()[-1])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if arm.channels_last:
         network.register_forward_pre_hook(_innermost)
@@ -203,7 +203,8 @@ def _recipe(arm: Arm) -> Recipe:
     content = {
         "name": "bench", "data": {"store": "none", "shape": [arm.edge] * 3, "batch_size": arm.batch},
         "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 8},
-        "network": dict(arm.network), "preconditioner": preconditioner, "engine": {"precision": arm.precision, "accumulation": arm.passes},
+        "network": dict(arm.network), "preconditioner": preconditioner,
+        "engine": {"precision": arm.precision, "accumulation": arm.passes, "activation_checkpointing": arm.checkpointing},
         "optimiser": {"gradient_clip": 0.0},
     }  # fmt: skip
     return validate(Recipe, content, arm.name)

@@ -51,7 +51,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
         people: training volumes, which size the preconditioner.
     """
     device = launches.start(launches.Launch())
-    network = recipe.network_of("plan")
+    network = recipe.build().network(recipe.trained()[-1])
     preconditioner = made_up(recipe, people).to(device)
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
     engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
@@ -59,7 +59,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
     def step(number: int) -> None:
         for _ in range(recipe.engine.accumulation):
-            examples = recipe.examples(micro_batch, partial(torch.rand, device=device))
+            examples = recipe.build().examples(micro_batch, partial(torch.rand, device=device))
             x = examples.x_BCXYZ
             z = noise(x, range(micro_batch), recipe.seed, "plan", number)
             held = preconditioner.held_out([0] * micro_batch)

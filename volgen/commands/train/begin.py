@@ -48,7 +48,7 @@ def check(recipe: Recipe, store: Store) -> None:
             raise UserError(str(store.path), found, "at least one person", do)
         recipe.data.check_shapes(store, records)
     with torch.device("meta"):
-        network = recipe.network_of("check")
+        network = recipe.build().network(recipe.trained()[-1])
     if recipe.optimiser.matrix_learning_rate:
         check_matrices(network)
     method.refuse(network)

@@ -155,7 +155,7 @@ class _Crew:
             start, path = phase.start, self.paths.weights(phase.start)
             on_chief(self.group, lambda: self.queue.records[start].check(path))
             weights = load_file(path)
-        return self.recipe.network_of(phase.name, weights)
+        return self.recipe.build().network(phase, weights)
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:

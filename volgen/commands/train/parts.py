@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from volgen.commands.train.start import Start
 from volgen.core.errors import UserError
@@ -22,7 +21,6 @@ from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
-from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.runs.fitted import check_all, check_unchanged, restore, restore_assembly, write
 from volgen.training.loss import Objective, Weight
@@ -75,18 +73,14 @@ def make_objective(stream: Stream, preconditioner: Preconditioner, public: bool)
     return learn
 
 
-def build_network(recipe: Recipe, name: str) -> nn.Module:
-    """A network on the CPU without adapters, for weights as they are released; its random ones are a function of the seed and the name."""
-    with seeded(recipe.seed, "weights", name):
-        return recipe.build_network(recipe.engine.activation_checkpointing)
-
-
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.assembly.cut)) as stream:
         volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.views(recipe.data.shape))
-    network = build_network(recipe, "validation").to(group.device)
-    denoise = PreconditionedDenoiser(InPrecision(network, recipe.engine), preconditioner)
+    method = recipe.build()
+    with seeded(recipe.seed, "weights", "validation"):
+        network = method.released(recipe.phases()[-1]).to(group.device)
+    denoise = method.denoiser(network, preconditioner)
     return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
 
 

@@ -125,7 +125,7 @@ class _Plain:
         return Engine(
             network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
             betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
-            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate, release=recipe.adapter.merge,
+            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate, release=recipe.build().release,
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
@@ -220,7 +220,7 @@ class _Private:
         at_once = self._choice.at_once
         return PrivateEngine(
             network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, at_once=at_once,
-            per_sample=PerSample(network) if at_once.patients > 1 else None, release=recipe.adapter.merge,
+            per_sample=PerSample(network) if at_once.patients > 1 else None, release=recipe.build().release,
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:

@@ -15,7 +15,8 @@ SHOWN = 12
 def report(recipe: Recipe) -> str:
     """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
     with torch.device("meta"):
-        size = size_of(recipe, recipe.network_of("size"))
+        phase = recipe.trained()[-1]
+        size = size_of(recipe, phase, recipe.build().network(phase))
     parameters, buffers = size.released, size.buffers
     phases = recipe.phases()
     exported = parameters * FP32 + buffers
@@ -27,7 +28,7 @@ def report(recipe: Recipe) -> str:
     made = "" if recipe.assembly.whole else f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})"
     lines = [
         f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}",
-        f"network              {recipe.network.kind} with {recipe.inputs} input channels ({recipe.preconditioner.kind})",
+        f"network              {recipe.network.kind} with {recipe.build().inputs} input channels ({recipe.preconditioner.kind})",
         f"parameters           {parameters:,} in each expert, {total:,} in all{trains}",
         f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
         f"{_size(total * FP32)} or {_size(total * BF16)} in all",

@@ -102,7 +102,7 @@ class _Public:
         self._run = run = open_run(directory)
         self._check_model()
         with torch.device("meta"):
-            recipe.network_of("check")
+            recipe.build().network(recipe.phases()[-1])
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
         digest, seen = _seen(directory)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}

@@ -1,0 +1,119 @@
+"""What is trained and what samples: a method glues network, preconditioner, adapter, assembly and objective together, and nobody else does.
+
+A file of this folder is a kind of method (``recipe.method.kind``). Training, private training, validation, planning, audit, benchmarks and
+sampling ask the method that a recipe builds (:meth:`volgen.recipe.Recipe.build`); so what is planned is what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from volgen.core.given import Examples
+from volgen.core.protocols import Denoiser, NoiseSchedule
+from volgen.data.stream import StreamConfig
+from volgen.experts.plan import ExpertsConfig, Phase
+from volgen.models.adapter import AdapterConfig
+from volgen.models.assembly import AssemblyConfig
+from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
+from volgen.parallel.engine import EngineConfig
+
+
+class Sections(Protocol):
+    """The sections of a recipe that a method is made of."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random number."""
+        ...
+
+    @property
+    def data(self) -> StreamConfig:
+        """Shape and batches."""
+        ...
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """Noise levels."""
+        ...
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The network of an expert."""
+        ...
+
+    @property
+    def preconditioner(self) -> PreconditionerConfig:
+        """How its output becomes a clean volume."""
+        ...
+
+    @property
+    def assembly(self) -> AssemblyConfig:
+        """What of a volume is denoised at once."""
+        ...
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """Which weights are trained."""
+        ...
+
+    @property
+    def experts(self) -> ExpertsConfig:
+        """The bank."""
+        ...
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Precision and recomputation."""
+        ...
+
+
+class Method(Protocol):
+    """What every file of this folder builds."""
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network."""
+        ...
+
+    def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
+        """Made-up training examples of the sizes that real ones have; ``make`` makes a tensor of given edges."""
+        ...
+
+    def phases(self) -> list[Phase]:
+        """Every network of the run, in an order in which one process can train them."""
+        ...
+
+    def network(self, phase: Phase, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The network of a phase as it is trained, on torch's current device.
+
+        What is to be trained requires a gradient, and what is trained beside the weights of :meth:`released` is there. Random numbers are
+        a function of the seed and the phase's name.
+
+        Args:
+            phase: which.
+            weights: what it starts from, as released; random ones if None.
+
+        Raises:
+            UserError: the network has nothing that could be trained as is asked.
+        """
+        ...
+
+    def release(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of :meth:`released` from those of :meth:`network`."""
+        ...
+
+    def released(self, phase: Phase) -> nn.Module:
+        """The network that the exported weights of a phase belong to, with weights from torch's global generator, on its current device."""
+        ...
+
+    def forward(self, network: nn.Module) -> Network:
+        """A network as it computes without an engine, in the precision that it is trained in."""
+        ...
+
+    def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
+        """What trained weights make: the denoiser of a network of :meth:`released`, for the noise levels of its phase."""
+        ...

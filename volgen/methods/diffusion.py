@@ -1,0 +1,92 @@
+"""Denoisers that share the noise axis (Karras et al. 2022): a network for each span of it, made one denoiser by a preconditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from volgen.core.config import Config as BaseConfig
+from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Examples, Given
+from volgen.core.rng import seeded
+from volgen.experts.plan import Phase, plan
+from volgen.methods import Sections
+from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
+from volgen.parallel.precision import InPrecision
+
+
+class Config(BaseConfig):
+    """A bank of denoisers of volumes, or of pieces of volumes. The default."""
+
+    kind: Literal["diffusion"] = "diffusion"
+
+    def build(self, recipe: Sections) -> Diffusion:
+        """The method of a recipe."""
+        return Diffusion(recipe)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A :class:`~volgen.methods.Method`.
+
+    Attributes:
+        recipe: its sections.
+    """
+
+    recipe: Sections
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network: the preconditioner's, and what the assembly knows beside a piece."""
+        return self.recipe.preconditioner.inputs + self.recipe.assembly.known
+
+    def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
+        """Made-up pieces of volumes, with what the assembly knows beside them."""
+        piece, known = self.recipe.assembly.piece(self.recipe.data.shape), self.recipe.assembly.known
+        return Examples(make(count, 1, *piece), Given(make(count, known, *piece)) if known else NOTHING)
+
+    def phases(self) -> list[Phase]:
+        """The shared network, if there is one, and every expert."""
+        return plan(self.recipe.experts, self.recipe.schedule.grid())
+
+    def network(self, phase: Phase, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The network of an expert with the adapter attached.
+
+        Raises:
+            UserError: the network has nothing that the adapter could train.
+        """
+        recipe = self.recipe
+        with seeded(recipe.seed, "weights", phase.name):
+            network = self._plain(recipe.engine.activation_checkpointing)
+        if weights is not None:
+            network.load_state_dict(weights)
+        with seeded(recipe.seed, "adapter", phase.name):
+            try:
+                recipe.adapter.attach(network)
+            except ValueError as error:
+                found = f"{error} that adapter.kind '{recipe.adapter.kind}' could train"
+                raise UserError("network", found, "another adapter.kind", "use all or lora") from None
+        return network
+
+    def release(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The adapter's changes become part of the weights."""
+        return self.recipe.adapter.merge(state)
+
+    def released(self, phase: Phase) -> nn.Module:
+        """The network of an expert without adapter."""
+        return self._plain()
+
+    def forward(self, network: nn.Module) -> Network:
+        """The network under autocast, if it is trained in bf16."""
+        return InPrecision(network, self.recipe.engine)
+
+    def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> PreconditionedDenoiser:
+        """The network inside the preconditioner."""
+        return PreconditionedDenoiser(self.forward(network), preconditioner)
+
+    def _plain(self, checkpointing: bool = False) -> nn.Module:
+        return self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
