@@ -40,10 +40,10 @@ def load(cls: type[T], path: Path, overrides: Overrides = (), *, own: bool = Fal
     """A configuration from a YAML file, with dotted overrides.
 
     Args:
-        cls: of the configuration.
+        cls: class of the configuration.
         path: the file.
         overrides: dotted keys and values.
-        own: as for :func:`read_typed`.
+        own: see :func:`read_typed`.
 
     Raises:
         UserError: says which key is wrong and what would be right.
@@ -69,7 +69,7 @@ def read_typed(path: Path, *, own: bool = False) -> dict[str, Any]:
         own: one of volgen's files in a folder, which may be anybody's, rather than one that a user has named: no link or pipe will do.
 
     Raises:
-        UserError: as :func:`read_yaml`.
+        UserError: see :func:`read_yaml`.
     """
     try:
         content = parse((read_bytes(path, limit=CONFIG_BYTES) if own else _named(path)).decode("utf-8"))

@@ -78,7 +78,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def synced_together() -> Iterator[None]:
-    """In this block :func:`atomic_path` writes without waiting for the disk; all of it is synced at the end of the block.
+    """Makes :func:`atomic_path` write without waiting for the disk in this block; everything is synced at its end.
 
     For many small files that mean nothing before a last one, written after the block, says that they are whole.
     """
@@ -210,10 +210,10 @@ def open_plain(
 
     Args:
         path: the file.
-        mode: as of :func:`open`.
+        mode: ``mode`` of :func:`open`.
         limit: largest size in bytes.
         follow: whether it may be a link: only for what a user has named himself.
-        buffering: as of :func:`open`.
+        buffering: ``buffering`` of :func:`open`.
 
     Raises:
         OSError: it cannot be opened, is a link (``ELOOP``), no regular file (``EINVAL``, ``EISDIR``) or too large (``EFBIG``).
@@ -275,7 +275,7 @@ def read_json(
     limit: int = LARGEST_JSON,
     follow: bool = False,
 ) -> Any:
-    """Reads JSON.
+    """Reads a JSON file.
 
     Args:
         path: the file.

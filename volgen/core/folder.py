@@ -21,7 +21,7 @@ from volgen.core.manifest import FILES, NAME, Provenance, checksums, files_in, r
 from volgen.core.seal import sealed
 
 LOCK = ".lock"
-"""In the folder while a command writes to it."""
+"""Name of the file that a folder has while a command writes to it."""
 COMPLETE = "complete"
 """Key of a manifest: false while a command writes, so that a folder that is left half-way says whose it is. Not there in 0.1.0: true."""
 ELSEWHERE = "choose another --out"
@@ -31,7 +31,7 @@ class Folder:
     """A folder that is claimed (:func:`claim`).
 
     Attributes:
-        path: of the folder.
+        path: where the folder is.
         before: the manifest that was there, None if there was none.
         worthless: whether what is there is half of something that is made anew.
         finished: whether :meth:`finish` has been called.
@@ -117,7 +117,7 @@ def claim(
 
     Args:
         out: the folder; made if it is not there.
-        provenance: of the command.
+        provenance: what the command says of itself in the manifest.
         noun: what the folder is for, such as ``a report``.
         writes: whether the command writes a file or folder of this name.
         differs: given the manifest of a folder, says how its content is that of another command or question; empty if it is this one's.

@@ -11,14 +11,14 @@ from volgen.core.rounding import upper
 from volgen.core.run_files import LEDGER
 
 VERSION = 2
-"""Of the mechanism that a ledger counts. A ledger of volgen 0.1.0 has no version, and counts as 1."""
+"""Version of the mechanism that a ledger counts. A ledger of volgen 0.1.0 has none, and counts as 1."""
 RANDOMNESS = "by patient, from a secret of the launch"
 """Where all that is random about a patient's part of a step comes from, since version 2."""
 FAULT = (
     "what a patient added to a step depended on who else was in the cohort, so that leaving one patient out moved the sum by more than"
     " the ledger counts"
 )
-"""Of version 1."""
+"""What is wrong with version 1."""
 
 
 def version_of(content: Mapping[str, Any]) -> object:

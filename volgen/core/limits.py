@@ -10,21 +10,21 @@ import math
 from collections.abc import Sequence
 
 CONFIG_BYTES = 2**18
-"""Of a YAML configuration: ours have one or two kB."""
+"""Limit of a YAML configuration: ours have one or two kB."""
 SMALL_JSON_BYTES = 2**20
-"""Of a JSON file that describes one thing: a geometry, a phase, checksums."""
+"""Limit of a JSON file that describes one thing: a geometry, a phase, checksums."""
 LEDGER_BYTES = 2**25
-"""Of ``privacy_ledger.json``: an entry for every network."""
+"""Limit of ``privacy_ledger.json``, which has an entry for every network."""
 ENSEMBLE_BYTES = 2**25
-"""Of ``ensemble.json``: ten thousand experts take 5 MB."""
+"""Limit of ``ensemble.json``: ten thousand experts take 5 MB."""
 MANIFEST_BYTES = 2**26
-"""Of the manifest of a run, which lists a file or two for every expert."""
+"""Limit of the manifest of a run, which lists a file or two for every expert."""
 STATE_BYTES = 2**26
-"""Of the ``state.json`` of a checkpoint, which lists some files for every rank."""
+"""Limit of the ``state.json`` of a checkpoint, which lists some files for every rank."""
 METRICS_BYTES = 2**32
-"""Of ``metrics.jsonl``: ten million steps."""
+"""Limit of ``metrics.jsonl``: ten million steps."""
 HEADER_BYTES = 10**8
-"""Of a safetensors header: the limit of the format's own library."""
+"""Limit of a safetensors header: that of the format's own library."""
 MAX_POINTS = 10_000
 """Longest grid of noise levels: ten times that of DDPM. More is a slip of the keyboard, and would only fill memory."""
 MAX_AXIS = 32767

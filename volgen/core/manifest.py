@@ -36,9 +36,9 @@ def checksums(directory: Path, names: Iterable[str] | None = None, known: Mappin
     """SHA-256 of files of a directory by relative path.
 
     Args:
-        directory: of the manifest.
+        directory: where the manifest is.
         names: relative paths; all of :func:`files_in` if None.
-        known: of files that are not read again: what they had when they were written, so that later damage is not signed for.
+        known: checksums of files that are not read again: those of when they were written, so that later damage is not signed for.
     """
     names = files_in(directory) if names is None else names
     return {name: (known or {}).get(name) or sha256(directory / name) for name in names}
@@ -74,8 +74,8 @@ def verify(directory: Path, content: Mapping[str, Any] | None = None, names: Col
     """Compares a directory with the checksums of its manifest. One of volgen 0.1.0, which has none, agrees with anything.
 
     Args:
-        directory: with a ``manifest.json``.
-        content: of the manifest, if it has been read already.
+        directory: where ``manifest.json`` is.
+        content: what the manifest says, if it has been read already.
         names: relative paths to look at, of those that the manifest lists; without it all of them, and whether there are more files.
 
     Raises:
@@ -113,7 +113,7 @@ def read(directory: Path, what: str, do: str = "restore it from a copy", *, limi
     """The manifest of a directory, which is as it was written.
 
     Args:
-        directory: with a ``manifest.json``.
+        directory: where ``manifest.json`` is.
         what: what that is, for messages.
         do: what a user can do about a damaged one.
         limit: largest size in bytes.

@@ -36,7 +36,7 @@ _shared = False
 
 
 def share_terminal() -> None:
-    """From now on other processes show progress too: bars would overwrite each other, so there will be lines."""
+    """Shows progress in lines from now on: bars of several processes would overwrite each other."""
     global _shared
     _shared = True
 

@@ -6,12 +6,12 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 
 def upper(value: float, digits: int) -> str:
-    """The least number of so many significant digits that is not below ``value``."""
+    """The least number of ``digits`` significant digits that is not below ``value``."""
     return _rounded(value, digits, ROUND_CEILING)
 
 
 def lower(value: float, digits: int) -> str:
-    """The largest number of so many significant digits that is not above ``value``."""
+    """The largest number of ``digits`` significant digits that is not above ``value``."""
     return _rounded(value, digits, ROUND_FLOOR)
 
 

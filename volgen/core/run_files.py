@@ -37,9 +37,9 @@ CHECKPOINT = "checkpoint-"
 """Beginning of the name of a folder; the step follows."""
 DAMAGED = ".damaged-checkpoint-"
 BEST = "best.safetensors"
-"""In a checkpoint: the best weights so far."""
+"""A checkpoint's file of the best weights so far."""
 STATE = "state.json"
-"""In a checkpoint: all that is not a tensor, and the checksums of what is."""
+"""A checkpoint's file of all that is not a tensor, with the checksums of what is."""
 
 METRICS_LOCK, LEDGER_LOCK = ".metrics.lock", ".privacy.lock"
 

@@ -26,7 +26,7 @@ class Scalar:
     """A plain value that YAML takes for something else than text.
 
     Attributes:
-        text: as it was written.
+        text: spelling of the value in the file.
         value: what YAML makes of it.
     """
 

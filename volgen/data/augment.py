@@ -39,7 +39,7 @@ class AugmentConfig(Config):
     scale: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Largest relative change of size along each axis."""
     flip_left_right: bool = False
-    """Mirror half of the volumes. Brains are not symmetric: this trades the true asymmetry for more data."""
+    """Whether half of the volumes are mirrored. Brains are not symmetric: this trades the true asymmetry for more data."""
 
     def build(self) -> Augmentation:
         """The transform, or the one that does nothing."""
@@ -62,7 +62,7 @@ class Augmentation(Protocol):
 
 
 class Unchanged:
-    """No augmentation."""
+    """Leaves volumes as they are: the null object of augmentation."""
 
     moves = False
 

@@ -14,7 +14,7 @@ class HalfConfig(Config):
     """Trains on the patients for whom a coin fell on one side; the others of the training split are held out, and nobody looks at them."""
 
     seed: int = Field(default=0, ge=0, lt=2**128)
-    """Of the coins. The coins of two seeds have nothing to do with each other."""
+    """Seed of the coins. The coins of two seeds have nothing to do with each other."""
     side: Literal["a", "b"] = "a"
     """Which side. Runs on ``a`` and ``b`` of one seed share nobody."""
 

@@ -85,8 +85,8 @@ def changed(folder: Path, attributes: Mapping[str, Any]) -> str:
     """How a group is not what :func:`write_group` wrote, in words; empty if it is. Groups of 0.1.0 have no seal to compare.
 
     Args:
-        folder: of the group.
-        attributes: of the group, as they are now.
+        folder: where the group is.
+        attributes: the group's attributes as they are now.
     """
     own = attributes[ATTRIBUTE]
     if own[SEAL] != _seal(attributes):
@@ -99,7 +99,7 @@ def changed(folder: Path, attributes: Mapping[str, Any]) -> str:
 
 
 def _seal(attributes: Mapping[str, Any]) -> str:
-    """Of all attributes but itself. It is no signature: it tells an accident or a careless edit, not a forgery."""
+    """The checksum of all attributes but itself. It is no signature: it tells an accident or a careless edit, not a forgery."""
     return fingerprint({**attributes, ATTRIBUTE: {key: value for key, value in attributes[ATTRIBUTE].items() if key != SEAL}})
 
 

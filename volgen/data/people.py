@@ -32,7 +32,7 @@ class Person:
     """Whose an image is.
 
     Attributes:
-        name: of the person, as it is written.
+        name: the person's name, as it is written.
         told_by: how that is known.
         visit: equal for images of one person's one visit.
     """
@@ -51,7 +51,7 @@ _VISIT = re.compile(
     """
 )
 _CONTAINER = re.compile(r"(?i)(mri?|anat|t[12]w?|flair|nifti|nii|raw|orig)[-_. ]*\d*")
-"""Of those, names of folders that hold the images of a visit, or one of its contrasts."""
+"""Those of the names above whose folders hold the images of a visit, or one of its contrasts."""
 _YEAR = re.compile(r"(19|20)\d\d")
 _PERSON = re.compile(r"(?i)(sub|subj|subject|p|pat|patient|participant|person|id|case|control|ctrl|hc)[-_. ]*\d+")
 
@@ -132,5 +132,5 @@ def _may_be_visit(name: str) -> bool:
 
 
 def _is_visit(name: str, folder: str) -> bool:
-    """A visit by its name, or by that of the folder in front of it: ``OAS1_0001/OAS1_0001_MR1``, but not ``NYU/NYU_0051``."""
+    """Whether a folder is a visit by its name or by that of its parent: ``OAS1_0001/OAS1_0001_MR1`` is, ``NYU/NYU_0051`` is not."""
     return _VISIT.fullmatch(name) is not None or (name.startswith(folder) and any(letter.isdigit() for letter in folder))

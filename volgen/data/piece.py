@@ -25,7 +25,7 @@ class Piece:
     Attributes:
         voxels_XYZ: the box.
         start: index of its first voxel in the volume.
-        shape: of the volume.
+        shape: voxels of the volume along X, Y, Z.
         fill: the minimum.
     """
 

@@ -24,7 +24,7 @@ SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 WAITS = (1.0, 5.0, 25.0)
 """Seconds before a scan that did not come is asked for again: a run of days must not end with one lost answer."""
 BUSY = (408, 429)
-"""Of HTTP's codes from 400 to 499, those that mean: later."""
+"""HTTP's codes from 400 to 499 that mean: later."""
 COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, len(os.sched_getaffinity(0))))]
 """One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
 are given one after the other."""
@@ -53,7 +53,7 @@ class Place(Protocol):
         """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros.
 
         Args:
-            name: of the scan.
+            name: the scan's group.
             copier: opens it for one of the threads that copy; None: for all of tensorstore's.
         """
         ...
@@ -68,7 +68,7 @@ class Place(Protocol):
 
 
 class Local:
-    """A folder."""
+    """A store in a folder of this machine."""
 
     most: int | None = 512  # each holds up to a megabyte of memory in place
     copiers: int = len(COPIERS)

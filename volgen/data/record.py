@@ -36,9 +36,9 @@ class SubjectRecord:
         shape: voxels along the RAS+ axes.
         affine: 4 x 4, voxel -> mm, float64.
         intensity: robust window, scanner units -> [0, 1].
-        slope: of the codes; ``value = slope * code + inter`` in scanner units.
-        inter: of the codes.
-        dtype: of the codes.
+        slope: factor of the codes; ``value = slope * code + inter`` in scanner units.
+        inter: value of code 0, in scanner units.
+        dtype: NumPy's name for the type of the codes.
         source_orientation: axis codes of the file that was ingested, so that export can restore its order.
         source_shape: voxels along the file's own axes.
         checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.

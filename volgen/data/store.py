@@ -30,9 +30,9 @@ from volgen.images.volume import Volume
 
 VERSION = 1
 ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")
-"""In tensorstore's messages: the fault is not the file's."""
+"""Words of tensorstore's messages by which the fault is not the file's."""
 CACHE_LINE = 64
-"""Bytes."""
+"""Bytes that a processor reads at once."""
 AGAIN = "delete the subject's folder and run the same ingest again: it replaces what is missing"
 
 
@@ -42,7 +42,7 @@ class Store:
     Attributes:
         path: where the Zarr group is.
         records: every scan, in the order of the manifest.
-        fingerprint: of all records: voxels, geometry, windows and splits.
+        fingerprint: checksum of all records: voxels, geometry, windows and splits.
         settings: what ``volgen ingest`` was told, as its manifest has it; empty if unknown.
         people: how people were told apart: ``bids`` (names with ``sub-``), ``table``, ``folders``, or ``files``, where each file counts as
             a person.
@@ -251,7 +251,7 @@ class Store:
 
 
 def _parts(length: int, chunk: int, most: int) -> list[slice]:
-    """Cuts an axis into at most so many parts, between chunks, so that none is decoded twice."""
+    """Cuts an axis into at most ``most`` parts, between chunks, so that none is decoded twice."""
     chunks = math.ceil(length / chunk)
     count = min(most, chunks)
     return [slice(chunks * k // count * chunk, min(length, chunks * (k + 1) // count * chunk)) for k in range(count)]

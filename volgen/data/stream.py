@@ -119,8 +119,8 @@ class Stream:
         store: an open store.
         split: which of its scans.
         config: batch, cache and augmentation.
-        seed: of the order and of the augmentation.
-        rank: of this process among those that share a batch.
+        seed: seed of the order and of the augmentation.
+        rank: this process's number among those that share a batch.
         world: number of those.
         cut: what of a scan an example is.
 

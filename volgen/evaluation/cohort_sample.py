@@ -69,7 +69,7 @@ class CohortSample:
 
 
 def _spread(people: Sequence[str], most: int) -> list[str]:
-    """At most ``most`` of them, evenly over the list."""
+    """People evenly over the list, ``most`` of them or fewer."""
     places = np.linspace(0, len(people) - 1, min(most, len(people))).round().astype(int)
     return [people[place] for place in np.unique(places)]
 

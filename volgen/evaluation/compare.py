@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of one generator: distances [volumes, metrics, 3], values alike (NaN: not measured), and which volumes are condemned or other."""
+    """Scores of one generator: distances and values [volumes, metrics, 3] (NaN: not measured), and which volumes are condemned or other."""
 
     distances: Array
     values: Array

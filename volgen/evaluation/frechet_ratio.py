@@ -48,8 +48,8 @@ def plane_ratios(generated: Sequence[Unit], validation: Sequence[Unit], train: S
 
     Args:
         generated: volumes [X, Y, Z].
-        validation: as above.
-        train: as above.
+        validation: the same of people that a model does not see.
+        train: the same of people that it is trained on.
         union: where any training person has a head; the slices are 9 from the central 60 % of it.
     """
     result: dict[str, Any] = {}

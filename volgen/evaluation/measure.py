@@ -44,7 +44,7 @@ class Measurement:
     """What all checks say of one volume.
 
     Attributes:
-        results: by kind of check.
+        results: what each kind of check measured.
         extents: first and last slice with head, per axis; None without any head.
         not_finite: first and last axial slice that hold NaN or infinity, if any do.
         not_finite_share: share of such voxels.

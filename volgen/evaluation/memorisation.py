@@ -57,12 +57,12 @@ def place(volumes: Sequence[Unit], patient: Sequence[int], inside: Sequence[bool
 
 
 def nearest(people: People, drawn: Sequence[Unit], seed: int) -> dict[str, Any]:
-    """Are drawn volumes nearer to those trained on than to the others, and is any of them a copy?
+    """Tells whether drawn volumes are nearer to those trained on than to the others, and whether any of them is a copy.
 
     Args:
         people: both kinds are there.
         drawn: volumes of the model, averaged as the real ones.
-        seed: of the permutations.
+        seed: seed of the permutations.
 
     Returns:
         Medians of distances: drawn to trained-on and to others, others to trained-on, trained-on to other trained-on (between different
@@ -99,7 +99,7 @@ def twins(people: People, drawn: Sequence[Unit], other: Sequence[Unit], also_ins
     """Two models of halves that share nobody, from the same seeds (Kadkhodaie et al. 2024): alike if both learnt what people share.
 
     Args:
-        people: of both halves; ``inside`` says who is in the first model's.
+        people: the people of both halves; ``inside`` says who is in the first model's.
         drawn: volumes of the first model.
         other: those of the second, in the same order of seeds.
         also_inside: who is in the second model's half, by scan.
@@ -125,7 +125,7 @@ def twins(people: People, drawn: Sequence[Unit], other: Sequence[Unit], also_ins
 
 
 def _membership(people: People) -> NDArray[np.bool_]:
-    """By person rather than by scan."""
+    """Membership by person rather than by scan."""
     return np.array([bool(people.inside[people.patient == person][0]) for person in np.unique(people.patient)])
 
 

@@ -46,7 +46,7 @@ class Entries:
 
     @classmethod
     def of(cls, curve: Curve, ends: tuple[int, int] | None, count: int) -> Self:
-        """From a curve along an axis of ``count`` slices with the head from ``ends[0]`` to ``ends[1]``; empty without a head."""
+        """Entries of a curve along an axis of ``count`` slices with the head from ``ends[0]`` to ``ends[1]``; empty without a head."""
         known = np.flatnonzero(np.isfinite(curve)) if ends else np.zeros(0, np.int64)
         first, last = ends or (0, 0)
         # An entry of a pair stands half-way between its slices.
@@ -72,7 +72,7 @@ class Placement:
 
     @classmethod
     def fit(cls, volumes: Sequence[Entries]) -> Self:
-        """From one curve of each real volume. Medians throughout, so that a few odd volumes do not matter."""
+        """The course of one curve of each real volume. Medians throughout, so that a few odd volumes do not matter."""
         positions = np.linspace(0.0, 1.0, POSITIONS)
         rows = [np.interp(positions, e.places, e.values, left=np.nan, right=np.nan) for e in volumes if e.values.size > 1]
         whole = np.array([row for row in rows if np.isfinite(row).any()]).reshape(-1, POSITIONS)
@@ -133,7 +133,7 @@ class Placement:
         return inside
 
     def to_json(self) -> dict[str, Any]:
-        """Plain mapping."""
+        """The course as a plain mapping."""
         return {name: list(getattr(self, name)) for name in ("course", "spread", "low", "high")}
 
     @classmethod

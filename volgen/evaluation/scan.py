@@ -65,7 +65,7 @@ class Stack:
 
     @cached_property
     def pairs(self) -> tuple[Curve, Curve, Curve]:
-        """Of the voxels inside the head in slices z and z + 1: number, sum of |V(z+1) - V(z)|, sum of V(z+1) - V(z); [count - 1] each."""
+        """Voxels inside the head in slices z and z + 1: number, sum of ``|V(z+1) - V(z)|``, sum of ``V(z+1) - V(z)``; [count - 1] each."""
         area, change, step = (np.zeros(len(self.area) - 1) for _ in range(3))
         both, difference = np.empty_like(self.inside[0]), np.empty_like(self.images[0])
         for k in np.flatnonzero((self.area[:-1] > 0) & (self.area[1:] > 0)):

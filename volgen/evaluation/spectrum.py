@@ -9,7 +9,7 @@ from volgen.evaluation.scan import Scan
 
 
 def high_frequency_energy(scan: Scan, axis: int, cutoff: float = 0.25) -> float:
-    """sum_{|k| > cutoff} |F|^2 / sum |F|^2 of the 1D Fourier transforms along ``axis``.
+    """Share ``sum_{|k| > cutoff} |F|^2 / sum |F|^2`` of the 1D Fourier transforms along ``axis``.
 
     The volume is first multiplied by its mask and a Hann window runs along the axis, so that neither the background nor a jump at the
     border of the field of view counts as detail.
@@ -17,7 +17,7 @@ def high_frequency_energy(scan: Scan, axis: int, cutoff: float = 0.25) -> float:
     Args:
         scan: volume and head.
         axis: array axis.
-        cutoff: in cycles per voxel; 0.5 is the finest grating that the grid can hold.
+        cutoff: cycles per voxel; 0.5 is the finest grating that the grid can hold.
 
     Returns:
         A number in [0, 1]; 0 for an empty mask.

@@ -18,13 +18,13 @@ from volgen.core.run_files import GEOMETRY
 from volgen.images.intensity import IntensityMap
 
 FOREGROUND = 0.1
-"""Of the intensity range: above air, below tissue."""
+"""Share of the intensity range that is above air and below tissue."""
 LARGEST_BRAIN_LITRES = 2.2
 """Brains have 1 to 2 litres of foreground, heads with skull, face and neck more than 3."""
 
 
 def litres(unit_XYZ: NDArray[np.float32], voxel_size: tuple[float, float, float]) -> float:
-    """Foreground of a volume in [0, 1] with voxels of so many mm: below :data:`LARGEST_BRAIN_LITRES` it shows a brain without a skull."""
+    """Foreground of a volume in [0, 1], given its voxels' edges in mm: below :data:`LARGEST_BRAIN_LITRES` it is a brain without a skull."""
     x, y, z = voxel_size
     return float(np.count_nonzero(unit_XYZ > FOREGROUND) * x * y * z / 1e6)
 
@@ -108,7 +108,7 @@ class Geometry:
 
     @classmethod
     def read(cls, directory: Path) -> Geometry:
-        """Reads ``geometry.json``.
+        """Reads a run's ``geometry.json``.
 
         Raises:
             UserError: it is missing or of another form.

@@ -245,7 +245,7 @@ def _voxels_of_unknown_place(path: Path, first: bytes, stream: IO[bytes], head: 
 
 
 def _drain(path: Path, stream: IO[bytes]) -> None:
-    """To the gzip trailer, whose checksum is compared there, without keeping what comes on the way: it may be a thousand times the file."""
+    """Reads on to the gzip trailer, whose checksum is compared there, without keeping what may be a thousand times the file."""
     excess = 0
     while more := len(stream.read(_PART)):
         excess += more

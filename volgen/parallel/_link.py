@@ -28,7 +28,7 @@ class Link:
         self.closed = False
 
     def fileno(self) -> int:
-        """For ``select``."""
+        """The descriptor that ``select`` waits for."""
         return self._connection.fileno()
 
     def send(self, message: dict[str, Any]) -> None:

@@ -206,9 +206,9 @@ class Spoke:
     """Any other rank: listens to rank 0.
 
     Args:
-        link: to rank 0.
+        link: connection to rank 0.
         index: number of this process among those watched.
-        token: of the hub.
+        token: the word by which the hub knows its own.
         hub: the process of rank 0.
         dead_after: seconds of silence after which it counts as lost.
     """

@@ -24,9 +24,9 @@ class ByName:
     Every kind of state lies in tensors laid out like the fp32 masters, so that it can be put in their place and read as weights are.
 
     Args:
-        engine: of DeepSpeed.
+        engine: DeepSpeed's engine.
         module: the network in it.
-        stage: of ZeRO.
+        stage: ZeRO's stage, 0 to 3.
         offloaded: whether the optimiser's state is in host memory.
     """
 

@@ -11,7 +11,7 @@ def usable_device(name: str | None) -> torch.device:
     """The device asked for, after it held and gave back a number: a name alone does not say that there is such a device.
 
     Args:
-        name: as PyTorch spells it; a GPU if there is one, if None.
+        name: PyTorch's spelling; None takes a GPU if there is one.
 
     Raises:
         UserError: PyTorch cannot compute there.

@@ -47,7 +47,7 @@ class EngineConfig(Config):
     accumulation: PositiveInt = 1
     """Micro-batches per optimiser step."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    """Whether activations are computed again in the backward pass instead of being kept."""
     offload: Literal["none", "optimiser", "optimiser_and_weights"] = "none"
     """What ZeRO keeps in host memory (weights: stage 3 only)."""
     checkpoint_every: PositiveInt = 200
@@ -88,7 +88,7 @@ def join(launch: Launch, name: str = "world", world: Launch | None = None, patie
 
     Args:
         launch: this rank in the group.
-        name: of the group, another one each time.
+        name: name of the group, another one each time.
         world: this rank among all that were launched together, if the group is a part of them.
         patience: seconds that ranks wait for each other, to come together and in one collective, at most.
 
@@ -122,8 +122,8 @@ def meeting(rank: int, world_size: int, patience: float = PATIENCE) -> Any:
     """The key-value store at which all ranks of a launch meet; it lives in rank 0, or in torchrun's agent.
 
     Args:
-        rank: of this process in the launch.
-        world_size: of the launch.
+        rank: number of this process in the launch.
+        world_size: number of processes in the launch.
         patience: seconds that the first call waits for the others.
     """
     if (rank, world_size) not in _MEETINGS:

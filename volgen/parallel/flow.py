@@ -133,10 +133,10 @@ def choose(
     Args:
         world_size: ranks.
         units: how many go through, at least one.
-        costs: of each step, in any unit that ``transfer`` has too.
+        costs: cost of each step, in any unit that ``transfer`` has too.
         owners: expert of each step.
         capacity: experts that a rank can hold.
-        transfer: from one rank to the next.
+        transfer: cost of handing a volume from one rank to the next.
         stages: ranks in a row, if that is not to be chosen; a divisor of ``world_size``, at most as many as there are steps.
     """
     alone = Flow(world_size, 1, (range(len(costs)),))
@@ -155,6 +155,6 @@ def choose(
 
 
 def _groups(units: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Of ``size`` units each; the last one takes what is left over, or is smaller if there are too few at all."""
+    """Groups of ``size`` units each; the last one takes what is left over, or is smaller if there are too few."""
     count = max(1, len(units) // size)
     return [units[number * size : (number + 1) * size if number < count - 1 else len(units)] for number in range(count)]

@@ -73,12 +73,12 @@ class EngineMemory:
     Attributes:
         weights: the network's parameters between steps.
         gathered: whole parameters that are there as well during forward and backward (stage 3).
-        gradients: of this rank, from the backward pass to the update.
+        gradients: this rank's gradients, from the backward pass to the update.
         resident_gradients: the part of ``gradients`` that also exists between steps.
         optimizer: masters and moments.
         buckets: what DeepSpeed allocates for communication when the first gradient arrives, whatever the network's size.
         touched: the part of ``buckets`` that gradients are ever written to: a system gives a process no memory for the rest.
-        reduction: at the end of a backward pass, beyond weights, optimiser and the gradients as they came.
+        reduction: what the end of a backward pass takes beyond weights, optimiser and the gradients as they came.
         update: during a step, beyond what exists between steps.
         host: what offloading puts into host memory.
     """
@@ -100,7 +100,7 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
 
     Args:
         config: stage, precision, offload.
-        size: of the network.
+        size: sizes of the network.
         ranks: that share a network (of one group).
     """
     stage, whole, there = config.zero_stage, FP32 * size.parameters, size.parameters + size.frozen

@@ -36,7 +36,7 @@ class Allocations(TorchDispatchMode):
         self._alive: dict[int, int] = {}
 
     def mark(self, count: int) -> None:
-        """From now on ``count`` more of the bytes alive are somebody else's account (gradients, as they come)."""
+        """Counts ``count`` more of the bytes alive apart from now on (gradients, as they come)."""
         self._marked += count
 
     def __torch_dispatch__(

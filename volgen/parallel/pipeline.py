@@ -141,7 +141,7 @@ def run(flow: Flow, rank: int, units: int, work: Work[State], mail: Mail, pulse:
         rank: this one.
         units: how many go through.
         work: what is done with each.
-        mail: to the neighbours.
+        mail: connection to the neighbours.
         pulse: hears of every task.
     """
     replica, stage = flow.place(rank)

@@ -51,13 +51,13 @@ class Alone:
     """The watch of a single process: there is nobody to lose."""
 
     def beat(self) -> None:
-        """Nothing."""
+        """Does nothing: nobody waits for this process."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing."""
+        """Does nothing: an error ends this process like any other."""
 
 
 class Watch:
@@ -197,7 +197,7 @@ def _last_file(trace: TracebackType) -> str:
 
 
 def _end(code: int) -> None:
-    """At once: the main thread may never come back, and files are whole at every moment."""
+    """Ends the process at once: the main thread may never come back, and files are whole at every moment."""
     os._exit(code)
 
 

@@ -17,7 +17,7 @@ class Chart:
     """One curve of one volume along one axis.
 
     Attributes:
-        title: for people who do not see it.
+        title: words for people who do not see it.
         values: per slice; None where there is none.
         first: first slice with head.
         last: last slice with head.
@@ -35,7 +35,7 @@ class Chart:
     lines: Sequence[tuple[str, Values]] = ()
 
     def svg(self) -> str:
-        """The picture."""
+        """The chart as an SVG picture."""
         known = [v for v in [*self.values, *(v for row in [*self.band, *(line for _, line in self.lines)] for v in row)] if v is not None]
         if not known or self.last <= self.first:
             return '<p class="none">nothing to draw: no head was found</p>'

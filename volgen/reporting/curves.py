@@ -39,8 +39,8 @@ def write_curves(path: Path, curves: Mapping[str, Curve], title: str) -> bool:
 
     Args:
         path: the file.
-        curves: by name of the network.
-        title: of the picture.
+        curves: losses of each network by its name.
+        title: words above the picture.
 
     Returns:
         Whether there was anything to draw: a private run measures no losses.

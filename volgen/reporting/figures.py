@@ -18,7 +18,7 @@ from volgen.core.files import atomic_path
 
 FOLDER, OUTLINES, WORST, BESIDE = "figures", "outlines", "worst", "beside"
 PLANES = ("sagittal", "coronal", "axial")
-"""By the array axis that they lie across."""
+"""Names of the planes, in the order of the array axes that they lie across."""
 OUTLINE = (255, 176, 0, 255)
 EDGES = ((2, 1), (2, 0), (1, 0))
 """Array axes along the rows and the columns of a sagittal, a coronal and an axial plane."""

@@ -34,7 +34,7 @@ class Middle:
 
     @classmethod
     def of(cls, name: str, unit_XYZ: NDArray[np.float32]) -> Middle:
-        """Of a volume in [0, 1], RAS+."""
+        """The column of a volume in [0, 1], RAS+."""
         # Rows come from the top: the highest S, or the foremost A, is the first.
         return cls(name, tuple(unit_XYZ.take(unit_XYZ.shape[axis] // 2, axis).T[::-1].copy() for axis in range(3)))
 
@@ -44,9 +44,9 @@ def write_overview(path: Path, volumes: Sequence[Middle], voxel_size: Sequence[f
 
     Args:
         path: the file.
-        volumes: at least one, of one shape.
+        volumes: one volume or more, all of one shape.
         voxel_size: mm along R, A, S.
-        title: of the picture.
+        title: words above the picture.
     """
     figure = Figure(figsize=(INCHES * max(len(volumes), 3), INCHES * 3 + 0.7), facecolor="black", layout="constrained")
     axes = figure.subplots(3, len(volumes), squeeze=False)

@@ -21,7 +21,7 @@ from volgen.reporting.tables import SLICES, as_given
 
 NAME, REPORT, BANDS = "report.html", "report.json", "bands.json"
 PREVIEW_BYTES = 14_000_000
-"""Of base64 for the viewer in one page: 20 volumes as a rule; previews of grainy whole heads are larger."""
+"""Bytes of base64 for the viewer in one page: 20 volumes as a rule; previews of grainy whole heads are larger."""
 CURVES = {
     "adjacent_ssim": "Likeness of neighbouring slices (SSIM)",
     "adjacent_l1": "Difference of neighbouring slices (L1)",
@@ -153,7 +153,7 @@ def _beside(directory: Path, content: Mapping[str, Any] | None, volumes: Sequenc
 
 
 def _width(path: Path) -> int:
-    """Of a PNG, in pixels: it stands in the first chunk."""
+    """The width of a PNG in pixels, which stands in the first chunk."""
     with path.open("rb") as stream:
         return int.from_bytes(stream.read(20)[16:], "big")
 

@@ -66,8 +66,8 @@ def anonymise(
         scan: a NIfTI or MGH file.
         run: directory that ``volgen train`` made.
         out: a new directory.
-        epsilon: at most what the release may cost; the noise is that of the run's next higher level, so it may cost less.
-        delta: in (0, 1).
+        epsilon: the most that the release may cost; the noise is that of the run's next higher level, so it may cost less.
+        delta: probability of a leak beyond epsilon, in (0, 1).
         radius: the scan is drawn to within this Euclidean distance (over voxels in [-1, 1]) of the centre; no ball if None.
         centre: a public volume in the run's frame and units, or ``run`` for the mean that the run's preconditioner knows; mid-grey if None.
         steps: how many of the run's levels from there down to visit; all of them if None.
@@ -198,10 +198,10 @@ def _both(epsilon: float, delta: float, budget: Budget, exchanged: float | None 
     """What holds for a person who is in the run's cohort too. Numbers of two neighbouring relations are not added.
 
     Args:
-        epsilon: of the run, for taking part.
-        delta: of both of its numbers.
-        budget: of the release.
-        exchanged: of the run, for the exchange of one person for any other, if its ledger has it.
+        epsilon: the run's epsilon for taking part.
+        delta: the delta of both of the run's numbers.
+        budget: the budget of the release.
+        exchanged: the run's epsilon for the exchange of one person for any other, if its ledger has it.
     """
     alike, chance = replaced(epsilon, delta) if exchanged is None else (exchanged, delta)
 

@@ -28,7 +28,7 @@ PROGRAMS = {
     "Slurm": (("sbatch", "--version"), "slurm-client", "launch/slurm.sbatch"),
     "Open MPI": (("mpirun", "--version"), "openmpi-bin", "launch/mpi.sh"),
 }
-"""By name: what prints the version, Debian's package, and the recipe that needs it."""
+"""Programs by name: what prints the version, Debian's package, and the recipe that needs it."""
 LITTLE_SHARED_MEMORY = 2**30
 """Bytes; NCCL wants it between the GPUs of a machine."""
 

@@ -27,11 +27,11 @@ class Host:
     """What a machine answered.
 
     Attributes:
-        name: as in the hostfile.
+        name: the hostfile's word for it.
         slots: ranks that shall run on it.
         error: why it cannot be used, empty if it can.
         hostname: what it calls itself.
-        version: of volgen there; None: the interpreter of this process is not there, or knows no volgen.
+        version: volgen's version there; None if the interpreter of this process is not there, or knows no volgen.
         gpus: number of NVIDIA GPUs, None if ``nvidia-smi`` is not there.
         token: content of the file that was looked for; None if it is not there.
     """

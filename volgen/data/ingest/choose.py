@@ -51,10 +51,10 @@ def choose(names: Sequence[Name], people: Sequence[Person], choice: Choice, sour
     """Applies the filters, then takes one image of each visit, of the same contrast and space everywhere.
 
     Args:
-        names: of all images.
+        names: names of all images.
         people: whose they are, in the same order.
         choice: what the user asks for.
-        source: for messages.
+        source: what messages call the source.
         bids: whether it is a BIDS tree.
 
     Raises:

@@ -28,7 +28,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Found:
-    """One scan.
+    """One scan of a source.
 
     Attributes:
         id: unique in the source, safe as a folder name, such as ``sub-01_ses-1_run-2``.
@@ -52,7 +52,7 @@ class Selection:
     """What is to be taken of a source.
 
     Attributes:
-        scans: to be taken, sorted by path.
+        scans: those to be taken, sorted by path.
         others: relative path of each image that is not, and why.
         warnings: choices that were made for the user.
     """
@@ -130,7 +130,7 @@ def safe(name: str) -> str:
 
 
 def _is_candidate(path: Path) -> bool:
-    """Image files, and broken links named like one: those cannot be used, but have to be named. None that volgen is just writing."""
+    """Whether a path is an image file, or a broken link called like one, which has to be named; what volgen is just writing is not."""
     if unfinished(path.name) or unfinished(path.parent.name):
         return False
     return is_image(path) and (path.is_file() or (path.is_symlink() and not path.exists()))

@@ -74,7 +74,7 @@ class Name:
         base: what is left of it without words for contrast, processing and masks: whose it is and which visit. May be empty.
         person: the base without the visit.
         words: the rest, in lower case: contrast, processing, mask.
-        entities: of BIDS; empty for a path without ``sub-<label>``.
+        entities: the entities of BIDS; empty for a path without ``sub-<label>``.
     """
 
     relative: str
@@ -213,6 +213,6 @@ def _entities(name: str) -> dict[str, str]:
 
 
 def _bare(word: str) -> str:
-    """In lower case; a mask's number is no part of the word."""
+    """A word in lower case; a mask's number is no part of it."""
     lower = word.lower()
     return lower if lower in _CONTRAST else lower.rstrip("0123456789") or lower

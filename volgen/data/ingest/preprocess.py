@@ -42,7 +42,7 @@ class IngestConfig(Config):
     space: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+$")
     """Space of images to take: the label of space-<label> in their names, or native for those without one (default: the most frequent)"""
     every: bool = False
-    """Take every image of a visit instead of one, whatever tells them apart."""
+    """Whether every image of a visit is taken instead of one, whatever tells them apart."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of people in the validation split."""
     test: float = Field(default=0.1, ge=0.0, lt=1.0)

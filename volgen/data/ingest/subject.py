@@ -116,7 +116,7 @@ def torn(group: Path, file: str) -> bool:
     """Whether a group is one that was made from a file and lost a part of it when the machine stopped, as file systems lose it.
 
     Args:
-        group: of a scan.
+        group: the group of a scan.
         file: SHA-256 of the scan's file.
 
     Returns:

@@ -44,5 +44,5 @@ class Config(BaseConfig):
         return CheckResult(values, {"adjacent_l1": l1, "adjacent_l1_spike": sharp})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)

@@ -51,7 +51,7 @@ class Config(BaseConfig):
         return CheckResult(values, {"adjacent_ssim": ssim, "adjacent_ssim_spike": sharp})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)
 
     def _curve(self, scan: Scan, axis: int) -> Curve:

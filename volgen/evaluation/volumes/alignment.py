@@ -47,7 +47,7 @@ class Config(BaseConfig):
         return CheckResult(values, {"gain": gain, "shift": shift})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured; what is placed comes from the curves."""
+        """The values as they were measured; what is placed comes from the curves."""
         return dict(values)
 
     def _axis(self, stack: Stack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

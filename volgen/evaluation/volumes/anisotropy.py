@@ -26,5 +26,5 @@ class Config(BaseConfig):
         return CheckResult({"anisotropy": triple(lambda axis: 2 * slopes[axis] / max(sum(slopes) - slopes[axis], 1e-12))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)

@@ -56,5 +56,5 @@ class Config(BaseConfig):
         return grown.astype(np.float32)
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)

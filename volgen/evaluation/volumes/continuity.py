@@ -66,7 +66,7 @@ class Config(BaseConfig):
         )
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured; what is placed comes from the curves."""
+        """The values as they were measured; what is placed comes from the curves."""
         return dict(values)
 
     def _axis(self, stack: Stack) -> dict[str, NDArray[np.float64]]:

@@ -67,7 +67,7 @@ class Config(BaseConfig):
         return CheckResult({"slant_sideways": (across, across, sideways), "slant_lengthways": (sideways, lengthways, lengthways)})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)
 
 

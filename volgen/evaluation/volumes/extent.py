@@ -26,5 +26,5 @@ class Config(BaseConfig):
         return CheckResult({"extent_mm": triple(lambda axis: (e[1] - e[0] + 1) * scan.voxel_size[axis] if (e := ends[axis]) else 0.0)})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)

@@ -42,7 +42,7 @@ class Config(BaseConfig):
         return CheckResult({"mirror_max": triple(lambda axis: summary(found[axis], np.max))}, {"mirror": found})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)
 
     def _curve(self, scan: Scan, axis: int) -> Curve:

@@ -36,7 +36,7 @@ class Config(BaseConfig):
         return CheckResult({"seam_score": triple(lambda axis: self._score(spikes(scan.pair_curve(axis, self.smallest_share))))})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
-        """As measured."""
+        """The values as they were measured."""
         return dict(values)
 
     def _score(self, spike: Curve) -> float:

@@ -70,7 +70,7 @@ class LowRank(nn.Module):
     Args:
         layer: a linear layer or a convolution without groups.
         rank: most channels between A and B.
-        scale: of the branch.
+        scale: factor of the branch's output.
     """
 
     def __init__(self, layer: nn.Module, rank: int, scale: float) -> None:

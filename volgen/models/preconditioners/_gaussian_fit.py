@@ -78,7 +78,7 @@ def fit(layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequenc
         layout: sizes.
         volumes: starts one pass over volumes [X, Y, Z].
         people: who each volume of a pass is of.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Raises:
         ValueError: there are fewer people than folds.

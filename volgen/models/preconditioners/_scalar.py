@@ -39,7 +39,7 @@ class ScalarConfig(Config):
 
     @property
     def anywhere(self) -> bool:
-        """All voxels are alike to it."""
+        """Whether any piece of a volume can be denoised: it can, all voxels are alike to it."""
         return True
 
     @abstractmethod

@@ -71,7 +71,7 @@ class Config(BaseConfig):
 
     @property
     def anywhere(self) -> bool:
-        """Every voxel has a mean and a variance of its own, so only whole volumes can be denoised."""
+        """Whether any piece of a volume can be denoised: it cannot, every voxel has a mean and a variance of its own."""
         return False
 
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
@@ -91,7 +91,7 @@ class Config(BaseConfig):
         return GaussianPreconditioner(self, statistics, Folds(number, means, torch.zeros(self.folds, rank, *corner)))
 
     def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
-        """Host memory of the fit: the folds' components are most of it."""
+        """Host memory of the fit in bytes, most of which the folds' components take."""
         return fit_bytes(self._layout, shape, volumes)
 
     @property
@@ -99,7 +99,7 @@ class Config(BaseConfig):
         return Layout(self.levels, self.rank, self.rank_level, self.folds)
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
-        """From :meth:`GaussianPreconditioner.state`, with or without what training needs."""
+        """The preconditioner from :meth:`GaussianPreconditioner.state`, with or without what training needs."""
         statistics = Statistics(**{field.name: state[field.name] for field in fields(Statistics)})
         folds = Folds(*(state[FOLD_PREFIX + field.name] for field in fields(Folds))) if FOLD_PREFIX + "number" in state else None
         return GaussianPreconditioner(self, statistics, folds)
