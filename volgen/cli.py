@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import volgen
-from volgen.commands import COMMANDS, Overrides
-from volgen.core.errors import UserError, nearest
+from volgen import commands
+from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED
-from volgen.core.options import Parser, is_number, names_of
+from volgen.core.options import Parser, add_options, from_options
 from volgen.core.printable import printable
+
+if TYPE_CHECKING:
+    from volgen.core.answer import Answer
 
 AGAIN = "then give the same command again: it goes on where this one stopped, or begins anew"
 REMEDIES = {
@@ -44,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"volgen(\.|$)")
     try:
-        options, overrides = _parse(words)
-        return COMMANDS[options.command].run(options, overrides)
+        parser, known = _parsers()
+        options, rest = parser.parse_known_args(words)
+        command = commands.module(options.command)
+        answer: Answer[object] = command.run(from_options(command.Config, options, known[options.command], rest))
+        return answer.code
     except UserError as error:
         return _bad_input(str(error), words)
     except OSError as error:
@@ -96,10 +104,13 @@ def completion(shell: str) -> str:
     """A script that teaches a shell the commands of volgen and their options; what takes a path is completed with paths."""
     import shtab
 
-    parser, _ = _parsers(COMMANDS)
+    parser, _ = _parsers()
     waiting: list[argparse.ArgumentParser] = [parser]
     while waiting:
-        for action in waiting.pop()._actions:
+        following = waiting.pop()
+        if isinstance(following, Parser):
+            following.complete()
+        for action in following._actions:
             if isinstance(action, argparse._SubParsersAction):
                 waiting += action.choices.values()
             elif action.type is Path:
@@ -113,56 +124,22 @@ class _Completion(argparse.Action):
         parser.exit()
 
 
-def _parsers(filled: Collection[str]) -> tuple[Parser, dict[str, Parser]]:
-    """The parser of everything and that of each command; only those to be ``filled`` have arguments, which take time to import."""
-    anywhere = Parser(add_help=False)
-    anywhere.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback with an error")
-    # Launchers put this in front of our options or behind them; ranks are read from the environment.
-    anywhere.add_argument("--local_rank", "--local-rank", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser = Parser("volgen", description=volgen.__doc__, parents=[anywhere], allow_abbrev=False)
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of everything and that of each command, which gets its arguments, and imports what they need, when it is used."""
+    parser = Parser("volgen", description=volgen.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"volgen {volgen.__version__}")
     shells = "print a script that completes commands and options in this shell, and stop"
     parser.add_argument(COMPLETION, metavar="SHELL", choices=SHELLS, action=_Completion, help=shells)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     known = {}
-    for name, command in COMMANDS.items():
-        known[name] = subparsers.add_parser(name, help=command.help, description=command.help, parents=[anywhere], allow_abbrev=False)
-        if name in filled:
-            command.arguments(known[name])
+    for name, title in commands.titles().items():
+        known[name] = subparsers.add_parser(name, help=title, description=title, allow_abbrev=False)
+        known[name].late = partial(_fill, name=name)
     return parser, known
 
 
-def _parse(words: list[str]) -> tuple[argparse.Namespace, Overrides]:
-    named = next((word for word in words if word in COMMANDS), next((word for word in words if not word.startswith("-")), ""))
-    if named and named not in COMMANDS and not words[0].startswith(COMPLETION):
-        raise UserError("volgen", f"there is no command '{named}'", do=nearest(named, COMMANDS))
-    parser, known = _parsers({named})
-    options, rest = parser.parse_known_args(words)
-    dotted = tuple(f"--{prefix}" for prefix in COMMANDS[options.command].overrides)
-    strange = [word for word in rest if word.startswith("--") and not word.startswith(dotted)] if dotted else rest
-    where = f"volgen {options.command}"
-    if strange:
-        word = strange[0].partition("=")[0]
-        do = nearest(word, names_of(known[named])) if word.startswith("-") else f"see {where} --help"
-        raise UserError(where, f"unknown argument '{word}'", do=do)
-    return options, _pairs(rest, where)
-
-
-def _pairs(words: Sequence[str], where: str) -> Overrides:
-    """``--section.key value`` and ``--section.key=value`` as pairs; several numbers (``--data.shape 40 48 40``) are a list."""
-    pairs: list[tuple[str, str]] = []
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise UserError(where, f"unexpected argument '{word}'", "--section.key VALUE", f"see {where} --help")
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals:
-            if not waiting or waiting[0].startswith("--"):
-                raise UserError(where, f"'{word}' has no value", f"{word} VALUE, with a key of the configuration", f"see {where} --help")
-            values = [waiting.pop(0)]
-            while waiting and is_number(waiting[0]) and is_number(values[0]):
-                values.append(waiting.pop(0))
-            value = values[0] if len(values) == 1 else "[" + ", ".join(word.rstrip(",") for word in values) + "]"
-        pairs.append((key, value))
-    return pairs
+def _fill(parser: argparse.ArgumentParser, name: str) -> None:
+    """Gives a command's parser what the command's module says."""
+    command = commands.module(name)
+    parser.usage, parser.epilog = getattr(command, "USAGE", None), inspect.cleandoc(command.__doc__ or "").partition("\n\n")[2]
+    add_options(parser, command.Config)

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from volgen.cli import main
-from volgen.commands.bench.bench import PACKAGE, titles
+from volgen.commands.bench import PACKAGE
 from volgen.core.config import Config
-from volgen.core.registry import kinds, module
+from volgen.core.registry import kinds, module, titles
 
 NAMES = kinds(PACKAGE)
 
@@ -23,7 +23,7 @@ def test_a_benchmark_has_what_the_command_needs(name: str, capsys: pytest.Captur
     with pytest.raises(SystemExit, match="0"):
         main(["bench", name, "--help"])
     shown = capsys.readouterr().out
-    assert "--out FILE.json" in shown and titles()[name].split()[0] in shown
+    assert "--out FILE.json" in shown and titles(PACKAGE)[name].split()[0] in shown
 
 
 def test_without_a_name_all_are_listed_and_none_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_the_module_is_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_benchmarks_and_options_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "stoer"]) == 2
-    assert "choose from" in capsys.readouterr().err
+    assert "there is no benchmark 'stoer'. Did you mean 'store'?" in capsys.readouterr().err
     assert main(["bench", "store", "nowhere", "--repeat", "3"]) == 2
     assert "unknown argument '--repeat'. Did you mean '--repeats'?" in capsys.readouterr().err
     assert main(["bench", "store", "nowhere", "--repeats", "0"]) == 2

@@ -18,7 +18,9 @@ import yaml
 
 from volgen import cli, commands
 from volgen.core import exit_codes
+from volgen.core.answer import Answer
 from volgen.core.errors import UserError
+from volgen.core.options import Parser, add_options, from_options
 from volgen.core.yaml_text import plain
 
 RECIPE = {
@@ -37,16 +39,12 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def _replace(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "cohort", commands.Command("", commands._cohort_arguments, run))  # type: ignore[arg-type]
-
-
 def test_help_is_fast_and_names_every_command() -> None:
     # Processor time, which other work on the machine does not lengthen.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "volgen", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert all(re.search(rf"^    {name}\s", done.stdout, re.MULTILINE) for name in cli.COMMANDS)
+    assert all(re.search(rf"^    {name}\s", done.stdout, re.MULTILINE) for name in commands.titles())
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.3
 
 
@@ -62,14 +60,14 @@ print(*sys.modules, file=sys.stderr)
     assert not {"torch", "numpy", "pydantic", "nibabel", "rich", "yaml"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", list(commands.titles()))
 def test_help_of_each_command_documents_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
-    parser = argparse.ArgumentParser()
-    cli.COMMANDS[command].arguments(parser)
+    parser = Parser("tool")
+    add_options(parser, commands.module(command).Config)
     shown = capsys.readouterr().out
-    for action in parser._actions:
+    for action in (action for action in parser._actions if action.help != argparse.SUPPRESS):
         assert action.help, f"{action.dest} has no help text"
         assert all(option in shown for option in action.option_strings)
 
@@ -185,10 +183,10 @@ def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str
 def test_what_a_stage_raises_decides_the_exit_code(
     raised: BaseException, code: int, message: str, traceback: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(options: argparse.Namespace, overrides: commands.Overrides) -> int:
+    def run(config: object) -> Answer[None]:
         raise raised
 
-    _replace(monkeypatch, run)
+    monkeypatch.setattr("volgen.commands.cohort.run", run)
     assert cli.main(["cohort", "x"]) == code
     err = capsys.readouterr().err
     assert message in err
@@ -196,12 +194,12 @@ def test_what_a_stage_raises_decides_the_exit_code(
 
 
 def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
-    def run(options: argparse.Namespace, overrides: commands.Overrides) -> int:
+    def run(config: object) -> Answer[None]:
         warnings.warn_explicit("of a library", FutureWarning, "x.py", 1, module="monai.networks")
         warnings.warn_explicit("of volgen", UserWarning, "y.py", 1, module="volgen.data.store")
-        return 0
+        return Answer(None)
 
-    _replace(monkeypatch, run)
+    monkeypatch.setattr("volgen.commands.cohort.run", run)
     monkeypatch.setattr(sys, "warnoptions", [])
     with warnings.catch_warnings(record=True) as caught:
         assert cli.main(["cohort", "x"]) == 0
@@ -219,9 +217,10 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
 )
 def test_options_have_the_defaults_of_the_stage(command: str, words: list[str]) -> None:
     stage = getattr(importlib.import_module(f"volgen.commands.{command}.{command}"), command)
-    parser = argparse.ArgumentParser()
-    commands.COMMANDS[command].arguments(parser)
-    options = vars(parser.parse_args(words))
+    config = commands.module(command).Config
+    parser = Parser("tool")
+    add_options(parser, config)
+    options = dict(from_options(config, parser.parse_args(words), parser))
     options.pop("compare", None)  # of `report`: chooses another stage, which takes the rest
     parameters = inspect.signature(stage).parameters
     assert set(options) == set(parameters), "an option of the stage that cannot be given, or the reverse"
@@ -315,7 +314,7 @@ def test_a_shell_completes_commands_options_and_paths(shell: str, capsys: pytest
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--print-completion", shell])
     script = capsys.readouterr().out
-    assert all(command in script for command in cli.COMMANDS)
+    assert all(command in script for command in commands.titles())
     assert all(option in script for option in ("voxel-size", "start-index", "gpus-per-node"))  # tcsh adds the dashes itself
     if shell == "bash":
         asked = f'{script}\nCOMP_WORDS=(volgen sample --mem); COMP_CWORD=2; _shtab_volgen; printf "%s\\n" "${{COMPREPLY[@]}}"'

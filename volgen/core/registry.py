@@ -2,24 +2,35 @@
 
 A component file defines a :class:`~volgen.core.config.Config` subclass called ``Config`` with a ``kind`` literal equal to the
 file's name, and a ``build`` method that makes the component. Files whose names start with an underscore are not components.
+
+Names and titles come from files alone, so that ``volgen --help`` waits for no library; pydantic is imported by those who build.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field
-
-from volgen.core.config import Config
+if TYPE_CHECKING:
+    from volgen.core.config import Config
 
 
 def kinds(package: str) -> list[str]:
     """Names of the components in a package, from its files alone (nothing is imported but the package)."""
     folder = importlib.import_module(package)
     return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+
+
+def titles(package: str) -> dict[str, str]:
+    """Name of every component in a package, and the first line of its documentation without its full stop. Files are read, not imported."""
+    (folder,) = map(Path, importlib.import_module(package).__path__)
+    files = {name: path if (path := folder / f"{name}.py").exists() else folder / name / "__init__.py" for name in kinds(package)}
+    documented = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
+    return {name: (text or "").partition("\n")[0].rstrip(".") for name, text in documented.items()}
 
 
 def module(package: str, kind: str) -> ModuleType:
@@ -30,12 +41,14 @@ def module(package: str, kind: str) -> ModuleType:
 def config_class(package: str, kind: str) -> type[Config]:
     """The configuration class of component ``kind``."""
     found = module(package, kind).Config
-    assert issubclass(found, Config) and found.model_fields["kind"].default == kind, f"{package}.{kind}: kind and file name differ"
+    assert found.model_fields["kind"].default == kind, f"{package}.{kind}: kind and file name differ"
     return found  # type: ignore[no-any-return]
 
 
 def union(package: str) -> Any:
     """The pydantic type "one of the components in this folder, told apart by ``kind``"."""
+    from pydantic import Field
+
     members = tuple(config_class(package, kind) for kind in kinds(package))
     if len(members) == 1:
         return members[0]

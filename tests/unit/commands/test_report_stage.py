@@ -62,7 +62,7 @@ def test_a_report_has_its_files_and_its_keys(samples: Path, blob_store: Path, tm
     assert verdicts == ["pass", "pass", "fail", "fail"]
     assert content["volumes"][2]["findings"][0]["axis"] == "S"
     assert any(f["slices"] == [8, 8] for f in content["volumes"][2]["findings"])
-    assert (outcome.passed, outcome.failed, outcome.unread, outcome.strict_failure) == (2, 2, 0, False)
+    assert (outcome.passed, outcome.failed, outcome.unread, outcome.all_passed) == (2, 2, 0, False)
     with (out / "slices.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 * 16

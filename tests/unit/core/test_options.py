@@ -33,7 +33,7 @@ def _parse(*words: str) -> _Config:
     add_options(parser, _Config)
     options, rest = parser.parse_known_args(words)
     assert not rest
-    return from_options(_Config, options, "tool")
+    return from_options(_Config, options, parser)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_help_says_meaning_and_default() -> None:
     add_options(parser, _Config)
     text = " ".join(parser.format_help().split())
     assert "RUN What is measured. --" not in text and "RUN What is measured." in text
-    assert "--shape N [N ...] Voxels. (default: 8 8 8)" in text and "100 % of it." in text
+    assert "--shape N [N ...] Voxels (default: 8 8 8)." in text and "100 % of it." in text
 
 
 def test_options_of_a_sub_command_are_added_when_it_is_called() -> None:

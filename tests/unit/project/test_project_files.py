@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import volgen
-from volgen import cli, recipe
+from volgen import commands, recipe
 from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +75,7 @@ def test_documented_commands_and_files_exist() -> None:
         for command in re.findall(
             r"^ *\$? *(?:python -m )?volgen ([a-z]\S*)", "\n".join(re.findall(r"```.*?```", text, re.DOTALL)), re.MULTILINE
         ):
-            assert command in cli.COMMANDS, f"{document.name} shows `volgen {command}`"
+            assert command in commands.titles(), f"{document.name} shows `volgen {command}`"
         for script in re.findall(r"bash ((?:\.ci|launch)/[\w./-]+)", text):
             assert (ROOT / script).is_file(), f"{document.name} shows {script}"
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

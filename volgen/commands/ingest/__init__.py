@@ -1,0 +1,43 @@
+"""NIfTI, MGH or BIDS -> Zarr store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from volgen.core.answer import Answer
+from volgen.core.options import Option, Positional
+from volgen.data.ingest.preprocess import IngestConfig
+
+if TYPE_CHECKING:
+    from volgen.commands.ingest.ingest import IngestSummary
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Config(IngestConfig):
+    """What is read, where it goes, and how scans become a cohort."""
+
+    source: Annotated[Path, Positional("SOURCE")]
+    """A NIfTI or MGH image, a folder of them, or a BIDS tree."""
+    store: Annotated[Path, Positional("STORE")]
+    """Zarr store to make or to continue."""
+    workers: Annotated[int, Option("N")] = Field(default_factory=_cores)
+    """Processes, one for each core if it is not given."""
+    patients: Annotated[Path | None, Option("TABLE.tsv")] = None
+    """Table of whose each scan is: a column for the scan (file, scan_id, participant_id, ...) and one for the patient (patient, ...)."""
+    strict: bool = False
+    """Stop at the first scan that cannot be used instead of leaving it out."""
+
+
+def run(config: Config) -> Answer[IngestSummary]:
+    """Makes or continues a store."""
+    from volgen.commands.ingest.ingest import ingest
+
+    settings = IngestConfig.model_validate({name: getattr(config, name) for name in IngestConfig.model_fields})
+    return Answer(ingest(config.source, config.store, settings, workers=config.workers, strict=config.strict, patients=config.patients))

@@ -1,0 +1,32 @@
+"""Copy what may leave of a run, with statement and model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from volgen.core.answer import Answer
+from volgen.core.config import Config as BaseConfig
+from volgen.core.options import Option, Positional
+
+
+class Config(BaseConfig):
+    """Which run, and what is accepted of it."""
+
+    run: Annotated[Path, Positional("RUN")]
+    """Directory that volgen train finished."""
+    out: Annotated[Path, Positional("OUT")]
+    """New folder, which may leave the house."""
+    audit: Annotated[Path | None, Option("DIR")] = None
+    """Folder that volgen audit made of the run; a refuted run is not released."""
+    people_agreed: bool = False
+    """The run has no guarantee, and all people it was trained on agreed to what it may give away of them."""
+    accept_half: bool = False
+    """The run was trained on the half that coins chose, and everybody may know who is in it."""
+
+
+def run(config: Config) -> Answer[Path]:
+    """Makes a release."""
+    from volgen.commands.release.release import release
+
+    return Answer(release(**dict(config)))

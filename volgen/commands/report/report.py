@@ -22,19 +22,17 @@ class Outcome:
         passed: number of volumes that pass.
         failed: number of volumes that do not pass: those that fail and those of another acquisition.
         unread: number of files that could not be read.
-        strict: whether failures are the caller's failure too.
     """
 
     page: Path
     passed: int
     failed: int
     unread: int
-    strict: bool
 
     @property
-    def strict_failure(self) -> bool:
-        """Whether ``--strict`` was asked for and a volume did not pass or a file could not be read."""
-        return self.strict and self.failed + self.unread > 0
+    def all_passed(self) -> bool:
+        """Whether every volume passes and every file could be read."""
+        return not self.failed + self.unread
 
 
 def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True) -> Outcome:
@@ -44,7 +42,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
         samples: a NIfTI or MGH file, a folder of them, or a store.
         reference: a store of real scans, or the ``bands.json`` that an earlier report made from one.
         out: directory for ``report.html``, ``report.json``, ``volumes.csv``, ``slices.csv``, ``bands.json``, pictures and the manifest.
-        strict: whether :attr:`Outcome.strict_failure` tells of failures.
+        strict: whether the caller takes a volume that does not pass for a failure; the manifest says so.
         split: which people of a reference store the bands come from: ``all``, ``train``, ``validation`` or ``test``.
         real_pictures: whether slices of three people of a reference store are shown beside the volumes.
 
@@ -64,4 +62,4 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     html = out / page.NAME
     hint(against, real, out / page.BANDS)
     say(f"{summary['headline']}; see {html}")
-    return Outcome(html, summary["passed"], summary["failed"] + summary["other"], summary["unread"], strict)
+    return Outcome(html, summary["passed"], summary["failed"] + summary["other"], summary["unread"])

@@ -1,0 +1,48 @@
+"""Draw volumes from a run and write NIfTI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from volgen.core.answer import Answer
+from volgen.core.config import Config as BaseConfig
+from volgen.core.options import Option, Positional, Section
+
+
+class Config(BaseConfig):
+    """What is drawn, how, and where it goes."""
+
+    run: Annotated[Path, Positional("RUN")]
+    """Directory that volgen train made."""
+    out: Annotated[Path, Option("DIR")]
+    """Folder for the NIfTI files, new or to be continued."""
+    count: Annotated[int, Option("N")]
+    """Number of volumes."""
+    seed: Annotated[int, Option("S")] = 0
+    """Volume i depends on this seed and i alone."""
+    steps: Annotated[int | None, Option("N")] = None
+    """Points of the run's noise grid to visit (default: all)."""
+    sampler: Annotated[str | dict[str, object] | None, Section("volgen.sampling.samplers")] = None
+    """Solver (default: the run's), with settings as --sampler.KEY VALUE."""
+    noise: Annotated[str | dict[str, object] | None, Section("volgen.sampling.noises")] = None
+    """Noise (default: white), with settings as --noise.KEY VALUE: of slerp, slices along --noise.axis (R, A, S) share noise."""
+    batch_size: Annotated[int, Option("N")] = 1
+    """Volumes that ranks hand on together; no volume depends on it."""
+    device: Annotated[str | None, Option("DEVICE")] = None
+    """Torch device (default: a GPU if there is one)."""
+    dtype: Literal["float32", "int16"] = "float32"
+    """Voxels in the files; int16 has a slope."""
+    start_index: Annotated[int, Option("I")] = 0
+    """Index of the first volume."""
+    memory_gib: Annotated[float, Option("GiB")] = 4.0
+    """Memory of a rank for volumes under way, and as much for experts."""
+    stages: Annotated[int | None, Option("N")] = None
+    """Ranks that each volume passes through, if there are several (default: as many as it takes to hold all experts)."""
+
+
+def run(config: Config) -> Answer[Path]:
+    """Draws volumes."""
+    from volgen.commands.sample.sample import sample
+
+    return Answer(sample(**dict(config)))
