@@ -1,21 +1,16 @@
-"""Frechet distances of a generated cohort relative to those of real people among themselves: of volumes, and of slices per plane."""
+"""The Frechet distance of a generated cohort relative to that of real people among themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.core.protocols import AXES
 from volgen.evaluation.frechet import Features, frechet_distance
-from volgen.evaluation.slices import extent
 
 Unit = NDArray[np.float32]
 FLOOR_DRAWS = 5
-SLICES = 9
-CENTRAL = (0.2, 0.8)
 
 
 def frechet_ratio(generated: Unit, validation: Unit, train: Unit) -> dict[str, Any]:
@@ -41,25 +36,6 @@ def frechet_ratio(generated: Unit, validation: Unit, train: Unit) -> dict[str, A
         floors.append(frechet_distance(features(_flat(train[order[:count]])), unseen))
     distance, floor = float(np.mean(distances)), float(np.mean(floors))
     return {"generated": distance, "floor": floor, "ratio": distance / max(floor, 1e-12), "features": used}
-
-
-def plane_ratios(generated: Sequence[Unit], validation: Sequence[Unit], train: Sequence[Unit], union: NDArray[np.bool_]) -> dict[str, Any]:
-    """:func:`frechet_ratio` over single slices, for each axis, and ``gap``: the largest ratio over the smallest.
-
-    Args:
-        generated: volumes [X, Y, Z].
-        validation: the same of people that a model does not see.
-        train: the same of people that it is trained on.
-        union: where any training person has a head; the slices are 9 from the central 60 % of it.
-    """
-    result: dict[str, Any] = {}
-    for axis, label in enumerate(AXES):
-        first, last = extent(union, axis) or (0, union.shape[axis] - 1)
-        places = np.rint(first + np.linspace(*CENTRAL, SLICES) * (last - first)).astype(int)
-        groups = (np.stack([np.moveaxis(v, axis, 0)[places].reshape(SLICES, -1) for v in g]) for g in (generated, validation, train))
-        result[label] = frechet_ratio(*groups)
-    ratios = [result[label]["ratio"] for label in AXES]
-    return {**result, "gap": max(ratios) / max(min(ratios), 1e-12)}
 
 
 def _flat(rows: Unit) -> Unit:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from volgen.evaluation.cohort import standardised
+from volgen.evaluation.likeness import standardised
 from volgen.evaluation.mask import head_mask
 
 LARGEST_EDGE = 32

@@ -47,7 +47,7 @@ def write_page(directory: Path) -> Path:
         })  # fmt: skip
     html = page.template("compare.html.j2").render(
         content=content, generators=generators, charts=_charts(generators, bands["curves"]), rows=_rows(content),
-        axes=page.SHOWN_ORDER, axis_names=page.AXIS_NAMES, enough=counts.enough, frechet=counts.FRECHET, fewest=FEWEST,
+        axes=page.SHOWN_ORDER, axis_names=page.AXIS_NAMES, measures=counts.rows, fewest=FEWEST,
         style=page.resource("style.css"), sorting=page.resource("sort.js"), side=page.resource("side.js"),
         script=page.resource("outline.js"),
     )  # fmt: skip

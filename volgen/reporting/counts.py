@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COHORT_WORDS = {
-    "background": "the background is not clean",
-    "volume z": "heads are too large or too small on average",
-    "MS-SSIM difference": "volumes are more alike, or less alike, than real people are",
-    "high-frequency ratio": "fine detail is lost or noise was added",
-    "nearest training: correlation": "volumes are closer to training people than unseen people are",
-    "nearest training: MS-SSIM": "volumes are closer to training people than unseen people are",
-}
+from volgen.evaluation import cohort as cohorts
+from volgen.evaluation.cohort_measure import Goal
+
 SHARE = 20
 """Volumes behind a share: of 20 without a fault, at most 17 % of all can have one (exact 95 % interval)."""
-FRECHET = 25
-"""Volumes behind a Frechet distance, on either side: with fewer than its 24 components plus one, a covariance has no inverse."""
-FEWEST = {
-    "background": 1,
-    "volume z": 5,
-    "MS-SSIM difference": 8,
-    "high-frequency ratio": 1,
-    "nearest training: correlation": 5,
-    "nearest training: MS-SSIM": 5,
-}
-"""Generated volumes, and unseen real ones, behind each measure of a cohort."""
 
 
 def sides(cohort: Mapping[str, Any]) -> tuple[int, int]:
@@ -33,9 +17,37 @@ def sides(cohort: Mapping[str, Any]) -> tuple[int, int]:
     return int(cohort["count"]["generated"]), int(cohort["count"]["real_validation"])
 
 
-def enough(target: Mapping[str, Any], cohort: Mapping[str, Any]) -> bool:
-    """Whether a target is measured on enough volumes of both sides."""
-    return "count" not in cohort or min(sides(cohort)) >= FEWEST.get(target["name"], 1)
+def enough(goal: Goal, cohort: Mapping[str, Any]) -> bool:
+    """Whether a number is measured on enough volumes of both sides."""
+    return "count" not in cohort or min(sides(cohort)) >= goal.fewest
+
+
+def judged(cohort: Mapping[str, Any] | None) -> list[tuple[Goal, Mapping[str, Any]]]:
+    """Targets of ``cohort`` of ``report.json``, each with what people are told of it; none where no cohort was measured."""
+    goals = cohorts.goals()
+    return [(goals[target["name"]], target) for target in (cohort or {}).get("targets", [])]
+
+
+def missed(cohort: Mapping[str, Any] | None) -> list[str]:
+    """What it means that targets are missed, of those that enough volumes stand behind; each said once."""
+    faults = (goal.missed for goal, target in judged(cohort) if cohort and target["pass"] is False and enough(goal, cohort))
+    return list(dict.fromkeys(faults))
+
+
+def rows(cohort: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measures of a cohort for a table: those with a band, then those that are shown without one.
+
+    Returns:
+        ``label``, ``value``, ``band`` ([low, high] or None), ``aim`` (in place of a band), ``pass``, ``enough`` and ``fewest`` of each.
+    """
+    found = [{**target, "aim": "", "enough": enough(goal, cohort), "fewest": goal.fewest} for goal, target in judged(cohort)]
+    for kind, goal in cohorts.shown():
+        if kind in cohort:
+            found.append({
+                "name": goal.name, "label": goal.label, "value": cohort[kind][goal.shown], "band": None, "aim": goal.aim, "pass": None,
+                "enough": enough(goal, cohort), "fewest": goal.fewest,
+            })  # fmt: skip
+    return found
 
 
 def too_few(volumes: int, cohort: Mapping[str, Any] | None) -> list[str]:
@@ -53,10 +65,17 @@ def too_few(volumes: int, cohort: Mapping[str, Any] | None) -> list[str]:
     if cohort and "count" in cohort:
         ours, real = sides(cohort)
         both = f"({ours} generated, {real} unseen real)"
-        small = [target["label"] for target in cohort["targets"] if not enough(target, cohort)]
+        small = [(goal, target["label"]) for goal, target in judged(cohort) if not enough(goal, cohort)]
         if small:
-            needed = max(FEWEST[target["name"]] for target in cohort["targets"] if not enough(target, cohort))
-            told.append(f"Too few volumes {both} for: {'; '.join(small)}. From {needed} of each on these say something.")
-        if min(ours, real) < FRECHET:
-            told.append(f"The Frechet distance is of too few volumes {both}: from {FRECHET} of each on it says something.")
+            labels, needed = "; ".join(label for _, label in small), most([goal for goal, _ in small])
+            told.append(f"Too few volumes {both} for: {labels}. From {needed} of each on these say something.")
+        for _, goal in cohorts.shown():
+            if not enough(goal, cohort):
+                name = goal.label.partition(",")[0]
+                told.append(f"The {name} is of too few volumes {both}: from {goal.fewest} of each on it says something.")
     return told
+
+
+def most(goals: Sequence[Goal]) -> int:
+    """Volumes of each side from which on all of these numbers say something."""
+    return max(goal.fewest for goal in goals)

@@ -62,7 +62,7 @@ def write_page(directory: Path) -> Path:
     viewer = resource("vendor/niivue.umd.js") if any(volume["preview"] for volume in volumes) else ""
     html = template("page.html.j2").render(
         report=report, volumes=volumes, axes=SHOWN_ORDER, axis_names=AXIS_NAMES, planes=PLANES, viewer=viewer,
-        beside=_beside(directory, report.get("beside"), volumes), enough=counts.enough, fewest=counts.FEWEST, frechet=counts.FRECHET,
+        beside=_beside(directory, report.get("beside"), volumes), rows=counts.rows,
         style=resource("style.css"), sorting=resource("sort.js"), side=resource("side.js"), script=resource("page.js"),
     )  # fmt: skip
     write_text(directory / NAME, html)

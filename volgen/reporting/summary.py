@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import stats
 
-from volgen.reporting.counts import COHORT_WORDS, enough, too_few
+from volgen.reporting.counts import enough, judged, missed, too_few
 from volgen.reporting.uses import uses
 
 
@@ -42,11 +42,9 @@ def summarise(
         text.append(f"Most frequently outside the band of real volumes: {words}.")
     if unread:
         text.append(f"{len(unread)} file{'s' if len(unread) > 1 else ''} could not be read.")
-    targets = [target for target in (cohort or {}).get("targets", []) if cohort and enough(target, cohort)]
-    missed = [target["name"] for target in targets if target["pass"] is False]
-    if missed:
-        text.append("As a cohort: " + "; ".join(dict.fromkeys(COHORT_WORDS[name] for name in missed)) + ".")
-    elif any(target["pass"] is not None for target in targets):
+    if faults := missed(cohort):
+        text.append("As a cohort: " + "; ".join(faults) + ".")
+    elif any(target["pass"] is not None for goal, target in judged(cohort) if cohort and enough(goal, cohort)):
         text.append("As a cohort they meet every target that could be measured on enough volumes.")
     return {
         "headline": f"{passed} of {len(volumes)} volume{'s' if len(volumes) != 1 else ''} pass{'es' if len(volumes) == 1 else ''}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from volgen.reporting.counts import COHORT_WORDS, FEWEST, enough
+from volgen.reporting.counts import enough, judged, missed, most
 
 PLANES = {"S": "axial", "A": "coronal", "R": "sagittal"}
 MOST = 0.9
@@ -77,15 +77,10 @@ def _cohort(cohort: Mapping[str, Any] | None, failed: int) -> dict[str, str]:
         return _answer("unknown", "Not measured: that needs a store as the reference, and not bands.json.")
     if cohort.get("skipped"):
         return _answer("unknown", str(cohort["skipped"]))
-    judged = [target for target in cohort["targets"] if target["pass"] is not None and enough(target, cohort)]
-    missed = [COHORT_WORDS[target["name"]] for target in judged if not target["pass"]]
-    if missed:
-        return _answer("no", f"{'; '.join(dict.fromkeys(missed)).capitalize()}.")
-    few = [target for target in cohort["targets"] if not enough(target, cohort)]
-    if few:
-        return _answer(
-            "unknown", f"Too few volumes to tell: {max(FEWEST[target['name']] for target in few)} generated and as many unseen real ones."
-        )
+    if faults := missed(cohort):
+        return _answer("no", f"{'; '.join(faults).capitalize()}.")
+    if few := [goal for goal, _ in judged(cohort) if not enough(goal, cohort)]:
+        return _answer("unknown", f"Too few volumes to tell: {most(few)} generated and as many unseen real ones.")
     if failed:
         return _answer(
             "some", f"As real people are, by the measures of the cohort; leave out the {failed} that fail{'s' if failed == 1 else ''}."
@@ -94,7 +89,7 @@ def _cohort(cohort: Mapping[str, Any] | None, failed: int) -> dict[str, str]:
 
 
 def _copies(cohort: Mapping[str, Any] | None) -> dict[str, str]:
-    targets = [target for target in (cohort or {}).get("targets", []) if target["name"].startswith("nearest")]
+    targets = [target for goal, target in judged(cohort) if goal.copying]
     if any(target["pass"] is False for target in targets):
         return _answer("no", "They are closer to people that the model was trained on than unseen people are.")
     copies = "No copies stand out. " if targets else ""

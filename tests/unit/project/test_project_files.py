@@ -17,6 +17,7 @@ from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
+    "volgen.evaluation.cohorts",
     "volgen.evaluation.volumes",
     "volgen.experts.starts",
     "volgen.methods",
