@@ -48,7 +48,7 @@ def head(path: Path, seed: int) -> None:
 
 def test_a_cohort_measure_is_one_file(house: Callable[[], Any]) -> None:
     newcomer = house()
-    newcomer.add("evaluate/cohorts/toy.py", TOY)
+    newcomer.add("evaluation/cohorts/toy.py", TOY)
     for seed in range(10):
         head(newcomer.folder / "scans" / f"sub-{seed:02d}_T1w.nii.gz", seed)
     for seed in (20, 21):
