@@ -93,7 +93,22 @@ def make(tree: Path, folder: Path) -> None:
     volgen("sample", "runs/gaussian", "--out", "by_slerp", "--count", "1", "--noise", "slerp", "--noise.axis", "A")
     volgen("report", "samples_gaussian", "--reference", "cohort.zarr", "--out", "report")
     volgen("report", "--compare", "samples_gaussian", "samples_edm", "--reference", "cohort.zarr", "--out", "compare")
-    volgen("audit", "runs/gaussian", "--members", "cohort.zarr", "--out", "audit", "--count", "2", "--levels", "2", "--draws", "2")
+    volgen(
+        "audit",
+        "runs/gaussian",
+        "--members",
+        "cohort.zarr",
+        "--non-members",
+        "public.zarr",
+        "--out",
+        "audit",
+        "--count",
+        "2",
+        "--levels",
+        "2",
+        "--draws",
+        "2",
+    )
     scan = next((folder / "scans").rglob("*T1w.nii.gz")).relative_to(folder)
     volgen("export", "cohort.zarr", "--out", "export")
     volgen("anonymise", str(scan), "runs/gaussian", "--epsilon", "8", "--delta", "1e-5", "--out", "anonymised", "--accept-vacuous")
