@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "flow": {"preconditioner": {"kind": "flow"}, "network": {"kind": "triplanar"}, "experts": {"points": [1, 3]}},
     "public": {
         "preconditioner": {"kind": "edm"}, "network": UNET, "adapter": {"kind": "lora"}, "start": {"kind": "public", "run": "runs/edm"},
+        "experts": {"count": 2, "warm_start": "none"},
     },
     "private": {
         "preconditioner": {"kind": "edm"}, "optimiser": {"warmup_steps": 2, "gradient_clip": 0.0},
