@@ -30,7 +30,7 @@ Network: Any = union("volgen.models.networks")
 Preconditioner: Any = union("volgen.models.preconditioners")
 Assembly: Any = union("volgen.models.assemblies")
 Adapter: Any = union("volgen.models.adapters")
-Start: Any = union("volgen.experts.starts")
+Start: Any = union("volgen.origin.starts")
 Sampler: Any = union("volgen.sampling.samplers")
 Privacy: Any = union("volgen.privacy.plans")
 
@@ -89,9 +89,14 @@ class Recipe(Config):
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""
         return self.method.build(self)  # type: ignore[no-any-return]
 
+    def stated(self, section: str) -> bool:
+        """Whether a section is other than where nobody mentions it."""
+        default = type(self).model_fields[section].get_default(call_default_factory=True)
+        return bool(getattr(self, section).model_dump() != default)
+
     def warm(self, phase: Phase) -> bool:
         """Whether a network starts from trained weights, which are validated before its first step."""
-        return phase.start is not None or bool(self.start.public)
+        return phase.start is not None or bool(self.start.warm)
 
     def shared_by_all(self, ranks: int) -> bool:
         """Whether all ranks of a launch train the network that experts start from together, though they form groups for the experts."""
@@ -120,7 +125,7 @@ class Recipe(Config):
         if not all(phase.points for phase in plan(self.experts, grid)):
             raise ValueError("schedule: its noise levels are too close to each other to have owners")
         self._check_shapes()
-        self._check_start()
+        self.start.check(self)
         if self.data.batch_size % self.engine.accumulation:
             raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
         refusals = list(self.privacy.refusals(self))
@@ -128,34 +133,16 @@ class Recipe(Config):
             raise ValueError(f"privacy.kind '{self.privacy.kind}' cannot be had with this: {'; '.join(refusals)}")
         return self
 
-    def _check_start(self) -> None:
-        if not self.start.public:
-            if not self.adapter.whole:
-                raise ValueError(
-                    f"adapter.kind '{self.adapter.kind}' changes trained weights, but start.kind is '{self.start.kind}': use public"
-                )
-            return
-        if self.experts.warm_start != "none" or self.experts.shared_steps:
-            raise ValueError(
-                "start.kind is 'public', so experts start from those of that run: set experts.warm_start to none and shared_steps to 0"
-            )
-        try:
-            trained = self.trained()
-        except ValueError as error:
-            raise ValueError(f"start: {error}") from None
-        if not trained:
-            raise ValueError(f"start.sigma {list(self.start.sigma)} holds the noise levels of no expert, so nothing would be trained")
-
     def _check_shapes(self) -> None:
         try:
             piece = self.piece
         except ValueError as error:
             raise ValueError(f"assembly: {error}") from None
-        if not (self.assembly.whole or self.preconditioner.anywhere):
+        if self.assembly.piecewise and not self.preconditioner.anywhere:
             found = f"preconditioner.kind '{self.preconditioner.kind}' denoises whole volumes"
             raise ValueError(f"{found}, but assembly.kind '{self.assembly.kind}' makes pieces: use edm, v, x0, epsilon or flow")
         found = f"data.shape is {list(self.data.shape)}"
-        if not self.assembly.whole:
+        if self.assembly.piecewise:
             found = f"a piece of assembly.kind '{self.assembly.kind}' is {list(piece)}"
         for section, multiples in (("network", self.network.multiples), ("preconditioner", (self.preconditioner.multiple,) * 3)):
             if any(size % multiple for size, multiple in zip(piece, multiples, strict=True)):

@@ -57,8 +57,8 @@ def test_an_example_has_the_declared_shape_and_is_a_function_of_its_key(kind: st
             assert seen.shape[2:] == one.piece(SHAPE) and seen.dtype == torch.float32 and torch.isfinite(seen).all()
             assert torch.equal(seen, same)
     assert first.given.channels is None or first.given.channels.shape[:2] == (1, one.known)
-    assert one.whole == (one.piece(SHAPE) == SHAPE)
-    assert one.whole or not torch.equal(first.x_BCXYZ, other.x_BCXYZ)
+    assert one.piecewise == (one.piece(SHAPE) != SHAPE)
+    assert not one.piecewise or not torch.equal(first.x_BCXYZ, other.x_BCXYZ)
     assert one.views(SHAPE) >= 1
 
 

@@ -20,9 +20,9 @@ from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.private_engine import Pass, PrivateEngine
-from volgen.privacy.ledger import Mechanism
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 
 KEY = bytes(range(32))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.commands.train import parts, privacy
+from volgen.commands.train import parts
 from volgen.core.config import validate
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
@@ -27,9 +27,11 @@ from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass, PrivateEngine
 from volgen.planning import patients as private_pass
-from volgen.privacy.ledger import Budget, Ledger, Mechanism
+from volgen.privacy import protected
+from volgen.privacy.ledger import Budget, Ledger
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.recipe import Recipe
 from volgen.training.interrupt import Interrupt
 from volgen.training.loop import Task, Trainer
@@ -124,8 +126,8 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         plain = Trainer(
             asked.optimiser, asked.ema, lambda _: None, 4, None, 10, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
         )  # fmt: skip
-        privacy.GradientMechanism = Recorder  # type: ignore[misc]
-        trainer = privacy.method(asked).trainer(plain, stream, group)
+        protected.GradientMechanism = Recorder  # type: ignore[misc]
+        trainer = asked.privacy.build(asked).trainer(plain, stream, group)
         network = asked.build().network(asked.phases()[-1])
         for weight in network.parameters():
             if not weight.any():  # nothing would reach what is before it
@@ -136,7 +138,7 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         engine = PrivateEngine(network, asked.engine, at_once=at_once, per_sample=each)
         noises = [torch.randn((EDGE,) * 3, generator=torch.Generator().manual_seed(number)) for number in range(8)]
         preconditioner = asked.preconditioner.fit(lambda: iter(noises), [str(number) for number in range(8)], 0)
-        objective = parts.make_objective(stream, preconditioner, public=True)(engine)
+        objective = parts.make_objective(stream, preconditioner, brought=True)(engine)
         task = Task("0", "test", lambda quantile: 0.2 + 3.0 * quantile, folder, 0, False)
         for step in range(1, STEPS + 1):
             trainer._gradient(task, engine, objective, step, step - 1)

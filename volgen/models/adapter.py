@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -12,11 +12,8 @@ class AdapterConfig(Protocol):
     """What every file in ``volgen/models/adapters`` offers as ``Config``."""
 
     kind: str
-
-    @property
-    def whole(self) -> bool:
-        """Whether every weight is trained, so that it needs no trained weights to begin with."""
-        ...
+    needs_trained: ClassVar[bool]
+    """Whether only a part is trained, so that it needs trained weights to begin with."""
 
     def attach(self, network: nn.Module) -> None:
         """Prepares a network in place: what is not trained does not require a gradient, and its output is what it was.

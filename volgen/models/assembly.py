@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -48,15 +48,15 @@ class AssemblyConfig(Protocol):
     """What every file in ``volgen/models/assemblies`` offers as ``Config``."""
 
     kind: str
+    fitted: ClassVar[bool]
+    """Whether it draws from what was fitted to people."""
+    piecewise: ClassVar[bool]
+    """Whether a volume is denoised in pieces, one drawn from others: a preconditioner must not know a voxel's place then, a piece needs all
+    experts before the next one can be drawn, and a scan cannot be denoised at once."""
 
     @property
     def known(self) -> int:
         """Channels (:attr:`volgen.core.given.Given.channels`) of what is known beside a piece."""
-        ...
-
-    @property
-    def whole(self) -> bool:
-        """Whether the only piece is the whole volume."""
         ...
 
     def piece(self, shape: Shape3) -> Shape3:

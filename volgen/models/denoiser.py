@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ class PreconditionerConfig(Protocol):
     """What every file in ``volgen/models/preconditioners`` offers as ``Config``."""
 
     kind: str
+    fitted: ClassVar[bool]
+    """Whether its state is a function of people: it then has to come from a public cohort where people are protected."""
 
     @property
     def inputs(self) -> int:
@@ -99,6 +101,8 @@ class NetworkConfig(Protocol):
     """What every file in ``volgen/models/networks`` offers as ``Config``."""
 
     kind: str
+    patients_apart: ClassVar[bool]
+    """Whether it was tested that the examples of a batch never meet in it, so that each has a gradient of its own."""
 
     @property
     def multiples(self) -> Shape3:

@@ -57,7 +57,7 @@ def choose(recipe: Recipe, network: nn.Module, group: Group) -> Choice:
     alike = group.gather(identity())
     free = _free(group.device) // (alike.count(alike[group.rank]) if group.device.type == "cpu" else 1)
     why = excluded(recipe) or group.gather("" if group.rank else _differs(recipe, network) or " ")[0].strip()
-    passes = candidates(recipe, group.world_size, several=not why)
+    passes = recipe.privacy.passes(-(-recipe.data.batch_size // group.world_size), several=not why)
     size, held = NetworkSize.of(network, muon=False), peaks(recipe, passes, gpu=group.device.type != "cpu")
     needs = [need(recipe, size, group.world_size, peak) for peak in held]
     # Ranks may have different machines; the least of them decides.
@@ -127,25 +127,9 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     return meets(copy.deepcopy(network).to(group.device), loss, at_once.patients, recipe.privacy.views)
 
 
-def candidates(recipe: Recipe, ranks: int, several: bool) -> list[Pass]:
-    """What could go through the network at once, from little to much.
-
-    Args:
-        recipe: private.
-        ranks: that share the patients of a step.
-        several: whether it may be more than one patient.
-    """
-    passes = [Pass()]
-    if recipe.privacy.views > 1:
-        passes.append(Pass(1, whole=True))
-    if several:
-        passes += [Pass(patients, whole=True) for patients in range(2, -(-recipe.data.batch_size // ranks) + 1)]
-    return passes
-
-
 def need(recipe: Recipe, size: NetworkSize, ranks: int, peak: int) -> int:
     """Bytes that training takes on one rank: what it holds all the time, and a pass or the update."""
-    engine = engine_memory(recipe.engine.model_copy(update={"precision": "fp32"}), size, ranks)
+    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks)
     whole = FP32 * size.parameters
     average = whole if recipe.engine.zero_stage == 0 else FP32 * -(-size.parameters // ranks)
     total = whole  # of the patients so far

@@ -12,7 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -20,12 +20,15 @@ from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import open_plain, sync, write_json
 from volgen.core.lock import Lock
+from volgen.core.registry import kinds, module
 from volgen.core.run_files import JOURNAL, LEDGER, LEDGER_LOCK
+from volgen.privacy import plans
 from volgen.privacy.accounting import Accountant, Steps, epsilon, replace_one
+from volgen.privacy.mechanism import NoisyStep
+from volgen.privacy.plans import UNNAMED
 
 Choice = TypeVar("Choice")
 
-MECHANISM = "Poisson-subsampled Gaussian"
 LOST = "unknown"
 """Scope of lines that cannot be read: they count as steps all the same."""
 AHEAD = (1024, 256, 64, 16, 4, 1)
@@ -55,21 +58,6 @@ class Budget:
     accountant: Accountant
 
 
-@dataclass(frozen=True)
-class Mechanism:
-    """One noisy step.
-
-    Attributes:
-        sampling_rate: q in (0, 1], for each patient.
-        noise_multiplier: of the noise on the sum, in units of ``clip_norm``.
-        clip_norm: largest Euclidean norm of one patient's contribution.
-    """
-
-    sampling_rate: float
-    noise_multiplier: float
-    clip_norm: float
-
-
 class BudgetSpent(Exception):
     """One more step would cost more than the run may spend."""
 
@@ -88,8 +76,8 @@ class Ledger:
         self._path, self._lock = directory / JOURNAL, directory / LEDGER_LOCK
         self._offset = 0
         self._lines = self._next = 0
-        self._counts: Counter[tuple[str, Mechanism]] = Counter()
-        self._cleared: Counter[Mechanism] = Counter()
+        self._counts: Counter[tuple[str, NoisyStep]] = Counter()
+        self._cleared: Counter[NoisyStep] = Counter()
         header = self._header()
         try:
             outdated = ledgers.outdated(ledgers.version_of(header))
@@ -114,7 +102,7 @@ class Ledger:
 
     @classmethod
     def create(
-        cls, directory: Path, budget: Budget, mechanism: Mechanism, planned: int, assumed: Mapping[str, Any],
+        cls, directory: Path, budget: Budget, mechanism: NoisyStep, planned: int, assumed: Mapping[str, Any],
         neighbouring: Neighbouring = "zero-out",
     ) -> Ledger:  # fmt: skip
         """Begins a journal.
@@ -133,7 +121,7 @@ class Ledger:
         """
         header = {
             "version": ledgers.VERSION, "randomness": ledgers.RANDOMNESS, "neighbouring": neighbouring, "budget": asdict(budget),
-            "mechanism": asdict(mechanism), "planned_steps": planned, "assumed": dict(assumed),
+            "mechanism": _recorded(mechanism), "planned_steps": planned, "assumed": dict(assumed),
         }  # fmt: skip
         descriptor = os.open(directory / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
@@ -143,7 +131,7 @@ class Ledger:
         sync(directory)
         return cls(directory)
 
-    def take(self, scope: str, step: int, mechanism: Mechanism) -> None:
+    def take(self, scope: str, step: int, mechanism: NoisyStep) -> None:
         """Enters one step, and returns when it is on the disk; only then may the step be taken.
 
         Args:
@@ -161,7 +149,7 @@ class Ledger:
             counts[mechanism] += 1
             if not self._fits(counts, mechanism):
                 raise BudgetSpent
-            line = {"n": self._next, "scope": scope, "step": step, "mechanism": asdict(mechanism)}
+            line = {"n": self._next, "scope": scope, "step": step, "mechanism": _recorded(mechanism)}
             self._append(json.dumps(line, allow_nan=False) + "\n")
             self._read()
 
@@ -220,10 +208,7 @@ class Ledger:
             "state": "finished" if finished else "training",
             "budget": self.budget.epsilon,
             "entries": [
-                {
-                    "scope": scope, "mechanism": MECHANISM, "sampling_rate": mechanism.sampling_rate,
-                    "noise_multiplier": mechanism.noise_multiplier, "clip_norm": mechanism.clip_norm, "steps": count,
-                }
+                {"scope": scope, "mechanism": mechanism.name, **vars(mechanism), "steps": count}
                 for (scope, mechanism), count in sorted(self._with_lost().items(), key=lambda item: (item[0][0], -item[1]))
             ],
             "assumed": dict(self.assumed),
@@ -233,7 +218,7 @@ class Ledger:
         """Writes ``privacy_ledger.json``."""
         write_json(self._path.with_name(LEDGER), self.summary(finished=finished))
 
-    def _with_lost(self) -> Counter[tuple[str, Mechanism]]:
+    def _with_lost(self) -> Counter[tuple[str, NoisyStep]]:
         counts = self._counts.copy()
         # Lines are numbered: where some are missing between others, their number is known.
         lost = max(self._next - self._lines, 0)
@@ -241,8 +226,8 @@ class Ledger:
             counts[LOST, self.mechanism] += lost
         return counts
 
-    def _totals(self) -> Counter[Mechanism]:
-        totals: Counter[Mechanism] = Counter()
+    def _totals(self) -> Counter[NoisyStep]:
+        totals: Counter[NoisyStep] = Counter()
         for (_, mechanism), count in self._with_lost().items():
             totals[mechanism] += count
         return totals
@@ -251,13 +236,13 @@ class Ledger:
         told = bound if math.isfinite(bound) else None
         return {"neighbouring": relation, "epsilon": told, "delta": self.budget.delta, "accountant": accountant}
 
-    def _steps(self, counts: Mapping[Mechanism, int]) -> list[Steps]:
-        return [Steps(mechanism.sampling_rate, mechanism.noise_multiplier, count) for mechanism, count in counts.items()]
+    def _steps(self, counts: Mapping[NoisyStep, int]) -> list[Steps]:
+        return [mechanism.cost(count) for mechanism, count in counts.items()]
 
-    def _cost(self, counts: Mapping[Mechanism, int]) -> float:
+    def _cost(self, counts: Mapping[NoisyStep, int]) -> float:
         return epsilon(self._steps(counts), self.budget.delta, self.budget.accountant)
 
-    def _fits(self, counts: Counter[Mechanism], mechanism: Mechanism) -> bool:
+    def _fits(self, counts: Counter[NoisyStep], mechanism: NoisyStep) -> bool:
         """Whether counts stay within the budget. Fewer steps never cost more, so what was cleared once clears all below it."""
         if all(count <= self._cleared[each] for each, count in counts.items()):
             return True
@@ -358,10 +343,19 @@ def _budget(content: object) -> Budget:
     return budget
 
 
-def _mechanism(content: object) -> Mechanism:
-    known = _mapping(content)
-    mechanism = Mechanism(*(_number(known[name]) for name in ("sampling_rate", "noise_multiplier", "clip_norm")))
-    if not (0.0 < mechanism.sampling_rate <= 1.0 and mechanism.noise_multiplier > 0.0 and mechanism.clip_norm > 0.0):
+def _recorded(mechanism: NoisyStep) -> dict[str, Any]:
+    """The form of a mechanism in the journal."""
+    return {**({} if mechanism.plan == UNNAMED else {"plan": mechanism.plan}), **vars(mechanism)}
+
+
+def _mechanism(content: object) -> NoisyStep:
+    known = dict(_mapping(content))
+    kind = _one_of(known.pop("plan", UNNAMED), kinds(plans.__name__))
+    found = getattr(module(plans.__name__, kind), "Mechanism", None)
+    if found is None:
+        raise ValueError(f"'{kind}' takes no noisy steps")
+    mechanism: NoisyStep = found(**{field.name: _number(known[field.name]) for field in fields(found)})
+    if not mechanism.sound:
         raise ValueError(f"{mechanism} is no noisy step")
     return mechanism
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 
-NETWORKS = ("slice_unet2d", "triplanar", "unet3d", "wavelet_unet3d")
-FITTED = ("gaussian",)
-"""Preconditioners that are functions of a cohort: they have to come from a public one."""
-PRECONDITIONERS = ("edm", "epsilon", "flow", "v", "x0")
+from volgen.core.registry import config_class, kinds
+from volgen.models import assemblies, networks, preconditioners
+from volgen.privacy.plan import Run
 
 
-def of_recipe(recipe: Any) -> Iterator[str]:
-    """Reasons why a recipe (of :mod:`volgen.recipe`, which this package does not know) cannot be trained privately."""
+def of_recipe(recipe: Run) -> Iterator[str]:
+    """Reasons why a run cannot be trained privately."""
     if recipe.optimiser.gradient_clip:
         yield (
             f"optimiser.gradient_clip is {recipe.optimiser.gradient_clip:g}: the engine would clip the sum after the noise;"
@@ -27,15 +25,19 @@ def of_recipe(recipe: Any) -> Iterator[str]:
             f"stopping.min_steps ({recipe.stopping.min_steps}) differs from max_steps ({recipe.stopping.max_steps}): when to stop would"
             " depend on validation people, whom nothing protects. Set both to a fixed number of steps"
         )
-    if recipe.preconditioner.kind not in (*PRECONDITIONERS, *(FITTED if recipe.start.public else ())):
+    # What a component does not say of itself is taken to be the worse.
+    if getattr(recipe.preconditioner, "fitted", True) and not recipe.start.brings_fit:
+        choice = _choice(preconditioners.__name__, "fitted", is_so=False)
         yield (
             f"preconditioner.kind '{recipe.preconditioner.kind}' is fitted to the cohort, and nothing accounts for that."
-            f" Begin from a public run (start.kind public), whose fit costs nothing, or choose one of {', '.join(PRECONDITIONERS)}"
+            f" Begin from a public run (start.kind public), whose fit costs nothing, or choose one of {choice}"
         )
-    if recipe.network.kind not in NETWORKS:
-        yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {', '.join(NETWORKS)}"
-    if not recipe.assembly.whole:
-        yield f"assembly.kind '{recipe.assembly.kind}' is fitted to the cohort, and nothing accounts for that. Choose whole"
+    if not getattr(recipe.network, "patients_apart", False):
+        choice = _choice(networks.__name__, "patients_apart", is_so=True)
+        yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {choice}"
+    if getattr(recipe.assembly, "fitted", True):
+        choice = _choice(assemblies.__name__, "fitted", is_so=False)
+        yield f"assembly.kind '{recipe.assembly.kind}' is fitted to the cohort, and nothing accounts for that. Choose {choice}"
     if recipe.engine.accumulation != 1:
         yield (
             f"engine.accumulation is {recipe.engine.accumulation}: patients are accumulated before DeepSpeed, and how many"
@@ -57,3 +59,8 @@ def of_network(network: nn.Module) -> Iterator[str]:
             yield f"{name or 'the network'} is a {kind}: what it drops follows from how many patients came before. Set it to 0"
         elif getattr(module, "track_running_stats", False):
             yield f"{name or 'the network'} is a {kind} with running statistics, which nothing accounts for. Switch them off"
+
+
+def _choice(package: str, says: str, *, is_so: bool) -> str:
+    """Names of the kinds of a folder whose configuration says that it is so, or that it is not."""
+    return ", ".join(kind for kind in kinds(package) if getattr(config_class(package, kind), says, None) is is_so)

@@ -12,9 +12,9 @@ from volgen.core import ledger as ledgers
 from volgen.core.files import write_json
 from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
+from volgen.privacy import cohort_entries
 from volgen.privacy.statement import statement
 from volgen.reporting import statement_page
-from volgen.runs import cohort_ledger
 from volgen.runs.trained import TrainedRun
 
 AUDIT = "audit.json"
@@ -43,7 +43,7 @@ def write_statement(
     ledger = ledgers.read(trained.directory)
     cohort = None
     if ledger.get("epsilon") is not None:
-        cohort = cohort_ledger.told(cohort_of or trained.directory, trained.recipe.data.store, ledger)
+        cohort = cohort_entries.told(cohort_of or trained.directory, trained.recipe.data.store, ledger)
     halved = trained.recipe.data.half is not None
     content = statement(trained.recipe.name, trained.fingerprint, ledger, audit, certificates, halved=halved, cohort=cohort)
     write_json(out / statement_page.STATEMENT, content)

@@ -183,11 +183,7 @@ def open_run(directory: Path) -> TrainedRun:
     # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
-    default = Recipe.model_fields["method"].get_default(call_default_factory=True)
-    sections = [
-        "network", "preconditioner", *(() if recipe.assembly.whole else ("assembly",)),
-        *(() if recipe.method.model_dump() == default else ("method",)),
-    ]  # fmt: skip
+    sections = ["network", "preconditioner", *(name for name in ("assembly", "method") if recipe.stated(name))]
     model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
     return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)

@@ -25,10 +25,10 @@ from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.networks import wavelet_unet3d as networks
 from volgen.models.preconditioners import edm as preconditioners
 from volgen.privacy.accounting import calibrate
-from volgen.privacy.ledger import Mechanism
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.membership import statistics
 from volgen.privacy.one_run import lower_bound
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
 from volgen.training.loss import denoising_loss

@@ -11,15 +11,14 @@ import pytest
 
 from volgen.commands.release.release import release
 from volgen.commands.statement.statement import statement
-from volgen.commands.train import privacy
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.data.store import Store
+from volgen.privacy import cohort_entries
 from volgen.privacy.accounting import Steps, epsilon
 from volgen.privacy.cohort_ledger import CohortLedger
 from volgen.recipe import Recipe
-from volgen.runs import cohort_ledger
 from volgen.runs.trained import open_run
 
 NAME = "epsilon, all private runs of the cohort"
@@ -90,7 +89,7 @@ def test_a_run_counts_with_all_it_may_take_from_before_its_first_step(store: Pat
     assert spent and len(spent.runs) == 2 and not spent.unfinished
     assert sum(each.count for run in spent.runs.values() for each in run) == 2
     assert json.loads((run / "privacy_ledger.json").read_text())["assumed"]["cohort_ledger"].startswith("this run is entered")
-    gone = cohort_ledger.find(run, str(store))
+    gone = cohort_entries.find(run, str(store))
     assert gone is not None
     gone.enter_run("deleted", [Steps(0.5, 2.0, 7)], finished=False)
     assert "1 of them not finished, or deleted before" in row(said(run, tmp_path / "statement"))[1]
@@ -167,4 +166,4 @@ def test_a_link_is_not_written_through(store: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         ledger_of(store).enter_audit("x", refuted=False)
     assert (tmp_path / "mine").read_text() == "precious" and ledger_of(store).spent() is None
-    assert privacy.CohortLedger("s3://bucket/store", "x").obstacle() == "the store is remote"
+    assert CohortLedger("s3://bucket/store", "x").obstacle() == "the store is remote"

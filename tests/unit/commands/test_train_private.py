@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from volgen.commands.sample.sample import sample
-from volgen.commands.train import privacy as train_privacy
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
@@ -116,7 +115,7 @@ def test_a_killed_run_pays_again_for_what_it_repeats(blob_store: Path, tmp_path:
 def test_training_ends_when_the_budget_is_spent(blob_store: Path, tmp_path: Path) -> None:
     asked = recipe(blob_store, tmp_path, stopping={"max_steps": 5, "min_steps": 5}, experts={"count": 2}, privacy={"spare": 0.0})
     train_config = asked.privacy
-    ledger = train_config.begin(_made(asked.directory), patients=_people(blob_store), batch_size=3, steps=10)
+    ledger = train_config.open_ledger(_made(asked.directory), patients=_people(blob_store), batch_size=3, steps=10)
     while ledger.count() < 7:  # an earlier launch that was killed again and again
         ledger.take("1", ledger.count() + 1, ledger.mechanism)
     run = train(asked)
@@ -128,7 +127,7 @@ def test_training_ends_when_the_budget_is_spent(blob_store: Path, tmp_path: Path
 
 def test_experts_that_cannot_be_trained_at_all_are_named(blob_store: Path, tmp_path: Path) -> None:
     asked = recipe(blob_store, tmp_path, experts={"count": 2, "warm_start": "none"}, privacy={"spare": 0.0})
-    ledger = asked.privacy.begin(_made(asked.directory), patients=_people(blob_store), batch_size=3, steps=8)
+    ledger = asked.privacy.open_ledger(_made(asked.directory), patients=_people(blob_store), batch_size=3, steps=8)
     while ledger.count() < 7:
         ledger.take("1", ledger.count() + 1, ledger.mechanism)
     with pytest.raises(UserError, match="'0' was not trained at all"):
@@ -195,7 +194,7 @@ def test_the_voxel_size_is_what_ingest_was_told(blob_store: Path, tmp_path: Path
     first = store.split("train")[0]
     first.affine[:3, :3] *= 13.371 / 8.0
     assert first.voxel_size[0] == pytest.approx(13.371)
-    assert train_privacy.method(asked).geometry(store).voxel_size == (8.0, 8.0, 8.0)
+    assert asked.privacy.build(asked).geometry(store).voxel_size == (8.0, 8.0, 8.0)
 
 
 @pytest.mark.parametrize("own", ["shape", "voxel_size"])

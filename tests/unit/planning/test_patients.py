@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from volgen.commands.train import privacy
+from volgen.commands.train import parts
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.parallel.group import Group
@@ -17,7 +17,7 @@ from volgen.parallel.launch import Launch
 from volgen.parallel.memory import NetworkSize
 from volgen.parallel.private_engine import Pass
 from volgen.planning import patients
-from volgen.planning.patients import SHARE, Choice, candidates, choose, need, peaks
+from volgen.planning.patients import SHARE, Choice, choose, need, peaks
 from volgen.privacy import secret
 from volgen.recipe import Recipe
 
@@ -42,7 +42,7 @@ def chosen(recipe: Recipe) -> Choice:
 
 def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(tmp_path, tmp_path)
-    passes = candidates(asked, 1, several=True)
+    passes = asked.privacy.passes(4, several=True)
     assert passes == [Pass(), Pass(1, True), Pass(2, True), Pass(3, True), Pass(4, True)]
     held = peaks(asked, passes, gpu=False)
     needs = [need(asked, NetworkSize.of(asked.build().network(asked.phases()[-1]), False), 1, peak) for peak in held]
@@ -75,7 +75,7 @@ def test_training_is_the_same_whatever_goes_through_at_once(
     monkeypatch.setattr(secret.secrets, "token_bytes", lambda count: bytes(range(count)))  # the same noise, once
     weights = []
     for at_once in (Pass(), Pass(1, whole=True), Pass(3, whole=True)):
-        monkeypatch.setattr(privacy, "choose", lambda *_, at_once=at_once: Choice(at_once, 0, "test"))
+        monkeypatch.setattr(parts, "choose", lambda *_, at_once=at_once: Choice(at_once, 0, "test"))
         run = train(recipe(blob_store, tmp_path / f"{at_once.patients}{at_once.whole}", network))
         weights.append(load_file(run / "experts/0/weights.safetensors"))
     for name, first in weights[0].items():

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from volgen.commands.train import privacy
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.data.store import Store
@@ -30,8 +29,10 @@ from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
 from volgen.parallel.private_engine import Pass
-from volgen.privacy.ledger import Budget, Ledger, Mechanism
+from volgen.privacy import protected
+from volgen.privacy.ledger import Budget, Ledger
 from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
 from volgen.training.interrupt import Interrupt
@@ -127,12 +128,12 @@ def contributions(asked: Recipe, folder: Path, key: bytes) -> dict[str, Tensor]:
     (phase,) = asked.phases()[-1:]
     engine, preconditioner = _Engine(asked.build().network(phase)), asked.preconditioner.fit(lambda: iter(()), [], 0)
     with pytest.MonkeyPatch.context() as patch, closing(Stream(Store.open(asked.data.store), "train", asked.data, asked.seed)) as stream:
-        patch.setattr(privacy, "GradientMechanism", KnownDraws)
+        patch.setattr(protected, "GradientMechanism", KnownDraws)
         patch.setattr(KnownDraws, "key", key)
         plain = Trainer(
             asked.optimiser, asked.ema, lambda _: None, 1, None, 1, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
         )  # fmt: skip
-        trainer = privacy.method(asked).trainer(plain, stream, group)
+        trainer = asked.privacy.build(asked).trainer(plain, stream, group)
         task = Task(phase.name, "attack", lambda quantile: phase.sigma(quantile, asked.experts.on_grid), folder, 0, False)
         trainer._gradient(
             task, engine, lambda ids: (PreconditionedDenoiser(engine, preconditioner), preconditioner.weight), 1, 0  # type: ignore[arg-type]
@@ -200,7 +201,7 @@ def separation(
     sigma = math.nan
     with pytest.MonkeyPatch.context() as patch:
         if key is not None:
-            patch.setattr(privacy, "GradientMechanism", KnownDraws)
+            patch.setattr(protected, "GradientMechanism", KnownDraws)
             patch.setattr(KnownDraws, "key", key)
         for number in range(count):
             for left_out, told in scores.items():

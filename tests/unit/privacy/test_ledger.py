@@ -17,7 +17,8 @@ from volgen.core.errors import UserError
 from volgen.core.run_files import JOURNAL
 from volgen.privacy import ledger as journals
 from volgen.privacy.accounting import Steps, epsilon, replace_one
-from volgen.privacy.ledger import Budget, BudgetSpent, Ledger, Mechanism
+from volgen.privacy.ledger import Budget, BudgetSpent, Ledger
+from volgen.privacy.plans.dp_sgd import Mechanism
 
 MECHANISM = Mechanism(0.1, 2.0, 1.0)
 BUDGET = Budget(3.0, 1e-5, "rdp")
@@ -122,7 +123,8 @@ def test_half_a_line_counts_as_a_step(tmp_path: Path) -> None:
     again.take("0", 2, MECHANISM)
     assert again.count("0") == 2 and again.count() == 3
     assert Ledger(tmp_path).summary(finished=True)["entries"][-1] == {
-        "scope": "unknown", "mechanism": journals.MECHANISM, "sampling_rate": 0.1, "noise_multiplier": 2.0, "clip_norm": 1.0, "steps": 1,
+        "scope": "unknown", "mechanism": "Poisson-subsampled Gaussian", "sampling_rate": 0.1, "noise_multiplier": 2.0,
+        "clip_norm": 1.0, "steps": 1,
     }  # fmt: skip
 
 

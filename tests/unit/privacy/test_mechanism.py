@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from volgen.privacy.ledger import Mechanism
 from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 
 KEY = bytes(range(32))

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
     "volgen.evaluation.cohorts",
     "volgen.evaluation.volumes",
-    "volgen.experts.starts",
     "volgen.methods",
+    "volgen.origin.starts",
     "volgen.models.adapters",
     "volgen.models.assemblies",
     "volgen.models.networks",

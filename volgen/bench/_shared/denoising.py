@@ -55,7 +55,7 @@ def read(config: People, store: Store, runs: Sequence[TrainedRun]) -> Volumes:
     if not records:
         raise UserError(str(store.path), f"has nobody in its {config.split} split", "people whom the runs have not seen", "choose --split")
     for trained in runs:
-        if not trained.recipe.assembly.whole:
+        if trained.recipe.assembly.piecewise:
             found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}')"
             raise UserError(str(trained.directory), found, "runs that denoise whole volumes: their errors are comparable")
         strange = next((record for record in records if record.shape != trained.geometry.shape), None)

@@ -20,9 +20,9 @@ from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass, PrivateEngine
-from volgen.privacy.ledger import Mechanism
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
+from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
 from volgen.training.draws import noise

@@ -85,7 +85,7 @@ def run(config: Config) -> list[Row]:
     strange = [name for name in names if name not in kinds(SAMPLERS)]
     if strange:
         raise UserError("--samplers", f"there is no sampler '{strange[0]}'", f"some of {', '.join(kinds(SAMPLERS))}")
-    if not trained.recipe.assembly.whole:
+    if trained.recipe.assembly.piecewise:
         raise UserError(str(config.run), f"draws volumes in pieces ('{trained.recipe.assembly.kind}')", "a run that draws whole volumes")
     if config.figure is not None and config.figure.suffix not in (".png", ".svg"):
         raise UserError("--figure", config.figure.name, "a name that ends in .png or .svg")

@@ -133,7 +133,7 @@ def _drawn(trained: TrainedRun, config: Config) -> Unit:
 
 
 def _kind(trained: TrainedRun) -> str:
-    if not trained.recipe.start.public:
+    if not trained.recipe.start.warm:
         return "from scratch"
     part = ", some noise levels" if trained.recipe.start.sigma else ""
     return f"from a public run, {trained.recipe.adapter.kind}{part}"

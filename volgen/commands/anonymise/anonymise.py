@@ -84,7 +84,7 @@ def anonymise(
     _check_numbers(epsilon, delta, radius)
     where = usable_device(device)
     trained = open_run(run)
-    if not trained.recipe.assembly.whole:
+    if trained.recipe.assembly.piecewise:
         found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}'), and a scan is denoised as a whole"
         raise UserError(str(run), found, "a run that denoises whole volumes")
     # The folder is made to be released: no path, and no time or memory, which would tell the size of the scan.
@@ -226,8 +226,7 @@ def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], 
             "denoising is post-processing only if nobody whose scan this is was in the run's training or validation cohort, which volgen"
             " cannot check: the run has no privacy guarantee of its own"
         )
-    if trained.recipe.start.public:
-        assumed += "; and the person is not in the cohort of the run that it began from, or of one before that: no budget here counts those"
+    assumed += trained.recipe.start.caveat()
     return {
         "run_fingerprint": trained.fingerprint,
         "privacy": trained.privacy,

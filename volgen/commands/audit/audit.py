@@ -22,12 +22,11 @@ from volgen.core.rounding import lower, upper
 from volgen.core.run_files import LEDGER
 from volgen.data.store import Store
 from volgen.parallel.device import usable_device
-from volgen.privacy import membership
+from volgen.privacy import cohort_entries, membership
 from volgen.privacy.accounting import Steps, profile
 from volgen.privacy.cohort_ledger import CohortLedger
 from volgen.privacy.membership import Shadows
 from volgen.privacy.one_run import bear, lower_bound
-from volgen.runs import cohort_ledger
 from volgen.runs.statement import AUDIT, claim, write_statement
 from volgen.runs.trained import TrainedRun, open_run
 
@@ -137,7 +136,7 @@ def audit(
         content["findings"], content["refuted"] = _findings(content)
         for looked_at in {str(each.path): each for each in (store, others)}.values():
             cohort = CohortLedger(str(looked_at.path), looked_at.fingerprint)
-            cohort_ledger.enter_audit(cohort, trained.fingerprint, refuted=content["refuted"])
+            cohort_entries.enter_audit(cohort, trained.fingerprint, refuted=content["refuted"])
         content["verdict"] = _verdict(content)
         write_json(out / AUDIT, content)
         write_statement(out, trained, audit=content)

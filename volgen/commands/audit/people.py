@@ -51,7 +51,7 @@ def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
     check_cohort(trained, members)
     data, same = trained.recipe.data, others.fingerprint == members.fingerprint
     inside = {record.patient for record in data.records(members, "train")}
-    looked_at: tuple[Split, ...] = ("train", "test", *(("validation",) if trained.recipe.privacy.private else ()))
+    looked_at: tuple[Split, ...] = ("train", "test", *(() if trained.recipe.privacy.validates else ("validation",)))
     records = [record for record in members.records if record.split in looked_at and (same or record.split == "train")]
     people = _people(members, records, inside, coin=data.half is not None)
     if not same:

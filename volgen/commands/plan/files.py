@@ -93,14 +93,12 @@ def _row(setting: Setting, disk: int) -> dict[str, Any]:
 
 def deepspeed_json(setting: Setting, ranks: int, parameters: int) -> dict[str, Any]:
     """What the engine will hand to DeepSpeed."""
-    recipe, engine = setting.recipe, setting.engine
+    recipe, optimiser = setting.recipe, setting.recipe.optimiser
     micro_batch = recipe.data.batch_size * recipe.experts.groups // (ranks * setting.engine.accumulation)
-    if recipe.privacy.private:  # patients are accumulated before DeepSpeed, in fp32
-        micro_batch, engine = 1, engine.model_copy(update={"precision": "fp32"})
-    optimiser = recipe.optimiser
+    privacy = recipe.privacy
     return settings(
-        engine, micro_batch, optimiser.betas, optimiser.weight_decay, optimiser.gradient_clip, bool(optimiser.matrix_learning_rate),
-        parameters,
+        privacy.reduced(setting.engine), privacy.micro_batch(micro_batch), optimiser.betas, optimiser.weight_decay,
+        optimiser.gradient_clip, bool(optimiser.matrix_learning_rate), parameters,
     )  # fmt: skip
 
 

@@ -63,9 +63,8 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         people: training volumes.
         process: what the process takes before it trains, on a CPU; None plans for a GPU.
     """
-    size, gpu, private = traced.network, process is None, recipe.privacy.private
-    # What reaches DeepSpeed in private training is fp32.
-    engine = engine_memory(recipe.engine.model_copy(update={"precision": "fp32"}) if private else recipe.engine, size, ranks)
+    size, gpu = traced.network, process is None
+    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks)
     average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
     parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
     host = _host(recipe, size, ranks, people)
@@ -75,7 +74,9 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         parts |= {"process before training": process, **host}
     retained = 0.0 if gpu else RETAINED[recipe.engine.precision]
     fit = recipe.preconditioner.fit_bytes(recipe.data.shape, people)
-    moments = _moments(traced, engine, size, retained, gpu and not private, gpu, ranks, average if recipe.engine.zero_stage else 0)
+    moments = _moments(
+        traced, engine, size, retained, gpu and recipe.privacy.buckets, gpu, ranks, average if recipe.engine.zero_stage else 0
+    )
     moment = max(moments, key=lambda name: sum(moments[name]))
     gradients, rest = moments[moment]
     gathered = engine.gathered if moment in ("forward and backward", "reduction") else 0
@@ -124,7 +125,8 @@ def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dic
     size = traced.network
     network = {"validation network": FP32 * size.released + size.buffers}
     return {
-        **({"sum over patients": FP32 * size.parameters} if recipe.privacy.private else network),
+        **(network if recipe.privacy.validates else {}),
+        **recipe.privacy.held(size.parameters),
         "preconditioner": traced.preconditioner,
         "batch": FP32 * (1 + recipe.assembly.known) * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
         "communication": buckets,
@@ -134,7 +136,7 @@ def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dic
 def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
     """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
     example, views = (1 + recipe.assembly.known) * math.prod(recipe.piece), recipe.assembly.views(recipe.data.shape)
-    validated = 0 if recipe.privacy.private else recipe.stopping.validation_volumes
+    validated = recipe.stopping.validation_volumes if recipe.privacy.validates else 0
     return {
         "validation volumes": FP32 * example * views * validated,
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),

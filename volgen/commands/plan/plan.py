@@ -13,12 +13,11 @@ from volgen.commands.plan import files, text
 from volgen.commands.plan.measure import measure
 from volgen.commands.plan.memory import GIB
 from volgen.commands.plan.process import process_bytes
-from volgen.commands.plan.settings import NOISE_SECONDS, OPERATION_SECONDS, Cluster, Plan, Planner, Setting, disk_bytes, shares
+from volgen.commands.plan.settings import OPERATION_SECONDS, Cluster, Plan, Planner, Setting, disk_bytes, shares
 from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.data.store import Store
 from volgen.planning.step import trace
-from volgen.privacy.ledger import Ledger
 from volgen.recipe import Recipe
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
@@ -89,21 +88,13 @@ def _plan(
             assumptions.append(f"bandwidth: {bandwidth:g} GB/s sent by each rank, not overlapped with computing (give --bandwidth)")
     if device == "gpu":
         assumptions.append("1.5 GiB for CUDA, NCCL and cuDNN on each GPU, and 5 % lost to fragmentation")
-    if recipe.privacy.private:
-        assumptions.append(
-            f"noise: {NOISE_SECONDS * 1e9:g} ns of a processor for each weight in each step; as many patients drawn as expected"
-        )
-        if recipe.start.public:
-            assumptions.append("people: in one cohort only (training compares this cohort's ids with those of the public runs' stores)")
+    assumptions += recipe.privacy.assumptions()
+    if recipe.privacy.strangers:
+        assumptions += recipe.start.assumptions()
     cluster = Cluster(nodes, gpus_per_node, int(gpu_memory * GIB), throughput * 1e12, bandwidth * 1e9, process)
     assumptions.append(f"time: at least {OPERATION_SECONDS * 1e6:g} us for each operation of a network, however small")
     found = _search(recipe, cluster, volumes, assumptions)
-    if recipe.privacy.private:
-        if Ledger.exists(recipe.directory):
-            Ledger(recipe.directory)  # one that does not count is refused here, before anybody waits for machines
-        steps = sum(recipe.rule(phase).max_steps for phase in recipe.trained())
-        found = replace(found, forecast=recipe.privacy.forecast(patients=patients, batch_size=recipe.data.batch_size, steps=steps))
-    return found
+    return replace(found, forecast=recipe.privacy.forecast(recipe, patients))
 
 
 def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence[str]) -> Plan:
@@ -147,7 +138,7 @@ def _people(recipe: Recipe, people: int | None, assumptions: list[str]) -> tuple
 def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
     """TFLOP/s of this machine in the configured step."""
     first = next(shares(recipe, ranks), None)
-    micro_batch = 1 if first is None or recipe.privacy.private else recipe.data.batch_size * first[0] // (ranks * first[1])
+    micro_batch = 1 if first is None else recipe.privacy.micro_batch(recipe.data.batch_size * first[0] // (ranks * first[1]))
     traced = trace(recipe, micro_batch, people, gpu=False)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if traced.peak > memory:

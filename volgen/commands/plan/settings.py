@@ -14,15 +14,13 @@ from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.parallel.private_engine import Pass
 from volgen.planning.checkpoints import checkpoint_bytes
-from volgen.planning.patients import candidates, excluded, largest, need, peaks
+from volgen.planning.patients import excluded, largest, need, peaks
 from volgen.planning.step import StepTrace, trace
-from volgen.privacy.plans.dp_sgd import Forecast
+from volgen.privacy.plan import Forecast
 from volgen.recipe import Recipe
 
 HOST_BANDWIDTH = 12e9
 """Bytes per second between a GPU and its host: an assumption, for offloading."""
-NOISE_SECONDS = 55e-9
-"""Of a processor for one weight's noise in private training: measured on one machine (docs/privacy.md)."""
 OPERATION_SECONDS = 10e-6
 """Of a processor to start one operation on its device: an assumption. Steps of small networks take that long on any device."""
 SECONDS_PER_HOUR = 3600.0
@@ -155,9 +153,10 @@ class Planner:
     def settings(self, groups: int, accumulation: int) -> list[Setting]:
         """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
         found = [self._setting(stage, checkpointing, "none", groups, accumulation) for stage in STAGES for checkpointing in (False, True)]
-        if self._cluster.process is None and not self._recipe.privacy.private and not any(setting.fits for setting in found):
+        if self._cluster.process is None and not any(setting.fits for setting in found):
             for stage, offload in ((1, "optimiser"), (2, "optimiser"), (3, "optimiser"), (3, "optimiser_and_weights")):
-                found += [self._setting(stage, checkpointing, offload, groups, accumulation) for checkpointing in (False, True)]
+                if _accepted(self._recipe, offload=offload):
+                    found += [self._setting(stage, checkpointing, offload, groups, accumulation) for checkpointing in (False, True)]
         return sorted(found, key=lambda setting: setting.order)
 
     def _setting(self, stage: int, checkpointing: bool, offload: str, groups: int, accumulation: int) -> Setting:
@@ -168,18 +167,19 @@ class Planner:
         experts = self._recipe.experts.model_copy(update={"groups": groups})
         recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
         ranks = self._cluster.ranks // groups
-        micro_batch = 1 if recipe.privacy.private else recipe.data.batch_size // (ranks * accumulation)
+        micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * accumulation))
         key = (micro_batch, checkpointing)
         if key not in self._traces:
             self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
         traced = self._traces[key]
-        if not recipe.privacy.private:
+        share = -(-recipe.data.batch_size // ranks)
+        if not recipe.privacy.passes(share, several=False):
             work = _Work(accumulation * traced.flops, accumulation, network_bytes(recipe.engine, traced.network, ranks))
             return self._costs(recipe, traced, ranks, work)
-        at_once, traced = self._private(recipe, traced, ranks)
-        views = -(-recipe.data.batch_size // ranks) * recipe.privacy.views
+        at_once, traced = self._by_patient(recipe, traced, ranks, share)
+        views = share * recipe.privacy.views
         passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.whole else 1)))
-        sent = network_bytes(recipe.engine.model_copy(update={"precision": "fp32"}), traced.network, ranks)
+        sent = network_bytes(recipe.privacy.reduced(recipe.engine), traced.network, ranks)
         if stage == 3:  # weights come together for every pass
             sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks
         return self._costs(recipe, traced, ranks, _Work(views * traced.flops, passes, sent), at_once)
@@ -200,8 +200,8 @@ class Planner:
 
     def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
         """Of one network of the plan, at most."""
-        rule, private = recipe.rule(phase), recipe.privacy.private
-        draws = 0 if private else recipe.stopping.validation_volumes * recipe.stopping.validation_draws  # in private nobody is looked at
+        rule = recipe.rule(phase)
+        draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws if recipe.privacy.validates else 0
         # What starts from trained weights is validated before its first step too.
         validations = math.ceil(rule.max_steps / rule.validate_every) + recipe.warm(phase)
         validation = math.ceil(draws / ranks) * self._computing(traced.forward_flops, traced.forward_operations)
@@ -211,21 +211,21 @@ class Planner:
         """Seconds of an optimiser step."""
         size, offload = traced.network, recipe.engine.offload
         moved = 0 if offload == "none" else 2 * size.parameters + 2 * (size.parameters + size.frozen) * (offload == "optimiser_and_weights")
-        noise = NOISE_SECONDS * size.parameters / ranks if recipe.privacy.private else 0.0
+        longer: float = recipe.privacy.step_seconds(size.parameters) / ranks
         computing = self._computing(work.flops, work.passes * traced.operations)
-        return computing + work.sent / self._cluster.bandwidth + FP32 * moved / ranks / HOST_BANDWIDTH + noise
+        return computing + work.sent / self._cluster.bandwidth + FP32 * moved / ranks / HOST_BANDWIDTH + longer
 
     def _computing(self, flops: int, operations: int) -> float:
         """Seconds: a small network's operations take longer to start than to compute."""
         return max(flops / self._cluster.throughput, operations * OPERATION_SECONDS)
 
-    def _private(self, recipe: Recipe, traced: StepTrace, ranks: int) -> tuple[Pass, StepTrace]:
+    def _by_patient(self, recipe: Recipe, traced: StepTrace, ranks: int, share: int) -> tuple[Pass, StepTrace]:
         """What training will choose to send through the network at once, with its memory."""
-        passes = candidates(recipe, ranks, several=self._several and not excluded(recipe))
+        passes = recipe.privacy.passes(share, several=self._several and not excluded(recipe))
         try:
             held = self._held(recipe, passes)
         except RuntimeError:  # Opacus finds a layer that does not see patients
-            self._several, passes = False, candidates(recipe, ranks, several=False)
+            self._several, passes = False, recipe.privacy.passes(share, several=False)
             held = self._held(recipe, passes)
         free = self._cluster.gpu_memory - (self._cluster.process or GPU_RESERVE)
         place = largest([need(recipe, traced.network, ranks, peak) for peak in held], free)
@@ -241,14 +241,17 @@ class Planner:
         return [self._peaks[key] for key in keys]
 
 
+def _accepted(recipe: Recipe, *, groups: int | None = None, **engine: Any) -> bool:
+    """Whether a run with other groups, or another engine, would not be refused for its privacy."""
+    experts = recipe.experts if groups is None else recipe.experts.model_copy(update={"groups": groups})
+    other = recipe.model_copy(update={"experts": experts, "engine": recipe.engine.model_copy(update=engine)})
+    return next(recipe.privacy.refusals(other), None) is None
+
+
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
     """(groups, accumulation) with which a batch can be shared evenly: as configured, then other groups, then more micro-batches."""
     wanted, batch = recipe.experts.groups, recipe.data.batch_size
-    if recipe.privacy.private:  # no other groups or micro-batches are accepted
-        if batch % ranks == 0:
-            yield 1, 1
-        return
-    groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted)]
+    groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted and _accepted(recipe, groups=g))]
     first, later = [], []
     for count in groups:
         if ranks % count == 0 and batch % (ranks // count) == 0:
@@ -256,7 +259,8 @@ def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
             rest = [a for a in range(1, local + 1) if local % a == 0 and a != recipe.engine.accumulation]
             if local % recipe.engine.accumulation == 0:
                 first.append((count, recipe.engine.accumulation))
-            later += [(count, accumulation) for accumulation in rest if accumulation > recipe.engine.accumulation]
+            larger = [accumulation for accumulation in rest if accumulation > recipe.engine.accumulation]
+            later += [(count, accumulation) for accumulation in larger if _accepted(recipe, accumulation=accumulation)]
     yield from first
     yield from later
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from volgen.commands.plan.settings import Plan, Setting, gib
 from volgen.recipe import Recipe
 
@@ -28,15 +30,12 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     first = plan.settings[0]
     assert plan.network is not None, "there are settings, so a network was traced"
     size, trained = plan.network.released, plan.network.parameters
-    trains = "" if recipe.adapter.whole else f"; {trained:,} in each are trained (adapter {recipe.adapter.kind})"
+    trains = f"; {trained:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
     groups = first.recipe.experts.groups
     ranks = plan.cluster.ranks // groups
-    micro = recipe.data.batch_size // (ranks * first.engine.accumulation)
     lines = [
         f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all{trains}",
-        _private(plan, first, ranks)
-        if recipe.privacy.private
-        else f"groups               {groups} of {ranks} ranks, {first.engine.accumulation} micro-batches of {micro} volumes",
+        *_shared(plan, first, ranks),
         f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
         f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
@@ -49,19 +48,27 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     return lines + [_row(setting) for setting in plan.settings]
 
 
-def _private(plan: Plan, first: Setting, ranks: int) -> str:
+def _shared(plan: Plan, first: Setting, ranks: int) -> Iterator[str]:
     """What goes through the network at once, and what the ledger will say."""
     recipe, told, at_once = first.recipe, plan.forecast, first.at_once
-    assert told is not None and at_once is not None
-    patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"
-    views = recipe.privacy.views if at_once.whole else 1
-    return (
-        f"patients in a step   {recipe.data.batch_size} expected, {recipe.privacy.views} views of each, shared by {ranks} ranks;"
-        f" at once: {patients}, {views} views (the first setting below)\n"
-        f"privacy              epsilon {told.epsilon:.3g} of {told.budget:g} at delta {told.delta:g} per patient after {told.steps} steps"
-        f" of all networks ({told.allowed} are allowed): noise multiplier {told.noise_multiplier:g}, sampling rate {told.sampling_rate:.3g}"
-        f" ({told.neighbouring}; replace-one: epsilon {'not known' if told.replace_one is None else f'{told.replace_one:.3g}'})"
-    )
+    if at_once is None:
+        accumulation = first.engine.accumulation
+        micro = recipe.data.batch_size // (ranks * accumulation)
+        yield f"groups               {recipe.experts.groups} of {ranks} ranks, {accumulation} micro-batches of {micro} volumes"
+    else:
+        patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"
+        views = recipe.privacy.views if at_once.whole else 1
+        yield (
+            f"patients in a step   {recipe.data.batch_size} expected, {recipe.privacy.views} views of each, shared by {ranks} ranks;"
+            f" at once: {patients}, {views} views (the first setting below)"
+        )
+    if told is not None:
+        exchanged = "not known" if told.replace_one is None else f"{told.replace_one:.3g}"
+        yield (
+            f"privacy              epsilon {told.epsilon:.3g} of {told.budget:g} at delta {told.delta:g} per patient after {told.steps}"
+            f" steps of all networks ({told.allowed} are allowed): noise multiplier {told.noise_multiplier:g}, sampling rate"
+            f" {told.sampling_rate:.3g} ({told.neighbouring}; replace-one: epsilon {exchanged})"
+        )
 
 
 def _row(setting: Setting) -> str:

@@ -15,16 +15,12 @@ from volgen.core.folder import COMPLETE
 from volgen.core.manifest import FILES, Provenance, checksums
 from volgen.core.progress import say
 from volgen.core.run_files import CARD, CONFIG, ENSEMBLE, EXPERTS, LEDGER, of_expert
+from volgen.privacy import cohort_entries
 from volgen.privacy.files import covered, kept_inside
-from volgen.privacy.ledger import Ledger
-from volgen.runs import cohort_ledger
 from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord
 from volgen.runs.statement import AUDIT, PAGE, write_statement
 from volgen.runs.trained import AGAIN, RELEASE, TrainedRun, open_run
-
-CLOSE = 1e-6
-"""Relative difference of numbers that were written and computed anew."""
 
 
 def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: bool = False, accept_half: bool = False) -> Path:
@@ -54,10 +50,9 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         found = f"was trained on the half that coins chose, and the coins' seed in its {CONFIG} tells who is in it"
         raise UserError(str(run), found, "a run on the whole training split", "train one; or, if that may be known, give --accept-half")
     _check_audit(trained, audit)
-    cohort_ledger.refuse_refuted(run, trained.recipe.data.store, trained.fingerprint)
-    if trained.recipe.privacy.private:
-        _check_ledger(trained, ledger)
-    elif not people_agreed:
+    cohort_entries.refuse_refuted(run, trained.recipe.data.store, trained.fingerprint)
+    private = trained.recipe.privacy.vouch(run, ledger, _steps(trained))
+    if not (private or people_agreed):
         found = f"has no privacy guarantee ({str(ledger.get('why') or 'trained without one').rstrip('.')})"
         do = "train with privacy.kind dp_sgd; or, if all people it was trained on agreed to what it may give away, give --people-agreed"
         raise UserError(str(run), found, "a run whose guarantee covers what is released", do)
@@ -72,7 +67,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         settings = {"people_agreed": people_agreed, "accept_half": accept_half}
         provenance = Provenance(RELEASE, settings, {"run": trained.fingerprint}, measured=False)
         provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
-    cohort_ledger.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=trained.recipe.privacy.private)
+    cohort_entries.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=private)
     _tell(out, trained, names, chosen)
     return out
 
@@ -80,10 +75,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
 def _read(run: Path) -> tuple[TrainedRun, Mapping[str, Any]]:
     trained = open_run(run)
     ledger: Mapping[str, Any] = read_json(run / LEDGER, "the privacy ledger of a trained run")
-    if trained.recipe.privacy.private and (ledger.get("epsilon") is None or ledger.get("state") != "finished"):
-        raise UserError(str(run / LEDGER), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
-    if not trained.recipe.privacy.private and ledger.get("epsilon") is not None:
-        raise UserError(str(run / LEDGER), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", AGAIN)
+    trained.recipe.privacy.check_summary(run / LEDGER, ledger)
     return trained, ledger
 
 
@@ -98,32 +90,13 @@ def _check_audit(trained: TrainedRun, audit: Path | None) -> None:
         raise UserError(str(audit), "refutes the guarantee that the run's ledger claims", "a run that may be released", do)
 
 
-def _check_ledger(trained: TrainedRun, summary: Mapping[str, Any]) -> None:
-    """Makes sure that the ledger says what the journal says, what the configuration asks for, and no less than was trained."""
-    where, privacy = trained.directory / LEDGER, trained.recipe.privacy
-    journal = Ledger(trained.directory)
-    if not _agree(journal.summary(finished=True), summary):
-        raise UserError(str(where), "does not say what the privacy journal beside it says", "the ledger that volgen train wrote", AGAIN)
-    budget = (journal.budget.epsilon, journal.budget.delta, journal.budget.accountant, journal.mechanism.clip_norm)
-    asked = (privacy.epsilon, privacy.delta, privacy.accountant, privacy.clip_norm)
-    if budget != asked:
-        found = f"is of another training: epsilon, delta, accountant and clip norm are {budget}"
-        raise UserError(str(where), found, f"{asked}, as {CONFIG} says", AGAIN)
+def _steps(trained: TrainedRun) -> dict[str, int]:
+    """How long each network of a run was trained."""
+    steps = {}
     for phase in trained.recipe.phases():
         record = PhaseRecord.read(Paths(trained.directory).phase(phase.name))
-        steps = record.steps if record else next((e.steps for e in trained.ensemble.experts if e.index == phase.index), 0)
-        journal.check(phase.name, steps)
-
-
-def _agree(one: Any, other: Any) -> bool:
-    """Equality of what was computed anew and what was written, up to rounding; keys that only the new one has do not count."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return other.keys() <= one.keys() and all(_agree(one[key], other[key]) for key in other)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(_agree(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, float) and isinstance(other, int | float) and not isinstance(other, bool):
-        return abs(one - other) <= CLOSE * max(abs(one), abs(other))
-    return bool(one == other)
+        steps[phase.name] = record.steps if record else next((e.steps for e in trained.ensemble.experts if e.index == phase.index), 0)
+    return steps
 
 
 def _found(run: Path) -> Iterator[str]:
@@ -167,6 +140,6 @@ def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str]) -
     strange = [name for name in names if name not in chosen and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
-    typed = [trained.recipe.data.store, trained.recipe.runs, *([trained.recipe.start.run] if trained.recipe.start.public else [])]
+    typed = [trained.recipe.data.store, trained.recipe.runs, *trained.recipe.start.places]
     say(f"{CONFIG} is released as it is, and names these places: {', '.join(typed)}. Look whether that may be known.")
     say(f"{out}: {len(chosen)} of {len(names)} files of {trained.directory}, {PAGE}, and a model card whose licence is for you to fill in.")

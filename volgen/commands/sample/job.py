@@ -52,7 +52,7 @@ class Job:
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
         }
         provenance = manifest.Provenance(
-            "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=not self.run.recipe.privacy.private
+            "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
         )
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "names", derivative.FLAT if derivative.FLAT.whole(self.out) else derivative.SYNTHETIC)

@@ -90,7 +90,7 @@ def sample(
     noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     grid = _grid(trained.ensemble, steps)
     capacity = _resident(trained, memory_gib)
-    if not trained.recipe.assembly.whole:
+    if trained.recipe.assembly.piecewise:
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
@@ -117,7 +117,7 @@ def sample(
             work.flow(units, flow)
         else:
             mine = [index for unit in units[launch.rank :: launch.world_size] for index in unit]
-            work.stay(mine, memory_gib * 2**30, 2 if trained.recipe.assembly.whole else capacity)
+            work.stay(mine, memory_gib * 2**30, capacity if trained.recipe.assembly.piecewise else 2)
         ranks.meet()
         if launch.chief:
             if missing or not (out / OVERVIEW).exists():

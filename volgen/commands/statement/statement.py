@@ -46,7 +46,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
         "audit": sha256(audit / AUDIT) if audit else None,
         "certificates": [sha256(path) for path in paths],
     }
-    provenance = manifest.Provenance("statement", {}, inputs, measured=not trained.recipe.privacy.private)
+    provenance = manifest.Provenance("statement", {}, inputs, measured=trained.recipe.privacy.measured)
     with claim(out, trained, provenance, "statement", "sample") as folder:
         beside_samples = folder.before is not None and folder.before.get("stage") == "sample"
         if not beside_samples:

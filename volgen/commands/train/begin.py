@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 
-from volgen.commands.train import privacy
-from volgen.commands.train.start import Start
 from volgen.core import manifest as manifests
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
-from volgen.core.files import sweep, write_text
+from volgen.core.files import atomic_path, sweep, write_text
 from volgen.core.folder import LOCK, refuse_links
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.lock import Lock, holder
@@ -23,11 +21,14 @@ from volgen.core.progress import say
 from volgen.core.run_files import BEGUN, CONFIG, EXPERTS, MANIFEST
 from volgen.data.record import SPLITS, Split
 from volgen.data.store import Store
+from volgen.origin.start import Start
 from volgen.parallel.engine import check_matrices
+from volgen.privacy import cohort_entries
 from volgen.privacy.ledger import Ledger
+from volgen.privacy.plan import Regime
 from volgen.recipe import Recipe
-from volgen.runs import cohort_ledger
-from volgen.runs.record import check_same, trained
+from volgen.runs.paths import Paths
+from volgen.runs.record import PhaseRecord, check_same, trained
 
 
 def check(recipe: Recipe, store: Store) -> None:
@@ -36,9 +37,8 @@ def check(recipe: Recipe, store: Store) -> None:
     Raises:
         UserError: nobody is in a split that is needed, scans have another shape, or the network cannot be trained as is asked.
     """
-    method = privacy.method(recipe)
     needed: dict[Split, str] = {"train": "to learn from"}
-    if method.validates:
+    if recipe.privacy.validates:
         needed["validation"] = "to measure losses on"
     for split, purpose in needed.items():
         records = recipe.data.records(store, split)
@@ -51,7 +51,7 @@ def check(recipe: Recipe, store: Store) -> None:
         network = recipe.build().network(recipe.trained()[-1])
     if recipe.optimiser.matrix_learning_rate:
         check_matrices(network)
-    method.refuse(network)
+    recipe.privacy.build(recipe).refuse(network)
 
 
 def check_run(recipe: Recipe, store: Store) -> None:
@@ -75,10 +75,11 @@ def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) ->
     Raises:
         UserError: the run is another one, or cannot be had.
     """
-    root, method = recipe.directory, privacy.method(recipe)
+    root = recipe.directory
+    regime: Regime = recipe.privacy.build(recipe)
     refuse_links(root, elsewhere="give the run another `name`")
     sweep(root)  # what others are writing now stays
-    geometry = method.geometry(store)
+    geometry = regime.geometry(store)
     start.check(geometry)
     try:
         _check_same(recipe, store)
@@ -86,14 +87,30 @@ def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) ->
     except UserError as error:
         if not untouched(root):
             raise
-        cohort_ledger.enter_untouched(root)
+        cohort_entries.enter_untouched(root)
         _clear(root)
         say(f"{error.where} {error.found}. Nothing was trained in {root} yet: it is begun anew.")
-    method.begin(store, start.assumed)
+    regime.begin(store, start.assumed)
     write_text(root / CONFIG, dump_yaml(recipe))
     geometry.write(root)
     provenance.write(root, state="training")
-    start.keep()
+    _keep(recipe, start)
+
+
+def _keep(recipe: Recipe, start: Start) -> None:
+    """Marks the experts that are taken over as finished."""
+    paths = Paths(recipe.directory)
+    for phase in recipe.phases():
+        folder = paths.phase(phase.name)
+        if PhaseRecord.read(folder):
+            continue
+        kept = start.kept(phase)
+        if kept is None:
+            continue
+        with Lock.wait(folder / LOCK), atomic_path(paths.weights(phase.name)) as temporary:
+            shutil.copyfile(kept.path, temporary)
+        PhaseRecord(0, 0, None, kept.parameters, kept.sha256).write(folder)
+        say(f"{phase.label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g}) is that of the public run, unchanged.")
 
 
 @contextmanager

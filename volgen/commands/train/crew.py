@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from safetensors.torch import load_file
 from torch import nn
 
-from volgen.commands.train import parts, privacy
-from volgen.commands.train.privacy import Method
-from volgen.commands.train.start import Start
+from volgen.commands.train import parts
 from volgen.core.exit_codes import SAVED
 from volgen.core.files import sha256
 from volgen.core.progress import say
@@ -22,8 +20,10 @@ from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts.plan import Phase
 from volgen.models.denoiser import Preconditioner
+from volgen.origin.start import Start
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
+from volgen.privacy.plan import Regime
 from volgen.recipe import Recipe
 from volgen.runs.paths import Paths
 from volgen.runs.queue import Patience, Queue, Wait
@@ -59,17 +59,17 @@ def work(
         closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
         closing(Queue(paths, phases, wanted)) as queue,
     ):
-        method = privacy.method(recipe)
-        on_chief(group, lambda: method.check({name: record.steps for name, record in queue.records.items()}))
+        regime: Regime = recipe.privacy.build(recipe)
+        on_chief(group, lambda: regime.check({name: record.steps for name, record in queue.records.items()}))
         trainer = Trainer(
             recipe.optimiser, recipe.ema, parts.batches(stream, group.device), recipe.data.batch_size,
-            parts.make_validator(recipe, store, preconditioner, group) if method.validates else None,
-            recipe.engine.checkpoint_every, recipe.seed, group, method.metrics(metrics), interrupt, Pulses(pulse, queue),
+            parts.make_validator(recipe, store, preconditioner, group) if recipe.privacy.validates else None,
+            recipe.engine.checkpoint_every, recipe.seed, group, regime.metrics(metrics), interrupt, Pulses(pulse, queue),
         )  # fmt: skip
-        trainer = method.trainer(trainer, stream, group)
+        trainer = regime.trainer(trainer, stream, group)
         crew = _Crew(
-            recipe, paths, queue, trainer, group, interrupt, parts.make_objective(stream, preconditioner, recipe.start.public),
-            {phase.name: phase for phase in wanted}, method, start,
+            recipe, paths, queue, trainer, group, interrupt, parts.make_objective(stream, preconditioner, recipe.start.brings_fit),
+            {phase.name: phase for phase in wanted}, regime, start,
         )  # fmt: skip
         try:
             while phase := crew.turn():
@@ -90,7 +90,7 @@ class _Crew:
     interrupt: Interrupt
     learn: Callable[[Engine], Objective]
     named: Mapping[str, Phase]
-    method: Method
+    regime: Regime
     start: Start
 
     def turn(self) -> Phase | None:
@@ -123,7 +123,7 @@ class _Crew:
         folder = self.paths.phase(phase.name)
         network = self._network(phase)
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        engine = self.method.engine(network, group)
+        engine = self.regime.engine(network, group, parts.at_once(recipe))
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
         task = Task(
@@ -132,7 +132,7 @@ class _Crew:
         )  # fmt: skip
         trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = trainer.run(task, engine, self.learn(engine), self.method.stopping(phase, group))
+            outcome = trainer.run(task, engine, self.learn(engine), self.regime.stopping(phase, group))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other
@@ -146,7 +146,7 @@ class _Crew:
             checkpoint.remove(folder)
 
         on_chief(group, finish)
-        loss = f", validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}" if self.method.validates else ""
+        loss = f", validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}" if recipe.privacy.validates else ""
         say(f"{title}: {outcome.steps} steps{loss}.")
 
     def _network(self, phase: Phase) -> nn.Module:

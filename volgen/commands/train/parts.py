@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from volgen.commands.train.start import Start
 from volgen.core.errors import UserError
 from volgen.core.progress import say
 from volgen.core.protocols import Denoiser
@@ -19,8 +19,12 @@ from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.origin.start import Start
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
+from volgen.parallel.private_engine import Pass
+from volgen.planning.patients import choose
+from volgen.privacy.plan import AtOnce
 from volgen.recipe import Recipe
 from volgen.runs.fitted import check_all, check_unchanged, restore, restore_assembly, write
 from volgen.training.loss import Objective, Weight
@@ -59,13 +63,16 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
     return fitted.to(group.device)
 
 
-def make_objective(stream: Stream, preconditioner: Preconditioner, public: bool) -> Callable[[Engine], Objective]:
-    """Each training volume is denoised with statistics that do not know its person, as a new person's will be; public ones know nobody."""
+def make_objective(stream: Stream, preconditioner: Preconditioner, brought: bool) -> Callable[[Engine], Objective]:
+    """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
+
+    Those that a start has brought know nobody of the cohort.
+    """
     numbers = {record.id: number for number, record in enumerate(stream.records)}
 
     def learn(engine: Engine) -> Objective:
         def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
-            held_out = preconditioner if public else preconditioner.held_out([numbers[name] for name in ids])
+            held_out = preconditioner if brought else preconditioner.held_out([numbers[name] for name in ids])
             return PreconditionedDenoiser(engine, held_out), held_out.weight
 
         return objective
@@ -92,3 +99,14 @@ def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
         return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True), given=found.given.to(device, non_blocking=True))
 
     return batch
+
+
+def at_once(recipe: Recipe) -> AtOnce:
+    """How many patients go through a network at once: as many as memory allows."""
+
+    def choice(network: nn.Module, group: Group) -> Pass:
+        chosen = choose(recipe, network, group)
+        say(f"Private: {chosen.why}.")
+        return chosen.at_once
+
+    return choice

@@ -21,11 +21,11 @@ def report(recipe: Recipe) -> str:
     phases = recipe.phases()
     exported = parameters * FP32 + buffers
     resumable = checkpoint_bytes(size)
-    trains = "" if recipe.adapter.whole else f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})"
+    trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
     total = parameters * recipe.experts.count
     x, y, z = recipe.data.shape
     each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
-    made = "" if recipe.assembly.whole else f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})"
+    made = f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})" if recipe.assembly.piecewise else ""
     lines = [
         f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}",
         f"network              {recipe.network.kind} with {recipe.build().inputs} input channels ({recipe.preconditioner.kind})",
@@ -36,22 +36,13 @@ def report(recipe: Recipe) -> str:
         f"preconditioner       {_preconditioner(recipe)}",
         f"disk for the run     {_size(exported * len(phases) + resumable)}: {len(phases)} weight files, one expert's checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
-        f"each from {_start(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
+        f"each from {recipe.start.told(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
     ]
     experts = sorted((phase for phase in phases if phase.index is not None), key=lambda phase: phase.span.low)
     rows = [f"  expert {p.index:>4}   sigma [{p.span.low:.5g}, {p.span.high:.5g})   {len(p.points)} grid points" for p in experts]
     if len(rows) > SHOWN:
         rows = [*rows[: SHOWN // 2], f"  ... {len(rows) - SHOWN} more ...", *rows[-SHOWN // 2 :]]
     return "\n".join([*lines, "spans:", *rows])
-
-
-def _start(recipe: Recipe) -> str:
-    if recipe.start.public:
-        return f"a public run (adapter {recipe.adapter.kind}; {len(recipe.trained())} of {recipe.experts.count} trained)"
-    chains = f", in {recipe.experts.chains} chains" if recipe.experts.chains > 1 else ""
-    return {"neighbour": f"the one trained before it{chains}", "shared": "the shared network", "none": "random weights"}[
-        recipe.experts.warm_start
-    ]
 
 
 def _preconditioner(recipe: Recipe) -> str:

@@ -12,10 +12,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from volgen.commands.train import begin, card, parts, privacy, size
-from volgen.commands.train import start as train_start
+from volgen.commands.train import begin, card, parts, size
 from volgen.commands.train.crew import work
-from volgen.commands.train.start import Start
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.folder import LOCK
@@ -28,6 +26,7 @@ from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.experts.plan import Phase, select
 from volgen.models.denoiser import Preconditioner
+from volgen.origin.start import Start
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.split import Partners, group_of, split
@@ -78,7 +77,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
         return recipe.directory
     begin.check(recipe, store)
-    start, engine = train_start.start(recipe, store), recipe.engine
+    start, engine = recipe.start.build(recipe, store, open_run), recipe.engine
     world = Group(launch, launches.start(launch, engine.hung_after + engine.dead_after))
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
     with (
@@ -167,7 +166,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         tidy(paths.root, quiet=True)
         steps = {phase.name: records[phase.name].steps for phase in phases}
         metrics.put_in_order(paths.root, [*steps], steps, {phase.name: records[phase.name].metrics for phase in phases})
-        privacy.method(recipe).finish()
+        recipe.privacy.build(recipe).finish()
         card.write(recipe, experts)
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
         _seal(paths, Ensemble(ordered, min(grid), max(grid), tuple(grid)), records, provenance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -14,11 +14,7 @@ class Config(BaseConfig):
     """The whole network, as it is. The default."""
 
     kind: Literal["all"] = "all"
-
-    @property
-    def whole(self) -> bool:
-        """Yes."""
-        return True
+    needs_trained: ClassVar[bool] = False
 
     def attach(self, network: nn.Module) -> None:
         """Nothing to prepare."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,11 +17,7 @@ class Config(BaseConfig):
     """Attention layers with their own norm; every other weight keeps its value."""
 
     kind: Literal["attention"] = "attention"
-
-    @property
-    def whole(self) -> bool:
-        """No."""
-        return False
+    needs_trained: ClassVar[bool] = True
 
     def attach(self, network: nn.Module) -> None:
         """Freezes everything else.

@@ -6,7 +6,7 @@ They are less than one weight in a hundred, and the norm of the noise of private
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,11 +17,7 @@ class Config(BaseConfig):
     """Every parameter with one axis; matrices and kernels keep their values."""
 
     kind: Literal["bias"] = "bias"
-
-    @property
-    def whole(self) -> bool:
-        """No."""
-        return False
+    needs_trained: ClassVar[bool] = True
 
     def attach(self, network: nn.Module) -> None:
         """Freezes everything else.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -25,15 +25,11 @@ class Config(BaseConfig):
     """A branch of rank ``rank`` beside every convolution and linear layer; the layers themselves, their biases and norms are frozen."""
 
     kind: Literal["lora"] = "lora"
+    needs_trained: ClassVar[bool] = True
     rank: int = Field(default=4, ge=1, le=MAX_RANK)
     """r; of a layer with fewer channels as many as it has."""
     scale: PositiveFloat = 1.0
     """s: how much a step in A and B changes the layer."""
-
-    @property
-    def whole(self) -> bool:
-        """No."""
-        return False
 
     def attach(self, network: nn.Module) -> None:
         """Puts a branch beside every layer; B is 0, so the network computes what it did. A comes from torch's global generator.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -33,6 +33,8 @@ class Config(BaseConfig):
     """Slabs along one axis, drawn one after the other."""
 
     kind: Literal["autoregressive"] = "autoregressive"
+    fitted: ClassVar[bool] = True
+    piecewise: ClassVar[bool] = True
     axis: Axis = "S"
     """Along which axis slabs follow each other."""
     thickness: PositiveInt = 1
@@ -56,11 +58,6 @@ class Config(BaseConfig):
     def known(self) -> int:
         """The slices before; how many of them there are; place; direction; coarse view."""
         return self.context + 3 + (self.coarse_levels > 0)
-
-    @property
-    def whole(self) -> bool:
-        """A slab is not the whole volume."""
-        return False
 
     def piece(self, shape: Shape3) -> Shape3:
         """A slab.

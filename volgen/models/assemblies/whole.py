@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -17,16 +17,13 @@ class Config(BaseConfig):
     """Nothing to put together; the default."""
 
     kind: Literal["whole"] = "whole"
+    fitted: ClassVar[bool] = False
+    piecewise: ClassVar[bool] = False
 
     @property
     def known(self) -> int:
         """Nothing is known beside a whole volume."""
         return 0
-
-    @property
-    def whole(self) -> bool:
-        """Yes."""
-        return True
 
     def piece(self, shape: Shape3) -> Shape3:
         """The volume's shape."""

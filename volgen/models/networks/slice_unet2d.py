@@ -6,7 +6,7 @@ those of 2D convolutions.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -18,6 +18,7 @@ class Config(SliceConfig):
     """Residual 2D U-Net on Haar coefficients of slices; ``neighbours: 0`` makes independent slices, which do not form a volume."""
 
     kind: Literal["slice_unet2d"] = "slice_unet2d"
+    patients_apart: ClassVar[bool] = True
     axis: Axis = "S"
     """Across which axis the slices lie: R sagittal, A coronal, S axial."""
 

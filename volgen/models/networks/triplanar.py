@@ -8,7 +8,7 @@ Legend: P planes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -23,6 +23,7 @@ class Config(SliceConfig):
     """A :class:`~volgen.models.networks.slice_unet2d` for each plane, and weights that depend on the noise level."""
 
     kind: Literal["triplanar"] = "triplanar"
+    patients_apart: ClassVar[bool] = True
     planes: tuple[Axis, ...] = Field(default=("R", "A", "S"), min_length=2)
     """Across which axes the slices of each 2D network lie: two or three different ones."""
 

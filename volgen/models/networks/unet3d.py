@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -23,6 +23,7 @@ class Config(BaseConfig):
     """Ho et al. 2020's U-Net in three dimensions, with optional self-attention."""
 
     kind: Literal["unet3d"] = "unet3d"
+    patients_apart: ClassVar[bool] = True
     channels: tuple[Width, ...] = Field(default=(32, 64, 64), min_length=1, max_length=MAX_LEVELS)
     """Width of each resolution, finest first; each is halved once more than the one before."""
     attention: tuple[bool, ...] = (False, False, False)

@@ -5,7 +5,7 @@ Working on wavelet coefficients follows WDM (Friedrich et al. 2024) and Wavelet 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ class Config(ResidualUNetConfig):
     """Residual U-Net with group normalisation and noise-dependent scale and shift (FiLM) in every block."""
 
     kind: Literal["wavelet_unet3d"] = "wavelet_unet3d"
+    patients_apart: ClassVar[bool] = True
 
     @property
     def multiples(self) -> Shape3:

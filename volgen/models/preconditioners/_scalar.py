@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Coefficients:
 
 class ScalarConfig(Config):
     """Base of the preconditioners that are functions of sigma alone; they have nothing to fit."""
+
+    fitted: ClassVar[bool] = False
 
     @property
     def inputs(self) -> int:

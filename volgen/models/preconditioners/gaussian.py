@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, model_validator
@@ -44,6 +44,7 @@ class Config(BaseConfig):
     """The default: an order of magnitude less training than a scalar skip path on cohorts that share a frame."""
 
     kind: Literal["gaussian"] = "gaussian"
+    fitted: ClassVar[bool] = True
     levels: int = Field(default=1, ge=0, le=MAX_LEVELS)
     """Levels of the Haar pyramid in which the residual variance is diagonal; 0 means voxels. Edges must divide by 2^levels."""
     rank: int = Field(default=24, ge=0, le=MAX_RANK)

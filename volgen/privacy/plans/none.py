@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from volgen.core.config import Config as BaseConfig
+from volgen.core.errors import UserError
+from volgen.core.files import write_json
+from volgen.core.run_files import CONFIG, LEDGER
+from volgen.data.store import Store
+from volgen.data.stream import Stream
+from volgen.experts.plan import Phase
+from volgen.images.geometry import Geometry
+from volgen.parallel.engine import Engine, EngineConfig
+from volgen.parallel.group import Group
+from volgen.parallel.private_engine import Pass
+from volgen.privacy.plan import AtOnce, Run
+from volgen.training.loop import Trainer
+from volgen.training.metrics import Metrics
+from volgen.training.stopping import Stopping
+
+AGAIN = "restore the file from a copy, or train the run again"
+NOTHING: dict[str, Any] = {
+    "unit": "patient", "neighbouring": "add-or-remove-one", "delta": None, "epsilon": None, "accountant": None,
+    "why": "the model was trained without differential privacy", "entries": [],
+}  # fmt: skip
+"""Content of ``privacy_ledger.json``: no epsilon, and why."""
+SEEN = 8
+"""Volumes that a look at the cohort takes."""
 
 
 class Config(BaseConfig):
@@ -14,22 +40,122 @@ class Config(BaseConfig):
     kind: Literal["none"] = "none"
 
     @property
-    def private(self) -> bool:
-        """No."""
+    def validates(self) -> bool:
+        """Training stops by the losses of validation people."""
+        return True
+
+    @property
+    def measured(self) -> bool:
+        """Nothing is promised that time and memory could break."""
+        return True
+
+    @property
+    def strangers(self) -> bool:
+        """Nothing is promised to anybody."""
         return False
 
-    def refusals(self, recipe: Any) -> Iterator[str]:
+    @property
+    def buckets(self) -> bool:
+        """Gradients are summed as DeepSpeed does it."""
+        return True
+
+    def refusals(self, run: Run) -> Iterator[str]:
         """Nothing is in the way of no guarantee."""
         return iter(())
 
-    def ledger(self) -> dict[str, Any]:
-        """Content of ``privacy_ledger.json``: no epsilon, and why."""
-        return {
-            "unit": "patient",
-            "neighbouring": "add-or-remove-one",
-            "delta": None,
-            "epsilon": None,
-            "accountant": None,
-            "why": "the model was trained without differential privacy",
-            "entries": [],
-        }
+    def build(self, run: Run) -> Plain:
+        """Training as usual."""
+        return Plain(run)
+
+    def reduced(self, engine: EngineConfig) -> EngineConfig:
+        """The engine as it is."""
+        return engine
+
+    def micro_batch(self, volumes: int) -> int:
+        """All of them."""
+        return volumes
+
+    def passes(self, share: int, *, several: bool) -> list[Pass]:
+        """Micro-batches go through whole."""
+        return []
+
+    def held(self, parameters: int) -> dict[str, int]:
+        """Nothing more."""
+        return {}
+
+    def step_seconds(self, parameters: int) -> float:
+        """No longer."""
+        return 0.0
+
+    def assumptions(self) -> list[str]:
+        """Nothing is assumed."""
+        return []
+
+    def forecast(self, run: Run, patients: int) -> None:
+        """There is nothing to tell."""
+        return
+
+    def check_summary(self, path: Path, ledger: Mapping[str, Any]) -> None:
+        """There is no epsilon in it.
+
+        Raises:
+            UserError: there is one.
+        """
+        if ledger.get("epsilon") is not None:
+            raise UserError(str(path), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", AGAIN)
+
+    def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
+        """Nobody does."""
+        return False
+
+
+class Plain:
+    """A :class:`~volgen.privacy.plan.Regime` without protection.
+
+    Args:
+        run: the configuration of the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def refuse(self, network: nn.Module) -> None:
+        """Any network will do."""
+
+    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
+        """Writes that nothing is promised."""
+        write_json(self._run.directory / LEDGER, NOTHING)
+
+    def geometry(self, store: Store) -> Geometry:
+        """The cohort's own: its median intensity window, and what a look at some volumes shows."""
+        records = self._run.data.records(store, "train")
+        examples = (store.read_unit(record) for record in records[:SEEN])
+        return Geometry.of_cohort(self._run.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
+
+    def check(self, finished: Mapping[str, int]) -> None:
+        """Nothing is counted."""
+
+    def finish(self) -> None:
+        """What was written at the beginning stands."""
+
+    def metrics(self, metrics: Metrics) -> Metrics:
+        """All of them."""
+        return metrics
+
+    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        """The usual one."""
+        return plain
+
+    def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:
+        """The usual one, to which micro-batches are given whole."""
+        run = self._run
+        return Engine(
+            network, run.engine, run.data.batch_size // (group.world_size * run.engine.accumulation),
+            betas=run.optimiser.betas, weight_decay=run.optimiser.weight_decay, gradient_clip=run.optimiser.gradient_clip,
+            matrix_rate=run.optimiser.matrix_learning_rate / run.optimiser.learning_rate, release=run.build().release,
+        )  # fmt: skip
+
+    def stopping(self, phase: Phase, group: Group) -> Stopping:
+        """When the validation loss stops paying."""
+        rule = self._run.rule(phase)
+        return Stopping(rule, rule.max_steps)

@@ -1,4 +1,4 @@
-"""What changes in a training when patients are protected: its engine, its trainer, its rule of stopping and its ledger."""
+"""Training by patient, on a ledger: what plans that spend a budget make of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from volgen.core.errors import UserError
-from volgen.core.files import write_json
 from volgen.core.given import Examples
 from volgen.core.progress import say
 from volgen.core.rng import uniform
 from volgen.core.rounding import upper
-from volgen.core.run_files import LEDGER
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, View
@@ -25,16 +23,14 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
-from volgen.parallel.private_engine import PrivateEngine
-from volgen.planning.patients import Choice, choose
-from volgen.privacy import refusals
+from volgen.parallel.private_engine import Pass, PrivateEngine
+from volgen.privacy import cohort_entries, refusals
 from volgen.privacy.cohort_ledger import CohortLedger
 from volgen.privacy.ledger import BudgetSpent, Ledger
 from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
+from volgen.privacy.plan import AtOnce, Run
 from volgen.privacy.secret import Secret
-from volgen.recipe import Recipe
-from volgen.runs import cohort_ledger
 from volgen.training.loop import Trainer
 from volgen.training.metrics import Metrics
 from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
@@ -43,119 +39,73 @@ from volgen.training.stopping import Stopping
 Facts = dict[str, Any]
 
 
-class Method(Protocol):
-    """How a run trains with respect to privacy."""
+class Budgeted(Protocol):
+    """The plan that is carried out (:class:`~volgen.privacy.by_patient.ByPatient`)."""
 
-    validates: bool
-    """Whether anybody's loss may be looked at."""
+    @property
+    def views(self) -> int:
+        """Views of a patient that are averaged into their contribution to one step."""
+        ...
+
+    @property
+    def population(self) -> int | None:
+        """Public number of patients; the cohort's own if None."""
+        ...
+
+    @property
+    def each_file_is_a_patient(self) -> bool:
+        """Whether it was said that no two files are of one patient."""
+        ...
+
+    @property
+    def intensity(self) -> tuple[float, float]:
+        """Window of generated volumes."""
+        ...
+
+    @property
+    def skull_stripped(self) -> bool:
+        """Whether the cohort shows brains rather than heads."""
+        ...
+
+    def open_ledger(self, directory: Path, *, patients: int, batch_size: int, steps: int, assumed: Facts) -> Ledger:
+        """The run's ledger, begun if there is none."""
+        ...
+
+
+class Protected:
+    """A :class:`~volgen.privacy.plan.Regime` in which nothing that is kept follows from one patient by more than the ledger counts.
+
+    Args:
+        plan: the budget and its noisy steps.
+        run: the configuration of the run.
+    """
+
+    def __init__(self, plan: Budgeted, run: Run) -> None:
+        self._plan, self._run = plan, run
+        self._at_once: Pass | None = None
 
     def refuse(self, network: nn.Module) -> None:
-        """Refuses a network, with weights or on the meta device, that cannot be trained like this."""
-        ...
-
-    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
-        """Writes the ledger, before anything is trained; ``assumed`` is what it rests on beside the method itself."""
-        ...
-
-    def geometry(self, store: Store) -> Geometry:
-        """The frame of generated volumes."""
-        ...
-
-    def check(self, finished: Mapping[str, int]) -> None:
-        """Makes sure that finished phases, with so many steps each, are in the ledger."""
-        ...
-
-    def finish(self) -> None:
-        """Writes the ledger of a finished run."""
-        ...
-
-    def metrics(self, metrics: Metrics) -> Metrics:
-        """Where numbers go."""
-        ...
-
-    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        """The trainer."""
-        ...
-
-    def engine(self, network: nn.Module, group: Group) -> Engine:
-        """The engine of one phase."""
-        ...
-
-    def stopping(self, phase: Phase, group: Group) -> Stopping:
-        """The rule of one phase."""
-        ...
-
-
-def method(recipe: Recipe) -> Method:
-    """The one that a recipe asks for."""
-    return _Private(recipe) if recipe.privacy.private else _Plain(recipe)
-
-
-class _Plain:
-    validates = True
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-
-    def refuse(self, network: nn.Module) -> None:
-        pass
-
-    def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
-        write_json(self._recipe.directory / LEDGER, self._recipe.privacy.ledger())
-
-    def geometry(self, store: Store) -> Geometry:
-        records = self._recipe.data.records(store, "train")
-        examples = (store.read_unit(record) for record in records[:8])
-        return Geometry.of_cohort(self._recipe.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
-
-    def check(self, finished: Mapping[str, int]) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def metrics(self, metrics: Metrics) -> Metrics:
-        return metrics
-
-    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        return plain
-
-    def engine(self, network: nn.Module, group: Group) -> Engine:
-        recipe = self._recipe
-        return Engine(
-            network, recipe.engine, recipe.data.batch_size // (group.world_size * recipe.engine.accumulation),
-            betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, gradient_clip=recipe.optimiser.gradient_clip,
-            matrix_rate=recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate, release=recipe.build().release,
-        )  # fmt: skip
-
-    def stopping(self, phase: Phase, group: Group) -> Stopping:
-        rule = self._recipe.rule(phase)
-        return Stopping(rule, rule.max_steps)
-
-
-class _Private:
-    validates = False
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._choice: Choice | None = None
-
-    def refuse(self, network: nn.Module) -> None:
+        """Refuses a network in which patients meet."""
         refusal = next(refusals.of_network(network), None)
         if refusal:
             raise UserError("network", refusal, "a network in which patients do not meet")
 
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
-        recipe = self._recipe
+        """Begins the ledger of the run, and enters the run in that of the cohort.
+
+        Raises:
+            UserError: the budget cannot be kept, the ledger is another run's, or nobody can tell patients apart.
+        """
+        recipe, plan = self._run, self._plan
         assumed = {**assumed, **self._told_apart(store)}
         patients = len({record.patient for record in recipe.data.records(store, "train")})
         steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
         cohort = CohortLedger(str(store.path), store.fingerprint)
-        assumed = {**assumed, **cohort_ledger.noted(cohort)}
-        ledger = recipe.privacy.begin(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
-        cohort_ledger.enter(cohort, ledger, more=steps)
+        assumed = {**assumed, **cohort_entries.noted(cohort)}
+        ledger = plan.open_ledger(recipe.directory, patients=patients, batch_size=batch, steps=steps, assumed=assumed)
+        cohort_entries.enter(cohort, ledger, more=steps)
         rate, noise = ledger.mechanism.sampling_rate, ledger.mechanism.noise_multiplier
-        expected = upper(ledger.budget.delta * (recipe.privacy.population or patients), 2)
+        expected = upper(ledger.budget.delta * (plan.population or patients), 2)
         say(
             f"Private: epsilon {ledger.budget.epsilon:g} at delta {ledger.budget.delta:g} per patient ({ledger.neighbouring}; delta times"
             f" patients is {expected}), over {steps} steps of all networks: noise multiplier"
@@ -163,10 +113,14 @@ class _Private:
         )
 
     def geometry(self, store: Store) -> Geometry:
+        """A frame in which nothing is anybody's.
+
+        Raises:
+            UserError: scans have kept their own grids.
+        """
         # The file is released, so nothing in it is read from a scan: the grid is what ingest was told, the rest is the recipe's.
-        window, privacy = IntensityMap(*self._recipe.privacy.intensity), self._recipe.privacy
         size = _voxel_size(store)
-        return Geometry(self._recipe.data.shape, (size, size, size), window, privacy.skull_stripped)
+        return Geometry(self._run.data.shape, (size, size, size), IntensityMap(*self._plan.intensity), self._plan.skull_stripped)
 
     def _told_apart(self, store: Store) -> Facts:
         """What the ledger says of a store in which each file counts as a patient.
@@ -176,7 +130,7 @@ class _Private:
         """
         if store.people != "files":
             return {}
-        if not self._recipe.privacy.each_file_is_a_patient:
+        if not self._plan.each_file_is_a_patient:
             found = (
                 "tells patients apart by names of files or visits alone, so that one with two of them counts as two, and is protected less"
             )
@@ -191,41 +145,45 @@ class _Private:
         }
 
     def check(self, finished: Mapping[str, int]) -> None:
-        ledger = Ledger(self._recipe.directory)
+        """Makes sure that finished phases, with so many steps each, are in the ledger."""
+        ledger = Ledger(self._run.directory)
         for scope, steps in finished.items():
             ledger.check(scope, steps)
 
     def finish(self) -> None:
-        self._recipe.privacy.finish(self._recipe.directory)
-        cohort_ledger.enter_finished(self._recipe)
+        """Writes what was really spent, here and in the ledger of the cohort."""
+        Ledger(self._run.directory).write_summary(finished=True)
+        cohort_entries.enter_finished(self._run.directory, self._run.data.store)
 
     def metrics(self, metrics: Metrics) -> Metrics:
+        """Only what is noised already."""
         return Withheld(metrics)
 
     def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
+        """A trainer whose unit is the patient. A collective call."""
         secret = Secret(bytes.fromhex(group.gather(Secret().hex())[0]))
-        mechanism = Ledger(self._recipe.directory).mechanism
-        sanitiser = GradientMechanism(mechanism, self._recipe.data.batch_size, secret, group.rank, group.world_size)
+        mechanism = Ledger(self._run.directory).mechanism
+        sanitiser = GradientMechanism(mechanism, self._run.data.batch_size, secret, group.rank, group.world_size)
         usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
         scans = _by_patient(stream.records)
-        views = _views(stream, scans, self._recipe.privacy.views, sanitiser.seed)
+        views = _views(stream, scans, self._plan.views, sanitiser.seed)
         return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, patients=tuple(scans))
 
-    def engine(self, network: nn.Module, group: Group) -> Engine:
+    def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:
+        """An engine whose gradients pass through our hands. A collective call."""
         self.refuse(network)
-        recipe = self._recipe
-        if self._choice is None:  # networks of a run are alike
-            self._choice = choose(recipe, network, group)
-            say(f"Private: {self._choice.why}.")
-        at_once = self._choice.at_once
+        recipe = self._run
+        if self._at_once is None:  # networks of a run are alike
+            self._at_once = at_once(network, group)
         return PrivateEngine(
-            network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay, at_once=at_once,
-            per_sample=PerSample(network) if at_once.patients > 1 else None, release=recipe.build().release,
+            network, recipe.engine, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay,
+            at_once=self._at_once, per_sample=PerSample(network) if self._at_once.patients > 1 else None, release=recipe.build().release,
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
-        rule, directory = self._recipe.rule(phase), self._recipe.directory
-        allowance = None if group.rank else _Allowance(directory, cold=phase.start is None and not self._recipe.start.public)
+        """As many steps as are configured, each paid for before it is taken."""
+        rule, directory = self._run.rule(phase), self._run.directory
+        allowance = None if group.rank else _Allowance(directory, cold=not self._run.warm(phase))
         return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from volgen.core.errors import UserError
 from volgen.core.run_files import CONFIG, MANIFEST
 from volgen.data.store import Store
+from volgen.origin.start import Recipe
 from volgen.privacy.ledger import Ledger
-from volgen.recipe import Recipe
-from volgen.runs.trained import AGAIN
 
+AGAIN = "restore the file from a copy, or train the run again"
 COHORTS = "public_cohorts"
 """In a manifest: fingerprints and stores of all cohorts that a run has seen by way of the runs it began from."""
 ASSUMED = "assumed to be in one cohort only; "
@@ -109,7 +109,7 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
 
 def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bool) -> tuple[str, str | None]:
     unknown = UNKNOWN
-    if cohort.fingerprint is None and recipe.privacy.private and not begun:
+    if cohort.fingerprint is None and recipe.privacy.strangers and not begun:
         # What is known may accuse, and acquits nobody.
         way = f"{cohort.way}, if that is what its {CONFIG} or start.stores names (rename your store if only the name is the same)"
         for suspect in _stores([cohort.store, *recipe.start.stores]):
@@ -117,7 +117,7 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
     public, reasons = _open(cohort, recipe.start.stores)
     if public is None:
         # What was said when a run began stands in its ledger: it can be continued where the store is gone.
-        if recipe.privacy.private and not recipe.start.not_compared and not begun:
+        if recipe.privacy.strangers and not recipe.start.not_compared and not begun:
             found = f"cannot be compared with this cohort{cohort.way}: {'; '.join(reasons)}"
             do = "if you know that nobody is in both, set start.not_compared true"
             if cohort.fingerprint is not None:

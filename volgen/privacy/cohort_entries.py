@@ -14,7 +14,6 @@ from volgen.core.run_files import MANIFEST
 from volgen.privacy.accounting import Accountant, Steps
 from volgen.privacy.cohort_ledger import ASSUMED, ENTRY, KEPT, MISSING, CohortLedger
 from volgen.privacy.ledger import Ledger
-from volgen.recipe import Recipe
 
 
 def noted(cohort: CohortLedger) -> dict[str, Any]:
@@ -42,15 +41,11 @@ def enter_untouched(run: Path) -> None:
     """Enters that a run which is to be cleared away has taken no step at all; nothing for one without a privacy journal."""
     if Ledger.exists(run) and (run / MANIFEST).exists():
         store = read_json(run / MANIFEST, "the manifest of a run").get("inputs", {}).get("store")
-        _enter_whole(run, str(store))
+        enter_finished(run, str(store))
 
 
-def enter_finished(recipe: Recipe) -> None:
+def enter_finished(run: Path, store: str) -> None:
     """Enters what a finished private run has really taken. If that cannot be, it counts with the most that it could have taken."""
-    _enter_whole(recipe.directory, recipe.data.store)
-
-
-def _enter_whole(run: Path, store: str) -> None:
     ledger, cohort = Ledger(run), find(run, store)
     name = _name(ledger)
     if not name or cohort is None:

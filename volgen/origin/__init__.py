@@ -1,0 +1,1 @@
+"""What a run begins from: nothing, or what was trained before."""
