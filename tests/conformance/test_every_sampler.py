@@ -29,7 +29,7 @@ def denoise(y: Tensor, sigma: Tensor) -> Tensor:
 
 
 def draw(kind: str, indices: list[int], **options: Any) -> dict[int, Tensor]:
-    volumes = descent.sample(denoise, build(kind), GRID, **{"seed": 3, **options}, indices=indices, shape=SHAPE)
+    volumes = descent.sample(denoise, build(kind), descent.down(GRID), **{"seed": 3, **options}, indices=indices, shape=(1, *SHAPE))
     return dict(zip(indices, volumes, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_it_looks_only_at_noise_levels_of_the_grid(kind: str) -> None:
         seen.extend(sigma.tolist())
         return denoise(y, sigma)
 
-    descent.sample(spy, build(kind), GRID, seed=0, indices=[0, 1], shape=SHAPE)
+    descent.sample(spy, build(kind), descent.down(GRID), seed=0, indices=[0, 1], shape=(1, *SHAPE))
     asked = [level for level, _ in itertools.groupby(seen)]
     assert asked == [float(torch.tensor(sigma)) for sigma in GRID], "all volumes at one level before the next"
 
@@ -84,8 +84,28 @@ def test_what_it_remembers_has_one_form_until_the_last_step(kind: str) -> None:
     for sigma, sigma_next in itertools.pairwise([*GRID, 0.0]):
         state, memory = solver.step(denoise, state, Step(sigma, sigma_next, lambda: torch.zeros(1, 1, *SHAPE)), memory)
         forms.append(None if memory is None else [getattr(item, "shape", type(item)) for item in memory])
-    assert all(form == forms[0] for form in forms[:-1])
-    assert set(map(str, forms[0] or [])) <= {str(torch.Size([1, 1, *SHAPE])), str(float)}
+    declared = [torch.Size([1, 1, *SHAPE]) if item is Tensor else float for item in solver.remembers]
+    assert all((form or []) == declared for form in forms[:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_asks_as_often_as_it_declares(kind: str) -> None:
+    asked: list[float] = []
+
+    def spy(y: Tensor, sigma: Tensor) -> Tensor:
+        asked.append(float(sigma))
+        return denoise(y, sigma)
+
+    solver = build(kind)
+    descent.sample(spy, solver, descent.down(GRID), seed=0, indices=[0], shape=(1, *SHAPE))
+    assert [asked.count(float(torch.tensor(sigma))) for sigma in GRID] == descent.evaluations(solver, len(GRID))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_may_have_channels(kind: str) -> None:
+    (found,) = descent.sample(denoise, build(kind), descent.down(GRID), seed=3, indices=[0], shape=(4, *SHAPE))
+    assert found.shape == (4, *SHAPE) and torch.isfinite(found).all()
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +132,7 @@ def test_sample_depends_on_seed_and_index_alone(kind: str) -> None:
 def test_a_perfect_denoiser_of_one_volume_is_obeyed(kind: str) -> None:
     # If the data is a single volume, every sampler must end on it exactly: nothing of the noise is left at sigma 0.
     truth = torch.linspace(-1, 1, 120).reshape(1, *SHAPE)
-    (found,) = descent.sample(lambda y, s: truth.expand_as(y), build(kind), GRID, seed=0, indices=[0], shape=SHAPE)
+    (found,) = descent.sample(lambda y, s: truth.expand_as(y), build(kind), descent.down(GRID), seed=0, indices=[0], shape=(1, *SHAPE))
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-5)
 
 

@@ -29,7 +29,7 @@ def denoise(y: Tensor, sigma: Tensor) -> Tensor:
 
 
 def std(sampler: object, grid: list[float]) -> float:
-    (volume,) = descent.sample(denoise, sampler, grid, seed=5, indices=[0], shape=SHAPE)  # type: ignore[arg-type]
+    (volume,) = descent.sample(denoise, sampler, descent.down(grid), seed=5, indices=[0], shape=(1, *SHAPE))  # type: ignore[arg-type]
     return float(volume.double().std())
 
 
@@ -53,7 +53,7 @@ def test_many_steps_give_the_variance_of_the_data(kind: str, steps: int) -> None
     grid = choose(VPLinear(points=1000).grid(), steps)
     sampler = config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined]
     shape = (24, 24, 24)
-    (volume,) = descent.sample(denoise, sampler, grid, seed=5, indices=[0], shape=shape)
+    (volume,) = descent.sample(denoise, sampler, descent.down(grid), seed=5, indices=[0], shape=(1, *shape))
     # First-order solvers are short of variance by O(1/steps); a schedule strided with the wrong betas is off by a factor.
     tolerance = 0.5 * (4 / math.sqrt(2 * math.prod(shape)) + (0.03 if sampler.order == 1 else 0.0) * 1000 / steps)
     assert float(volume.double().std()) == pytest.approx(0.5, abs=tolerance)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.protocols import Sampler
 
 
-class Toy:
+class Toy(Sampler):
     order = 1
     stochastic = False
 

@@ -42,11 +42,11 @@ class NoiseSchedule(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a sampler, from ``sigma`` down to ``sigma_next``.
+    """One step of a sampler, from ``sigma`` to ``sigma_next``.
 
     Attributes:
-        sigma: noise level of the incoming sample.
-        sigma_next: noise level to reach, 0 for the last step.
+        sigma: noise level of the incoming sample, positive.
+        sigma_next: noise level to reach: lower, 0 for the last step of a descent; or higher, where a scan is inverted.
         noise: makes fresh standard normal noise shaped like the sample; a fixed function of seed, sample and step.
     """
 
@@ -56,23 +56,123 @@ class Step:
 
 
 class Sampler(Protocol):
-    """A solver. The driver owns the loop; a solver knows one step.
+    """A solver. The driver owns the loop; a solver knows one step. Who inherits from this has the defaults of what is declared.
 
     Attributes:
         order: global order of convergence of the mean trajectory, measured by a test.
-        stochastic: whether ``step.noise`` is used.
+        stochastic: whether ``step.noise`` is used; if not, it solves an ordinary differential equation, upwards as well as down.
+        renoises: whether a step draws from N(D, sigma_next^2), so that nothing is left of the sample but what the denoiser made of it.
+        remembers: what it remembers from one step to the next: for each item ``Tensor`` (one like the sample) or ``float``.
+        evaluations: how often it asks the denoiser in its first step, and in each later one.
     """
 
     order: int
     stochastic: bool
+    renoises: bool = False
+    remembers: tuple[type, ...] = ()
+    evaluations: tuple[int, int] = (1, 1)
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """Returns the sample at ``step.sigma_next`` and what the next step wants to remember (``None`` at the start).
 
-        ``denoise`` is asked about ``step.sigma`` only, so that a step needs one expert. What is remembered is None or a tuple of tensors
-        like ``x_BCXYZ`` and numbers, of the same form after every step but the last. A solver that looks at both ends of a step
-        (Heun's) may return a prediction and correct it at the beginning of the next one.
+        ``denoise`` is asked about ``step.sigma`` only, so that a step needs one expert. What is remembered is None or a tuple of what
+        ``remembers`` declares, after every step but the last. A solver that looks at both ends of a step (Heun's) may return a
+        prediction and correct it at the beginning of the next one.
         """
+        ...
+
+
+Proximal = Callable[[Tensor, Tensor], Tensor]
+"""``(z_BCXYZ, data) -> x_BCXYZ``: the volume that is nearest to z and to what was measured."""
+
+
+class Operator(Protocol):
+    """What an instrument does to a volume: a linear map A from volumes in the model range to data of any shape, real or complex."""
+
+    def apply(self, x_BCXYZ: Tensor) -> Tensor:
+        """A x; the first axis of the data is B."""
+        ...
+
+    def adjoint(self, data: Tensor) -> Tensor:
+        """A* d, shaped like a volume, such that Re<A x, d> = <x, A* d> for all x and d (tested for every kind)."""
+        ...
+
+    def closed(self, gamma: float) -> Proximal | None:
+        """Argmin over x of ``|x - z|^2 + gamma |data - A x|^2`` without iterations, or None if there is no closed form.
+
+        Args:
+            gamma: positive; infinite for the point nearest to z among those that explain the data, z + A^+ (data - A z).
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an instrument gave.
+
+    Attributes:
+        operator: what it does to a volume.
+        data: what it gave, of one volume (B = 1), on the device that computes; in the units of the model range.
+        noise: standard deviation of the white noise in ``data`` (of each part of a complex number); 0 if there is none.
+    """
+
+    operator: Operator
+    data: Tensor
+    noise: float = 0.0
+
+
+def _drowned(noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+    return noise_BCXYZ * sigma
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What sampling is to reach, and what a guidance may know of the prior.
+
+    Attributes:
+        start: the prior at the highest noise level: makes a sample of it from standard normal noise [B, C, X, Y, Z] and sigma.
+        measurement: what the volume has to agree with; None if there is nothing.
+    """
+
+    start: Callable[[Tensor, float], Tensor] = _drowned
+    measurement: Measurement | None = None
+
+
+PRIOR = Problem()
+"""Nothing to agree with, and noise that drowns the data to start from."""
+
+
+Noises = Callable[[int], Tensor]
+"""``noises(k)`` of one step of one volume: its k-th standard normal noise [1, C, X, Y, Z], a fixed function of seed, sample, step and k."""
+
+
+class Guidance(Protocol):
+    """Makes a denoiser of a conditional distribution from one of the prior. Who inherits from this has the defaults.
+
+    Solvers do not know that there is one: each asks what :meth:`guide` returns instead of the denoiser itself, at its own noise level.
+
+    Attributes:
+        differentiates: whether it takes gradients of the denoiser with respect to the sample: then the driver, and a bank, keep graphs.
+        renoises: whether what it returns is drawn rather than expected, so that only a sampler that renoises fits.
+    """
+
+    differentiates: bool = False
+    renoises: bool = False
+
+    def check(self, problem: Problem) -> None:
+        """Looks at a problem before anything is computed.
+
+        Raises:
+            UserError: it cannot be had with this guidance.
+        """
+        return
+
+    def start(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
+        """What sampling begins with, at ``sigma``; ``noises(0)`` is what it would begin with without guidance."""
+        return problem.start(noises(0), sigma)
+
+    def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
+        """The denoiser that a solver asks in one step of one volume."""
         ...
 
 
@@ -110,6 +210,9 @@ class Cut(Protocol):
 
 
 Shape3 = tuple[int, int, int]
+"""Voxels along X, Y, Z."""
+Shape4 = tuple[int, int, int, int]
+"""Of a state of sampling: channels and voxels, (C, X, Y, Z); C is 1 where states are images."""
 Axis = Literal["R", "A", "S"]
 """An axis of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 AXES: tuple[Axis, Axis, Axis] = ("R", "A", "S")

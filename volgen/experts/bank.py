@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,41 @@ class _Slot:
     denoiser: Denoiser
     built = False
 
+    def __init__(self) -> None:
+        self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
+
+    @property
+    def needed(self) -> bool:
+        """Whether a gradient may still be taken through what this expert returned."""
+        return bool(self._graphs)
+
+    def ask(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given) -> Tensor:
+        """The expert's x0_BCXYZ. As long as a graph of it lives, these weights are needed."""
+        x0_BCXYZ = self.denoiser(y_BCXYZ, sigma_B, given)
+        if not x0_BCXYZ.requires_grad:
+            return x0_BCXYZ
+        graph = _Graph()
+        self._graphs.add(graph)
+        kept: Tensor = _Keep.apply(x0_BCXYZ, graph)  # type: ignore[no-untyped-call]
+        return kept
+
+
+class _Graph:
+    """Lives as long as a graph of autograd in which it was kept."""
+
+
+class _Keep(torch.autograd.Function):
+    """The identity; its node in the graph holds an object."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: _Graph) -> Tensor:
+        ctx.graph = graph
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None
+
 
 @dataclass(frozen=True)
 class _Arrival:
@@ -41,8 +78,8 @@ class ExpertBank:
     """A :class:`~volgen.core.protocols.Denoiser` made of K experts of which at most ``capacity`` are in memory.
 
     Weights are loaded when a noise level first asks for them, and replace those of the least recently used expert in the same storage.
-    While an expert works, a thread loads the next one (sampling goes down in sigma), whose SHA-256 it has checked, so a network hardly
-    ever waits for a file: of the two experts in memory one works and one arrives. Files are mapped, not read as a whole, and reach a
+    While an expert works, a thread loads the next one on the path, whose SHA-256 it has checked, so a network hardly ever waits for a
+    file: of the two experts in memory one works and one arrives. Files are mapped, not read as a whole, and reach a
     GPU through pinned memory on a stream of their own. With ``capacity`` 1 there is no place to load to, and the thread only checks
     the next file, which brings it into the system's page cache.
 
@@ -58,7 +95,7 @@ class ExpertBank:
         wrap: Callable[[nn.Module], Denoiser],
         device: torch.device | str = "cpu",
         capacity: int = 2,
-        grid: Sequence[float] | None = None,
+        levels: Sequence[float] | None = None,
         matrices: torch.dtype | None = None,
     ) -> None:
         """Nothing is loaded yet.
@@ -70,7 +107,7 @@ class ExpertBank:
             wrap: makes a denoiser from a network.
             device: where the networks compute.
             capacity: experts in memory at once, at least 1.
-            grid: noise levels that will be asked for, so that only their owners are read ahead; the ensemble's grid if None.
+            levels: noise levels in the order in which they will be asked for, so that owners are read ahead; the ensemble's grid if None.
             matrices: type in which weights with two or more axes are kept, as the network builds them if None. Autocast makes bf16 of
                 them whenever they are used: in bf16 they take half the memory, and the output is the same bit for bit.
         """
@@ -80,7 +117,9 @@ class ExpertBank:
         self._device, self._capacity = torch.device(device), capacity
         self._copier = Copier(self._device)
         self._spans = ensemble.spans
-        self._visited = sorted({self._owner(sigma) for sigma in (ensemble.grid if grid is None else grid)})
+        owners = [self._owner(sigma) for sigma in (ensemble.grid if levels is None else levels)]
+        self._order = [index for index, _ in itertools.groupby(owners)]
+        self._place = 0
         self._resident: OrderedDict[int, _Slot] = OrderedDict()
         self._arriving: _Arrival | None = None
         self._current: int | None = None
@@ -89,20 +128,23 @@ class ExpertBank:
         self.loads: list[int] = []
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
-        """x0_BCXYZ, each volume by the owner of its noise level. No gradient is kept.
+        """x0_BCXYZ, each volume by the owner of its noise level.
+
+        With gradients enabled, and ``y_BCXYZ`` wanting one, a graph is kept, and no expert is overwritten whose graph lives: where more are
+        needed at once than ``capacity``, more are in memory. Weights get no gradients.
 
         Raises:
             UserError: a weight file is damaged or does not fit the network.
             ValueError: a noise level is above the bank's last span.
         """
         owners = [self._owner(sigma) for sigma in sigma_B.tolist()]
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and y_BCXYZ.requires_grad):
             if len(set(owners)) == 1:
-                return self._expert(owners[0])(y_BCXYZ, sigma_B, given)
+                return self._expert(owners[0]).ask(y_BCXYZ, sigma_B, given)
             x0_BCXYZ = torch.empty_like(y_BCXYZ)
             for index in sorted(set(owners), reverse=True):
                 rows = torch.tensor([row for row, found in enumerate(owners) if found == index], device=y_BCXYZ.device)
-                x0_BCXYZ[rows] = self._expert(index)(y_BCXYZ[rows], sigma_B[rows], given[rows])
+                x0_BCXYZ[rows] = self._expert(index).ask(y_BCXYZ[rows], sigma_B[rows], given[rows])
             return x0_BCXYZ
 
     @property
@@ -126,9 +168,9 @@ class ExpertBank:
         # The grid is float64 and tensors are float32: a rounded sigma_max may lie a hair above the last span.
         return owner(self._spans, top if top < sigma <= top * (1.0 + 1e-6) else sigma)
 
-    def _expert(self, index: int) -> Denoiser:
+    def _expert(self, index: int) -> _Slot:
         if index == self._current:
-            return self._resident[index].denoiser
+            return self._resident[index]
         if index not in self._resident:
             self._current = None  # its storage may be taken, even if what comes instead cannot be read
             self._resident[index] = self._arrived(index)
@@ -136,12 +178,12 @@ class ExpertBank:
         self._resident.move_to_end(index)
         self._current = index
         self._look_ahead(index)
-        return self._resident[index].denoiser
+        return self._resident[index]
 
     def _arrived(self, index: int) -> _Slot:
         """A slot that holds an expert, loaded now if it was not on its way."""
         arrival, self._arriving = self._arriving, None
-        if arrival is not None and arrival.index != index:  # the levels do not go down one by one
+        if arrival is not None and arrival.index != index:  # the levels do not come in the order that was told
             wait([arrival.loaded])
             arrival = self._begin(index, arrival.slot)
         arrival = arrival or self._begin(index, self._free())
@@ -151,17 +193,32 @@ class ExpertBank:
 
     def _look_ahead(self, index: int) -> None:
         """Begins to load the expert that will be asked for next."""
-        below = [visited for visited in self._visited if visited < index]
-        if not below or below[-1] in self._resident or self._arriving is not None:
+        # Where it is on the path: at its next visit, or, in the next round, at its first.
+        places = [place for place, visited in enumerate(self._order) if visited == index]
+        if not places:
+            return
+        self._place = next((place for place in places if place >= self._place), places[0])
+        following = self._order[self._place + 1 : self._place + 2]
+        if not following or following[0] in self._resident or self._arriving is not None:
             return
         if self._capacity == 1:
-            self._reader.submit(self._verify, below[-1])
-        else:
-            self._arriving = self._begin(below[-1], self._free())
+            self._reader.submit(self._verify, following[0])
+        elif len(self._resident) < self._capacity or self._idle():
+            self._arriving = self._begin(following[0], self._free())
 
     def _free(self) -> _Slot:
-        """Storage that is new, if there is room, or that of the least recently used expert."""
-        return _Slot() if len(self._resident) < self._capacity else self._resident.popitem(last=False)[1]
+        """Storage that is new, if there is room or nobody can be spared, or that of the least recently used expert."""
+        if len(self._resident) < self._capacity:
+            return _Slot()
+        idle = self._idle()
+        surplus = len(self._resident) - self._capacity  # from when gradients needed more than there was room for
+        for index in idle[1 : 1 + surplus]:
+            del self._resident[index]
+        return self._resident.pop(idle[0]) if idle else _Slot()
+
+    def _idle(self) -> list[int]:
+        """Experts that can be spared, the least recently used first: neither the one that works, nor one whose graph lives."""
+        return [index for index, slot in self._resident.items() if index != self._current and not slot.needed]
 
     def _begin(self, index: int, slot: _Slot) -> _Arrival:
         return _Arrival(index, slot, self._reader.submit(self._load, index, slot, self._copier.released()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import Given
-from volgen.core.protocols import Sampler, Shape3
+from volgen.core.protocols import Problem, Sampler, Shape4
 from volgen.models.assembly import Assembly, Place
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
@@ -69,14 +69,14 @@ class Drawing:
         with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
 
             def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
-                def there(shape: Shape3, seed: int, *key: int | str) -> Tensor:
-                    drawn = self.noise(whole, seed, *key)
+                def there(shape: Shape4, seed: int, *key: int | str) -> Tensor:
+                    drawn = self.noise((1, *whole), seed, *key)
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
                     return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
 
                 return descent.sample(
-                    bank, self.sampler(), self.grid, seed=seed, indices=indices, shape=self.run.recipe.piece,
-                    device=self.device, start=self.preconditioner.start, noise=there, given=given, done=done,
+                    bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.recipe.piece),
+                    device=self.device, problem=Problem(self.preconditioner.start), noise=there, given=given, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):
@@ -88,7 +88,7 @@ class Drawing:
         """A new one."""
         return self.solver.build()  # type: ignore[no-any-return]
 
-    def noise(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
-        """[1, *shape] for a key."""
+    def noise(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:
+        """[C, X, Y, Z] for a key."""
         drawn: Tensor = self.noises.draw(shape, seed, *key)
         return drawn

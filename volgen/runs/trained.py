@@ -130,7 +130,7 @@ class TrainedRun:
         Args:
             preconditioner: from :meth:`preconditioner`.
             device: where it computes.
-            grid: noise levels that will be asked for.
+            grid: noise levels in the order in which they will be asked for.
             capacity: experts in memory at once: one that works and one that arrives.
         """
         method, phase = self.recipe.build(), self.recipe.phases()[-1]
@@ -143,7 +143,7 @@ class TrainedRun:
 
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
-        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, grid=grid, matrices=matrices)
+        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, levels=grid, matrices=matrices)
 
 
 def open_run(directory: Path) -> TrainedRun:

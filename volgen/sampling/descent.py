@@ -12,30 +12,44 @@ from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Sampler, Shape3, Step
+from volgen.core.protocols import PRIOR, Denoiser, Guidance, Problem, Sampler, Shape4, Step
 from volgen.core.rng import normal
 from volgen.core.run_files import METRICS
+from volgen.sampling.guidances.none import UNGUIDED
+
+Path = Sequence[tuple[float, float]]
+"""Noise levels from step to step: (from, to), each step beginning where the one before has ended."""
+
+
+def down(grid: Sequence[float]) -> Path:
+    """From level to level of a descending grid, and a last step to 0."""
+    return tuple(itertools.pairwise([*grid, 0.0]))
+
+
+def up(grid: Sequence[float]) -> Path:
+    """From the lowest level of a descending grid to the highest: the inverse of a descent without its last step."""
+    return tuple(itertools.pairwise(reversed(grid)))
 
 
 class Noise(Protocol):
     """Draws noise."""
 
-    def __call__(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
-        """Standard normal numbers [1, X, Y, Z], a function of seed and key alone."""
+    def __call__(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:
+        """Standard normal numbers [C, X, Y, Z], a function of seed and key alone."""
         ...
 
 
-def white(shape: Shape3, seed: int, *key: int | str) -> Tensor:
+def white(shape: Shape4, seed: int, *key: int | str) -> Tensor:
     """Independent numbers."""
-    return normal((1, *shape), seed, *key)
+    return normal(shape, seed, *key)
 
 
 @dataclass(frozen=True)
 class State:
-    """A volume on its way down, in host memory.
+    """A volume on its way, in host memory.
 
     Attributes:
-        x_BCXYZ: what the solver has made of it, B = C = 1.
+        x_BCXYZ: what the solver has made of it, B = 1.
         memory: what the solver remembers (tensors, numbers, None, tuples of them).
     """
 
@@ -45,71 +59,94 @@ class State:
 
 @dataclass(frozen=True)
 class Descent:
-    """How one volume comes down from the highest noise level to none: all that decides it, and nothing else.
+    """How one volume comes from one noise level to another: all that decides it, and nothing else.
 
     Volume i is a function of the denoiser, the settings, ``seed`` and i, bit for bit: it starts from the noise ``noise(shape, seed,
-    "start", i)``, its fresh noise in step n is ``noise(shape, seed, "step", n, i)``, and it goes through the network alone, because
-    convolutions and matrix products round differently in another batch. Whoever takes the steps, in whatever order among other
-    volumes, gets the same volume.
+    "start", i)``, its fresh noise in step n is ``noise(shape, seed, "step", n, i)``, that of a guidance ``noise(shape, seed, "guide", n,
+    i, k)``, and it goes through the network alone, because convolutions and matrix products round differently in another batch. Whoever
+    takes the steps, in whatever order among other volumes, gets the same volume.
 
     Attributes:
         denoise: a denoiser, such as an expert bank.
         sampler: the solver.
-        grid: noise levels, strictly descending and positive; a last step to 0 is added.
+        path: noise levels, down or up; :func:`down` makes the usual one.
         seed: seed of all noise.
-        shape: voxels along X, Y, Z.
+        shape: channels and voxels of a state, (C, X, Y, Z).
         device: where the denoiser computes.
-        start: makes a sample of the noisiest marginal from standard normal noise [B, C, X, Y, Z] and ``grid[0]``.
+        problem: where samples of the prior start, and what they have to agree with.
         noise: draws standard normal noise of a key.
+        guidance: what a solver asks in place of the denoiser.
+
+    Raises:
+        UserError: sampler, path, guidance and problem do not fit each other.
     """
 
     denoise: Denoiser
     sampler: Sampler
-    grid: Sequence[float]
+    path: Path
     seed: int
-    shape: Shape3
+    shape: Shape4
     device: torch.device
-    start: Callable[[Tensor, float], Tensor] = lambda noise, sigma: noise * sigma
+    problem: Problem = PRIOR
     noise: Noise = white
+    guidance: Guidance = UNGUIDED
 
     def __post_init__(self) -> None:
-        assert all(high > low for high, low in itertools.pairwise([*self.grid, 0.0])), "the grid must be descending and positive"
+        levels = [self.path[0][0], *(after for _, after in self.path)]
+        assert list(self.path) == list(itertools.pairwise(levels)), "each step begins where the one before has ended"
+        assert all(level > 0.0 for level in levels[:-1]) and levels[-1] >= 0.0, "only the last level may be 0"
+        if self.sampler.stochastic and any(after > before for before, after in self.path):
+            raise UserError("--sampler", "draws fresh noise, so it goes down only", "a solver of the ordinary differential equation")
+        if self.guidance.renoises and not self.sampler.renoises:
+            raise UserError(
+                "--guidance", "draws volumes rather than expecting them", "a sampler that adds noise to what the denoiser returns"
+            )
+        self.guidance.check(self.problem)
 
     def begin(self, index: int) -> State:
         """Volume ``index`` before its first step."""
-        drawn = self.noise(self.shape, self.seed, "start", index)[None]
-        return State(self.start(drawn.to(self.device), self.grid[0]).to("cpu"))
+
+        def noises(k: int) -> Tensor:
+            return self._noise("start", index) if k == 0 else self._noise("guide", "start", index, k)
+
+        with torch.no_grad():
+            return State(self.guidance.start(self.problem, self.path[0][0], noises).to("cpu"))
 
     def advance(self, state: State, number: int, index: int, given: Given = NOTHING) -> State:
-        """Volume ``index`` after step ``number`` (from 0).
+        """Volume ``index`` after step ``number`` (from 0); ``given`` is what is known beside it (B = 1).
 
         Raises:
             UserError: the step gave values that are not finite.
         """
-        sigma, sigma_next = self.grid[number], [*self.grid, 0.0][number + 1]
-        step = Step(sigma, sigma_next, lambda: self.noise(self.shape, self.seed, "step", number, index)[None].to(self.device))
-        denoise = _told(self.denoise, given.to(self.device))
-        with torch.no_grad():
+        step = Step(*self.path[number], lambda: self._noise("step", number, index))
+        guided = self.guidance.guide(self.denoise, self.problem, lambda k: self._noise("guide", number, index, k))
+        denoise = _told(guided, given.to(self.device))
+        with torch.set_grad_enabled(self.guidance.differentiates):
             x, memory = self.sampler.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
-            if not torch.isfinite(x).all():
-                raise UserError(
-                    f"step {number + 1} of {len(self.grid)} (sigma {sigma:.4g})", "the volume has values that are not finite", "numbers",
-                    f"the expert that owns this noise level has diverged: look at its losses in {METRICS} and train it again",
-                )  # fmt: skip
-            return State(x.to("cpu"), _moved(memory, torch.device("cpu")))
+        if not torch.isfinite(x).all():
+            raise UserError(
+                f"step {number + 1} of {len(self.path)} (sigma {step.sigma:.4g})", "the volume has values that are not finite", "numbers",
+                f"the expert that owns this noise level has diverged: look at its losses in {METRICS} and train it again",
+            )  # fmt: skip
+        return State(x.detach().to("cpu"), _moved(memory, torch.device("cpu")))
+
+    def _noise(self, *key: int | str) -> Tensor:
+        return self.noise(self.shape, self.seed, *key)[None].to(self.device)
 
 
 def sample(
     denoise: Denoiser,
     sampler: Sampler,
-    grid: Sequence[float],
+    path: Path,
     *,
     seed: int,
     indices: Sequence[int],
-    shape: Shape3,
+    shape: Shape4,
     device: torch.device | str = "cpu",
-    start: Callable[[Tensor, float], Tensor] = lambda noise, sigma: noise * sigma,
+    problem: Problem = PRIOR,
     noise: Noise = white,
+    guidance: Guidance = UNGUIDED,
+    begin: Sequence[Tensor] = (),
     given: Sequence[Given] = (),
     done: Callable[[int, str], None] = lambda count, note: None,
 ) -> list[Tensor]:
@@ -121,46 +158,38 @@ def sample(
     Args:
         denoise: see :class:`Descent`, as for all that is not named here.
         sampler: see there.
-        grid: see there.
+        path: see there.
         seed: see there.
         indices: which volumes, each at most once.
         shape: see there.
         device: see there.
-        start: see there.
+        problem: see there.
         noise: see there.
+        guidance: see there.
+        begin: samples [C, X, Y, Z] of the path's first level to go on with, one for each index; drawn if empty.
         given: what is known beside the volume of each index (B = 1 each); nothing if empty.
         done: is told how many more steps of volumes are done, with a word on where the loop is.
 
     Returns:
-        x0_CXYZ (C = 1, float32, on the CPU, nominally in [-1, 1] but not clamped), in the order of ``indices``.
+        [C, X, Y, Z], float32, on the CPU (images nominally in [-1, 1], but not clamped), in the order of ``indices``.
 
     Raises:
         UserError: a step gave values that are not finite.
     """
     assert len(set(indices)) == len(indices), "an index may be drawn once"
-    descent = Descent(denoise, sampler, grid, seed, shape, torch.device(device), start, noise)
-    states = [descent.begin(index) for index in indices]
-    for number, sigma in enumerate(grid):
+    descent = Descent(denoise, sampler, path, seed, shape, torch.device(device), problem, noise, guidance)
+    states = [State(x_CXYZ[None]) for x_CXYZ in begin] or [descent.begin(index) for index in indices]
+    for number, (sigma, _) in enumerate(path):
         for place, index in enumerate(indices):
             states[place] = descent.advance(states[place], number, index, given[place] if given else NOTHING)
             done(1, f"sigma {sigma:.3g}")
     return [state.x_BCXYZ[0] for state in states]
 
 
-def evaluations(sampler: Sampler, grid: Sequence[float]) -> list[int]:
-    """How often a solver asks the denoiser in each step, found out with a volume of one voxel."""
-    asked = [0] * len(grid)
-    number = 0
-
-    def count(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
-        asked[number] += 1
-        return torch.zeros_like(y_BCXYZ)
-
-    descent = Descent(count, sampler, grid, 0, (1, 1, 1), torch.device("cpu"))
-    state = descent.begin(0)
-    for number in range(len(grid)):
-        state = descent.advance(state, number, 0)
-    return asked
+def evaluations(sampler: Sampler, steps: int) -> list[int]:
+    """How often a solver asks the denoiser in each of some steps."""
+    first, later = sampler.evaluations
+    return [first if number == 0 else later for number in range(steps)]
 
 
 def _told(denoise: Denoiser, known: Given) -> Denoiser:
@@ -171,7 +200,7 @@ def _told(denoise: Denoiser, known: Given) -> Denoiser:
 
 
 def _moved(memory: Any, device: torch.device) -> Any:
-    """What a solver remembers (tensors, numbers, None, tuples of them) on another device."""
+    """What a solver remembers (tensors, numbers, None, tuples of them) on another device, without its graph."""
     if isinstance(memory, tuple):
         return tuple(_moved(item, device) for item in memory)
-    return memory.to(device) if isinstance(memory, Tensor) else memory
+    return memory.detach().to(device) if isinstance(memory, Tensor) else memory

@@ -1,4 +1,4 @@
-"""A volume on its way down as bytes, for another process to go on with."""
+"""A volume on its way as bytes, for another process to go on with."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.core.given import NOTHING
-from volgen.core.protocols import Sampler, Shape3, Step
+from volgen.core.protocols import Sampler, Shape4
 from volgen.sampling.descent import State
 
 
 class Packing:
-    """The bytes of a state between two steps: the solver's numbers (float64), the volume, and its tensors (float32).
+    """The bytes of a state between two steps: the solver's numbers (float64), the sample, and its tensors (float32).
 
     Args:
-        sampler: the solver, which says by a step of one voxel what it remembers.
-        shape: voxels of a volume.
+        sampler: the solver, which declares what it remembers.
+        shape: channels and voxels of a state.
     """
 
-    def __init__(self, sampler: Sampler, shape: Shape3) -> None:
-        voxel = torch.zeros(1, 1, 1, 1, 1)
-        _, memory = sampler.step(lambda y_BCXYZ, sigma_B, given=NOTHING: y_BCXYZ, voxel, Step(2.0, 1.0, lambda: voxel), None)
-        self._remembers = memory is not None
-        self._tensors = [isinstance(item, Tensor) for item in memory or ()]
-        self._shape = (1, 1, *shape)
+    def __init__(self, sampler: Sampler, shape: Shape4) -> None:
+        self._tensors = [kind is Tensor for kind in sampler.remembers]
+        self._shape = (1, *shape)
         self._border = 8 * (len(self._tensors) - sum(self._tensors))
         self._floats = (1 + sum(self._tensors)) * math.prod(shape)
 
@@ -38,10 +34,10 @@ class Packing:
     def pack(self, state: State) -> Tensor:
         """uint8, one axis."""
         memory: tuple[Any, ...] = state.memory or ()
-        assert [isinstance(item, Tensor) for item in memory] == self._tensors, "a solver remembers the same after every step"
+        assert [isinstance(item, Tensor) for item in memory] == self._tensors, "a solver remembers what it declares, after every step"
         numbers = torch.tensor([item for item in memory if not isinstance(item, Tensor)], dtype=torch.float64)
         tensors = [state.x_BCXYZ, *(item for item in memory if isinstance(item, Tensor))]
-        assert all(tensor.shape == self._shape and tensor.dtype == torch.float32 for tensor in tensors), "like the volume"
+        assert all(tensor.shape == self._shape and tensor.dtype == torch.float32 for tensor in tensors), "like the sample"
         packed = torch.zeros(self.size, dtype=torch.uint8)
         parts = [part.contiguous().view(-1).view(torch.uint8) for part in (numbers, *tensors)]
         torch.cat(parts, out=packed[: self._border + 4 * self._floats])
@@ -53,4 +49,4 @@ class Packing:
         x, *rest = packed[self._border :].view(torch.float32)[: self._floats].view(-1, *self._shape).unbind()
         tensors = iter(rest)
         memory = tuple(next(tensors) if tensor else next(numbers) for tensor in self._tensors)
-        return State(x, memory if self._remembers else None)
+        return State(x, memory or None)

@@ -23,6 +23,7 @@ from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.limits import SMALL_JSON_BYTES
+from volgen.core.protocols import Problem
 from volgen.core.registry import config_class
 from volgen.core.run_files import CHECKSUMS, LEDGER, PRECONDITIONER
 from volgen.experts import ensemble as ensembles
@@ -108,14 +109,14 @@ def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Pat
     starts: list[Tensor] = []
     original = sample_stage.descent.sample
 
-    def spy(*args: Any, start: Any, **more: Any) -> list[Tensor]:
+    def spy(*args: Any, problem: Problem, **more: Any) -> list[Tensor]:
         def recorded(noise: Tensor, sigma: float) -> Tensor:
-            starts.append(start(noise, sigma))
+            starts.append(problem.start(noise, sigma))
             torch.testing.assert_close(starts[-1], open_run(directory).preconditioner(CPU).start(noise, sigma))
             assert (starts[-1] - sigma * noise).abs().mean() > 0.1, "not noise alone"
             return starts[-1]
 
-        return original(*args, start=recorded, **more)
+        return original(*args, problem=Problem(recorded), **more)
 
     monkeypatch.setattr(sample_stage.descent, "sample", spy)
     sample_stage.sample(directory, tmp_path / "out", count=1, seed=0, device="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +108,7 @@ def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_p
             return x0
 
         sampler = config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined]
-        descent.sample(watched, sampler, GRID, seed=0, indices=range(5), shape=(2, 2, 2))
+        descent.sample(watched, sampler, descent.down(GRID), seed=0, indices=range(5), shape=(1, 2, 2, 2))
         assert bank.loads == [5, 4, 3, 2, 1, 0]
     assert most == 2
     assert Tag.built == 2, "storage is used again, not allocated for every expert"
@@ -121,7 +123,7 @@ def test_capacity_one_holds_one(ensemble: Ensemble, tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_expert_leaves(ensemble: Ensemble, tmp_path: Path) -> None:
-    with open_bank(ensemble, tmp_path, capacity=3, grid=[8.0, 4.0, 2.0, 1.0]) as bank:
+    with open_bank(ensemble, tmp_path, capacity=3, levels=[8.0, 4.0, 2.0, 1.0]) as bank:
         for sigma in (8.0, 4.0, 8.0, 2.0):
             assert bank(*volumes(sigma)).unique().tolist() == [GRID[::-1].index(sigma)]
         assert bank.resident == [5, 3, 2], "and the next one is on its way"
@@ -194,7 +196,7 @@ def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path
         return sha256(path)
 
     monkeypatch.setattr("volgen.experts.ensemble.sha256", recorded)
-    with open_bank(ensemble, tmp_path, grid=[8.0, 2.0, 0.25]) as bank:
+    with open_bank(ensemble, tmp_path, levels=[8.0, 2.0, 0.25]) as bank:
         bank(*volumes(8.0))
         bank._reader.submit(int).result()  # the thread has done what it was given
         assert read == ["5.safetensors", "3.safetensors"]
@@ -202,6 +204,63 @@ def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path
         bank(*volumes(0.25))
         bank._reader.submit(int).result()
         assert read == ["5.safetensors", "3.safetensors", "0.safetensors"], "each file is checked once"
+
+
+@pytest.mark.parametrize("path", [GRID[::-1], (*GRID, *GRID[-2::-1])])
+def test_the_next_expert_on_the_path_is_read_ahead_whichever_way_it_goes(
+    ensemble: Ensemble, tmp_path: Path, path: tuple[float, ...]
+) -> None:
+    with open_bank(ensemble, tmp_path, levels=path) as bank:
+        for here, following in itertools.pairwise(path):
+            assert bank(*volumes(here)).unique().tolist() == [GRID[::-1].index(here)]
+            assert GRID[::-1].index(following) in bank.resident
+        bank(*volumes(path[-1]))
+    expected = [GRID[::-1].index(sigma) for sigma in path]
+    assert bank.loads == (expected if len(path) == len(GRID) else [*expected[:6], *expected[7:]]), (
+        "where it turns, the next one is still there"
+    )
+
+
+class Scale(nn.Module):
+    """x0 = value * y^2, so that its gradient needs the weight and the volume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(1))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.value * y.square()
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_an_expert_is_not_overwritten_while_a_gradient_needs_it(ensemble: Ensemble, tmp_path: Path, capacity: int) -> None:
+    with ExpertBank(ensemble, tmp_path, Scale, wrap, capacity=capacity) as bank:  # type: ignore[arg-type]
+        y = torch.full((1, 1, 2, 2, 2), 3.0, requires_grad=True)
+        results = [bank(y, torch.tensor([sigma])) for sigma in GRID]
+        for index, x0 in zip(reversed(range(len(GRID))), results, strict=True):
+            assert x0.unique().tolist() == [9.0 * index]
+            (slope,) = torch.autograd.grad(x0.sum(), y)
+            assert slope.unique().tolist() == [6.0 * index]
+        assert len(bank._resident) == len(GRID), "all were needed"
+
+
+def test_storage_goes_back_when_gradients_are_done(ensemble: Ensemble, tmp_path: Path) -> None:
+    with ExpertBank(ensemble, tmp_path, Scale, wrap, capacity=2, levels=[8.0]) as bank:  # type: ignore[arg-type]
+        y = torch.ones(1, 1, 2, 2, 2, requires_grad=True)
+        kept = [bank(y, torch.tensor([sigma])) for sigma in GRID[:4]]
+        assert len(bank._resident) == 4
+        del kept
+        gc.collect()
+        bank(y, torch.tensor([GRID[4]]))
+        assert len(bank._resident) == 2
+
+
+def test_no_graph_is_kept_where_no_gradient_is_asked_for(ensemble: Ensemble, tmp_path: Path) -> None:
+    with ExpertBank(ensemble, tmp_path, Scale, wrap) as bank:  # type: ignore[arg-type]
+        y = torch.ones(1, 1, 2, 2, 2)
+        assert not bank(y, torch.tensor([8.0])).requires_grad
+        with torch.no_grad():
+            assert not bank(y.requires_grad_(), torch.tensor([8.0])).requires_grad
 
 
 def test_changed_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from volgen.commands.sample.ranks import Volumes
+from volgen.core.protocols import Problem
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.trained import open_run
-from volgen.sampling.descent import Descent
+from volgen.sampling.descent import Descent, down
 from volgen.sampling.packing import Packing
 from volgen.training.protocols import NO_PULSE
 
@@ -70,7 +71,8 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     run = open_run(directory)
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)
     mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
-    packing, digests = Packing(sampler, run.geometry.shape), {}
+    shape = (1, *run.geometry.shape)
+    packing, digests = Packing(sampler, shape), {}
     busy = 0.0
 
     def keep(index: int, volume: Tensor) -> None:
@@ -87,7 +89,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     with run.bank(preconditioner, device, mine, capacity=max(2, len(mine))) as bank:
         for sigma in mine:
             bank(torch.zeros(1, 1, *[SMALL] * 3, device=device), torch.tensor([sigma], device=device))
-        descent = Descent(bank, sampler, grid, 0, run.geometry.shape, device, preconditioner.start)
+        descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.start))
         work = Timed(descent, packing, [[index] for index in range(volumes)], keep, lambda count, note: None)
         descent.advance(descent.begin(0), flow.steps(flow.place(rank)[1])[0], 0) if flow.place(rank)[1] == 0 else None
         transfer = _ping(mail, rank, packing.size) if flow.stages > 1 else 0.0

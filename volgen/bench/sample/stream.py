@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from volgen.commands.bench.result import Row, row
+from volgen.core.protocols import Problem
 from volgen.experts.bank import ExpertBank
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
@@ -48,9 +49,11 @@ def times(run: TrainedRun, volumes: int, repeats: int, device: torch.device) -> 
 
 def draw(run: TrainedRun, bank: ExpertBank, indices: Sequence[int], device: torch.device) -> list[torch.Tensor]:
     """Samples at all noise levels of a run."""
-    shape, start = run.geometry.shape, run.preconditioner(device).start
+    shape, problem = (1, *run.geometry.shape), Problem(run.preconditioner(device).start)
     solver = run.recipe.sampler.build()
-    return descent.sample(bank, solver, run.ensemble.grid, seed=0, indices=indices, shape=shape, device=device, start=start)
+    return descent.sample(
+        bank, solver, descent.down(run.ensemble.grid), seed=0, indices=indices, shape=shape, device=device, problem=problem
+    )
 
 
 def peak(run: Path, capacity: int) -> tuple[int, int]:

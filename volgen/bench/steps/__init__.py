@@ -24,6 +24,7 @@ from volgen.core.errors import UserError
 from volgen.core.noise import choose
 from volgen.core.options import Positional
 from volgen.core.progress import progress
+from volgen.core.protocols import Problem
 from volgen.core.registry import config_class, kinds
 from volgen.data.store import Store
 from volgen.evaluation.measure import to_unit
@@ -140,12 +141,12 @@ def _measure(
     preconditioner = trained.preconditioner(device)
     with trained.bank(preconditioner, device, grid) as bank:
         volumes = descent.sample(
-            bank, solver, grid, seed=config.seed, indices=range(config.count), shape=trained.geometry.shape, device=device,
-            start=preconditioner.start, done=lambda count, note: done(),
+            bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.shape),
+            device=device, problem=Problem(preconditioner.start), done=lambda count, note: done(),
         )  # fmt: skip
     units = [to_unit(volume[0].numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])
-    return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, grid)), yardstick.project(units), details)
+    return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, len(grid))), yardstick.project(units), details)
 
 
 def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int) -> list[Row]:

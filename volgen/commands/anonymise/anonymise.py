@@ -188,8 +188,8 @@ def _denoised(trained: TrainedRun, preconditioner: Preconditioner, y_XYZ: Tensor
     seed = int.from_bytes(bytes.fromhex(Secret().hex())[:4], "little")
     with trained.bank(preconditioner, device, grid) as bank:
         (volume,) = descent.sample(
-            bank, trained.recipe.sampler.build(), grid, seed=seed, indices=[0], shape=trained.geometry.shape, device=device,
-            start=lambda noise, sigma: y_XYZ.float().to(device).reshape(noise.shape),
+            bank, trained.recipe.sampler.build(), descent.down(grid), seed=seed, indices=[0], shape=(1, *trained.geometry.shape),
+            device=device, begin=[y_XYZ.float()[None]],
         )  # fmt: skip
     return volume[0]
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from volgen.commands.sample.job import Job
 from volgen.commands.sample.ranks import Crew, Volumes
 from volgen.core.progress import progress
+from volgen.core.protocols import Problem
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
-from volgen.sampling.descent import Descent
+from volgen.sampling.descent import Descent, down
 from volgen.sampling.packing import Packing
 
 
@@ -47,8 +48,9 @@ class Work:
             self.job.run.bank(drawing.preconditioner, self.ranks.device, mine, capacity=max(2, len(mine))) as bank,
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
-            sampler, shape, device = drawing.sampler(), self.job.run.geometry.shape, self.ranks.device
-            descent = Descent(bank, sampler, grid, self.job.seed, shape, device, drawing.preconditioner.start, drawing.noise)
+            sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.shape), self.ranks.device
+            problem = Problem(drawing.preconditioner.start)
+            descent = Descent(bank, sampler, down(grid), self.job.seed, shape, device, problem, drawing.noise)
             work = Volumes(descent, Packing(sampler, shape), units, self._export, done)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 

@@ -115,7 +115,7 @@ class Volumes:
         """Some steps down, expert by expert."""
         for number in steps:
             state = [self.descent.advance(one, number, index) for one, index in zip(state, self.units[unit], strict=True)]
-            self.done(len(state), f"sigma {self.descent.grid[number]:.3g}")
+            self.done(len(state), f"sigma {self.descent.path[number][0]:.3g}")
         return state
 
     def finish(self, unit: int, state: list[State]) -> None:

@@ -94,7 +94,7 @@ def sample(
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
-    costs = descent.evaluations(solver.build(), grid)
+    costs = descent.evaluations(solver.build(), len(grid))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     job = Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index})
     indices = range(start_index, start_index + count)

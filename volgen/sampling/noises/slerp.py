@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import AXES, Axis, Shape3
+from volgen.core.protocols import AXES, Axis, Shape4
 from volgen.core.rng import normal
 
 
@@ -31,9 +31,9 @@ class Config(BaseConfig):
     spacing: int = Field(default=4, ge=1)
     """Slices from key to key; 1 is white noise."""
 
-    def draw(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
-        """Noise [1, X, Y, Z] of one key: standard normal in every voxel."""
-        axis = AXES.index(self.axis)
+    def draw(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:
+        """Noise [C, X, Y, Z] of one key: standard normal in every voxel."""
+        axis = 1 + AXES.index(self.axis)
         segments, rest = divmod(shape[axis] - 1, self.spacing)
         keys = list(shape)
         keys[axis] = segments + 1 + (rest > 0)
@@ -43,4 +43,4 @@ class Config(BaseConfig):
             segment, step = divmod(place, self.spacing)
             angle = math.pi * step / (2 * self.spacing)
             slices.append(noise[segment] if step == 0 else math.cos(angle) * noise[segment] + math.sin(angle) * noise[segment + 1])
-        return torch.stack(slices, dim=axis)[None]
+        return torch.stack(slices, dim=axis)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Shape3
+from volgen.core.protocols import Shape4
 from volgen.core.rng import normal
 
 
@@ -16,6 +16,6 @@ class Config(BaseConfig):
 
     kind: Literal["white"] = "white"
 
-    def draw(self, shape: Shape3, seed: int, *key: int | str) -> Tensor:
-        """Noise [1, X, Y, Z] of one key."""
-        return normal((1, *shape), seed, *key)
+    def draw(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:
+        """Noise [C, X, Y, Z] of one key."""
+        return normal(shape, seed, *key)

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Denoiser, Step
+from volgen.core.protocols import Denoiser, Sampler, Step
 
 
-class DDIM:
+class DDIM(Sampler):
     """A family from a deterministic (eta = 0) to an ancestral (eta = 1) sampler, all with the same marginals.
 
     The paper's x_t is sqrt(abar_t) times our x, so its noise scale (equation 16), divided by sqrt(abar_{t-1}), becomes

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Denoiser, Step
+from volgen.core.protocols import Denoiser, Sampler, Step
 
 
-class DDPM:
+class DDPM(Sampler):
     """Draws from the Gaussian q(x' | x, x0 = D) between two noise levels that need not be neighbours.
 
     With x = x' + sqrt(sigma^2 - sigma'^2) z and x' = x0 + sigma' z', Bayes' rule gives

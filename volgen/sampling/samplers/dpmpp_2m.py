@@ -8,10 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Denoiser, Step
+from volgen.core.protocols import Denoiser, Sampler, Step
 
 
-class DPMpp2M:
+class DPMpp2M(Sampler):
     """Second-order solver at one network evaluation a step: the slope of D comes from the step before.
 
     In our coordinate the paper's alpha is 1, so half the log-SNR is lambda = -log sigma. With h = lambda' - lambda and r = h_before / h,
@@ -24,6 +24,7 @@ class DPMpp2M:
 
     order = 2
     stochastic = False
+    remembers = (Tensor, float)
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """The sample at ``step.sigma_next``; remembers (D, sigma) of this step."""

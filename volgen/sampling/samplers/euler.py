@@ -7,10 +7,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Denoiser, Step
+from volgen.core.protocols import Denoiser, Sampler, Step
 
 
-class Euler:
+class Euler(Sampler):
     """First-order solver of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3).
 
     A step is x' = x + (sigma' - sigma) (x - D) / sigma = D + (sigma'/sigma) (x - D); at sigma' = 0 it returns D.

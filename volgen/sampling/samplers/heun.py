@@ -7,10 +7,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Denoiser, Step
+from volgen.core.protocols import Denoiser, Sampler, Step
 
 
-class Heun:
+class Heun(Sampler):
     """Second-order solver of dx/dsigma = (x - D(x, sigma)) / sigma: the trapezoidal rule with an Euler predictor.
 
     A step ends with the prediction, and the next one, whose network the correction needs too, corrects it first:
@@ -24,6 +24,8 @@ class Heun:
 
     order = 2
     stochastic = False
+    remembers = (Tensor, float)
+    evaluations = (1, 2)
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """The prediction at ``step.sigma_next``; remembers x + h/2 d of this step, and h/2."""

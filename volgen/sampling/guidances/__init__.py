@@ -1,0 +1,1 @@
+"""What a solver asks in place of the bare denoiser, so that volumes agree with something."""
