@@ -25,6 +25,11 @@ def flow_time_of_sigma(sigma: Tensor) -> Tensor:
     return sigma / (1.0 + sigma)
 
 
+def c_noise(sigma: Tensor) -> Tensor:
+    """What a network is told of its noise level: log(sigma) / 4 (Karras et al. 2022, table 1), of order -1 ... 1."""
+    return sigma.log() / 4
+
+
 def choose(points: list[float], steps: int | None) -> list[float]:
     """``steps`` of a schedule's own points, evenly by index, both ends kept: experts exist only on the grid."""
     if steps is None or steps == len(points):

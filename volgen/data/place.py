@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import fsspec
 import tensorstore as ts
 
+from volgen.core.cores import cores
 from volgen.core.errors import UserError
 from volgen.core.files import read_json
 from volgen.core.manifest import NAME
@@ -25,7 +25,7 @@ WAITS = (1.0, 5.0, 25.0)
 """Seconds before a scan that did not come is asked for again: a run of days must not end with one lost answer."""
 BUSY = (408, 429)
 """HTTP's codes from 400 to 499 that mean: later."""
-COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, len(os.sched_getaffinity(0))))]
+COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, cores()))]
 """One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
 are given one after the other."""
 

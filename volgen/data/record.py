@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -122,6 +122,14 @@ def split_of(patient: str, validation: float, test: float) -> Split:
     digest = hashlib.blake2b(patient.encode(), digest_size=8, person=b"volgen split").digest()
     position = int.from_bytes(digest, "little") / 2**64
     return "test" if position < test else "validation" if position < test + validation else "train"
+
+
+def by_patient(records: Iterable[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
+    """Scans by patient: patients in the order in which they first appear, and the scans of each in theirs."""
+    found: dict[str, list[SubjectRecord]] = {}
+    for record in records:
+        found.setdefault(record.patient, []).append(record)
+    return found
 
 
 def checksum(codes_ZYX: NDArray[Any]) -> str:

@@ -14,6 +14,7 @@ from volgen.data.convert import to_model
 from volgen.data.piece import Piece, foreground
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
+from volgen.images import intensity
 
 Coarse = dict[tuple[str, int], Tensor]
 """Coarse views by scan and edge: small, and needed again in every epoch."""
@@ -51,14 +52,14 @@ class StoredScan:
         if self._cached:
             place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
             return torch.from_numpy(to_model(self._cache.codes(self._record)[place], self._record))
-        return torch.from_numpy(self._store.read_slices(self._record, axis, start, stop)).mul_(2.0).sub_(1.0)
+        return intensity.to_model(torch.from_numpy(self._store.read_slices(self._record, axis, start, stop)))
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels; the scan is read once."""
         key = (self._record.id, edge)
         if key not in self._coarse:
             # Not through the cache where slices do not come from it: the scan would push out nothing that is needed, and stay for nobody.
-            whole = self.whole() if self._cached else torch.from_numpy(self._store.read_unit(self._record)).mul_(2.0).sub_(1.0)
+            whole = self.whole() if self._cached else intensity.to_model(torch.from_numpy(self._store.read_unit(self._record)))
             self._coarse[key] = _means(whole, edge)
         return self._coarse[key]
 

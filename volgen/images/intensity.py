@@ -7,6 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_model(unit: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1], what networks see; a new tensor of the same type."""
+    return unit.mul(2.0).sub_(1.0)
+
+
+def from_model(volume: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1]; what a denoiser draws beyond the range is clipped."""
+    return (volume.clamp(-1.0, 1.0) + 1.0) / 2.0
 
 
 @dataclass(frozen=True)

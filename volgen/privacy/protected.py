@@ -15,7 +15,7 @@ from volgen.core.given import Examples
 from volgen.core.progress import say
 from volgen.core.rng import uniform
 from volgen.core.rounding import upper
-from volgen.data.record import SubjectRecord
+from volgen.data.record import SubjectRecord, by_patient
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, View
 from volgen.experts.plan import Phase
@@ -165,7 +165,8 @@ class Protected:
         mechanism = Ledger(self._run.directory).mechanism
         sanitiser = GradientMechanism(mechanism, self._run.data.batch_size, secret, group.rank, group.world_size)
         usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
-        scans = _by_patient(stream.records)
+        # In an order of their own ids: a patient's scans keep their numbers whoever else is there.
+        scans = by_patient(sorted(stream.records, key=lambda record: (record.patient, record.id)))
         views = _views(stream, scans, self._plan.views, sanitiser.seed)
         return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, patients=tuple(scans))
 
@@ -223,14 +224,6 @@ def _voxel_size(store: Store) -> float:
         found = f"was ingested with each scan's own grid ({options}), which a released run would give away"
         raise UserError(str(store.path), found, "one grid, given at ingest", "ingest again with --shape and --voxel-size")
     return float(size)
-
-
-def _by_patient(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
-    """Scans by patient. Both in an order of their own ids, so that a patient's scans keep their numbers whoever else is there."""
-    found: dict[str, list[SubjectRecord]] = {}
-    for record in sorted(records, key=lambda record: record.id):
-        found.setdefault(record.patient, []).append(record)
-    return {patient: found[patient] for patient in sorted(found)}
 
 
 def _views(stream: Stream, scans: Mapping[str, Sequence[SubjectRecord]], count: int, seed: Callable[[str], int]) -> Views:

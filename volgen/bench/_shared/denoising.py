@@ -20,6 +20,7 @@ from volgen.core.protocols import Denoiser
 from volgen.core.rng import normal
 from volgen.data.record import Split
 from volgen.data.store import Store
+from volgen.images.intensity import to_model
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
 
@@ -62,7 +63,7 @@ def read(config: People, store: Store, runs: Sequence[TrainedRun]) -> Volumes:
         if strange is not None:
             found = f"scan '{strange.id}' has shape {list(strange.shape)}"
             raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of {trained.directory}")
-    volumes = [torch.from_numpy(store.read_unit(record)) * 2 - 1 for record in records]
+    volumes = [to_model(torch.from_numpy(store.read_unit(record))) for record in records]
     return Volumes(volumes, np.unique([record.patient for record in records], return_inverse=True)[1])
 
 

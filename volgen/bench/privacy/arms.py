@@ -15,6 +15,7 @@ from volgen.commands.plan.measure import timed
 from volgen.core.manifest import peak_memory_bytes
 from volgen.core.protocols import Denoiser
 from volgen.data.stream import Batch
+from volgen.images.intensity import to_model
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
@@ -101,7 +102,7 @@ def _ordinary(recipe: Recipe, network: nn.Module, group: Group, accumulation: in
     engine = Engine(network, config, size // accumulation, betas=recipe.optimiser.betas)
 
     def batch(number: int) -> Batch:
-        x = torch.rand(size, 1, *recipe.data.shape) * 2 - 1
+        x = to_model(torch.rand(size, 1, *recipe.data.shape))
         return Batch(x.to(group.device), list(range(size)), ["made up"] * size)
 
     trainer = Trainer(**_usual(recipe, group, batch))
@@ -127,7 +128,7 @@ def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) ->
 
     def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
         for _ in patients:
-            yield Batch(torch.rand(1, 1, *recipe.data.shape) * 2 - 1, [0], ["made up"])
+            yield Batch(to_model(torch.rand(1, 1, *recipe.data.shape)), [0], ["made up"])
 
     trainer = PrivateTrainer(**_usual(recipe, group, None), sanitiser=sanitiser, views=views, patients=[f"{n}" for n in range(people)])
     return _steps(recipe, trainer, engine), engine.destroy
@@ -170,7 +171,7 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
     denoise = PreconditionedDenoiser(wrapped, preconditioner)
 
     def step(number: int) -> None:
-        x = (torch.rand(size, 1, *recipe.data.shape) * 2 - 1).to(device)
+        x = to_model(torch.rand(size, 1, *recipe.data.shape)).to(device)
         z = noise(x, range(size), recipe.seed, "bench", number)
         denoising_loss(denoise, preconditioner.weight, x, z, torch.linspace(0.2, 1.2, size, device=device)).sum().backward()
         optimiser.step()

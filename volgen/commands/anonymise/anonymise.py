@@ -22,7 +22,7 @@ from volgen.data import derivative
 from volgen.data.ingest.preprocess import IngestConfig, check, conform
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
-from volgen.images.intensity import IntensityMap
+from volgen.images.intensity import IntensityMap, from_model, to_model
 from volgen.images.volume import Volume
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
@@ -149,7 +149,7 @@ def _centre(centre: str | None, trained: TrainedRun, preconditioner: Preconditio
     unit = torch.from_numpy(trained.geometry.intensity.to_unit(volume.voxels)).double()
     if not unit.isfinite().all():
         raise UserError(centre, "holds NaN or infinite voxels", "finite voxels")
-    return unit * 2.0 - 1.0
+    return to_model(unit)
 
 
 def _centre_words(centre: str | None) -> str:
@@ -171,7 +171,7 @@ def _prepared(scan: Path, geometry: Geometry) -> Tensor:
         window = IntensityMap.robust(conformed.voxels)
     except ValueError as error:
         raise UserError(str(scan), f"has no usable intensity window ({error})") from None
-    return torch.from_numpy(window.to_unit(conformed.voxels)).double() * 2.0 - 1.0
+    return to_model(torch.from_numpy(window.to_unit(conformed.voxels)).double())
 
 
 def _grid(levels: list[float], steps: int | None) -> list[float]:
@@ -239,7 +239,7 @@ def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], 
 
 
 def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str, Any], dtype: Literal["float32", "int16"]) -> None:
-    unit = (volume_XYZ.clamp(-1.0, 1.0) + 1.0) / 2.0
+    unit = from_model(volume_XYZ)
     geometry = trained.geometry
     derivative.write_description(out, f"A scan under local differential privacy, by {trained.recipe.name}", README)
     image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)

@@ -20,6 +20,7 @@ from volgen.core.protocols import Denoiser
 from volgen.core.rng import normal
 from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
+from volgen.images.intensity import to_model
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
 from volgen.training.loss import denoising_loss
@@ -67,7 +68,7 @@ def losses(
 
 def volume(person: Person, scan: int) -> Tensor:
     """One scan of a person, float32 [X, Y, Z] in [-1, 1]."""
-    return torch.from_numpy(person.store.read_unit(person.scans[scan])).mul_(2.0).sub_(1.0)
+    return to_model(torch.from_numpy(person.store.read_unit(person.scans[scan])))
 
 
 def _loss(

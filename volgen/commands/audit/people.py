@@ -9,7 +9,7 @@ from pathlib import Path
 from volgen.core.errors import UserError
 from volgen.core.files import read_json
 from volgen.core.manifest import NAME
-from volgen.data.record import Split, SubjectRecord
+from volgen.data.record import Split, SubjectRecord, by_patient
 from volgen.data.store import Store
 from volgen.runs.trained import RELEASE, TrainedRun
 
@@ -90,12 +90,8 @@ def trained_on(trained: TrainedRun, person: Person, members: Store) -> bool:
 
 
 def _people(store: Store, records: Sequence[SubjectRecord], inside: set[str], *, coin: bool) -> list[Person]:
-    found: dict[str, list[SubjectRecord]] = {}
-    for record in records:
-        found.setdefault(record.patient, []).append(record)
-    return [
-        Person(store, tuple(scans), patient in inside, coin and scans[0].split == "train") for patient, scans in found.items()
-    ]  # fmt: skip
+    found = by_patient(records).items()
+    return [Person(store, tuple(scans), patient in inside, coin and scans[0].split == "train") for patient, scans in found]
 
 
 def _check_strangers(members: Store, others: Store) -> None:

@@ -17,6 +17,7 @@ from volgen.core.registry import config_class
 from volgen.data.store import Store
 from volgen.evaluation import memorisation
 from volgen.evaluation.cohort_sample import reduced
+from volgen.images.intensity import from_model
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun
 
@@ -32,7 +33,7 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
     edge = memorisation.factor(trained.geometry.shape)
 
     def take(_: int, volume_CXYZ: Tensor) -> None:
-        found.append(reduced(((volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0).numpy(), edge))
+        found.append(reduced(from_model(volume_CXYZ[0]).numpy(), edge))
 
     white = config_class("volgen.sampling.noises", "white")()
     drawing = Drawing(

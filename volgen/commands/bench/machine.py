@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from volgen.core.cores import cores
+
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on: nothing that says whose machine it is."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

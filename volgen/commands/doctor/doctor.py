@@ -19,6 +19,7 @@ import volgen
 from volgen.commands.doctor.files import disk, shared_directory, token
 from volgen.commands.doctor.finding import Finding
 from volgen.commands.doctor.hosts import ANSWER_SECONDS, ask, judge, read_hostfile
+from volgen.core.cores import cores
 from volgen.parallel import launch
 
 LIBRARIES = ("torch", "deepspeed", "monai", "tensorstore", "zarr", "nibabel", "torchio")
@@ -75,8 +76,8 @@ def _text(findings: Sequence[Finding]) -> str:
 
 def _machine(rank: launch.Launch) -> Iterator[Finding]:
     yield Finding("launch", "ok", rank.describe())
-    memory, cores = psutil.virtual_memory(), len(os.sched_getaffinity(0))
-    yield Finding("machine", "ok", f"{cores} cores, {memory.total / 2**30:.0f} GiB of memory, {memory.available / 2**30:.0f} GiB free")
+    memory = psutil.virtual_memory()
+    yield Finding("machine", "ok", f"{cores()} cores, {memory.total / 2**30:.0f} GiB of memory, {memory.available / 2**30:.0f} GiB free")
     name = socket.gethostname()
     try:
         address = socket.gethostbyname(name)

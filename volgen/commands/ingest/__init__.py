@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from volgen.core.answer import Answer
+from volgen.core.cores import cores
 from volgen.core.options import Option, Positional
 from volgen.data.ingest.preprocess import IngestConfig
 
 if TYPE_CHECKING:
     from volgen.commands.ingest.ingest import IngestSummary
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 class Config(IngestConfig):
@@ -27,7 +23,7 @@ class Config(IngestConfig):
     """A NIfTI or MGH image, a folder of them, or a BIDS tree."""
     store: Annotated[Path, Positional("STORE")]
     """Zarr store to make or to continue."""
-    workers: Annotated[int, Option("N")] = Field(default_factory=_cores)
+    workers: Annotated[int, Option("N")] = Field(default_factory=cores)
     """Processes, one for each core if it is not given."""
     patients: Annotated[Path | None, Option("TABLE.tsv")] = None
     """Table of whose each scan is: a column for the scan (file, scan_id, participant_id, ...) and one for the patient (patient, ...)."""

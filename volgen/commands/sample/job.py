@@ -17,6 +17,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import sha256, write_json
 from volgen.data import derivative
 from volgen.images import nifti
+from volgen.images.intensity import from_model
 from volgen.images.volume import Volume
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
@@ -113,7 +114,7 @@ class Job:
 
     def export(self, index: int, volume_CXYZ: Tensor) -> None:
         """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
-        unit = (volume_CXYZ[0].clamp(-1.0, 1.0) + 1.0) / 2.0
+        unit = from_model(volume_CXYZ[0])
         geometry = self.run.geometry
         image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
         nifti.write(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.noise import c_noise
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 
@@ -74,7 +75,7 @@ class ScalarPreconditioner:
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """c_skip y + c_out F(c_in y)."""
         c = self.config.coefficients(sigma_B)
-        output = network(_over(c.inp) * y_BCXYZ, sigma_B.log() / 4)
+        output = network(_over(c.inp) * y_BCXYZ, c_noise(sigma_B))
         return _over(c.skip) * y_BCXYZ + _over(c.out) * output.float()
 
     def weight(self, sigma_B: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from torch.nn.functional import avg_pool3d
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_LEVELS, MAX_RANK
+from volgen.core.noise import c_noise
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
@@ -120,7 +121,7 @@ class GaussianPreconditioner:
         estimate = self.gaussian(y_BCXYZ, sigma_B)
         centred = y_BCXYZ - self._synthesise(self.statistics.mean[:, None])
         scale = (self.statistics.residual.mean() + sigma_B**2).rsqrt()
-        output = network(torch.cat([centred * _over(scale), estimate], dim=1), sigma_B.log() / 4)
+        output = network(torch.cat([centred * _over(scale), estimate], dim=1), c_noise(sigma_B))
         return estimate + self._scale(sigma_B) * output.float()
 
     def gaussian(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
