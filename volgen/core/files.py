@@ -315,6 +315,31 @@ def sha256(path: Path, *, limit: int | None = None, follow: bool = False) -> str
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
+def verify(path: Path, digest: str | None, record: str, *, what: str, do: str, limit: int | None = None) -> str:
+    """SHA-256 of a file, which is the one that a record has of it.
+
+    Args:
+        path: the file.
+        digest: what the record says; None where there is no record of this file, and any content will do.
+        record: name of the record, for messages.
+        what: what the file should be, for messages.
+        do: what a user can do about a damaged one.
+        limit: largest size in bytes.
+
+    Raises:
+        UserError: it is missing, too large or no regular file, or was changed.
+    """
+    try:
+        found = sha256(path, limit=limit)
+    except FileNotFoundError:
+        raise UserError(str(path), "there is no such file", what, do) from None
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror or error})", what, do) from None
+    if digest is not None and found != digest:
+        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{digest[:12]}..., as {record} says: it was changed", do)
+    return found
+
+
 def fingerprint(content: Any) -> str:
     """SHA-256 of a JSON-able value in canonical form, hexadecimal."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

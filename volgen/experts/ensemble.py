@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_bytes, sha256, write_text
+from volgen.core.files import read_bytes, verify, write_text
 from volgen.core.limits import ENSEMBLE_BYTES, MAX_POINTS
 from volgen.core.run_files import ENSEMBLE
 from volgen.core.seal import read_sealed, sealed
@@ -167,14 +167,8 @@ def check(directory: Path, record: ExpertRecord) -> Path:
     Raises:
         UserError: it is missing, no regular file, or was changed.
     """
-    path = directory / record.weights
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", f"the weights of expert {record.index}", AGAIN) from None
-    if found != record.sha256:
-        do = "the file was changed or damaged after training: restore it from a copy or train the expert again"
-        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ENSEMBLE} says", do)
+    path, do = directory / record.weights, "restore it from a copy, or train the expert again"
+    verify(path, record.sha256, ENSEMBLE, what=f"the weights of expert {record.index}", do=do)
     return path
 
 

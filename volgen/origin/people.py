@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bo
     if cohort.fingerprint is None and recipe.privacy.strangers and not begun:
         # What is known may accuse, and acquits nobody.
         way = f"{cohort.way}, if that is what its {CONFIG} or start.stores names (rename your store if only the name is the same)"
-        for suspect in _stores([cohort.store, *recipe.start.stores]):
+        for suspect in (store for _, store, _ in _opened(cohort, recipe.start.stores) if store):
             unknown = SUSPECTED if _refuse_shared(where, recipe, suspect, way, store) else unknown
     public, reasons = _open(cohort, recipe.start.stores)
     if public is None:
@@ -148,13 +147,13 @@ def _refuse_shared(where: str, recipe: Recipe, public: Store, way: str, store: S
     return shared
 
 
-def _stores(places: Sequence[str | None]) -> list[Store]:
-    """Those of some places that can be opened."""
-    found = []
-    for place in places:
-        with suppress(UserError, OSError):
-            found += [] if place is None else [Store.open(place)]
-    return found
+def _opened(cohort: Cohort, others: Sequence[str]) -> Iterator[tuple[str, Store | None, str]]:
+    """Places where the store of a cohort may be: each with the store that is there, or None and why there is none."""
+    for place in [*([] if cohort.store is None else [cohort.store]), *others]:
+        try:
+            yield place, Store.open(place), ""
+        except (UserError, OSError) as error:
+            yield place, None, str(error.found if isinstance(error, UserError) else error.strerror)
 
 
 def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str]]:
@@ -162,11 +161,9 @@ def _open(cohort: Cohort, others: Sequence[str]) -> tuple[Store | None, list[str
     if cohort.fingerprint is None:
         return None, [f"it has no {MANIFEST} of its training (a released run has none), which would say what it was trained on"]
     reasons = ["where its store is was not written down"] if cohort.store is None else []
-    for place in [*([] if cohort.store is None else [cohort.store]), *others]:
-        try:
-            store = Store.open(place)
-        except (UserError, OSError) as error:
-            reasons.append(f"its store, {place}, is not at hand ({error.found if isinstance(error, UserError) else error.strerror})")
+    for place, store, why in _opened(cohort, others):
+        if store is None:
+            reasons.append(f"its store, {place}, is not at hand ({why})")
             continue
         if store.fingerprint == cohort.fingerprint:
             return store, []

@@ -55,6 +55,12 @@ def summarise(
     }  # fmt: skip
 
 
+def not_passed(summary: Mapping[str, Any]) -> int:
+    """How many volumes of a report do not pass, as ``--strict`` counts: those that fail, are of another acquisition, or cannot be read."""
+    count: int = summary["failed"] + summary["other"] + summary["unread"]
+    return count
+
+
 def passing_interval(passed: int, volumes: int) -> list[float]:
     """95 % interval of the share that passes, exact (Clopper and Pearson 1934)."""
     exact = stats.binomtest(passed, volumes).proportion_ci(0.95, method="exact")

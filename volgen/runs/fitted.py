@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, open_plain, read_json, sha256, write_json
+from volgen.core.files import atomic_path, open_plain, read_json, sha256, verify, write_json
 from volgen.core.limits import HEADER_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Shape3
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
@@ -109,13 +109,7 @@ def check_unchanged(path: Path, do: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.exists():
         return
-    expected = str(_checksums(path.parent).get(path.name))
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", "a file of the fit", do) from None
-    if found != expected:
-        raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{expected[:12]}..., as {CHECKSUMS} says: it was changed", do)
+    verify(path, str(_checksums(path.parent).get(path.name)), CHECKSUMS, what="a file of the fit", do=do)
 
 
 def check_all(root: Path, do: str) -> None:

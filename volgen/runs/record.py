@@ -10,7 +10,7 @@ from typing import Any
 
 from volgen.core.config import Config, load
 from volgen.core.errors import UserError
-from volgen.core.files import sha256, write_json
+from volgen.core.files import verify, write_json
 from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.core.run_files import CHECKPOINT, CONFIG, PHASE, of_expert
 from volgen.core.seal import read_sealed, sealed
@@ -53,15 +53,8 @@ class PhaseRecord:
         Raises:
             UserError: they are missing, damaged or of another training.
         """
-        try:
-            digest = sha256(weights)
-        except OSError as error:
-            digest, found = "", f"cannot be read ({error.strerror})"
-        else:
-            found = f"has SHA-256 {digest[:12]}..."
-        if digest != self.sha256:
-            do = f"restore it from a copy, or delete {weights.parent} to train this network again"
-            raise UserError(str(weights), found, f"SHA-256 {self.sha256[:12]}..., as {PHASE} beside it says", do)
+        do = f"restore it from a copy, or delete {weights.parent} to train this network again"
+        verify(weights, self.sha256, f"{PHASE} beside it", what="the weights of a finished network", do=do)
 
     @classmethod
     def read(cls, folder: Path) -> PhaseRecord | None:

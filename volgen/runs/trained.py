@@ -13,7 +13,7 @@ from torch import nn
 
 from volgen.core import manifest
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint, read_json, sha256
+from volgen.core.files import fingerprint, read_json, verify
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Denoiser
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
@@ -205,17 +205,9 @@ class _Files:
         Raises:
             UserError: it is missing, too large or no regular file, or was changed.
         """
-        path, expected = self._directory / name, f"a file of a trained run, of at most {limit} bytes"
-        try:
-            found = sha256(path, limit=limit)
-        except FileNotFoundError:
-            raise UserError(str(path), "there is no such file", "a file of every trained run", AGAIN) from None
-        except OSError as error:
-            raise UserError(str(path), f"cannot be read ({error.strerror or error})", expected, AGAIN) from None
-        if self._listed and found != self._listed.get(name):
-            expected = f"{self._listed.get(name, 'no such file')[:12]}..., as {ENSEMBLE} says: it was changed"
-            raise UserError(str(path), f"has SHA-256 {found[:12]}...", expected, AGAIN)
-        return found
+        listed = self._listed.get(name, "no such file") if self._listed else None
+        what = f"a file of every trained run, of at most {limit} bytes"
+        return verify(self._directory / name, listed, ENSEMBLE, what=what, do=AGAIN, limit=limit)
 
 
 def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:

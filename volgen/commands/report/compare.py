@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from volgen.commands.report.names import named
 from volgen.commands.report.reference import Against, hint, tell
@@ -20,6 +19,7 @@ from volgen.core.progress import say
 from volgen.core.seal import sealed
 from volgen.evaluation.compare import compare as ranked
 from volgen.reporting import compare_page, page
+from volgen.reporting.summary import not_passed
 
 FILES = {compare_page.NAME, compare_page.COMPARE, page.BANDS, compare_page.FOLDER, manifest.NAME}
 
@@ -106,9 +106,3 @@ def compare(
     say(f"see {html}")
     failed = sum(not_passed(report["summary"]) for report in reports.values())
     return Comparison(html, [entry["name"] for entry in entries], failed)
-
-
-def not_passed(summary: Mapping[str, Any]) -> int:
-    """How many volumes of a report do not pass, as ``--strict`` counts: those that fail, are of another acquisition, or cannot be read."""
-    count: int = summary["failed"] + summary["other"] + summary["unread"]
-    return count

@@ -13,8 +13,7 @@ from torch import Tensor
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.config import Config
-from volgen.core.errors import UserError
-from volgen.core.files import sha256, write_json
+from volgen.core.files import verify, write_json
 from volgen.data import derivative
 from volgen.images import nifti
 from volgen.images.intensity import from_model
@@ -95,9 +94,9 @@ class Job:
 
     def _check(self, folder: folders.Folder, name: str) -> None:
         """Makes sure that a volume or sidecar that stays is what the manifest knows; one of a command that was stopped is not known yet."""
-        if name in folder.files and (found := sha256(self.out / name)) != folder.files[name]:
-            expected = f"{folder.files[name][:12]}..., as {manifest.NAME} says: it was changed"
-            raise UserError(str(self.out / name), f"has SHA-256 {found[:12]}...", expected, "delete it to have it drawn again")
+        if name in folder.files:
+            what, do = "a volume that was drawn before", "delete it to have it drawn again"
+            verify(self.out / name, folder.files[name], manifest.NAME, what=what, do=do)
 
     def _filled(self, config: Any) -> Any:
         """Settings of samples that were drawn before, with the default of every option that was not there yet."""
