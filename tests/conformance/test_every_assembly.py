@@ -14,7 +14,7 @@ from volgen.core.given import Given
 from volgen.core.protocols import Scan
 from volgen.core.registry import config_class, kinds
 from volgen.data.scan import VolumeScan
-from volgen.models.assembly import Place
+from volgen.models.assembly import Box
 
 PACKAGE = "volgen.models.assemblies"
 KINDS = kinds(PACKAGE)
@@ -32,7 +32,7 @@ def scans() -> Iterator[Scan]:
         yield VolumeScan(SHAPE, lambda volume=volume: volume)  # type: ignore[misc]
 
 
-def numbered(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+def numbered(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
     """A denoiser and solver whose piece of sample i is a function of i, the place and what is known: enough to see who depends on what."""
     empty = torch.empty(1, *SHAPE)[(slice(None), *place)]
     seen = [0.0 if one.channels is None else float(one.channels.double().sum()) for one in given]
@@ -69,7 +69,7 @@ def test_pieces_tile_the_volume_and_know_what_training_knew(kind: str) -> None:
     covered = torch.zeros(SHAPE)
     calls = 0
 
-    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+    def draw(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
         nonlocal calls
         calls += 1
         covered[place] += 1

@@ -218,3 +218,11 @@ Axis = Literal["R", "A", "S"]
 AXES: tuple[Axis, Axis, Axis] = ("R", "A", "S")
 """Names of the array axes of a RAS+ volume."""
 SubjectIds = Sequence[str]
+
+
+class Pulse(Protocol):
+    """Whoever wants to know that this rank is alive."""
+
+    def beat(self) -> None:
+        """Hears that a step, or something else that takes time, has ended, or that this rank waits for others as it should."""
+        ...

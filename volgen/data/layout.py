@@ -34,7 +34,7 @@ FILES, SEAL = "files", "seal"
 
 
 @dataclass(frozen=True)
-class Packing:
+class Chunking:
     """How chunks are compressed; every chunk ends in a CRC-32C whatever the codec."""
 
     codec: Literal["none", "blosc-lz4", "blosc-zstd", "zstd"] = "blosc-lz4"
@@ -51,7 +51,7 @@ class Packing:
 
 
 Layout = Literal["slices", "volumes"]
-PACKINGS: Mapping[Layout, Packing] = {"slices": Packing(), "volumes": Packing(chunk=0)}
+PACKINGS: Mapping[Layout, Chunking] = {"slices": Chunking(), "volumes": Chunking(chunk=0)}
 
 
 def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
@@ -120,7 +120,7 @@ def consolidate(store: Path, names: Iterable[str]) -> None:
         write_text(store / "zarr.json", text)
 
 
-def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Packing) -> None:
+def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Chunking) -> None:
     """Array ``0``: one shard over the whole volume, every inner chunk stored, so that absent data is damage and never zeros."""
     z, y, x = codes_ZYX.shape
     inner = packing.inner((z, y, x), codes_ZYX.dtype.itemsize)
@@ -141,7 +141,7 @@ def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Packing) ->
     array[...] = codes_ZYX
 
 
-def _compressor(packing: Packing, itemsize: int) -> list[Any]:
+def _compressor(packing: Chunking, itemsize: int) -> list[Any]:
     if packing.codec == "none":
         return []
     if packing.codec == "zstd":

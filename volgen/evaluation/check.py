@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from volgen.evaluation.scan import Scan, Triple
+from volgen.evaluation.scan import HeadScan, Triple
 
 __all__ = ["Check", "CheckResult", "Curves", "Metric", "Triple"]
 
@@ -78,7 +78,7 @@ class Check(Protocol):
     kind: str
     metrics: ClassVar[tuple[Metric, ...]]
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Measures a volume inside its head mask."""
         ...
 

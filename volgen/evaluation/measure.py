@@ -14,7 +14,7 @@ from volgen.core.protocols import AXES
 from volgen.core.registry import config_class, kinds
 from volgen.evaluation.check import Check, CheckResult, Triple
 from volgen.evaluation.mask import head_mask
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import extent
 from volgen.evaluation.stripping import skull_sign
 from volgen.images.intensity import IntensityMap
@@ -40,7 +40,7 @@ def checks_of(configs: Sequence[dict[str, Any]], where: str) -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measured:
     """What all checks say of one volume.
 
     Attributes:
@@ -78,7 +78,7 @@ class Measurement:
                 yield row
 
 
-def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -> Measurement:
+def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -> Measured:
     """Maps a volume [X, Y, Z] (RAS+, any intensity unit) robustly to [0, 1], finds the head, and runs the checks.
 
     NaN and infinity count as the smallest finite value, and are remembered.
@@ -88,7 +88,7 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     bad = None if finite.all() else extent(~finite, 2)
     unit = to_unit(_mended(raw, finite))
     mask = head_mask(unit)
-    scan = Scan(unit, mask, voxel_size)
+    scan = HeadScan(unit, mask, voxel_size)
     areas, means = [], []
     for axis in range(3):
         stack = scan.stack(axis)
@@ -102,7 +102,7 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     litres = float(np.count_nonzero(mask)) * float(np.prod(voxel_size)) / 1e6
     skull = skull_sign(unit, mask, voxel_size)
     share = 1.0 - float(finite.mean())
-    return Measurement(results, scan.ends, bad, share, tuple(areas), tuple(means), middle, middle_mask, litres, skull)
+    return Measured(results, scan.ends, bad, share, tuple(areas), tuple(means), middle, middle_mask, litres, skull)
 
 
 def seen(voxels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

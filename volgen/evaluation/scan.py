@@ -76,7 +76,7 @@ class Stack:
         return self.whole(area), self.whole(change), self.whole(step)
 
 
-class Scan:
+class HeadScan:
     """A volume with its head mask.
 
     Attributes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 
 
-def high_frequency_energy(scan: Scan, axis: int, cutoff: float = 0.25) -> float:
+def high_frequency_energy(scan: HeadScan, axis: int, cutoff: float = 0.25) -> float:
     """Share ``sum_{|k| > cutoff} |F|^2 / sum |F|^2`` of the 1D Fourier transforms along ``axis``.
 
     The volume is first multiplied by its mask and a Hann window runs along the axis, so that neither the background nor a jump at the

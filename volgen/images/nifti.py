@@ -49,7 +49,7 @@ _LARGEST_FILE = 1 << 33
 
 
 @dataclass(frozen=True)
-class Scan:
+class ImageFile:
     """A file as it was stored.
 
     Attributes:
@@ -89,7 +89,7 @@ def read(path: Path) -> Volume:
     return read_scan(path).volume
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan(path: Path) -> ImageFile:
     """Reads ``.nii``, ``.nii.gz``, ``.mgh`` or ``.mgz`` and checks that it is one 3D image with a usable geometry.
 
     Sizes are checked against the file before memory is taken, and a gzip trailer is always reached, so that a cut or flipped file is an
@@ -174,7 +174,7 @@ def _as_int16(voxels: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
     return np.clip(np.rint((voxels.astype(np.float64) - inter) / slope), -32768, 32767).astype("<i2"), slope, inter
 
 
-def _read(path: Path) -> Scan:
+def _read(path: Path) -> ImageFile:
     if not is_image(path):
         raise UserError(str(path), "is not an image file", "a name ending in " + ", ".join(SUFFIXES))
     size = path.stat().st_size
@@ -325,7 +325,7 @@ def _spatial_shape(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
     return dims[0], dims[1], dims[2]
 
 
-def _scan(path: Path, head: Any, stored: NDArray[Any]) -> Scan:
+def _scan(path: Path, head: Any, stored: NDArray[Any]) -> ImageFile:
     affine, notes = _affine(path, head)
     if stored.dtype.kind not in "iuf":
         what = "complex numbers" if stored.dtype.kind == "c" else "colours, not intensities"
@@ -340,7 +340,7 @@ def _scan(path: Path, head: Any, stored: NDArray[Any]) -> Scan:
     volume = Volume(voxels, affine)
     quantum = (slope, inter) if stored.dtype.kind in "iu" else None
     x, y, z = stored.shape
-    return Scan(volume.reoriented("RAS"), volume.orientation, (x, y, z), quantum, intent, notes)
+    return ImageFile(volume.reoriented("RAS"), volume.orientation, (x, y, z), quantum, intent, notes)
 
 
 def _affine(path: Path, head: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:

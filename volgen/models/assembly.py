@@ -10,14 +10,14 @@ from torch import Tensor
 from volgen.core.given import Examples, Given
 from volgen.core.protocols import Scan, Shape3
 
-Place = tuple[Any, ...]
+Box = tuple[Any, ...]
 """Slices of [..., X, Y, Z]."""
 
 
 class Draw(Protocol):
     """Draws one piece of several samples, by the denoiser and the solver of the run."""
 
-    def __call__(self, indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+    def __call__(self, indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
         """The piece at ``place`` of the samples ``indices``, each [1, X, Y, Z] of the piece, not clamped.
 
         Args:

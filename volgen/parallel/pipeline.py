@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from volgen.core.protocols import Pulse
 from volgen.parallel.flow import Flow
 
 State = TypeVar("State")
@@ -31,14 +32,6 @@ BEHIND = 3
 Ranks of a row can only lock each other if every one of S has sent BEHIND + 1 units of one group that the next has not taken (all take them
 in the order in which they are sent, so nobody waits for what is not sent yet). A group has at most 4S - 1 units: 3 are enough.
 """
-
-
-class Pulse(Protocol):
-    """Is told that this rank is alive."""
-
-    def beat(self) -> None:
-        """Something has ended, or this rank waits for others as it should."""
-        ...
 
 
 @dataclass(frozen=True)

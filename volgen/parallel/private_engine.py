@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from volgen.parallel.engine import Engine, EngineConfig, Release
 
 
-class PerSample(Protocol):
+class PerSampleGradients(Protocol):
     """Gradients of every sample of one pass (``volgen/privacy``)."""
 
     def inputs(self, input_BCXYZ: Tensor, noise_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class PrivateEngine(Engine):
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, *, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0,
-        at_once: Pass = ONE_VIEW, per_sample: PerSample | None = None, release: Release = dict,
+        at_once: Pass = ONE_VIEW, per_sample: PerSampleGradients | None = None, release: Release = dict,
     ) -> None:  # fmt: skip
         assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
         assert (at_once.patients > 1) == (per_sample is not None)

@@ -53,7 +53,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Budget:
+class ScanBudget:
     """What a release costs.
 
     Attributes:
@@ -113,7 +113,7 @@ def replaced(epsilon: float, delta: float) -> tuple[float, float]:
     return 2.0 * epsilon, delta * (1.0 + math.exp(min(epsilon, 700.0)))
 
 
-def certificate(clip: Clip, centre: str, budget: Budget, asked: tuple[float, float], denoiser: dict[str, Any]) -> dict[str, Any]:
+def certificate(clip: Clip, centre: str, budget: ScanBudget, asked: tuple[float, float], denoiser: dict[str, Any]) -> dict[str, Any]:
     """Content of ``certificate.json``.
 
     Args:

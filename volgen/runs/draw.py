@@ -12,7 +12,7 @@ from torch import Tensor
 
 from volgen.core.given import Given
 from volgen.core.protocols import Problem, Sampler, Shape4
-from volgen.models.assembly import Assembly, Place
+from volgen.models.assembly import Assembly, Box
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
@@ -68,7 +68,7 @@ class Drawing:
             return
         with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
 
-            def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+            def draw(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
                 def there(shape: Shape4, seed: int, *key: int | str) -> Tensor:
                     drawn = self.noise((1, *whole), seed, *key)
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.

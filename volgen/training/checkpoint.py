@@ -31,7 +31,7 @@ MAKE_ROOM = "make room or choose another `runs`; the same command then goes on f
 
 
 @dataclass(frozen=True)
-class Place:
+class Moment:
     """Where in a run a checkpoint was written.
 
     Attributes:
@@ -91,7 +91,7 @@ def find(folder: Path, ranks: Ranks) -> Path | None:
     return folder / name if name else None
 
 
-def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> None:
+def save(place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> None:
     """Writes ``checkpoint-<step>`` beside ``exported``; once it is verified, all but the last two go. A collective call.
 
     Every rank writes its share of the tensors to a folder of another name, and reads it back; rank 0 renames the folder.
@@ -160,7 +160,7 @@ def save(place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Rank
         raise
 
 
-def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> Place:
+def load(checkpoint: Path, place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> Moment:
     """Restores all state, with any number of ranks and any ZeRO stage, and returns where it was written. A collective call.
 
     Args:
@@ -198,7 +198,7 @@ def load(checkpoint: Path, place: Place, engine: Engine, ema: EMA, stopping: Sto
                 shutil.copyfile(checkpoint / BEST, temporary)
 
     together(ranks, exported, MAKE_ROOM, put_back)
-    return Place(content["phase"], content["seed"], int(content["step"]), int(content["first_batch"]), str(content.get("metrics", "")))
+    return Moment(content["phase"], content["seed"], int(content["step"]), int(content["first_batch"]), str(content.get("metrics", "")))
 
 
 def remove(folder: Path) -> None:

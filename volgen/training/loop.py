@@ -16,16 +16,17 @@ from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.files import atomic_path
 from volgen.core.progress import progress
+from volgen.core.protocols import Pulse
 from volgen.core.run_files import WEIGHTS
 from volgen.training import checkpoint, relaunch
-from volgen.training.checkpoint import Place
+from volgen.training.checkpoint import Moment
 from volgen.training.draws import noise, quantiles
 from volgen.training.ema import EMA, EMAConfig
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
 from volgen.training.loss import Objective, denoising_loss
 from volgen.training.metrics import Metrics
 from volgen.training.optimiser import OptimiserConfig, learning_rate
-from volgen.training.protocols import NO_PULSE, Batch, Engine, Pulse, Ranks
+from volgen.training.protocols import NO_PULSE, Batch, Engine, Ranks
 from volgen.training.stopping import Stopping
 from volgen.training.together import together
 from volgen.training.validation import Validator
@@ -111,7 +112,7 @@ class Trainer:
             UserError: the loss, or the gradient time after time, is not finite; or a file cannot be written.
             Interrupted: a signal arrived; a checkpoint has been written.
         """
-        ema, place = EMA(self.ema, engine.masters()), Place(task.name, self.seed, 0, task.first_batch)
+        ema, place = EMA(self.ema, engine.masters()), Moment(task.name, self.seed, 0, task.first_batch)
         weights = task.folder / WEIGHTS
         found = checkpoint.find(task.folder, self.ranks)
         if found:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from volgen.core.given import Given
+from volgen.core.protocols import Pulse
 
 
 class Batch(Protocol):
@@ -97,14 +98,6 @@ class Ranks(Protocol):
 
     def barrier(self) -> None:
         """Waits for all ranks."""
-        ...
-
-
-class Pulse(Protocol):
-    """Is told that training is alive."""
-
-    def beat(self) -> None:
-        """A step, or something else that takes time, has ended."""
         ...
 
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.progress import say
+from volgen.core.protocols import Pulse
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
-from volgen.training.protocols import Pulse, Ranks
+from volgen.training.protocols import Ranks
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LOOKS = 1.0

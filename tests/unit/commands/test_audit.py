@@ -139,7 +139,7 @@ def test_the_exit_code_tells_of_findings_and_a_claim_below_the_bound_is_refuted(
     (liar / "privacy_ledger.json").write_text(json.dumps(ledger))
     reseal(liar)
 
-    def telling(trained: TrainedRun, people: list[audit_people.Person], sigmas: list[float], *_: Any) -> np.ndarray:
+    def telling(trained: TrainedRun, people: list[audit_people.Examined], sigmas: list[float], *_: Any) -> np.ndarray:
         return np.array([[0.1 if person.inside else 1.0] * len(sigmas) for person in people])
 
     monkeypatch.setattr(losses, "losses", telling)
@@ -197,7 +197,7 @@ def test_others_of_another_cohort_and_a_run_without_its_manifest_are_told(
     shutil.copytree(run, released)
     (released / "manifest.json").unlink()
 
-    def telling(trained: TrainedRun, people: list[audit_people.Person], sigmas: list[float], *_: Any) -> np.ndarray:
+    def telling(trained: TrainedRun, people: list[audit_people.Examined], sigmas: list[float], *_: Any) -> np.ndarray:
         return np.array([[0.1 if person.inside else 1.0] * len(sigmas) for person in people])
 
     monkeypatch.setattr(losses, "losses", telling)

@@ -28,7 +28,7 @@ from volgen.planning.checkpoints import checkpoint_bytes
 from volgen.planning.step import trace
 from volgen.recipe import Recipe
 from volgen.training import checkpoint
-from volgen.training.checkpoint import Place
+from volgen.training.checkpoint import Moment
 from volgen.training.ema import EMA
 from volgen.training.stopping import Stopping
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_takes_what_the_plan_says(config: Path, tmp_path: Path) -> 
     try:
         with Allocations() as tensors:
             exported.write_bytes(serialise(engine.full_state()))
-            checkpoint.save(Place("0", 0, 1, 0), engine, ema, Stopping(recipe.stopping, 2), group, exported)
+            checkpoint.save(Moment("0", 0, 1, 0), engine, ema, Stopping(recipe.stopping, 2), group, exported)
         _, in_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

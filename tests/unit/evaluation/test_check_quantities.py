@@ -12,7 +12,7 @@ from volgen.core.registry import kinds
 from volgen.evaluation import slices
 from volgen.evaluation.mask import dilated, head_mask
 from volgen.evaluation.measure import default_checks, measure, to_unit
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.spectrum import high_frequency_energy
 from volgen.evaluation.volumes import adjacent_l1, adjacent_ssim, anisotropy, excess, extent, high_frequency, slice_bias, total_variation
 
@@ -38,29 +38,29 @@ def head(seed: int = 0, shape: tuple[int, int, int] = (32, 36, 32)) -> NDArray[n
 
 def test_total_variation_of_a_ramp_is_its_slope_and_the_ratio_is_relative_to_the_reference() -> None:
     check = total_variation.Config()
-    values = check.measure(Scan(ramp(0.01, 0.002, 0.005), WHOLE, SIZE)).values
+    values = check.measure(HeadScan(ramp(0.01, 0.002, 0.005), WHOLE, SIZE)).values
     assert values["tv_ratio"] == pytest.approx((0.01, 0.002, 0.005), rel=1e-4)
     assert check.relate(values, {"tv_ratio": (0.01, 0.001, 0.01)})["tv_ratio"] == pytest.approx((1.0, 2.0, 0.5), rel=1e-4)
 
 
 def test_excess_is_the_ratio_minus_the_mean_of_the_other_axes() -> None:
     check = excess.Config()
-    values = check.measure(Scan(ramp(0.01, 0.002, 0.005), WHOLE, SIZE)).values
+    values = check.measure(HeadScan(ramp(0.01, 0.002, 0.005), WHOLE, SIZE)).values
     assert check.relate(values, {"tv_excess": (0.01, 0.001, 0.01)})["tv_excess"] == pytest.approx((-0.25, 1.25, -1.0), rel=1e-3)
 
 
 def test_anisotropy_counts_change_per_millimetre() -> None:
     # Equal slopes per mm on an anisotropic grid: 0.01 per mm along every axis.
-    values = anisotropy.Config().measure(Scan(ramp(0.01, 0.02, 0.04), WHOLE, SIZE)).values
+    values = anisotropy.Config().measure(HeadScan(ramp(0.01, 0.02, 0.04), WHOLE, SIZE)).values
     assert values["anisotropy"] == pytest.approx((1.0, 1.0, 1.0), rel=1e-4)
-    values = anisotropy.Config().measure(Scan(ramp(0.03, 0.02, 0.04), WHOLE, SIZE)).values
+    values = anisotropy.Config().measure(HeadScan(ramp(0.03, 0.02, 0.04), WHOLE, SIZE)).values
     assert values["anisotropy"] == pytest.approx((3.0, 0.5, 0.5), rel=1e-4)
 
 
 def test_pairs_across_the_edge_of_the_mask_do_not_count() -> None:
     unit = np.zeros(SHAPE, dtype=np.float32)
     unit[5:15, 5:15, 5:15] = 1.0
-    values = total_variation.Config().measure(Scan(unit, unit > 0, SIZE)).values
+    values = total_variation.Config().measure(HeadScan(unit, unit > 0, SIZE)).values
     assert values["tv_ratio"] == (0.0, 0.0, 0.0)
 
 
@@ -68,7 +68,7 @@ def test_pairs_across_the_edge_of_the_mask_do_not_count() -> None:
 def test_banding_has_the_slice_bias_of_its_steps_along_its_axis_alone(axis: int) -> None:
     unit = np.full(SHAPE, 0.5, dtype=np.float32)
     np.moveaxis(unit, axis, 0)[::2] += 0.1
-    result = slice_bias.Config().measure(Scan(unit, WHOLE, SIZE))
+    result = slice_bias.Config().measure(HeadScan(unit, WHOLE, SIZE))
     expected = [0.0, 0.0, 0.0]
     expected[axis] = 0.1
     assert result.values["slice_bias_ratio"] == pytest.approx(expected, abs=1e-6)
@@ -77,7 +77,7 @@ def test_banding_has_the_slice_bias_of_its_steps_along_its_axis_alone(axis: int)
 
 def test_adjacent_l1_is_that_of_a_loop_over_slices() -> None:
     unit, mask = head(), head_mask(head())
-    result = adjacent_l1.Config(smallest_share=0.01).measure(Scan(unit, mask, SIZE))
+    result = adjacent_l1.Config(smallest_share=0.01).measure(HeadScan(unit, mask, SIZE))
     loop = []
     for z in range(unit.shape[2] - 1):
         both = mask[:, :, z] & mask[:, :, z + 1]
@@ -90,7 +90,7 @@ def test_adjacent_l1_is_that_of_a_loop_over_slices() -> None:
 
 def test_cropping_to_the_head_does_not_change_adjacent_ssim() -> None:
     unit, mask = head(), head_mask(head())
-    curve = adjacent_ssim.Config().measure(Scan(unit, mask, SIZE)).curves["adjacent_ssim"][1]
+    curve = adjacent_ssim.Config().measure(HeadScan(unit, mask, SIZE)).curves["adjacent_ssim"][1]
     z = unit.shape[1] // 2
     _, local = structural_similarity(unit[:, z], unit[:, z + 1], win_size=7, data_range=1.0, full=True)
     assert curve[z] == pytest.approx(local[mask[:, z] & mask[:, z + 1]].mean(), rel=1e-6)
@@ -100,8 +100,8 @@ def test_equal_slices_have_ssim_one_and_no_difference() -> None:
     unit = head()
     unit[:, :, 16] = unit[:, :, 15]
     mask = head_mask(unit)
-    assert adjacent_ssim.Config().measure(Scan(unit, mask, SIZE)).curves["adjacent_ssim"][2][15] == pytest.approx(1.0, abs=1e-6)
-    assert adjacent_l1.Config().measure(Scan(unit, mask, SIZE)).values["adjacent_l1_min"][2] == 0.0
+    assert adjacent_ssim.Config().measure(HeadScan(unit, mask, SIZE)).curves["adjacent_ssim"][2][15] == pytest.approx(1.0, abs=1e-6)
+    assert adjacent_l1.Config().measure(HeadScan(unit, mask, SIZE)).values["adjacent_l1_min"][2] == 0.0
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -110,21 +110,21 @@ def test_a_grating_has_all_its_energy_on_one_side_of_the_cutoff(axis: int) -> No
     whole = np.ones((32, 32, 32), dtype=np.bool_)
     for frequency, share in ((0.4, 1.0), (0.1, 0.0)):
         wave = np.broadcast_to(np.cos(2 * np.pi * frequency * place), whole.shape).astype(np.float32)
-        assert high_frequency_energy(Scan(wave, whole, SIZE), axis) == pytest.approx(share, abs=1e-3)
+        assert high_frequency_energy(HeadScan(wave, whole, SIZE), axis) == pytest.approx(share, abs=1e-3)
     # Along the other axes that grating is constant.
-    assert high_frequency_energy(Scan(wave, whole, SIZE), (axis + 1) % 3) == pytest.approx(0.0, abs=1e-6)
+    assert high_frequency_energy(HeadScan(wave, whole, SIZE), (axis + 1) % 3) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_white_noise_has_the_share_of_frequencies_above_the_cutoff() -> None:
     noise = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(np.float32)
-    values = high_frequency.Config(cutoff=0.25).measure(Scan(noise, np.ones(noise.shape, dtype=np.bool_), SIZE)).values
+    values = high_frequency.Config(cutoff=0.25).measure(HeadScan(noise, np.ones(noise.shape, dtype=np.bool_), SIZE)).values
     assert values["high_frequency_ratio"] == pytest.approx((0.5, 0.5, 0.5), abs=0.02)
 
 
 def test_extent_is_the_bounding_box_in_millimetres() -> None:
     mask = np.zeros(SHAPE, dtype=np.bool_)
     mask[3:13, 4:9, 20:28] = True
-    assert extent.Config().measure(Scan(mask.astype(np.float32), mask, SIZE)).values["extent_mm"] == (10.0, 10.0, 32.0)
+    assert extent.Config().measure(HeadScan(mask.astype(np.float32), mask, SIZE)).values["extent_mm"] == (10.0, 10.0, 32.0)
 
 
 def test_a_spike_stands_out_by_its_height_and_a_slope_does_not() -> None:
@@ -168,7 +168,7 @@ def test_metric_names_are_unique_over_the_folder_and_every_check_keeps_its_word(
     assert len(set(names)) == len(names)
     volume = to_unit(head())
     for check in checks:
-        result = check.measure(Scan(volume, head_mask(volume), (2.0, 2.0, 2.0)))
+        result = check.measure(HeadScan(volume, head_mask(volume), (2.0, 2.0, 2.0)))
         related = check.relate(result.values, dict.fromkeys(result.values, (1.0, 1.0, 1.0)))
         assert set(related) == {metric.name for metric in check.metrics if not metric.placed}
         assert all(np.isfinite(values).all() for values in related.values()), check.kind

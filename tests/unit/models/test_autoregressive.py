@@ -14,7 +14,7 @@ from volgen.core.given import Examples, Given
 from volgen.core.rng import normal
 from volgen.data.scan import VolumeScan
 from volgen.models.assemblies.autoregressive import Config, Slab
-from volgen.models.assembly import Place
+from volgen.models.assembly import Box
 
 SHAPE = (8, 16, 24)
 
@@ -100,7 +100,7 @@ def test_generation_conditions_on_what_ends_in_the_volume() -> None:
     order = iter(one.order(SHAPE))
     made: dict[int, Tensor] = {}
 
-    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+    def draw(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
         slab = next(order)
         for channel, index in enumerate(slab.before):
             assert given[0].channels is not None and torch.equal(given[0].channels[0, channel, :, :, 0], made[index])
@@ -123,7 +123,7 @@ def test_coarse_views_of_samples_are_drawn_from_the_cohorts_gaussian() -> None:
     assembly = one.fit(scans, [str(seed) for seed in range(12)], 0)
     seen: list[Tensor] = []
 
-    def draw(indices: Sequence[int], place: Place, given: Sequence[Given]) -> list[Tensor]:
+    def draw(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
         seen.extend(one.channels[0, -1, :, :, 0] for one in given if one.channels is not None)
         return [torch.zeros(1, *SHAPE[:2], 1) for _ in indices]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from volgen.privacy.gaussian import delta_of
-from volgen.privacy.local import Budget, Clip, certificate, needed_sigma, release
+from volgen.privacy.local import Clip, ScanBudget, certificate, needed_sigma, release
 from volgen.privacy.secret import Secret
 
 SHAPE = (6, 5, 4)
@@ -56,13 +56,13 @@ def test_the_noise_has_the_promised_size_and_is_new_each_time() -> None:
 
 def test_calibrated_noise_meets_the_budget_exactly() -> None:
     sigma = needed_sigma(2.0, 1e-5, 7.0)
-    assert Budget(7.0, sigma, 1e-5).epsilon == pytest.approx(2.0, rel=1e-6)
+    assert ScanBudget(7.0, sigma, 1e-5).epsilon == pytest.approx(2.0, rel=1e-6)
     assert delta_of(2.0, 7.0 / sigma) <= 1e-5 < delta_of(2.0, 7.0 / (sigma * 0.999))
 
 
 @pytest.mark.parametrize(("mu", "delta", "vacuous"), [(1.9, 1e-5, False), (2.1, 1e-5, True), (52.0, 1e-5, True), (0.1, 0.01, True)])
 def test_a_vacuous_budget_is_called_vacuous(mu: float, delta: float, vacuous: bool) -> None:
-    budget = Budget(mu, 1.0, delta)
+    budget = ScanBudget(mu, 1.0, delta)
     assert budget.vacuous is vacuous and ("VACUOUS" in budget.meaning) is vacuous
     content = certificate(Clip(torch.zeros(SHAPE)), "mid-grey", budget, (1.0, delta), {})
     assert content["vacuous"] is vacuous and content["mu"] == mu and content["d"] == 120 and content["meaning"] == budget.meaning

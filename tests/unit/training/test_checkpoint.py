@@ -16,7 +16,7 @@ from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.training import checkpoint
-from volgen.training.checkpoint import Place
+from volgen.training.checkpoint import Moment
 from volgen.training.ema import EMA, EMAConfig
 from volgen.training.stopping import Stopping, StoppingConfig
 
@@ -65,14 +65,14 @@ def save(folder: Path, step: int, size: int = 64) -> Path:
     engine = Toy(step, size)
     ema, stopping = EMA(EMAConfig(), [tensor * 10 for tensor in engine.masters()]), Stopping(StoppingConfig(), 100)
     stopping.update(step, 1.0 / step)
-    checkpoint.save(Place("0", 7, step, 40), engine, ema, stopping, RANKS, folder / "weights.safetensors")
+    checkpoint.save(Moment("0", 7, step, 40), engine, ema, stopping, RANKS, folder / "weights.safetensors")
     return folder / f"checkpoint-{step:08d}"
 
 
-def load(path: Path) -> tuple[Toy, EMA, Stopping, Place]:
+def load(path: Path) -> tuple[Toy, EMA, Stopping, Moment]:
     engine = Toy(0.0)
     ema, stopping = EMA(EMAConfig(), engine.masters()), Stopping(StoppingConfig(), 100)
-    place = checkpoint.load(path, Place("0", 7, 0, 0), engine, ema, stopping, RANKS, path.parent / "weights.safetensors")
+    place = checkpoint.load(path, Moment("0", 7, 0, 0), engine, ema, stopping, RANKS, path.parent / "weights.safetensors")
     return engine, ema, stopping, place
 
 
@@ -85,14 +85,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(engine.state[kind][name], expected.state[kind][name]) for kind in engine.kinds for name in ("a", "b"))
     assert all(torch.equal(average, 10 * tensor) for average, tensor in zip(ema.average, expected.masters(), strict=True))
     assert (ema.steps, engine.updates, stopping.best, stopping.best_step) == (5, 5, 0.2, 5)
-    assert place == Place("0", 7, 5, 40), "the data stream goes on where it was"
+    assert place == Moment("0", 7, 5, 40), "the data stream goes on where it was"
     assert (tmp_path / "weights.safetensors").read_bytes() == b"best so far", "the best weights are those of this state"
     assert "ledger" in json.loads((path / "state.json").read_text())
 
 
 def test_the_average_comes_back_with_its_updates_not_with_the_steps(tmp_path: Path) -> None:
     engine = Toy(3)  # of five steps two were skipped
-    checkpoint.save(Place("0", 7, 5, 40), engine, EMA(EMAConfig(), engine.masters()), Stopping(StoppingConfig(), 9), RANKS, tmp_path / "w")
+    checkpoint.save(Moment("0", 7, 5, 40), engine, EMA(EMAConfig(), engine.masters()), Stopping(StoppingConfig(), 9), RANKS, tmp_path / "w")
     assert load(tmp_path / "checkpoint-00000005")[1].steps == 3
 
 
@@ -163,7 +163,7 @@ def test_a_partial_one_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
 def test_that_of_another_phase_or_seed_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     engine, stopping = Toy(0.0), Stopping(StoppingConfig(), 100)
-    for place in (Place("1", 7, 0, 0), Place("0", 8, 0, 0)):
+    for place in (Moment("1", 7, 0, 0), Moment("0", 8, 0, 0)):
         with pytest.raises(UserError, match="is of '0' with seed 7"):
             checkpoint.load(path, place, engine, EMA(EMAConfig(), engine.masters()), stopping, RANKS, tmp_path / "w")
 

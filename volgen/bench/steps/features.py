@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volgen.evaluation.frechet import Features, frechet_distance
 from volgen.evaluation.mask import head_mask
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.spectrum import high_frequency_energy
 
 Unit = NDArray[np.float32]
@@ -74,7 +74,7 @@ class Yardstick:
 
 def detail(volume: Unit) -> float:
     """High-frequency energy of a volume in [0, 1], mean over the axes."""
-    scan = Scan(volume, head_mask(volume), (1.0, 1.0, 1.0))
+    scan = HeadScan(volume, head_mask(volume), (1.0, 1.0, 1.0))
     return float(np.mean([high_frequency_energy(scan, axis) for axis in range(3)]))
 
 

@@ -23,21 +23,21 @@ from volgen.commands.bench.result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Positional
 from volgen.core.progress import progress
-from volgen.data.layout import CHUNK, Packing, write_array
+from volgen.data.layout import CHUNK, Chunking, write_array
 from volgen.data.layout import PACKINGS as LAYOUTS
 from volgen.data.place import open_array
 from volgen.data.quantise import CodeType, encode
 from volgen.data.store import Store
 
 PACKINGS = (
-    Packing(),
-    Packing(shuffle="shuffle"),
-    Packing(shuffle="bitshuffle"),
-    Packing(codec="blosc-zstd"),
-    Packing(codec="zstd"),
-    Packing(codec="none"),
-    Packing(chunk=CHUNK // 2),
-    Packing(chunk=CHUNK * 2),
+    Chunking(),
+    Chunking(shuffle="shuffle"),
+    Chunking(shuffle="bitshuffle"),
+    Chunking(codec="blosc-zstd"),
+    Chunking(codec="zstd"),
+    Chunking(codec="none"),
+    Chunking(chunk=CHUNK // 2),
+    Chunking(chunk=CHUNK * 2),
     LAYOUTS["volumes"],
 )
 AXES = ("sagittal", "coronal", "axial")
@@ -94,7 +94,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _write(folder: Path, codes_ZYX: NDArray[Any], packing: Packing) -> Path:
+def _write(folder: Path, codes_ZYX: NDArray[Any], packing: Chunking) -> Path:
     write_array(zarr.create_group(store=str(folder), zarr_format=3), codes_ZYX, packing)
     return folder
 
@@ -115,6 +115,6 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def _name(packing: Packing) -> str:
+def _name(packing: Chunking) -> str:
     shuffle = f" {packing.shuffle}" if packing.codec.startswith("blosc") else ""
     return f"{packing.codec}{shuffle} " + (f"{packing.chunk}^3" if packing.chunk else "slabs")

@@ -27,7 +27,7 @@ from volgen.images.volume import Volume
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
 from volgen.privacy.ledger import REPLACE
-from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Budget, Clip, certificate, needed_sigma, release, replaced
+from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Clip, ScanBudget, certificate, needed_sigma, release, replaced
 from volgen.privacy.secret import Secret
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
@@ -122,17 +122,17 @@ def _check_numbers(epsilon: float, delta: float, radius: float | None) -> None:
         raise UserError("--radius", str(radius), "a positive number")
 
 
-def _budget(trained: TrainedRun, clip: Clip, epsilon: float, delta: float) -> tuple[Budget, float]:
+def _budget(trained: TrainedRun, clip: Clip, epsilon: float, delta: float) -> tuple[ScanBudget, float]:
     """The release at the run's lowest noise level that is enough, and the noise that would be exactly enough."""
     needed = needed_sigma(epsilon, delta, clip.sensitivity)
     levels = [level for level in trained.ensemble.grid if level >= needed]
     if not levels:
         top = max(trained.ensemble.grid)
-        best = Budget(clip.sensitivity, top, delta)
+        best = ScanBudget(clip.sensitivity, top, delta)
         found = f"{epsilon:g} at delta {delta:g} needs noise of {needed:.4g}, and this run knows noise up to {top:.4g}"
         do = f"that level costs epsilon {best.epsilon:.4g}; lower --radius (about a public --centre), or draw a new volume: volgen sample"
         raise UserError("--epsilon", found, "a budget that its noise levels can give", do)
-    return Budget(clip.sensitivity, min(levels), delta), needed
+    return ScanBudget(clip.sensitivity, min(levels), delta), needed
 
 
 def _centre(centre: str | None, trained: TrainedRun, preconditioner: Preconditioner, device: torch.device) -> Tensor:
@@ -194,7 +194,7 @@ def _denoised(trained: TrainedRun, preconditioner: Preconditioner, y_XYZ: Tensor
     return volume[0]
 
 
-def _both(epsilon: float, delta: float, budget: Budget, exchanged: float | None = None) -> str:
+def _both(epsilon: float, delta: float, budget: ScanBudget, exchanged: float | None = None) -> str:
     """What holds for a person who is in the run's cohort too. Numbers of two neighbouring relations are not added.
 
     Args:
@@ -216,7 +216,7 @@ def _both(epsilon: float, delta: float, budget: Budget, exchanged: float | None 
     )
 
 
-def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: Budget) -> dict[str, Any]:
+def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: ScanBudget) -> dict[str, Any]:
     ledger: Mapping[str, Any] = ledgers.read(run)
     if ledger.get("epsilon") is not None:
         exchanged = [each["epsilon"] for each in ledger.get("guarantees", ()) if each["neighbouring"] == REPLACE]

@@ -10,7 +10,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Option, Positional
 
 if TYPE_CHECKING:
-    from volgen.commands.audit.audit import Outcome
+    from volgen.commands.audit.audit import AuditOutcome
 
 
 class Config(BaseConfig):
@@ -44,7 +44,7 @@ class Config(BaseConfig):
     """Torch device (default: a GPU if there is one)."""
 
 
-def run(config: Config) -> Answer[Outcome]:
+def run(config: Config) -> Answer[AuditOutcome]:
     """Audits a run; passed if nothing was found."""
     from volgen.commands.audit.audit import audit
 

@@ -12,7 +12,7 @@ import torch
 
 from volgen.commands.audit import losses as audit_losses
 from volgen.commands.audit import samples
-from volgen.commands.audit.people import HALF, Person, check_cohort, find, open_store, trained_on
+from volgen.commands.audit.people import HALF, Examined, check_cohort, find, open_store, trained_on
 from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
@@ -39,7 +39,7 @@ FOREIGN = "; others are of another store, and a difference between the cohorts a
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AuditOutcome:
     """What an audit found.
 
     Attributes:
@@ -68,7 +68,7 @@ def audit(
     seed: int = 0,
     batch_size: int = 1,
     device: str | None = None,
-) -> Outcome:
+) -> AuditOutcome:
     """Attacks a run as somebody would who holds its weights, and says what came of it.
 
     Args:
@@ -144,7 +144,7 @@ def audit(
     for finding in content["findings"]:
         say(f"found: {finding}")
     say(f"{out}: {content['verdict']}")
-    return Outcome(out, content["findings"], content["refuted"])
+    return AuditOutcome(out, content["findings"], content["refuted"])
 
 
 def _check_shadows(trained: TrainedRun, shadows: Sequence[TrainedRun], store: Store) -> None:
@@ -162,19 +162,19 @@ def _check_shadows(trained: TrainedRun, shadows: Sequence[TrainedRun], store: St
         seeds.append(half.seed)
 
 
-def _chosen(people: list[Person], canaries: str | None) -> list[Person]:
+def _chosen(people: list[Examined], canaries: str | None) -> list[Examined]:
     chosen = [person for person in people if canaries is None or person.patient.startswith(canaries)]
     if len({person.inside for person in chosen}) < 2:
         raise UserError("--canaries", f"{len(chosen)} people have ids that begin so, all on one side", "some trained on and some not")
     return chosen
 
 
-def _counted(people: Sequence[Person], guessed: Sequence[Person]) -> dict[str, int]:
+def _counted(people: Sequence[Examined], guessed: Sequence[Examined]) -> dict[str, int]:
     inside = sum(person.inside for person in people)
     return {"members": inside, "others": len(people) - inside, "guessed": len(guessed), "coins": sum(p.coin for p in guessed)}
 
 
-def _inferred(scores: Mapping[str, Any], people: Sequence[Person]) -> dict[str, Any]:
+def _inferred(scores: Mapping[str, Any], people: Sequence[Examined]) -> dict[str, Any]:
     inside = np.array([person.inside for person in people])
     measured = {name: membership.measure(values, inside, CONFIDENCE) for name, values in scores.items()}
     best, p_value = membership.summary(measured)
@@ -200,7 +200,7 @@ def _told(measured: Mapping[str, Any], statistic: str, p_value: float, tests: in
     return f"{verdict}: area under the curve {auc:.3f} ({low:.3f} to {high:.3f}) by '{statistic}', {paid}, {against} {SIGNIFICANT:g}"
 
 
-def _bound(scores: Mapping[str, Any], people: Sequence[Person], claimed: Mapping[str, Any]) -> dict[str, Any]:
+def _bound(scores: Mapping[str, Any], people: Sequence[Examined], claimed: Mapping[str, Any]) -> dict[str, Any]:
     """Only people left to a coin: for the others no theorem holds."""
     coins = np.array([person.coin for person in people])
     if coins.sum() < 2:
@@ -227,7 +227,7 @@ def _pairs(claimed: Mapping[str, Any]) -> list[tuple[float, float]]:
 
 
 def _copies(
-    trained: TrainedRun, twin: TrainedRun | None, people: Sequence[Person], store: Store, count: int, seed: int, where: torch.device,
+    trained: TrainedRun, twin: TrainedRun | None, people: Sequence[Examined], store: Store, count: int, seed: int, where: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     if not count:
         skipped = {"skipped": "no volumes were drawn (--count 0)"}

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from volgen.commands.audit.people import Person
+from volgen.commands.audit.people import Examined
 from volgen.core.errors import UserError
 from volgen.core.given import Examples
 from volgen.core.progress import progress
@@ -34,7 +34,13 @@ def levels(trained: TrainedRun, count: int) -> list[float]:
 
 
 def losses(
-    trained: TrainedRun, people: Sequence[Person], sigmas: Sequence[float], draws: int, seed: int, device: torch.device, batch_size: int = 1
+    trained: TrainedRun,
+    people: Sequence[Examined],
+    sigmas: Sequence[float],
+    draws: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 1,
 ) -> NDArray[np.float64]:
     """Mean losses [P, L], positive, over all scans of a person and ``draws`` noises, the same noises for everybody and every run.
 
@@ -66,7 +72,7 @@ def losses(
     return found
 
 
-def volume(person: Person, scan: int) -> Tensor:
+def volume(person: Examined, scan: int) -> Tensor:
     """One scan of a person, float32 [X, Y, Z] in [-1, 1]."""
     return to_model(torch.from_numpy(person.store.read_unit(person.scans[scan])))
 

@@ -18,7 +18,7 @@ HALF = "train the run on a random half of its training split: volgen train ... -
 
 
 @dataclass(frozen=True)
-class Person:
+class Examined:
     """One patient.
 
     Attributes:
@@ -39,7 +39,7 @@ class Person:
         return self.scans[0].patient
 
 
-def find(trained: TrainedRun, members: Store, others: Store) -> list[Person]:
+def find(trained: TrainedRun, members: Store, others: Store) -> list[Examined]:
     """Everybody, in the order of the stores, which knows nothing of coins.
 
     Of the members' store: those trained on, and as others the rest of the training split, if the run was trained on a half of it. If the
@@ -83,15 +83,15 @@ def check_cohort(trained: TrainedRun, store: Store) -> bool:
     return True
 
 
-def trained_on(trained: TrainedRun, person: Person, members: Store) -> bool:
+def trained_on(trained: TrainedRun, person: Examined, members: Store) -> bool:
     """Whether another run on the same store was trained on a person."""
     half = trained.recipe.data.half
     return person.store is members and person.scans[0].split == "train" and (half is None or half.holds(person.patient))
 
 
-def _people(store: Store, records: Sequence[SubjectRecord], inside: set[str], *, coin: bool) -> list[Person]:
+def _people(store: Store, records: Sequence[SubjectRecord], inside: set[str], *, coin: bool) -> list[Examined]:
     found = by_patient(records).items()
-    return [Person(store, tuple(scans), patient in inside, coin and scans[0].split == "train") for patient, scans in found]
+    return [Examined(store, tuple(scans), patient in inside, coin and scans[0].split == "train") for patient, scans in found]
 
 
 def _check_strangers(members: Store, others: Store) -> None:
@@ -102,7 +102,7 @@ def _check_strangers(members: Store, others: Store) -> None:
         raise UserError(str(others.path), found, "people whom the run has not seen")
 
 
-def _check_shapes(trained: TrainedRun, people: Sequence[Person]) -> None:
+def _check_shapes(trained: TrainedRun, people: Sequence[Examined]) -> None:
     shape = trained.geometry.shape
     odd = next((person for person in people if any(scan.shape != shape for scan in person.scans)), None)
     if odd:

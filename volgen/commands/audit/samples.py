@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from volgen.commands.audit.people import Person, check_cohort, trained_on
+from volgen.commands.audit.people import Examined, check_cohort, trained_on
 from volgen.core.errors import UserError
 from volgen.core.progress import progress
 from volgen.core.registry import config_class
@@ -44,7 +44,7 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
     return found
 
 
-def placed(people: Sequence[Person]) -> memorisation.People:
+def placed(people: Sequence[Examined]) -> memorisation.People:
     """Everybody as points."""
     scans = [(number, person, scan) for number, person in enumerate(people) for scan in person.scans]
     edge = memorisation.factor(scans[0][2].shape)
@@ -89,7 +89,7 @@ def check_twin(run: TrainedRun, twin: TrainedRun, members: Store) -> None:
 
 def twins(
     points: memorisation.People,
-    people: Sequence[Person],
+    people: Sequence[Examined],
     volumes: Sequence[Unit],
     twin: TrainedRun,
     others: Sequence[Unit],

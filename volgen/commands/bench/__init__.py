@@ -9,13 +9,11 @@ from typing import Annotated
 from pydantic import Field
 
 from volgen.commands.bench.gate import MARGIN
+from volgen.commands.bench.result import PACKAGE
 from volgen.core import registry
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Chosen, Nested, Option
-
-PACKAGE = "volgen.bench"
-"""The folder is the registry: every folder in it without an underscore is a benchmark."""
 
 
 def _config(name: str) -> type[BaseConfig]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import volgen
-from volgen.commands.bench import PACKAGE, gate, result
+from volgen.commands.bench import gate, result
 from volgen.commands.bench.machine import machine
 from volgen.core.config import Config
 from volgen.core.errors import UserError
@@ -36,7 +36,7 @@ def bench(name: str, config: Config, *, out: Path | None = None, against: Path |
     Raises:
         UserError: what the benchmark says of its inputs, or a file that cannot be used.
     """
-    found = module(PACKAGE, name)
+    found = module(result.PACKAGE, name)
     if out is not None and out.is_dir():  # said before the work, not after it
         raise UserError("--out", f"{out} is a folder", "a file", "such as --out FILE.json")
     reference = None if against is None else gate.read_reference(against, name, _settings(config))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+PACKAGE = "volgen.bench"
+"""The folder is the registry: every folder in it without an underscore is a benchmark."""
 Better = Literal["higher", "lower"]
 
 

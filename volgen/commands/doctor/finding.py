@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "note", "missing"]
+Severity = Literal["ok", "note", "missing"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Finding:
     """
 
     name: str
-    state: State
+    state: Severity
     found: str
     do: str = ""

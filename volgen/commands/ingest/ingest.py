@@ -26,7 +26,7 @@ from volgen.data.ingest.choose import Choice
 from volgen.data.ingest.discover import Found, select
 from volgen.data.ingest.patients import PatientTable
 from volgen.data.ingest.preprocess import IngestConfig, check_grid
-from volgen.data.ingest.subject import ROOT, Outcome, ingest_one, prepare_worker, torn_file
+from volgen.data.ingest.subject import ROOT, SubjectOutcome, ingest_one, prepare_worker, torn_file
 from volgen.data.layout import ATTRIBUTE, consolidate
 from volgen.data.people import WAYS, Way
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
@@ -131,9 +131,9 @@ def ingest(
     return summary
 
 
-def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[Outcome]:
+def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
     """Outcomes in the order of ``scans``, whatever order they finish in."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, SubjectOutcome] = {}
     # Scans that have a group first: if one was made from another file, the source is the wrong one, and nothing new may be written.
     batches = [[found for found in scans if (store / found.id).exists() is there] for there in (True, False)]
     with progress("ingest", len(scans)) as ticker:
@@ -143,12 +143,12 @@ def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int
     return [outcomes[found.id] for found in scans]
 
 
-def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig) -> Iterator[Outcome]:
+def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig) -> Iterator[SubjectOutcome]:
     for found in chain.from_iterable(batches):
         yield ingest_one(found, store, config)
 
 
-def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[Outcome]:
+def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
     # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["volgen.data.ingest.subject"])
@@ -164,7 +164,7 @@ def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConf
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _note(outcome: Outcome, ticker: Ticker, strict: bool) -> None:
+def _note(outcome: SubjectOutcome, ticker: Ticker, strict: bool) -> None:
     if outcome.record is None:
         if strict:
             raise UserError(outcome.found.relative, outcome.reason, "a usable scan (--strict)", "mend or remove it, or leave out --strict")
@@ -172,10 +172,10 @@ def _note(outcome: Outcome, ticker: Ticker, strict: bool) -> None:
     ticker.advance(note=outcome.found.id)
 
 
-def _without_copies(store: Path, outcomes: Sequence[Outcome], strict: bool) -> list[Outcome]:
+def _without_copies(store: Path, outcomes: Sequence[SubjectOutcome], strict: bool) -> list[SubjectOutcome]:
     """Keeps the first of equal scans: a copy under another name would put one person on both sides of the split."""
     first: dict[str, Found] = {}
-    result: list[Outcome] = []
+    result: list[SubjectOutcome] = []
     for outcome in outcomes:
         original = first.setdefault(outcome.voxels, outcome.found) if outcome.record else outcome.found
         if original is not outcome.found:
@@ -184,7 +184,7 @@ def _without_copies(store: Path, outcomes: Sequence[Outcome], strict: bool) -> l
                 raise UserError(outcome.found.relative, reason, "different scans (--strict)", "remove one of them, or leave out --strict")
             say(f"left out: {outcome.found.relative} {reason}")
             shutil.rmtree(store / outcome.found.id)
-            outcome = Outcome(outcome.found, reason=reason, file=outcome.file)
+            outcome = SubjectOutcome(outcome.found, reason=reason, file=outcome.file)
         result.append(outcome)
     return result
 
@@ -244,7 +244,7 @@ def _refuse_strangers(store: Path, known: set[str], source: Path) -> None:
         raise UserError(str(store), found, "a store of this source", "ingest into a new store")
 
 
-def _refuse_changed(store: Path, outcomes: Sequence[Outcome]) -> None:
+def _refuse_changed(store: Path, outcomes: Sequence[SubjectOutcome]) -> None:
     """A scan that an earlier ingest finished has to be what its manifest says."""
     try:
         before = {item["id"]: item for item in json.loads((store / NAME).read_text(encoding="utf-8"))["subjects"]}
@@ -266,13 +266,13 @@ def _grouped(others: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def _told_by(good: Sequence[Outcome]) -> Way:
+def _told_by(good: Sequence[SubjectOutcome]) -> Way:
     """How people were told: the way that says least, where there are several."""
     ways = {outcome.found.told_by for outcome in good}
     return next(way for way in WAYS if way in ways)
 
 
-def _warnings(good: Sequence[Outcome], splits: dict[str, int]) -> Iterator[str]:
+def _warnings(good: Sequence[SubjectOutcome], splits: dict[str, int]) -> Iterator[str]:
     for name in ("train", "validation"):
         if splits[name] == 0:
             yield (

@@ -12,7 +12,7 @@ from volgen.core.options import Option, Positional
 
 if TYPE_CHECKING:
     from volgen.commands.report.compare import Comparison
-    from volgen.commands.report.report import Outcome
+    from volgen.commands.report.report import Judged
 
 USAGE = (
     "volgen report SAMPLES --reference STORE_OR_BANDS --out DIR [--strict] [--split SPLIT] [--no-real-pictures]\n"
@@ -39,7 +39,7 @@ class Config(BaseConfig):
     """Show slices of three real people of the store beside the volumes; not for a report that leaves the place where scans may be seen."""
 
 
-def run(config: Config) -> Answer[Outcome] | Answer[Comparison]:
+def run(config: Config) -> Answer[Judged] | Answer[Comparison]:
     """Judges volumes; passed if all of them do, or nobody is strict."""
     shared = config.model_dump(exclude={"samples", "compare"})
     if config.compare and config.samples is None:

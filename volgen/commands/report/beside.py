@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from volgen.evaluation.measure import seen
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.images.volume import Volume
 from volgen.reporting import figures
 from volgen.reporting.page import worst_first
@@ -98,7 +98,7 @@ def write_beside(
 def _write(out: Path, name: str, volume: Volume) -> None:
     """Three planes of a volume at each place."""
     unit, mask = seen(volume.voxels)
-    ends = Scan(unit, mask, volume.voxel_size).ends
+    ends = HeadScan(unit, mask, volume.voxel_size).ends
     for axis in range(3):
         first, last = ends[axis] or (0, unit.shape[axis] - 1)
         for index, place in enumerate(PLACES):

@@ -15,7 +15,7 @@ from volgen.reporting.summary import not_passed
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Judged:
     """What a report found.
 
     Attributes:
@@ -36,7 +36,7 @@ class Outcome:
         return not self.failed + self.unread
 
 
-def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True) -> Outcome:
+def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True) -> Judged:
     """Compares volumes with real ones, slice by slice along three axes, and writes a report directory.
 
     Args:
@@ -63,4 +63,4 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     html = out / page.NAME
     hint(against, real, out / page.BANDS)
     say(f"{summary['headline']}; see {html}")
-    return Outcome(html, summary["passed"], not_passed(summary) - summary["unread"], summary["unread"])
+    return Judged(html, summary["passed"], not_passed(summary) - summary["unread"], summary["unread"])

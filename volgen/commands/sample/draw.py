@@ -20,7 +20,7 @@ from volgen.sampling.packing import Packing
 
 
 @dataclass(frozen=True)
-class Work:
+class SampleWork:
     """What both ways have in common.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.errors import UserError
+from volgen.core.protocols import Pulse
 from volgen.core.span import owner
 from volgen.experts.ensemble import Ensemble
 from volgen.parallel import launch as launches
@@ -23,7 +24,7 @@ from volgen.parallel.watch import watch
 from volgen.runs.draw import Done
 from volgen.sampling.descent import Descent, State
 from volgen.sampling.packing import Packing
-from volgen.training.protocols import NO_PULSE, Pulse
+from volgen.training.protocols import NO_PULSE
 
 
 @dataclass(frozen=True)

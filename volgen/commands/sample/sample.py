@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from volgen.commands.sample import picture
-from volgen.commands.sample.draw import Work
+from volgen.commands.sample.draw import SampleWork
 from volgen.commands.sample.job import WHITE, Claimed, Job
 from volgen.commands.sample.ranks import crew, flow_of
 from volgen.core.config import validate
@@ -111,7 +111,7 @@ def sample(
         missing: list[int] = json.loads(from_chief(ranks.group, prepare))
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-        work = Work(job, Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device), ranks)
+        work = SampleWork(job, Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device), ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:
             work.flow(units, flow)

@@ -15,6 +15,7 @@ from volgen.commands.train import parts
 from volgen.core.exit_codes import SAVED
 from volgen.core.files import sha256
 from volgen.core.progress import say
+from volgen.core.protocols import Pulse
 from volgen.core.run_files import WEIGHTS
 from volgen.data.store import Store
 from volgen.data.stream import Stream
@@ -33,7 +34,6 @@ from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import Task, Trainer
 from volgen.training.loss import Objective
 from volgen.training.metrics import MetricsFile, NoMetrics
-from volgen.training.protocols import Pulse
 from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
 
 IN_VAIN = "in vain"

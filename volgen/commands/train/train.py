@@ -20,6 +20,7 @@ from volgen.core.folder import LOCK
 from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, Provenance, checksums, files_in
 from volgen.core.progress import say
+from volgen.core.protocols import Pulse
 from volgen.core.run_files import BOARD, DECISIVE, ENSEMBLE, FOR_TRAINING
 from volgen.data.store import Store
 from volgen.experts import ensemble
@@ -40,7 +41,6 @@ from volgen.runs.record import PhaseRecord
 from volgen.runs.trained import open_run
 from volgen.training import metrics
 from volgen.training.interrupt import Interrupt
-from volgen.training.protocols import Pulse
 from volgen.training.together import WAIT, Pulses, on_chief, when_ready
 
 FINISHED = "finished"

@@ -45,7 +45,7 @@ _STORE_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SubjectOutcome:
     """What became of one scan: a record, or the reason why there is none.
 
     Attributes:
@@ -69,7 +69,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
+def ingest_one(found: Found, store: Path, config: IngestConfig) -> SubjectOutcome:
     """Ingests one scan, or finds that this was done before.
 
     The group is written under a temporary name and renamed, so that a group with its final name is always whole.
@@ -83,8 +83,8 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
         file = sha256(found.path, follow=True)
     except OSError as error:
         if found.path.is_symlink() and not found.path.exists():
-            return Outcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")
-        return Outcome(found, reason=f"cannot be opened ({error.strerror or error})")
+            return SubjectOutcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")
+        return SubjectOutcome(found, reason=f"cannot be opened ({error.strerror or error})")
     if torn(store / found.id, file):
         say(f"{store / found.id} was left half-written when the machine stopped; it is made again.")
         shutil.rmtree(store / found.id)
@@ -98,7 +98,7 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
         if (record.patient, record.split) != (found.patient, split):
             what = f"was of {record.patient} ({record.split}), and is of {found.patient} ({split}) now"
             raise UserError(f"subject {found.id} of {store}", what, "the same people", "ingest into a new store")
-        return Outcome(found, record, "", file, before["voxels"], before["kept"], True, before["notes"])
+        return SubjectOutcome(found, record, "", file, before["voxels"], before["kept"], True, before["notes"])
     try:
         return _fresh(found, store, config, file)
     except UserError as error:
@@ -109,7 +109,7 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> Outcome:
             raise UserError(str(store), f"cannot be written to ({error.strerror})", "room and permission to write", do) from None
         text = " ".join(str(error).split())[:200]
         reason = f"cannot be ingested ({type(error).__name__}{': ' if text else ''}{text})"
-    return Outcome(found, reason=reason, file=file)
+    return SubjectOutcome(found, reason=reason, file=file)
 
 
 def torn(group: Path, file: str) -> bool:
@@ -202,7 +202,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcome:
+def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> SubjectOutcome:
     scan = read_scan(found.path)
     check(scan.volume, found.relative)
     if not is_label_word(config.suffix or "") and (why := no_scan(scan.volume.voxels, scan.intent)) is not None:
@@ -235,7 +235,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Outcom
     share = round(kept(whole, volume), 6)
     with atomic_folder(store / found.id) as temporary:
         write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share, "notes": list(notes)}, config.layout)
-    return Outcome(found, record, file=file, voxels=voxels, kept=share, notes=notes)
+    return SubjectOutcome(found, record, file=file, voxels=voxels, kept=share, notes=notes)
 
 
 def _voxel_hash(volume: Volume) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import curves, spikes, summary, triple
 
 
@@ -31,7 +31,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Adjacent-slice L1; see :class:`volgen.evaluation.check.Check`."""
         l1 = curves(lambda axis: scan.pair_curve(axis, self.smallest_share))
         sharp = curves(lambda axis: spikes(l1[axis]))

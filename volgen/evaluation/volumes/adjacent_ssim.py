@@ -10,7 +10,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import MARGIN, Curve, Image, Scan, Stack, large
+from volgen.evaluation.scan import MARGIN, Curve, HeadScan, Image, Stack, large
 from volgen.evaluation.slices import curves, spikes, summary, triple
 
 WINDOW = 2 * MARGIN + 1
@@ -38,7 +38,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Adjacent-slice SSIM; see :class:`volgen.evaluation.check.Check`."""
         ssim = curves(lambda axis: self._curve(scan, axis))
         sharp = curves(lambda axis: spikes(1.0 - ssim[axis]))
@@ -54,7 +54,7 @@ class Config(BaseConfig):
         """The values as they were measured."""
         return dict(values)
 
-    def _curve(self, scan: Scan, axis: int) -> Curve:
+    def _curve(self, scan: HeadScan, axis: int) -> Curve:
         stack = scan.stack(axis)
         area = stack.pairs[0]
         curve = np.full(len(area), np.nan)

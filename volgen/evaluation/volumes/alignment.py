@@ -11,7 +11,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan, Stack
+from volgen.evaluation.scan import HeadScan, Stack
 from volgen.evaluation.slices import triple
 
 FEWEST_VOXELS = 12
@@ -39,7 +39,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Least squares, slice by slice; see :class:`volgen.evaluation.check.Check`."""
         found = [self._axis(scan.stack(axis)) for axis in range(3)]
         gain, shift = ((found[0][i], found[1][i], found[2][i]) for i in range(2))

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import triple
 
 
@@ -20,7 +20,7 @@ class Config(BaseConfig):
                "jumps more along this axis than across it", "log", contrast=True, transfer=0.12),
     )  # fmt: skip
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Ratio of mean absolute differences per mm; see :class:`volgen.evaluation.check.Check`."""
         slopes = [scan.mean_difference(axis) / scan.voxel_size[axis] for axis in range(3)]
         return CheckResult({"anisotropy": triple(lambda axis: 2 * slopes[axis] / max(sum(slopes) - slopes[axis], 1e-12))})

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Image, Scan
+from volgen.evaluation.scan import HeadScan, Image
 
 
 class Config(BaseConfig):
@@ -33,7 +33,7 @@ class Config(BaseConfig):
     floor: float = Field(default=0.004, gt=0, lt=1)
     """Share of the range; anything below counts as this."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Means in the three shadows; see :class:`volgen.evaluation.check.Check`."""
         if scan.ends[0] is None:
             return CheckResult({"ghost_level": (float("nan"),) * 3})
@@ -49,7 +49,7 @@ class Config(BaseConfig):
         levels = np.maximum(sums / np.maximum(counts, 1), self.floor)
         return CheckResult({"ghost_level": (float(levels[0]), float(levels[1]), float(levels[2]))})
 
-    def _shadow(self, scan: Scan, axis: int) -> Image:
+    def _shadow(self, scan: HeadScan, axis: int) -> Image:
         """1 where a line along an axis meets the head or the margin around it; a margin is what that many steps to a neighbour reach."""
         # The shadow of the grown head is the grown shadow of the head, as growing by one step commutes with looking along an axis.
         grown: NDArray[np.bool_] = ndimage.binary_dilation(scan.mask.any(axis=axis), iterations=self.margin)

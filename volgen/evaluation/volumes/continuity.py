@@ -11,7 +11,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Curves, Metric, Triple
-from volgen.evaluation.scan import Image, Scan, Stack
+from volgen.evaluation.scan import HeadScan, Image, Stack
 from volgen.evaluation.slices import triple
 
 
@@ -54,7 +54,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Distances along each axis; see :class:`volgen.evaluation.check.Check`."""
         axes = [self._axis(scan.stack(axis)) for axis in range(3)]
         names = ("step", "order", "misfit")

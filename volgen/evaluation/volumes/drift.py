@@ -13,7 +13,7 @@ from scipy import ndimage
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
 from volgen.evaluation.coarse import coarse, factor
-from volgen.evaluation.scan import Image, Scan
+from volgen.evaluation.scan import HeadScan, Image
 
 SMALLEST = 1e-6
 SLIDES = "slants: its slices slide to one side along the stack (drift to the {})"
@@ -46,7 +46,7 @@ class Config(BaseConfig):
     coarse_rim: PositiveInt = 3
     """The same for what is coarse, because it is smoothed by a Gaussian of one voxel."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Gradients inside the head; see :class:`volgen.evaluation.check.Check`."""
         ends = scan.ends
         if any(end is None for end in ends):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import triple
 
 
@@ -20,7 +20,7 @@ class Config(BaseConfig):
                "shows a head longer along this axis than in real volumes", transfer=16.0),
     )  # fmt: skip
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Edges of the mask's bounding box; see :class:`volgen.evaluation.check.Check`."""
         ends = scan.ends
         return CheckResult({"extent_mm": triple(lambda axis: (e[1] - e[0] + 1) * scan.voxel_size[axis] if (e := ends[axis]) else 0.0)})

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import triple
 from volgen.evaluation.spectrum import high_frequency_energy
 
@@ -26,7 +26,7 @@ class Config(BaseConfig):
     cutoff: float = Field(default=0.25, gt=0, lt=0.5)
     """k0 in cycles per voxel."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Share of high-frequency energy; see :class:`volgen.evaluation.check.Check`."""
         if scan.ends[0] is None:
             return CheckResult({"high_frequency_ratio": (float("nan"),) * 3})

@@ -12,7 +12,7 @@ from scipy import fft
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
 from volgen.evaluation.coarse import coarse, factor
-from volgen.evaluation.scan import Curve, Scan, large
+from volgen.evaluation.scan import Curve, HeadScan, large
 from volgen.evaluation.slices import curves, summary, triple
 
 
@@ -36,7 +36,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Both distances of every pair; see :class:`volgen.evaluation.check.Check`."""
         found = curves(lambda axis: self._curve(scan, axis))
         return CheckResult({"mirror_max": triple(lambda axis: summary(found[axis], np.max))}, {"mirror": found})
@@ -45,7 +45,7 @@ class Config(BaseConfig):
         """The values as they were measured."""
         return dict(values)
 
-    def _curve(self, scan: Scan, axis: int) -> Curve:
+    def _curve(self, scan: HeadScan, axis: int) -> Curve:
         stack = scan.stack(axis)
         edges = [factor(size, self.pixel) for other, size in enumerate(scan.voxel_size) if other != axis]
         # [n, mirrored edge, other edge]: the first edge left runs from left to right, of sagittal slices from back to front.

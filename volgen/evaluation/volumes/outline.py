@@ -10,7 +10,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Curves, Metric, Triple
-from volgen.evaluation.scan import Curve, Scan, large
+from volgen.evaluation.scan import Curve, HeadScan, large
 
 
 class Config(BaseConfig):
@@ -27,7 +27,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Dice and centroid from the mask; see :class:`volgen.evaluation.check.Check`."""
         found = [self._axis(scan, axis) for axis in range(3)]
         loss: Curves = (found[0][0], found[1][0], found[2][0])
@@ -38,7 +38,7 @@ class Config(BaseConfig):
         """Nothing: what is placed comes from the curves."""
         return dict(values)
 
-    def _axis(self, scan: Scan, axis: int) -> tuple[Curve, Curve]:
+    def _axis(self, scan: HeadScan, axis: int) -> tuple[Curve, Curve]:
         stack = scan.stack(axis)
         area = stack.area
         enough = large(stack.whole(area), self.smallest_share)

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Curve, Scan
+from volgen.evaluation.scan import Curve, HeadScan
 from volgen.evaluation.slices import spikes, triple
 
 
@@ -31,7 +31,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Seam score; see :class:`volgen.evaluation.check.Check`."""
         return CheckResult({"seam_score": triple(lambda axis: self._score(spikes(scan.pair_curve(axis, self.smallest_share))))})
 

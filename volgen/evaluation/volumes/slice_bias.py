@@ -10,7 +10,7 @@ from pydantic import Field
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Curve, Scan, large
+from volgen.evaluation.scan import Curve, HeadScan, large
 from volgen.evaluation.slices import curves, spikes, summary, triple
 
 
@@ -32,7 +32,7 @@ class Config(BaseConfig):
     smallest_share: float = Field(default=0.35, gt=0, lt=1)
     """Slices that show less of the head than this share of the largest slice are left out."""
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Differences of slice means; see :class:`volgen.evaluation.check.Check`."""
         bias = curves(lambda axis: self._curve(scan, axis))
         sharp = curves(lambda axis: spikes(bias[axis]))
@@ -47,6 +47,6 @@ class Config(BaseConfig):
         ratio = triple(lambda axis: values["slice_bias_ratio"][axis] / means["slice_bias_ratio"][axis])
         return {"slice_bias_ratio": ratio, "slice_bias_spike": values["slice_bias_spike"]}
 
-    def _curve(self, scan: Scan, axis: int) -> Curve:
+    def _curve(self, scan: HeadScan, axis: int) -> Curve:
         area, _, step = scan.stack(axis).pairs
         return np.where(large(area, self.smallest_share), np.abs(step) / np.maximum(area, 1), np.nan)

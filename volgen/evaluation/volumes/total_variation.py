@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
-from volgen.evaluation.scan import Scan
+from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.slices import triple
 
 
@@ -20,7 +20,7 @@ class Config(BaseConfig):
                "changes more from slice to slice than real volumes do (jitter or noise)", "log", acquisition=True),
     )  # fmt: skip
 
-    def measure(self, scan: Scan) -> CheckResult:
+    def measure(self, scan: HeadScan) -> CheckResult:
         """Mean absolute difference of neighbouring slices; see :class:`volgen.evaluation.check.Check`."""
         return CheckResult({"tv_ratio": triple(lambda axis: scan.mean_difference(axis))})
 

@@ -24,7 +24,7 @@ from volgen.core.given import Examples, Given
 from volgen.core.limits import MAX_LEVELS, MAX_RANK, MAX_WIDTH
 from volgen.core.protocols import AXES, Axis, Scan, Shape3
 from volgen.core.rng import normal, uniform
-from volgen.models.assembly import Assembly, Draw, Place
+from volgen.models.assembly import Assembly, Box, Draw
 from volgen.models.denoiser import Preconditioner
 from volgen.models.preconditioners.gaussian import Config as Gaussian
 
@@ -196,7 +196,7 @@ class Autoregressive:
         volumes = [torch.empty(1, *shape) for _ in indices]
         coarse = [self._coarse(shape, seed, index) for index in indices]
         for slab in self.config.order(shape):
-            place: Place = tuple(slice(slab.start, slab.stop) if a == axis else slice(None) for a in range(3))
+            place: Box = tuple(slice(slab.start, slab.stop) if a == axis else slice(None) for a in range(3))
             known = []
             for index, volume, view in zip(indices, volumes, coarse, strict=True):
                 before = [volume[0].select(axis, other) for other in slab.before]
