@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from volgen import methods
 from volgen.core import config
-from volgen.core.config import Config
+from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.core.protocols import Shape3
 from volgen.core.registry import union
@@ -40,7 +40,7 @@ class Recipe(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its directory is ``<runs>/<name>``."""
-    runs: str = "runs"
+    runs: Annotated[str, MAY_CHANGE] = "runs"
     """Folder of run directories; relative paths start at the working directory."""
     seed: NonNegativeInt = 0
     """Every random number of the run follows from it."""

@@ -36,6 +36,28 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class MayChange:
+    """Marks an option that may change when what was begun with it is continued: it touches numbers by rounding at most.
+
+    ``store: Annotated[str, MAY_CHANGE]``. What a store or a run holds has fingerprints, so that the place of one may change.
+    """
+
+
+MAY_CHANGE = MayChange()
+
+
+def changeable(config: Config, prefix: str = "") -> set[str]:
+    """Dotted keys of a configuration that are marked with :data:`MAY_CHANGE`."""
+    found = set()
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if any(isinstance(mark, MayChange) for mark in field.metadata):
+            found.add(f"{prefix}{name}")
+        elif isinstance(value, Config):
+            found |= changeable(value, f"{prefix}{name}.")
+    return found
+
+
 def load(cls: type[T], path: Path, overrides: Overrides = (), *, own: bool = False) -> T:
     """A configuration from a YAML file, with dotted overrides.
 

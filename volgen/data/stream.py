@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, field_validator
 from torch import Tensor
 
-from volgen.core.config import Config, three
+from volgen.core.config import MAY_CHANGE, Config, three
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.limits import GRID, grid_fits
@@ -36,7 +36,7 @@ AHEAD = 2
 class StreamConfig(Config):
     """What is read, and how much of it at once."""
 
-    store: str
+    store: Annotated[str, MAY_CHANGE]
     """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address that fsspec knows
     (``s3://bucket/store``)."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -44,9 +44,9 @@ class StreamConfig(Config):
     that states it needs no data."""
     batch_size: PositiveInt = 4
     """Volumes in one optimiser step, over all ranks and accumulation steps together."""
-    workers: PositiveInt = 2
+    workers: Annotated[PositiveInt, MAY_CHANGE] = 2
     """Threads that decode and augment ahead of the training loop."""
-    cache_gib: NonNegativeFloat = 1.0
+    cache_gib: Annotated[NonNegativeFloat, MAY_CHANGE] = 1.0
     """Decoded volumes kept in memory by each rank."""
     augment: AugmentConfig = AugmentConfig()
     """Random transforms of training volumes."""

@@ -7,11 +7,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from volgen.core.config import Config
+from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.core.span import SigmaSpan, tile
 
@@ -30,7 +30,7 @@ class ExpertsConfig(Config):
     chains: PositiveInt = 1
     """Contiguous parts of the order, each a chain of neighbours that begins from the shared network (without one, from random weights).
     So many experts can be trained at a time; with one chain they follow one another."""
-    groups: PositiveInt = 1
+    groups: Annotated[PositiveInt, MAY_CHANGE] = 1
     """Equal groups of ranks that train experts side by side, each ZeRO's world. Changes no number; may change between launches."""
     shared_steps: NonNegativeInt = 0
     """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it."""

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.overrides import TorchFunctionMode
 
-from volgen.core.config import Config
+from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.parallel.by_name import WEIGHTS, ByName
 
@@ -40,21 +40,21 @@ Release = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 class EngineConfig(Config):
     """How a network is sharded and in which precision it runs."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 0
     """What DeepSpeed ZeRO shards: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; preconditioning, loss and EMA stay in fp32."""
-    accumulation: PositiveInt = 1
+    accumulation: Annotated[PositiveInt, MAY_CHANGE] = 1
     """Micro-batches per optimiser step."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Whether activations are computed again in the backward pass instead of being kept."""
-    offload: Literal["none", "optimiser", "optimiser_and_weights"] = "none"
+    offload: Annotated[Literal["none", "optimiser", "optimiser_and_weights"], MAY_CHANGE] = "none"
     """What ZeRO keeps in host memory (weights: stage 3 only)."""
-    checkpoint_every: PositiveInt = 200
+    checkpoint_every: Annotated[PositiveInt, MAY_CHANGE] = 200
     """Optimiser steps between checkpoints for resuming; one more is written on SIGINT, SIGTERM and SIGUSR1."""
-    dead_after: PositiveFloat = 60.0
+    dead_after: Annotated[PositiveFloat, MAY_CHANGE] = 60.0
     """Seconds without a sign of life of a rank (stopped, its machine or the network gone) after which the whole job ends."""
-    hung_after: PositiveFloat = 3600.0
+    hung_after: Annotated[PositiveFloat, MAY_CHANGE] = 3600.0
     """Seconds in which a rank gets nothing done (a step, a validation, a checkpoint, fitting) after which the whole job ends."""
 
     @model_validator(mode="after")

@@ -8,19 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from volgen.core.config import Config, load
+from volgen.core.config import Config, changeable, load
 from volgen.core.errors import UserError
 from volgen.core.files import verify, write_json
 from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.core.run_files import CHECKPOINT, CONFIG, PHASE, of_expert
 from volgen.core.seal import read_sealed, sealed
-
-FREE = (
-    "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "engine.checkpoint_every", "engine.dead_after",
-    "start.run", "start.stores", "start.not_compared", "engine.hung_after", "engine.zero_stage", "engine.accumulation",
-    "engine.activation_checkpointing", "engine.offload",
-)  # fmt: skip
-"""Keys that may change when a run is continued: they touch its numbers by rounding at most (stores and runs have fingerprints)."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +90,10 @@ def check_same(directory: Path, config: Config) -> None:
     path = directory / CONFIG
     if not path.exists():
         return
-    before, now = (_flat(each.model_dump(mode="json")) for each in (load(type(config), path, own=True), config))
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in FREE]
+    began = load(type(config), path, own=True)
+    before, now = (_flat(each.model_dump(mode="json")) for each in (began, config))
+    free = changeable(began) | changeable(config)
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in free]
     if differing:
         found = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differing)
         found = f"is of another configuration: {found}"

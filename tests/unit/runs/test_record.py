@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
-from volgen.core.config import Config, dump_yaml
+from volgen import recipe
+from volgen.core.config import MAY_CHANGE, Config, changeable, dump_yaml, validate
 from volgen.core.errors import UserError
 from volgen.runs.record import PhaseRecord, check_same
 
 
 class Data(Config):
-    workers: int = 2
+    workers: Annotated[int, MAY_CHANGE] = 2
     shape: tuple[int, int, int] = (16, 16, 16)
 
 
@@ -46,6 +48,19 @@ def test_every_key_that_differs_is_named(tmp_path: Path) -> None:
         check_same(tmp_path, Recipe(seed=2, data=Data(shape=(16, 16, 24))))
     with pytest.raises(UserError, match=r"optimiser\.learning_rate"):
         check_same(tmp_path, Recipe(optimiser=Optimiser(learning_rate=2e-05)))
+
+
+def test_what_may_change_is_what_changes_no_number() -> None:
+    content = {
+        "name": "run", "data": {"store": "s", "shape": [16, 16, 16]}, "schedule": {"kind": "karras", "points": 4},
+        "network": {"kind": "wavelet_unet3d"}, "preconditioner": {"kind": "edm"}, "start": {"kind": "public", "run": "r"},
+        "experts": {"warm_start": "none"},
+    }  # fmt: skip
+    assert changeable(validate(recipe.Recipe, content, "test")) == {
+        "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "start.run", "start.stores", "start.not_compared",
+        "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload", "engine.checkpoint_every",
+        "engine.dead_after", "engine.hung_after",
+    }  # fmt: skip
 
 
 def test_an_option_that_came_after_the_run_began_has_its_default_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from volgen.core import manifest
+from volgen.core.config import MAY_CHANGE
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
@@ -39,15 +40,15 @@ class Config(BaseConfig):
     """Each expert starts from the averaged weights of the public one that owns its noise levels; the preconditioner is taken over."""
 
     kind: Literal["public"] = "public"
-    run: str = Field(min_length=1)
+    run: Annotated[str, MAY_CHANGE] = Field(min_length=1)
     """Directory of a finished run with the same shape, voxel size, network and preconditioner."""
     sigma: tuple[PositiveFloat, PositiveFloat] | None = None
     """[low, high]: experts whose noise levels lie in it are trained, the others are those of the public run, unchanged. All if None."""
     shared_ids: bool = False
     """Whether a patient id that both cohorts use belongs to two people (every data set has a sub-01); otherwise it is refused."""
-    stores: tuple[str, ...] = ()
+    stores: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """Where cohorts of the public run, and of runs that it began from, are now, if not where manifests say; known by fingerprint."""
-    not_compared: bool = False
+    not_compared: Annotated[bool, MAY_CHANGE] = False
     """Whether a private run may begin where such a cohort is not at hand, so that nobody can look for people who are in both."""
 
     @model_validator(mode="after")
