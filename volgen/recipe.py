@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -149,18 +149,20 @@ class Recipe(Config):
                 raise ValueError(f"{found}, but this {section} needs multiples of {list(multiples)}")
 
 
-def load(path: Path, overrides: Sequence[tuple[str, str]] = (), *, own: bool = False) -> Recipe:
+def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, own: bool = False) -> Recipe:
     """Reads a recipe from YAML, with dotted overrides; the shape is the store's where it is left out.
 
     Args:
-        path: the file.
+        source: the file, or what it would hold.
         overrides: dotted keys and values.
         own: the file is the ``config.yaml`` of a run (:func:`volgen.core.config.read_typed`).
 
     Raises:
         UserError: says which key is wrong and what would be right.
     """
-    return config.validate(Recipe, _with_shape(config.apply_overrides(config.read_typed(path, own=own), overrides)), str(path))
+    content = config.read_typed(source, own=own) if isinstance(source, Path) else source
+    where = str(source) if isinstance(source, Path) else "configuration"
+    return config.validate(Recipe, _with_shape(config.apply_overrides(content, overrides)), where)
 
 
 def _with_shape(content: dict[str, Any]) -> dict[str, Any]:

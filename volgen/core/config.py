@@ -22,8 +22,8 @@ from volgen.core.limits import CONFIG_BYTES
 from volgen.core.yaml_text import UNREADABLE, Repeated, Scalar, parse, plain
 
 T = TypeVar("T", bound="Config")
-Overrides = Sequence[tuple[str, str]]
-"""Dotted keys and YAML text."""
+Overrides = Sequence[tuple[str, Any]]
+"""Dotted keys and YAML text, or values that are no text."""
 SHOWN = 200
 """Characters of a value that messages repeat."""
 LARGEST = 20_000
@@ -113,7 +113,7 @@ def read_typed(path: Path, *, own: bool = False) -> dict[str, Any]:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of ``content`` with dotted ``(key, YAML text)`` overrides set.
+    """A copy of ``content`` with dotted overrides set: ``(key, YAML text)``, or ``(key, value)`` if the value is no text.
 
     A section whose ``kind`` changes drops the keys of the old kind: they would not be valid for the new one. Of a key that is given
     twice the last one counts, as with every option: scripts append what their caller typed.
@@ -199,7 +199,9 @@ def _copy(value: Any) -> Any:
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _typed(dotted: str, text: str) -> Any:
+def _typed(dotted: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
     try:
         return parse(text)
     except Repeated as error:

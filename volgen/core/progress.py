@@ -33,12 +33,24 @@ class _Console(Console):
 
 console = _Console(stderr=True, highlight=False)
 _shared = False
+_muted = False
 
 
 def share_terminal() -> None:
     """Shows progress in lines from now on: bars of several processes would overwrite each other."""
     global _shared
     _shared = True
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is said inside: what a function says of a folder that its caller does not know of would only confuse."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        yield
+    finally:
+        _muted = before
 
 
 class Ticker(Protocol):
@@ -101,7 +113,7 @@ def say_next(*words: str | Path) -> None:
 
 def say(message: str) -> None:
     """One line for the user on standard error; rank 0 only."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not _muted:
         with suppress(BrokenPipeError):
             console.print(printable(message), markup=False, soft_wrap=True)
             sys.stderr.flush()

@@ -52,10 +52,17 @@ class Names:
         return self.pattern.format(number)
 
 
+NOBODY = "synthetic: no scan of a person"
+"""What the header of a volume says that was drawn from a run."""
 SYNTHETIC = Names("sub-{0}/anat/sub-{0}_desc-synthetic_T1w")
 ANONYMISED = Names("sub-{0}/anat/sub-{0}_desc-anonymised_T1w")
 FLAT = Names("sub-{0}_T1w")
 """What volgen 0.1.0 wrote, without folders. Such a folder of samples is continued as it was begun."""
+
+
+def names_in(directory: Path) -> Names:
+    """Where the samples of a folder lie: a new one has folders for them, as BIDS wants it, and one that was begun stays as it is."""
+    return FLAT if FLAT.whole(directory) else SYNTHETIC
 
 
 def description(of: str) -> str:

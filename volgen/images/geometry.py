@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json
 from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, grid_fits
 from volgen.core.protocols import Shape3
 from volgen.core.run_files import GEOMETRY
-from volgen.images.intensity import IntensityMap
+from volgen.images.intensity import IntensityMap, from_model
+from volgen.images.volume import Volume
 
 FOREGROUND = 0.1
 """Share of the intensity range that is above air and below tissue."""
@@ -63,6 +65,10 @@ class Geometry:
         affine = np.diag([*size, 1.0])
         affine[:3, 3] = -size * (np.asarray(self.shape) - 1) / 2
         return affine
+
+    def volume(self, x_XYZ: Tensor) -> Volume:
+        """A volume in the model's range, [-1, 1], as an image: in the cohort's units; what lies beyond the range is cut off."""
+        return Volume(self.intensity.from_unit(from_model(x_XYZ).numpy()), self.affine)
 
     @classmethod
     def of_cohort(

@@ -143,6 +143,28 @@ def write(path: Path, volume: Volume, *, dtype: Literal["float32", "int16"] = "f
             _write_to(raw, head, voxels)
 
 
+def image(path: Path, *, in_memory: bool = False) -> nib.Nifti1Image:
+    """What :func:`write` wrote, as nibabel's image; its voxels are read now, or when they are looked at."""
+    if not in_memory:
+        return nib.Nifti1Image.from_filename(path)
+    with igzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as stream:
+        return nib.Nifti1Image.from_bytes(stream.read())
+
+
+def to_image(volume: Volume, description: str = "") -> nib.Nifti1Image:
+    """A volume as nibabel's image, float32, with the header that :func:`write` gives it."""
+    head = header(volume.shape, volume.affine, np.dtype("<f4"), 1.0, 0.0, description)
+    return nib.Nifti1Image(volume.voxels.astype("<f4"), volume.affine, nib.Nifti1Header(head))
+
+
+def of_image(given: nib.Nifti1Image) -> Volume:
+    """An image of nibabel's as a canonical RAS+ volume, float32."""
+    if len(given.shape) != 3:
+        raise UserError("image", f"is {len(given.shape)}D: its dimensions are {list(given.shape)}", "one 3D image")
+    affine = np.asarray(given.affine, dtype=np.float64)
+    return Volume(np.asarray(given.get_fdata(dtype=np.float32)), affine).reoriented("RAS")
+
+
 def header(
     shape: tuple[int, int, int], affine: NDArray[np.float64], dtype: DTypeLike, slope: float, inter: float, description: str = ""
 ) -> bytes:

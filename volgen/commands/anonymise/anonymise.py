@@ -22,8 +22,7 @@ from volgen.data import derivative
 from volgen.data.ingest.preprocess import IngestConfig, check, conform
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
-from volgen.images.intensity import IntensityMap, from_model, to_model
-from volgen.images.volume import Volume
+from volgen.images.intensity import IntensityMap, to_model
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
 from volgen.privacy.ledger import REPLACE
@@ -239,10 +238,9 @@ def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], 
 
 
 def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str, Any], dtype: Literal["float32", "int16"]) -> None:
-    unit = from_model(volume_XYZ)
     geometry = trained.geometry
     derivative.write_description(out, f"A scan under local differential privacy, by {trained.recipe.name}", README)
-    image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
+    image = geometry.volume(volume_XYZ)
     said = derivative.description("noised to a privacy budget and denoised")
     nifti.write(out / derivative.ANONYMISED.image(0), image, dtype=dtype, description=said)
     write_json(out / CERTIFICATE, content)

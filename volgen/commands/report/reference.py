@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from volgen.commands.report.beside import RealScans, of_bands, of_store
+from volgen.commands.report.cohort import cohort_sample
 from volgen.commands.report.sources import same_voxels
 from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, sha256
@@ -71,8 +72,7 @@ class Against:
                 self.path, "a bands.json of a report", again, limit=LARGEST_JSON, follow=True, needed=lambda read: bool(read.keys() - KEYS)
             )
             return Reference.from_json(content, str(self.path)), None, of_bands()
-        train, other = ([r.id for r in self.store.records if (r.split == "train") == side] for side in (True, False))
-        sample = CohortSample(train, other, self.store.shape, self.store.records[0].voxel_size)
+        sample = cohort_sample(self.store)
         bands, litres, read = _from_store(self.store, self.split, sample)
         return bands, sample, of_store(self.path.name, litres, read, pictures)
 

@@ -16,8 +16,6 @@ from volgen.core.config import Config
 from volgen.core.files import verify, write_json
 from volgen.data import derivative
 from volgen.images import nifti
-from volgen.images.intensity import from_model
-from volgen.images.volume import Volume
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
 
@@ -55,7 +53,7 @@ class Job:
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
         )
         object.__setattr__(self, "provenance", provenance)
-        object.__setattr__(self, "names", derivative.FLAT if derivative.FLAT.whole(self.out) else derivative.SYNTHETIC)
+        object.__setattr__(self, "names", derivative.names_in(self.out))
 
     @contextmanager
     def claim(self) -> Iterator[Claimed]:
@@ -113,15 +111,9 @@ class Job:
 
     def export(self, index: int, volume_CXYZ: Tensor) -> None:
         """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
-        unit = from_model(volume_CXYZ[0])
         geometry = self.run.geometry
-        image = Volume(geometry.intensity.from_unit(unit.numpy()), geometry.affine)
-        nifti.write(
-            self.out / self.names.image(index),
-            image,
-            dtype=self.dtype,
-            description=derivative.description("synthetic: no scan of a person"),
-        )
+        image = geometry.volume(volume_CXYZ[0])
+        nifti.write(self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description(derivative.NOBODY))
         sidecar = {
             "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
             "SkullStripped": geometry.skull_stripped,

@@ -1,0 +1,375 @@
+"""The Python interface: what ``import volgen`` gives. Each function is a command, with the same names, defaults, files and bits.
+
+Paths may be strings or :class:`pathlib.Path`. Bad input raises :class:`UserError`, a ``ValueError`` whose message says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from volgen.commands import module
+from volgen.core.config import validate
+from volgen.core.errors import UserError
+from volgen.core.exit_codes import INTERRUPTED
+from volgen.core.progress import muted
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from volgen.commands.ingest.ingest import IngestSummary
+    from volgen.commands.report.compare import Comparison
+    from volgen.commands.report.report import Judged
+    from volgen.runs.model import Model
+
+__all__ = ["Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train"]
+
+StrPath = str | os.PathLike[str]
+Component = str | Mapping[str, Any]
+"""A kind, such as ``"heun"``, or a section of a configuration, such as ``{"kind": "ddim", "eta": 0.5}``."""
+Dtype = Literal["float32", "int16"]
+Split = Literal["all", "train", "validation", "test"]
+
+
+def ingest(
+    source: StrPath,
+    store: StrPath,
+    *,
+    shape: int | Sequence[int] | Literal["native"] = 256,
+    voxel_size: float | Literal["native"] = 1.0,
+    centre: Literal["foreground", "grid"] = "foreground",
+    dtype: Literal["uint8", "uint16"] = "uint16",
+    layout: Literal["slices", "volumes"] = "slices",
+    suffix: str | None = None,
+    glob: str | None = None,
+    space: str | None = None,
+    every: bool = False,
+    validation: float = 0.1,
+    test: float = 0.1,
+    workers: int | None = None,
+    patients: StrPath | None = None,
+    strict: bool = False,
+) -> IngestSummary:
+    """Turns scans into a store that training streams from: ``volgen ingest``.
+
+    A stopped ingest goes on when it is called again; what is in the store already is kept.
+
+    Args:
+        source: a NIfTI or MGH image, a folder of them, or a BIDS tree.
+        store: folder of the Zarr store, new or from an earlier call with the same source and settings.
+        shape: voxels along the RAS+ axes, one number for a cube; ``"native"`` keeps each scan's own.
+        voxel_size: edge of the isotropic voxels in mm; ``"native"`` keeps each scan's own.
+        centre: what the middle of the new grid is: the foreground's centre of mass, or the middle of the old grid.
+        dtype: type of the stored codes.
+        layout: what reading is to be quick for: slices in every orientation, or whole volumes alone.
+        suffix: last word of the names of images to take, such as ``"T1w"``.
+        glob: pattern of the names of images to take, such as ``"*_T1.nii.gz"``.
+        space: label of the space of images to take, or ``"native"``.
+        every: whether every image of a visit is taken instead of one.
+        validation: share of people in the validation split, in [0, 1).
+        test: share of people in the test split, in [0, 1).
+        workers: processes; one for each core if None.
+        patients: table that says whose each scan is; their names say it if None.
+        strict: whether the first scan that cannot be used is an error instead of being left out.
+
+    Returns:
+        What is in the store, what was left out and why, the splits, and warnings.
+
+    Raises:
+        UserError: nothing can be used, or the store was made of other scans or with other settings.
+
+    Example:
+        >>> summary = volgen.ingest("scans", "cohort.zarr", shape=64, voxel_size=4.0)  # doctest: +SKIP
+        >>> summary.splits  # doctest: +SKIP
+        {'train': 49, 'validation': 6, 'test': 6}
+    """
+    found: IngestSummary = _answer(
+        "ingest", source=source, store=store, shape=shape, voxel_size=voxel_size, centre=centre, dtype=dtype, layout=layout, suffix=suffix,
+        glob=glob, space=space, every=every, validation=validation, test=test, patients=patients, strict=strict,
+        **({} if workers is None else {"workers": workers}),
+    )  # fmt: skip
+    return found
+
+
+def export(
+    store: StrPath,
+    out: StrPath,
+    ids: Sequence[str] | None = None,
+    *,
+    orientation: Literal["source", "RAS"] = "source",
+    dtype: Dtype = "float32",
+) -> list[Path]:
+    """Writes scans of a store as NIfTI, a BIDS derivative: ``volgen export``.
+
+    Args:
+        store: a store that :func:`ingest` made.
+        out: new folder.
+        ids: scans to write; all of them if None.
+        orientation: axis order: as in the ingested file, or RAS+.
+        dtype: voxels in the files; int16 has a slope.
+
+    Returns:
+        The image files, in the order of ``ids``.
+
+    Raises:
+        UserError: there is no such store or scan, or the folder holds something else.
+
+    Example:
+        >>> volgen.export("cohort.zarr", "scans", ids=["sub-01"])  # doctest: +SKIP
+    """
+    files: list[Path] = _answer(
+        "export", store=store, out=out, ids=None if ids is None else tuple(ids), orientation=orientation, dtype=dtype
+    )
+    return files
+
+
+def train(config: StrPath | Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, only: str | None = None) -> Path:
+    """Trains a run, or continues it where it was stopped: ``volgen train``.
+
+    Args:
+        config: a YAML file, such as one of ``configs/``, or the same as a mapping. :func:`explain` says what each key means.
+        overrides: keys that shall be otherwise, dotted (``{"experts.count": 4}``) or nested (``{"experts": {"count": 4}}``).
+        only: a half-open range of experts such as ``"8:16"``, or ``"shared"``; other processes train the others. All if None.
+
+    Returns:
+        The run's directory, which :func:`load` and :func:`sample` take.
+
+    Raises:
+        UserError: the configuration is wrong, the store does not fit it, or the directory holds another run.
+        KeyboardInterrupt: Ctrl-C; all is saved, and the same call goes on.
+        SystemExit: a scheduler's signal; all is saved, and the same call goes on.
+
+    Example:
+        >>> run = volgen.train("configs/quickstart.yaml", {"name": "first", "data.store": "cohort.zarr"})  # doctest: +SKIP
+    """
+    from volgen import recipe
+    from volgen.commands.train.train import train
+
+    source = _plain(config) if isinstance(config, Mapping) else Path(config)
+    resolved = recipe.load(source, list(_dotted(overrides or {})))
+    try:
+        return train(resolved, only=only)
+    except SystemExit as stopped:
+        if stopped.code == INTERRUPTED:
+            raise KeyboardInterrupt("all is saved; the same call goes on") from None
+        raise
+
+
+def load(run: StrPath, *, device: str | None = None, capacity: int = 2) -> Model:
+    """Opens a finished run as one denoiser, for a loop of your own: ``model(y, sigma)`` is the expected clean volume.
+
+    Args:
+        run: directory that :func:`train` made, or ``volgen release``.
+        device: torch device; a GPU if there is one, if None.
+        capacity: experts in memory at once, at least 1; each is read when its noise level is first asked for.
+
+    Returns:
+        The denoiser (:class:`~volgen.core.protocols.Denoiser`), with the run's noise levels, frame and intensity units. It is also a
+        context manager, which ends its reading thread.
+
+    Raises:
+        UserError: the run is not finished or damaged, or there is no such device.
+
+    Example:
+        Euler's method, which gives the volume of ``volgen.sample(run, count=1, sampler="euler")``:
+
+        >>> with volgen.load("runs/first") as model:  # doctest: +SKIP
+        ...     y = model.start(model.noise(seed=0, index=0))
+        ...     for sigma, lower in itertools.pairwise([*model.grid, 0.0]):
+        ...         y = y + (lower - sigma) / sigma * (y - model(y, sigma))
+        ...     model.image(y).to_filename("volume.nii.gz")
+    """
+    from volgen.runs.model import Model
+
+    return Model(Path(run), device=device, capacity=capacity)
+
+
+def sample(
+    run: StrPath,
+    out: StrPath | None = None,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    sampler: Component | None = None,
+    noise: Component | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    start_index: int = 0,
+    memory_gib: float = 4.0,
+    stages: int | None = None,
+) -> list[nib.Nifti1Image]:
+    """Draws volumes from a run: ``volgen sample``, bit for bit.
+
+    Args:
+        run: directory that :func:`train` made.
+        out: folder for the files, new or to be continued; None writes none.
+        count: number of volumes.
+        seed: volume i depends on this seed and i alone.
+        steps: how many of the run's noise levels to visit; all if None.
+        sampler: solver; the run's if None.
+        noise: what noise is drawn from; ``"white"`` if None.
+        batch_size: volumes that ranks hand on together; no volume depends on it.
+        device: torch device; a GPU if there is one, if None.
+        dtype: voxels of the images; int16 has a slope.
+        start_index: index of the first volume.
+        memory_gib: GiB of a rank for volumes under way, and as much for experts.
+        stages: ranks that each volume passes through, if there are several; chosen if None.
+
+    Returns:
+        The volumes, in RAS+ and the cohort's intensity units, in the order of their indices. With ``out`` they are read from the files
+        when they are looked at; without, they are in memory.
+
+    Raises:
+        UserError: the run is not finished or damaged, an option is out of range, or ``out`` holds something else.
+
+    Example:
+        >>> image, = volgen.sample("runs/first", count=1)  # doctest: +SKIP
+        >>> image.shape, image.header.get_zooms()  # doctest: +SKIP
+        ((64, 64, 64), (4.0, 4.0, 4.0))
+    """
+    from volgen.data.derivative import names_in
+    from volgen.images import nifti
+
+    options = {
+        "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "batch_size": batch_size,
+        "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "stages": stages,
+    }  # fmt: skip
+    indices = range(start_index, start_index + count)
+    if out is not None:
+        folder: Path = _answer("sample", out=out, **options)
+        return [nifti.image(folder / names_in(folder).image(index)) for index in indices]
+    with TemporaryDirectory(prefix="volgen-sample-") as temporary, muted():
+        folder = _answer("sample", out=temporary, **options)
+        return [nifti.image(folder / names_in(folder).image(index), in_memory=True) for index in indices]
+
+
+@overload
+def report(samples: StrPath, reference: StrPath, out: StrPath, *, split: Split = ..., real_pictures: bool = ...) -> Judged: ...
+
+
+@overload
+def report(
+    samples: Mapping[str, StrPath], reference: StrPath, out: StrPath, *, split: Split = ..., real_pictures: bool = ...
+) -> Comparison: ...
+
+
+def report(
+    samples: StrPath | Mapping[str, StrPath],
+    reference: StrPath,
+    out: StrPath,
+    *,
+    split: Split = "all",
+    real_pictures: bool = True,
+) -> Judged | Comparison:
+    """Compares volumes with real ones, slice by slice along three axes: ``volgen report``.
+
+    Args:
+        samples: an image, a folder of images, or a store; several of them by name are compared with each other too.
+        reference: a store of real scans, or the ``bands.json`` of an earlier report.
+        out: folder for the page, ``report.json`` and the tables.
+        split: people of a reference store to compare with.
+        real_pictures: whether slices of three real people of the store are shown beside the volumes.
+
+    Returns:
+        The page and how many volumes pass; of several generators their order, best first.
+
+    Raises:
+        UserError: there is nothing to judge, or its voxels are not those of the reference.
+
+    Example:
+        >>> volgen.report("samples", "cohort.zarr", "report").passed  # doctest: +SKIP
+        4
+    """
+    which: dict[str, Any] = {"samples": samples}
+    if isinstance(samples, Mapping):
+        which = {"compare": tuple(f"{name}={os.fspath(folder)}" for name, folder in samples.items())}
+    found: Judged | Comparison = _answer("report", reference=reference, out=out, split=split, real_pictures=real_pictures, **which)
+    return found
+
+
+def evaluate(samples: StrPath | Sequence[nib.Nifti1Image], reference: StrPath) -> dict[str, Any]:
+    """Measures a set of generated volumes as a whole against real people: the cohort's figures of ``volgen report``.
+
+    Args:
+        samples: images, as :func:`sample` returns them; or an image file, a folder of them, or a store.
+        reference: the store of real scans that the run was trained on: both those it learnt from and those it has not seen are needed.
+
+    Returns:
+        Measures by name, each for generated and for real volumes: ``background``, ``volume_ml``, ``ms_ssim``, ``high_frequency``,
+        ``nearest_training``, ``frechet``, ``frechet_planes`` (what they are: :func:`volgen.evaluation.cohort.cohort_quality`); ``targets``,
+        a list of ``{"name", "label", "value", "band", "pass"}``; ``count`` and ``voxel_size`` (mm, of the grid that was measured).
+
+    Raises:
+        UserError: a volume cannot be read, the shapes differ, or there are too few volumes.
+
+    Example:
+        >>> figures = volgen.evaluate(volgen.sample("runs/first", count=16), "cohort.zarr")  # doctest: +SKIP
+        >>> figures["frechet"]["ratio"]  # doctest: +SKIP
+        2.1
+    """
+    from volgen.commands.report.cohort import measure_cohort
+    from volgen.commands.report.sources import sources_of
+    from volgen.images import nifti
+
+    if isinstance(samples, str | os.PathLike):
+        return measure_cohort([source.read for source in sources_of(Path(samples))], Path(reference), str(samples))
+    return measure_cohort([partial(nifti.of_image, image) for image in samples], Path(reference), "samples")
+
+
+def explain(key: str = "") -> str:
+    """Says what a key of a configuration means, its unit, range and default: ``volgen explain``.
+
+    Args:
+        key: dotted, such as ``"optimiser.learning_rate"``, or a section, such as ``"sampler"``; empty for the list of sections.
+
+    Returns:
+        Text for a terminal.
+
+    Raises:
+        UserError: there is no such key; the message names the nearest.
+
+    Example:
+        >>> print(volgen.explain("optimiser.learning_rate"))  # doctest: +SKIP
+    """
+    from volgen.commands.explain.explain import explain
+
+    return explain(key)
+
+
+def __getattr__(name: str) -> Any:
+    """:class:`Model` brings torch, and whoever only explains a key shall not wait for it."""
+    if name != "Model":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from volgen.runs.model import Model
+
+    return Model
+
+
+def _answer(command: str, **options: Any) -> Any:
+    """What the command gives back to callers in Python."""
+    found = module(command)
+    return found.run(validate(found.Config, options, f"volgen.{command}")).value
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as YAML has it: text for paths."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _dotted(content: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Every value with its dotted key."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        name = f"{before}{key}"
+        pairs += _dotted(value, f"{name}.") if isinstance(value, Mapping) else [(name, _plain(value))]
+    return pairs
