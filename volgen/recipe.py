@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
 
 from volgen import methods
 from volgen.core import config
 from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
-from volgen.core.protocols import Shape3
+from volgen.core.limits import MAX_LEVELS
+from volgen.core.protocols import Cut, Shape3
 from volgen.core.registry import union
 from volgen.core.yaml_text import Scalar, plain
 from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
+from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
 from volgen.training.ema import EMAConfig
 from volgen.training.optimiser import OptimiserConfig
@@ -27,12 +29,71 @@ from volgen.training.stopping import StoppingConfig
 Method: Any = union("volgen.methods")
 Schedule: Any = union("volgen.sampling.schedules")
 Network: Any = union("volgen.models.networks")
+View: Any = union("volgen.models.views")
 Preconditioner: Any = union("volgen.models.preconditioners")
 Assembly: Any = union("volgen.models.assemblies")
 Adapter: Any = union("volgen.models.adapters")
 Start: Any = union("volgen.origin.starts")
 Sampler: Any = union("volgen.sampling.samplers")
 Privacy: Any = union("volgen.privacy.plans")
+
+
+RECORDED = {"level", "view", "network"}
+"""Sections that a finished run records of each expert: what a sample depends on."""
+
+
+class ModelConfig(Config):
+    """Experts that are neighbours on the noise axis and are made alike, in what differs from the rest of the recipe."""
+
+    points: tuple[PositiveInt, ...] = Field(min_length=1)
+    """The schedule's points that each of these experts owns, lowest noise first; one number for one expert."""
+    level: int | None = Field(default=None, ge=0, le=MAX_LEVELS)
+    """Level at which they work; that of the recipe if None."""
+    view: View | None = None
+    """What of a volume of their level goes through the network at once; as in the recipe if None."""
+    network: Network | None = None
+    """Their network; that of the recipe if None."""
+    optimiser: OptimiserConfig | None = None
+    """Their step sizes; those of the recipe if None."""
+    stopping: StoppingConfig | None = None
+    """How long each of them trains; as in the recipe if None."""
+    batch_size: PositiveInt | None = None
+    """Volumes in one of their optimiser steps; ``data.batch_size`` if None."""
+
+    @field_validator("points", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+
+class BankConfig(ExpertsConfig):
+    """A bank whose experts may be made differently."""
+
+    models: tuple[ModelConfig, ...] = ()
+    """What experts are made of, lowest noise first: ``count`` and ``points`` follow from it. All are alike if it is empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping) or not content.get("models"):
+            return content
+        try:
+            sizes = _sizes(TypeAdapter(tuple[ModelConfig, ...]).validate_python(content["models"]))
+        except ValidationError:  # pydantic will say it again, and where
+            return content
+        return {"count": len(sizes), "points": sizes, **content}
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.models and self.points != _sizes(self.models):
+            found = f"points are {list(self.points)}, but those of models are {list(_sizes(self.models))}"
+            raise ValueError(f"{found}: leave count and points out")
+        return self
+
+    @property
+    def alike(self) -> tuple[int, ...]:
+        """How many experts each model has, lowest noise first."""
+        return tuple(len(model.points) for model in self.models) or (self.count,)
 
 
 class Recipe(Config):
@@ -52,11 +113,15 @@ class Recipe(Config):
     """Noise levels."""
     network: Network
     """The network inside each expert."""
+    level: int = Field(default=0, ge=0, le=MAX_LEVELS)
+    """Level at which experts work, on voxels of 2^level times the edge: finer detail is what the preconditioner expects. 0: all of it."""
+    view: View = Field(default_factory=lambda: {"kind": "whole"})
+    """What of a volume goes through the network at once."""
     preconditioner: Preconditioner
     """How the network's output becomes a clean volume."""
     assembly: Assembly = Field(default_factory=lambda: {"kind": "whole"})
     """What of a volume is denoised at once, and how volumes are put together from it."""
-    experts: ExpertsConfig = ExpertsConfig()
+    experts: BankConfig = BankConfig()
     """The bank."""
     start: Start = Field(default_factory=lambda: {"kind": "scratch"})
     """What the whole run begins from: nothing, or a run of a public cohort."""
@@ -81,9 +146,45 @@ class Recipe(Config):
         return Path(self.runs) / self.name
 
     @property
+    def model(self) -> Model:
+        """What experts are made of, where nothing else is said of them: ask the recipe :meth:`of` a network."""
+        return Model(self.network, self.view, self.level)
+
+    def of(self, phase: Phase) -> Recipe:
+        """The recipe of one network of the plan: as if all were made, and trained, as this one is."""
+        return self.variants[phase.model]
+
+    @property
+    def variants(self) -> list[Recipe]:
+        """The recipe of each model, lowest noise first."""
+        return [self._with(model) for model in self.experts.models] or [self]
+
+    def _with(self, model: ModelConfig) -> Recipe:
+        sections = ("level", "view", "network", "optimiser", "stopping")
+        update = {name: value for name in sections if (value := getattr(model, name)) is not None}
+        if model.batch_size is not None:
+            update["data"] = self.data.model_copy(update={"batch_size": model.batch_size})
+        return self.model_copy(update=update)
+
+    @property
     def piece(self) -> Shape3:
-        """Voxels along X, Y, Z of what is denoised at once."""
-        return self.assembly.piece(self.data.shape)  # type: ignore[no-any-return]
+        """Voxels along X, Y, Z of what goes through the network at once."""
+        return self.model.piece(self.assembly.piece(self.data.shape))
+
+    @property
+    def known(self) -> int:
+        """Channels of what is known beside a piece."""
+        return int(self.assembly.known + self.view.known)
+
+    @property
+    def cut(self) -> Cut:
+        """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it."""
+        return self.model.cut(self.assembly.cut)
+
+    @property
+    def examples_of_each(self) -> int:
+        """Different examples of a volume that take about its memory: as many of each are validated on."""
+        return int(self.assembly.views(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
 
     def build(self) -> methods.Method:
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""
@@ -92,7 +193,7 @@ class Recipe(Config):
     def stated(self, section: str) -> bool:
         """Whether a section is other than where nobody mentions it."""
         default = type(self).model_fields[section].get_default(call_default_factory=True)
-        return bool(getattr(self, section).model_dump() != default)
+        return bool(self.model_dump(include={section})[section] != default)
 
     def warm(self, phase: Phase) -> bool:
         """Whether a network starts from trained weights, which are validated before its first step."""
@@ -100,11 +201,26 @@ class Recipe(Config):
 
     def shared_by_all(self, ranks: int) -> bool:
         """Whether all ranks of a launch train the network that experts start from together, though they form groups for the experts."""
-        return self.data.batch_size % (ranks * self.engine.accumulation) == 0
+        return all(recipe.data.batch_size % (ranks * self.engine.accumulation) == 0 for recipe in self.variants)
 
     def rule(self, phase: Phase) -> StoppingConfig:
         """How long one network of the plan trains."""
-        return self.stopping.bounds(len(phase.points)) if phase.max_steps is None else self.stopping.fixed(phase.max_steps)
+        stopping = self.of(phase).stopping
+        return stopping.bounds(len(phase.points)) if phase.max_steps is None else stopping.fixed(phase.max_steps)
+
+    def made_of(self, phase: Phase) -> dict[str, Any]:
+        """What differs between the model of a phase and that of the recipe, as ``ensemble.json`` records it."""
+        own = self.of(phase).model_dump(mode="json", include=RECORDED)
+        return {name: section for name, section in own.items() if section != self.model_dump(mode="json", include={name})[name]}
+
+    def agrees(self, phase: Phase, made_of: Mapping[str, Any], where: str) -> bool:
+        """Whether a record of a phase's model, made by this or an older version, means the one that it has.
+
+        Raises:
+            UserError: it means none; ``where`` is the file that it is in.
+        """
+        recorded = self._with(config.validate(ModelConfig, {"points": 1, **made_of}, where))
+        return all(getattr(recorded, name) == getattr(self.of(phase), name) for name in RECORDED)
 
     def phases(self) -> list[Phase]:
         """Every network of the run, in an order in which one process can train them."""
@@ -124,29 +240,45 @@ class Recipe(Config):
             raise ValueError(f"experts.points sum to {sum(self.experts.points)}, but schedule.points is {points}")
         if not all(phase.points for phase in plan(self.experts, grid)):
             raise ValueError("schedule: its noise levels are too close to each other to have owners")
-        self._check_shapes()
+        self._of_each(Recipe._check_model)
         self.start.check(self)
-        if self.data.batch_size % self.engine.accumulation:
-            raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
-        refusals = list(self.privacy.refusals(self))
+        self._of_each(Recipe._check_batch)
+        refusals = list(dict.fromkeys(reason for variant in self.variants for reason in self.privacy.refusals(variant)))
         if refusals:
             raise ValueError(f"privacy.kind '{self.privacy.kind}' cannot be had with this: {'; '.join(refusals)}")
         return self
 
-    def _check_shapes(self) -> None:
+    def _of_each(self, check: Callable[[Recipe], None]) -> None:
+        """Asks the recipe of each model, and says which one is wrong."""
+        for number, variant in enumerate(self.variants):
+            try:
+                check(variant)
+            except ValueError as error:
+                raise ValueError(f"experts.models.{number}: {error}" if self.experts.models else str(error)) from None
+
+    def _check_model(self) -> None:
         try:
-            piece = self.piece
+            piece = self.assembly.piece(self.data.shape)
         except ValueError as error:
             raise ValueError(f"assembly: {error}") from None
-        if self.assembly.piecewise and not self.preconditioner.anywhere:
+        kind, whole = self.assembly.kind, not self.assembly.piecewise
+        if not (whole or self.preconditioner.anywhere):
             found = f"preconditioner.kind '{self.preconditioner.kind}' denoises whole volumes"
-            raise ValueError(f"{found}, but assembly.kind '{self.assembly.kind}' makes pieces: use edm, v, x0, epsilon or flow")
-        found = f"data.shape is {list(self.data.shape)}"
-        if self.assembly.piecewise:
-            found = f"a piece of assembly.kind '{self.assembly.kind}' is {list(piece)}"
-        for section, multiples in (("network", self.network.multiples), ("preconditioner", (self.preconditioner.multiple,) * 3)):
-            if any(size % multiple for size, multiple in zip(piece, multiples, strict=True)):
-                raise ValueError(f"{found}, but this {section} needs multiples of {list(multiples)}")
+            raise ValueError(f"{found}, but assembly.kind '{kind}' makes pieces: use edm, v, x0, epsilon or flow")
+        if not whole and (self.level or not self.view.anywhere):
+            found = f"level {self.level} and view.kind '{self.view.kind}' are of whole volumes"
+            raise ValueError(f"{found}, but assembly.kind '{kind}' makes pieces: use level 0 and view.kind whole")
+        self.model.inputs(self.preconditioner)
+        maker = "data.shape" if whole else f"a piece of assembly.kind '{kind}'"
+        _check_edges(maker, piece, "preconditioner", (self.preconditioner.multiple,) * 3)
+        seen = self.model.piece(piece)
+        if seen != piece:
+            maker = f"what view.kind '{self.view.kind}' sees at level {self.level}"
+        _check_edges(maker, seen, "network", self.network.multiples)
+
+    def _check_batch(self) -> None:
+        if self.data.batch_size % self.engine.accumulation:
+            raise ValueError(f"data.batch_size {self.data.batch_size} is not a multiple of engine.accumulation {self.engine.accumulation}")
 
 
 def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, own: bool = False) -> Recipe:
@@ -178,3 +310,13 @@ def _with_shape(content: dict[str, Any]) -> dict[str, Any]:
     if store.shape is None:
         raise UserError("data.shape", f"is left out, and scans of {address} differ in shape", "one shape", "ingest them with --shape")
     return {**content, "data": {**data, "shape": list(store.shape)}}
+
+
+def _check_edges(of: str, shape: Shape3, section: str, multiples: Shape3) -> None:
+    if any(edge % multiple for edge, multiple in zip(shape, multiples, strict=True)):
+        raise ValueError(f"{of} is {list(shape)}, but this {section} needs multiples of {list(multiples)}")
+
+
+def _sizes(models: Sequence[ModelConfig]) -> tuple[int, ...]:
+    """Points of each expert."""
+    return tuple(size for model in models for size in model.points)

@@ -161,3 +161,21 @@ def test_a_blank_is_as_large_as_a_fit(kind: str) -> None:
         for made in (config(kind).blank(SHAPE, len(PEOPLE)), fitted(kind))
     )
     assert shapes == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_expected_is_what_a_silent_network_leaves(kind: str) -> None:
+    _, y = noisy()
+    torch.testing.assert_close(fitted(kind).expected(y, SIGMAS), fitted(kind).denoise(silent, y, SIGMAS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_a_coarser_level_it_is_a_preconditioner_of_means(kind: str) -> None:
+    whole = fitted(kind)
+    assert whole.coarse(0) is whole
+    for level in range(1, min(config(kind).coarsest, 3) + 1):
+        x = torch.stack(list(cohort()))[: len(SIGMAS), None, :: 2**level, :: 2**level, :: 2**level]
+        coarse = whole.coarse(level)
+        for seen in (coarse, coarse.held_out([0, 1, 2, 3]), whole.coarse(level).to(torch.device("cpu"))):
+            assert seen.denoise(silent, x, SIGMAS).shape == seen.start(x, 1.0).shape == x.shape
+            assert seen.weight(SIGMAS).shape == SIGMAS.shape

@@ -73,7 +73,7 @@ def test_the_skip_path_is_the_posterior_mean(config: Config, residual: str, sigm
     y = volumes(3)
     gain = prior @ torch.linalg.inv(prior + sigma**2 * torch.eye(SIZE, dtype=torch.float64))
     expected = mean + (y.flatten(1) - mean) @ gain.T
-    found = GaussianPreconditioner(config, s).gaussian(y, torch.full((3,), sigma, dtype=torch.float64))
+    found = GaussianPreconditioner(config, s).expected(y, torch.full((3,), sigma, dtype=torch.float64))
     torch.testing.assert_close(found.flatten(1), expected)
 
 
@@ -92,7 +92,7 @@ def test_without_components_the_posterior_is_exact_for_any_variances(levels: int
     expected = mean + (y.flatten(1) - mean) @ posterior / sigma**2
     preconditioner = GaussianPreconditioner(config, s)
     sigma_B = torch.full((2,), sigma, dtype=torch.float64)
-    torch.testing.assert_close(preconditioner.gaussian(y, sigma_B).flatten(1), expected)
+    torch.testing.assert_close(preconditioner.expected(y, sigma_B).flatten(1), expected)
     torch.testing.assert_close(preconditioner._variance(sigma_B)[0].flatten(), (w.T @ posterior @ w).diagonal())
     torch.testing.assert_close(preconditioner.weight(sigma_B)[0], 1 / posterior.diagonal().mean())
 
@@ -129,7 +129,7 @@ def test_the_networks_scale_is_the_posterior_deviation_of_voxels_over_neighbours
     config, sigma = Config(levels=1, rank=RANK, rank_level=1), torch.tensor([0.7], dtype=torch.float64)
     preconditioner = GaussianPreconditioner(config, statistics(config, "apart"))
     y = volumes(1)
-    heard = preconditioner.denoise(lambda x, n: torch.ones_like(x[:, :1]), y, sigma) - preconditioner.gaussian(y, sigma)
+    heard = preconditioner.denoise(lambda x, n: torch.ones_like(x[:, :1]), y, sigma) - preconditioner.expected(y, sigma)
     w = basis(1)
     variance = (w**2 @ preconditioner._variance(sigma).flatten()).view(SHAPE)
     for x in range(4):

@@ -91,5 +91,5 @@ def test_pieces_that_do_not_fit_together_are_refused(overrides: dict[str, str], 
 
 def test_an_example_of_slabs_has_the_channels_that_the_network_is_built_for() -> None:
     made = recipe(assembly__kind="autoregressive", assembly__thickness="2", assembly__context="5")
-    assert (made.piece, made.channels, made.build().inputs) == ((16, 16, 2), 10, 10)
-    assert (recipe().piece, recipe().channels, recipe().build().inputs) == ((16, 16, 16), 1, 1)
+    assert (made.piece, made.known, made.build().inputs) == ((16, 16, 2), 9, 10)
+    assert (recipe().piece, recipe().known, recipe().build().inputs) == ((16, 16, 16), 0, 1)

@@ -108,6 +108,9 @@ def _keys(prefix: str, cls: type[Config]) -> Iterator[Key]:
             yield from _keys(f"{prefix}.{name}", members[0])
         else:
             yield _key(f"{prefix}.{name}", field)
+            if get_origin(field.annotation) is tuple:  # a list of sections
+                for member in _classes(get_args(field.annotation)[0]):
+                    yield from (_key(f"{prefix}.{name}[].{inner}", of) for inner, of in member.model_fields.items())
 
 
 def _key(name: str, field: FieldInfo) -> Key:
@@ -126,10 +129,12 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     elif origin is Literal:
         words = ", ".join(f"`{value}`" for value in arguments)
     elif origin in (Union, types.UnionType):
-        words = " or ".join(_type(argument) for argument in arguments)
+        words = " or ".join(dict.fromkeys(_type(argument) for argument in arguments))
     elif origin in (tuple, list):
         many = origin is list or arguments[-1] is Ellipsis
         words = f"list of {_type(arguments[0])}" if many else f"[{', '.join(_type(argument) for argument in arguments)}]"
+    elif _classes(annotation):
+        words = "section"
     else:
         words = NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
     limits = [f"{sign} {_value(getattr(found, name))}" for found in metadata for name, sign in BOUNDS.items() if hasattr(found, name)]

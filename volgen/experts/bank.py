@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,27 @@ from volgen.experts._weights import Copier, Released, blank, fill
 from volgen.experts.ensemble import Ensemble, check
 
 
+class Maker(Protocol):
+    """Makes experts of one model. Experts that have one maker use the same storage, one after another."""
+
+    def build(self) -> nn.Module:
+        """The network of an expert, with any weights."""
+        ...
+
+    def wrap(self, module: nn.Module) -> Denoiser:
+        """The denoiser of whole volumes that a network stands for."""
+        ...
+
+
 class _Slot:
-    """Storage of one expert, built when it is first filled and then used for one after another."""
+    """Storage of one expert, built when it is first filled and then used for one after another of the same maker."""
 
     module: nn.Module
     denoiser: Denoiser
     built = False
 
-    def __init__(self) -> None:
+    def __init__(self, maker: Maker) -> None:
+        self.maker = maker
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
 
     @property
@@ -77,9 +90,9 @@ class _Arrival:
 class ExpertBank:
     """A :class:`~volgen.core.protocols.Denoiser` made of K experts of which at most ``capacity`` are in memory.
 
-    Weights are loaded when a noise level first asks for them, and replace those of the least recently used expert in the same storage.
-    While an expert works, a thread loads the next one on the path, whose SHA-256 it has checked, so a network hardly ever waits for a
-    file: of the two experts in memory one works and one arrives. Files are mapped, not read as a whole, and reach a
+    Weights are loaded when a noise level first asks for them, and replace those of the least recently used expert, in the same storage if
+    both are of one model. While an expert works, a thread loads the next one on the path, whose SHA-256 it has checked, so a network
+    hardly ever waits for a file: of the two experts in memory one works and one arrives. Files are mapped, not read as a whole, and reach a
     GPU through pinned memory on a stream of their own. With ``capacity`` 1 there is no place to load to, and the thread only checks
     the next file, which brings it into the system's page cache.
 
@@ -91,8 +104,7 @@ class ExpertBank:
         self,
         ensemble: Ensemble,
         directory: Path,
-        build_network: Callable[[], nn.Module],
-        wrap: Callable[[nn.Module], Denoiser],
+        makers: Sequence[Maker],
         device: torch.device | str = "cpu",
         capacity: int = 2,
         levels: Sequence[float] | None = None,
@@ -103,8 +115,7 @@ class ExpertBank:
         Args:
             ensemble: the experts.
             directory: the run directory; weight files are relative to it.
-            build_network: makes the network of one expert, with any weights.
-            wrap: makes a denoiser from a network.
+            makers: of each expert; one object for experts of the same model.
             device: where the networks compute.
             capacity: experts in memory at once, at least 1.
             levels: noise levels in the order in which they will be asked for, so that owners are read ahead; the ensemble's grid if None.
@@ -112,8 +123,9 @@ class ExpertBank:
                 them whenever they are used: in bf16 they take half the memory, and the output is the same bit for bit.
         """
         assert capacity >= 1, "a bank holds at least one expert"
+        assert len(makers) == len(ensemble.experts), "each expert has a maker"
         self._ensemble, self._directory = ensemble, directory
-        self._build_network, self._wrap, self._matrices = build_network, wrap, matrices
+        self._makers, self._matrices = makers, matrices
         self._device, self._capacity = torch.device(device), capacity
         self._copier = Copier(self._device)
         self._spans = ensemble.spans
@@ -185,8 +197,8 @@ class ExpertBank:
         arrival, self._arriving = self._arriving, None
         if arrival is not None and arrival.index != index:  # the levels do not come in the order that was told
             wait([arrival.loaded])
-            arrival = self._begin(index, arrival.slot)
-        arrival = arrival or self._begin(index, self._free())
+            arrival = self._begin(index, self._usable(arrival.slot, index))
+        arrival = arrival or self._begin(index, self._free(index))
         arrival.loaded.result()
         self._copier.wait()
         return arrival.slot
@@ -204,17 +216,21 @@ class ExpertBank:
         if self._capacity == 1:
             self._reader.submit(self._verify, following[0])
         elif len(self._resident) < self._capacity or self._idle():
-            self._arriving = self._begin(following[0], self._free())
+            self._arriving = self._begin(following[0], self._free(following[0]))
 
-    def _free(self) -> _Slot:
-        """Storage that is new, if there is room or nobody can be spared, or that of the least recently used expert."""
+    def _free(self, index: int) -> _Slot:
+        """Storage for an expert: new, if there is room or nobody can be spared, or that of the least recently used one."""
         if len(self._resident) < self._capacity:
-            return _Slot()
+            return _Slot(self._makers[index])
         idle = self._idle()
         surplus = len(self._resident) - self._capacity  # from when gradients needed more than there was room for
-        for index in idle[1 : 1 + surplus]:
-            del self._resident[index]
-        return self._resident.pop(idle[0]) if idle else _Slot()
+        for other in idle[1 : 1 + surplus]:
+            del self._resident[other]
+        return self._usable(self._resident.pop(idle[0]), index) if idle else _Slot(self._makers[index])
+
+    def _usable(self, slot: _Slot, index: int) -> _Slot:
+        """Storage that an expert can have: what another of its model had, or new."""
+        return slot if slot.maker is self._makers[index] else _Slot(self._makers[index])
 
     def _idle(self) -> list[int]:
         """Experts that can be spared, the least recently used first: neither the one that works, nor one whose graph lives."""
@@ -226,8 +242,8 @@ class ExpertBank:
     def _load(self, index: int, slot: _Slot, released: Released) -> None:
         """In the reading thread: builds, checks and fills."""
         if not slot.built:
-            slot.module = blank(self._build_network, self._matrices, self._device).eval().requires_grad_(False)
-            slot.denoiser, slot.built = self._wrap(slot.module), True
+            slot.module = blank(slot.maker.build, self._matrices, self._device).eval().requires_grad_(False)
+            slot.denoiser, slot.built = slot.maker.wrap(slot.module), True
             # New storage may be what a network freed whose kernels are still to run; this one begins after they were asked for.
             released = self._copier.released()
         self._verify(index)

@@ -23,6 +23,8 @@ from volgen.core.span import SigmaSpan
 
 FILES = "files"
 AGAIN = "restore the file from a copy, or train the run again"
+MODEL = {"network": dict, "level": int, "view": dict}
+"""What the file may say of an expert's model, and as what."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ExpertRecord:
         parameters: number of trainable parameters.
         steps: optimiser steps it was trained for.
         validation_loss: of the exported weights, or None where no validation took place.
+        model: what it is made of where that is not what ``config.yaml`` says of all: ``network``, ``level`` and ``view``.
     """
 
     index: int
@@ -48,6 +51,7 @@ class ExpertRecord:
     parameters: int
     steps: int
     validation_loss: float | None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.span  # noqa: B018 (a record with an empty span cannot be made)
@@ -174,7 +178,9 @@ def check(directory: Path, record: ExpertRecord) -> Path:
 
 def _bare(ensemble: Ensemble) -> dict[str, Any]:
     return {
-        "experts": [asdict(record) for record in ensemble.experts],
+        "experts": [
+            {**{name: value for name, value in asdict(record).items() if name != "model"}, **record.model} for record in ensemble.experts
+        ],
         "sigma_min": ensemble.sigma_min,
         "sigma_max": ensemble.sigma_max,
         "grid": list(ensemble.grid),
@@ -198,7 +204,14 @@ def _record(item: Mapping[str, Any]) -> ExpertRecord:
         parameters=_count(item["parameters"]),
         steps=_count(item["steps"]),
         validation_loss=None if loss is None else _number(loss),
+        model={name: _section(name, item[name]) for name in MODEL if name in item},
     )
+
+
+def _section(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, MODEL[name]):
+        raise TypeError(f"'{name}' of an expert has another form")
+    return value
 
 
 def _number(value: Any) -> float:

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -33,14 +34,26 @@ class ExpertsConfig(Config):
     groups: Annotated[PositiveInt, MAY_CHANGE] = 1
     """Equal groups of ranks that train experts side by side, each ZeRO's world. Changes no number; may change between launches."""
     shared_steps: NonNegativeInt = 0
-    """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it."""
+    """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it. Where
+    experts are of several models, there is one for each, on the noise levels of its experts."""
     on_grid: bool = True
     """Train at the schedule's points only (the noise levels that sampling visits), or anywhere inside each span (log-uniform)."""
 
     @property
+    def alike(self) -> tuple[int, ...]:
+        """How many experts are made alike, lowest noise first: weights pass from one to another only among them."""
+        return (self.count,)
+
+    @property
+    def heads(self) -> set[int]:
+        """Places in the order of training at which a chain of neighbours begins: where chains are cut, and where other models begin."""
+        sizes = self.alike[::-1] if self.order == "high_to_low" else self.alike
+        return {link * self.count // self.chains for link in range(self.chains)} | {0, *accumulate(sizes[:-1])}
+
+    @property
     def at_a_time(self) -> int:
         """Experts that can be trained at the same time, once there is a shared network."""
-        return self.chains if self.warm_start == "neighbour" else self.count
+        return len(self.heads) if self.warm_start == "neighbour" else self.count
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,14 +81,15 @@ class Phase:
     """One network to train: an expert, or the shared network before them.
 
     Attributes:
-        name: ``shared`` or the expert's index; also the name of its folder in ``experts/``.
-        index: the expert's index, None for the shared network.
+        name: ``shared`` (``shared-<model>`` if there are several models) or the expert's index; also its folder in ``experts/``.
+        index: the expert's index, None for a shared network.
         span: noise levels it owns.
         points: the schedule's points inside the span, ascending; never empty.
         start: name of the phase whose exported weights it starts from, None for random ones.
         place: experts before it in the plan, whoever trains them and when.
         points_before: points that these own.
         max_steps: upper bound of its training, None for that of the stopping rule.
+        model: what it is made of, a number among the models of the run; it starts only from networks of the same model.
     """
 
     name: str
@@ -86,11 +100,14 @@ class Phase:
     place: int = 0
     points_before: int = 0
     max_steps: int | None = None
+    model: int = 0
 
     @property
     def label(self) -> str:
         """What people call it."""
-        return "the shared network" if self.index is None else f"expert {self.index}"
+        if self.index is not None:
+            return f"expert {self.index}"
+        return "the shared network" if self.name == SHARED else f"the shared network of model {self.model}"
 
     def sigma(self, quantile: float, on_grid: bool) -> float:
         """Noise level at a quantile in [0, 1) of this phase's training distribution.
@@ -114,26 +131,33 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
     """
     spans = tile(grid, config.count, config.points)
     ascending = sorted(grid)
-    phases = []
-    if config.shared_steps:
-        whole = SigmaSpan(spans[0].low, spans[-1].high)
-        phases.append(Phase(SHARED, None, whole, tuple(ascending), None, max_steps=config.shared_steps))
-    first = SHARED if config.shared_steps else None
-    heads = {link * config.count // config.chains for link in range(config.chains)}
+
+    def owned(span: SigmaSpan) -> tuple[float, ...]:
+        return tuple(ascending[bisect_left(ascending, span.low) : bisect_left(ascending, span.high)])
+
+    models = [model for model, size in enumerate(config.alike) for _ in range(size)]
+    phases, shared = [], dict[int, str]()
+    for model in range(len(config.alike) if config.shared_steps else 0):
+        mine = [span for span, of in zip(spans, models, strict=True) if of == model]
+        whole = SigmaSpan(mine[0].low, mine[-1].high)
+        shared[model] = SHARED if len(config.alike) == 1 else f"{SHARED}-{model}"
+        phases.append(Phase(shared[model], None, whole, owned(whole), None, max_steps=config.shared_steps, model=model))
     before: str | None = None
     points_before = 0
+    heads = config.heads
     order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
     for place, index in enumerate(order):
-        start = {"neighbour": first if place in heads else before, "shared": SHARED, "none": None}[config.warm_start]
-        points = tuple(ascending[bisect_left(ascending, spans[index].low) : bisect_left(ascending, spans[index].high)])
-        phases.append(Phase(str(index), index, spans[index], points, start, place, points_before))
+        first = shared.get(models[index])
+        start = {"neighbour": first if place in heads else before, "shared": first, "none": None}[config.warm_start]
+        points = owned(spans[index])
+        phases.append(Phase(str(index), index, spans[index], points, start, place, points_before, model=models[index]))
         before = str(index)
         points_before += len(points)
     return phases
 
 
 def select(phases: Sequence[Phase], only: str) -> list[Phase]:
-    """The shared network alone (``shared``), or a range of experts and the shared network too: whoever needs that first may train it.
+    """The shared networks alone (``shared``), or a range of experts and the shared networks too: whoever needs one first may train it.
 
     Args:
         phases: the whole plan.

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from volgen.core.given import Examples
-from volgen.core.protocols import Denoiser, NoiseSchedule
+from volgen.core.protocols import Denoiser, NoiseSchedule, Shape3
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase
 from volgen.models.adapter import AdapterConfig
-from volgen.models.assembly import AssemblyConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
+from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
 
 
@@ -46,13 +46,23 @@ class Sections(Protocol):
         ...
 
     @property
+    def model(self) -> Model:
+        """That network, with the level and the view of an expert."""
+        ...
+
+    @property
     def preconditioner(self) -> PreconditionerConfig:
         """How its output becomes a clean volume."""
         ...
 
     @property
-    def assembly(self) -> AssemblyConfig:
-        """What of a volume is denoised at once."""
+    def piece(self) -> Shape3:
+        """Voxels that go through the network at once."""
+        ...
+
+    @property
+    def known(self) -> int:
+        """Channels of what is known beside them."""
         ...
 
     @property

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Examples, Given
+from volgen.core.protocols import Denoiser
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Sections
-from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.precision import InPrecision
 
 
@@ -41,12 +42,12 @@ class Diffusion:
 
     @property
     def inputs(self) -> int:
-        """Input channels of the network: the preconditioner's, and what the assembly knows beside a piece."""
-        return self.recipe.preconditioner.inputs + self.recipe.assembly.known
+        """Input channels of the network: the preconditioner's, and what is known beside a piece."""
+        return self.recipe.model.inputs(self.recipe.preconditioner) + self.recipe.known
 
     def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
-        """Made-up pieces of volumes, with what the assembly knows beside them."""
-        piece, known = self.recipe.assembly.piece(self.recipe.data.shape), self.recipe.assembly.known
+        """Made-up pieces of volumes, with what is known beside them."""
+        piece, known = self.recipe.piece, self.recipe.known
         return Examples(make(count, 1, *piece), Given(make(count, known, *piece)) if known else NOTHING)
 
     def phases(self) -> list[Phase]:
@@ -84,9 +85,9 @@ class Diffusion:
         """The network under autocast, if it is trained in bf16."""
         return InPrecision(network, self.recipe.engine)
 
-    def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> PreconditionedDenoiser:
-        """The network inside the preconditioner."""
-        return PreconditionedDenoiser(self.forward(network), preconditioner)
+    def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
+        """The network inside the preconditioner, at the level and with the view of its experts."""
+        return self.recipe.model.denoiser(self.forward(network), preconditioner)
 
     def _plain(self, checkpointing: bool = False) -> nn.Module:
         return self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)

@@ -26,6 +26,18 @@ class Preconditioner(Protocol):
         """Loss weight [B], so that an untrained network has a loss near 1 at every noise level."""
         ...
 
+    def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Clean volume expected where there is no network to ask: :meth:`denoise` with an output of zero."""
+        ...
+
+    def coarse(self, level: int) -> Self:
+        """The same for means over cubes of 2^level voxels, which are asked about at their own noise level; itself for level 0.
+
+        Args:
+            level: at most :attr:`PreconditionerConfig.coarsest`.
+        """
+        ...
+
     def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """What sampling begins with: standard normal noise -> a sample of what data look like under noise of ``sigma``."""
         ...
@@ -72,6 +84,11 @@ class PreconditionerConfig(Protocol):
     @property
     def anywhere(self) -> bool:
         """Whether it can denoise any piece of a volume, wherever that comes from."""
+        ...
+
+    @property
+    def coarsest(self) -> int:
+        """Highest level of an expert (:mod:`volgen.models.model`): that it leaves finer bands to what is expected without a network."""
         ...
 
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:

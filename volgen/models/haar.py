@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool3d, interpolate
 
 Index = tuple[Any, ...]
 _SQRT_HALF = math.sqrt(0.5)
@@ -53,6 +53,16 @@ def unpyramid(c_BCXYZ: Tensor, levels: int) -> Tensor:
         octants = _octants(c_BCXYZ.shape[2:], level)
         result[low_pass(c_BCXYZ.shape[2:], level)] = synthesise(torch.cat([result[place] for place in octants], dim=1))
     return result
+
+
+def means(x_BCXYZ: Tensor, levels: int) -> Tensor:
+    """Means over cubes of 2^levels voxels: 2^(-1.5 levels) times the low-pass corner of a :func:`pyramid`."""
+    return avg_pool3d(x_BCXYZ, 2**levels) if levels else x_BCXYZ
+
+
+def spread(x_BCXYZ: Tensor, levels: int) -> Tensor:
+    """Each voxel repeated over its cube of 2^levels: what :func:`unpyramid` makes of a low-pass corner, 2^(1.5 levels) x, alone."""
+    return interpolate(x_BCXYZ, scale_factor=float(2**levels), mode="nearest") if levels else x_BCXYZ
 
 
 def voxel_variance(variance_BCXYZ: Tensor, levels: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETR
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
+from volgen.experts.plan import Phase
 from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
@@ -113,7 +115,8 @@ class TrainedRun:
                 raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
         # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
         meta = torch.device("meta")
-        volume, sigma = torch.empty(1, 1, *self.recipe.piece, device=meta), torch.ones(1, device=meta)
+        piece = self.recipe.assembly.piece(self.recipe.data.shape)
+        volume, sigma = torch.empty(1, 1, *piece, device=meta), torch.ones(1, device=meta)
         kind = (volume.shape, volume.dtype)
         try:
             moved = preconditioner.to(meta)
@@ -122,7 +125,7 @@ class TrainedRun:
         except (RuntimeError, ValueError, IndexError) as error:
             found = f"does not fit ({' '.join(str(error).split())[:200]})"
         if found:
-            raise UserError(where, found, f"float32 statistics of volumes of shape {list(self.recipe.piece)}", AGAIN)
+            raise UserError(where, found, f"float32 statistics of volumes of shape {list(piece)}", AGAIN)
 
     def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2) -> ExpertBank:
         """The run's denoiser.
@@ -133,17 +136,24 @@ class TrainedRun:
             grid: noise levels in the order in which they will be asked for.
             capacity: experts in memory at once: one that works and one that arrives.
         """
-        method, phase = self.recipe.build(), self.recipe.phases()[-1]
-
-        def wrap(module: nn.Module) -> Denoiser:
-            return method.denoiser(module, preconditioner)
-
-        def build() -> nn.Module:
-            return method.released(phase)
-
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
-        return ExpertBank(self.ensemble, self.directory, build, wrap, device, capacity=capacity, levels=grid, matrices=matrices)
+        of_model = [_Maker(variant, preconditioner) for variant in self.recipe.variants]
+        makers = [of_model[phase.model] for phase in _experts(self.recipe)]
+        return ExpertBank(self.ensemble, self.directory, makers, device, capacity=capacity, levels=grid, matrices=matrices)
+
+
+class _Maker:
+    """Makes experts of one model."""
+
+    def __init__(self, recipe: Recipe, preconditioner: Preconditioner) -> None:
+        self._method, self._phase, self._preconditioner = recipe.build(), recipe.phases()[-1], preconditioner
+
+    def build(self) -> nn.Module:
+        return self._method.released(self._phase)
+
+    def wrap(self, module: nn.Module) -> Denoiser:
+        return self._method.denoiser(module, self._preconditioner)
 
 
 def open_run(directory: Path) -> TrainedRun:
@@ -175,7 +185,7 @@ def open_run(directory: Path) -> TrainedRun:
         expected = f"{list(recipe.data.shape)}, as {CONFIG} says"
         raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
     ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
-    _check_sizes(directory, recipe, ensemble)
+    _check_models(directory, recipe, ensemble)
     decisive = {ENSEMBLE: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
     decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
     if files.has(ASSEMBLY):
@@ -183,8 +193,8 @@ def open_run(directory: Path) -> TrainedRun:
     # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
-    sections = ["network", "preconditioner", *(name for name in ("assembly", "method") if recipe.stated(name))]
-    model = {name: getattr(recipe, name).model_dump(mode="json", exclude_unset=True) for name in sections}
+    sections = ["network", "preconditioner", *(name for name in ("assembly", "method", "level", "view") if recipe.stated(name))]
+    model = recipe.model_dump(mode="json", include=set(sections), exclude_unset=True)
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
     return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
 
@@ -222,21 +232,34 @@ def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
         raise UserError(str(directory / ENSEMBLE), found, expected, AGAIN)
 
 
-def _check_sizes(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
-    """Compares the network of ``config.yaml`` with the sizes of the weight files, before either takes any memory."""
+def _experts(recipe: Recipe) -> list[Phase]:
+    """The experts of a run, in the order of the bank."""
+    return sorted((phase for phase in recipe.phases() if phase.index is not None), key=lambda phase: phase.span.low)
+
+
+def _check_models(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
+    """Compares what experts are made of with ``config.yaml``, and the sizes of the weight files before they take any memory."""
+    expected = [_network_bytes(directory, variant) for variant in recipe.variants]
+    for phase, record in zip(_experts(recipe), ensemble.experts, strict=True):
+        if not recipe.agrees(phase, record.model, str(directory / ENSEMBLE)):
+            found = f"expert {record.index} is of another model: {json.dumps(record.model)[:200]}"
+            raise UserError(str(directory / ENSEMBLE), found, f"that of {CONFIG}", AGAIN)
+        path = directory / record.weights
+        try:
+            size = tensor_bytes(path)
+        except OSError as error:
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", AGAIN) from None
+        if size != expected[phase.model]:
+            wanted = f"{expected[phase.model]}, which the network in {CONFIG} has"
+            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, AGAIN)
+
+
+def _network_bytes(directory: Path, recipe: Recipe) -> int:
+    """Bytes of the weights of the network of ``config.yaml``."""
     try:
         with torch.device("meta"):
             state = recipe.build().released(recipe.phases()[-1]).state_dict()
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
         raise UserError(str(directory / CONFIG), found, "the network that was trained", AGAIN) from None
-    expected = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    for record in ensemble.experts:
-        path = directory / record.weights
-        try:
-            size = tensor_bytes(path)
-        except OSError as error:
-            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", AGAIN) from None
-        if size != expected:
-            wanted = f"{expected}, which the network in {CONFIG} has"
-            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, AGAIN)
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -74,7 +74,7 @@ def test_figures_are_those_of_each_owner_on_the_same_noise(
             )
             with torch.no_grad():
                 made = {directory.name: PreconditionedDenoiser(network.eval(), preconditioner)(y, sigma_B)}
-                made["preconditioner alone"] = preconditioner.gaussian(y, sigma_B)  # type: ignore[attr-defined]
+                made["preconditioner alone"] = preconditioner.expected(y, sigma_B)  # type: ignore[attr-defined]
             for name, x0 in made.items():
                 errors = preconditioner.weight(sigma_B) * (x0 - x).square().mean(dim=(1, 2, 3, 4))
                 assert rows[f"{name} sigma {sigma:.4g}"]["value"] == pytest.approx(float(errors.mean()), rel=1e-4)

@@ -6,6 +6,7 @@ import gc
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def wrap(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda y, sigma, given=NOTHING: module(y)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A maker of experts of one model."""
+
+    build: Callable[[], nn.Module] = Tag
+    wrap: Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]] = wrap
+
+
 def make(directory: Path, count: int = len(GRID)) -> Ensemble:
     records = []
     for index, span in enumerate(tile(GRID, count)):
@@ -62,7 +71,7 @@ def ensemble(tmp_path: Path) -> Iterator[Ensemble]:
 
 
 def open_bank(ensemble: Ensemble, directory: Path, **options: object) -> ExpertBank:
-    return ExpertBank(ensemble, directory, Tag, wrap, **options)  # type: ignore[arg-type]
+    return ExpertBank(ensemble, directory, [Made()] * len(ensemble.experts), **options)  # type: ignore[arg-type, list-item]
 
 
 def volumes(*sigmas: float) -> tuple[Tensor, Tensor]:
@@ -112,6 +121,27 @@ def test_sampling_loads_each_expert_once_and_keeps_two(ensemble: Ensemble, tmp_p
         assert bank.loads == [5, 4, 3, 2, 1, 0]
     assert most == 2
     assert Tag.built == 2, "storage is used again, not allocated for every expert"
+
+
+def test_storage_is_used_again_by_experts_of_the_same_model_only(ensemble: Ensemble, tmp_path: Path) -> None:
+    class Wide(Tag):
+        """Another model, whose answers tell."""
+
+        def forward(self, y: Tensor) -> Tensor:
+            return super().forward(y) + 100.0
+
+    wide, tag = Made(Wide), Made()
+    makers: Any = [tag, tag, wide, wide, tag, tag]
+    for capacity in (1, 2, 3):
+        Tag.built = 0
+        with ExpertBank(ensemble, tmp_path, makers, capacity=capacity) as bank:
+            for sigma in (*GRID, 0.5, 8.0, 2.0):
+                index = GRID[::-1].index(sigma)
+                assert bank(*volumes(sigma)).unique().tolist() == [index + 100.0 * (index in (2, 3))]
+                assert len(bank.resident) <= capacity
+            found = bank(*volumes(0.25, 1.0, 8.0))
+        assert found[:, 0, 0, 0, 0].tolist() == [0.0, 102.0, 5.0]
+        assert Tag.built > capacity, "storage of one model is no storage of another"
 
 
 def test_capacity_one_holds_one(ensemble: Ensemble, tmp_path: Path) -> None:
@@ -182,7 +212,8 @@ def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:
         built.append(nn.Linear(3, 2))
         return built[-1]
 
-    with ExpertBank(ensemble, tmp_path, build, lambda module: lambda y, sigma, given=NOTHING: y, matrices=torch.bfloat16) as bank:
+    made: Any = Made(build, lambda module: lambda y, sigma, given=NOTHING: y)
+    with ExpertBank(ensemble, tmp_path, [made], matrices=torch.bfloat16) as bank:
         bank(*volumes(1.0))
     assert torch.equal(built[0].weight, source.weight.bfloat16())
     assert torch.equal(built[0].bias, source.bias)

@@ -122,12 +122,12 @@ def test_held_out_gives_each_element_of_a_batch_its_own_fold() -> None:
     assert torch.equal(batch.statistics.residual, s.residual)
     sigma = torch.tensor([0.1, 0.5, 1.0, 5.0])
     y = torch.stack([volumes[n] for n in numbers])[:, None]
-    together, scale = batch.gaussian(y, sigma), batch.weight(sigma)
+    together, scale = batch.expected(y, sigma), batch.weight(sigma)
     assert together.shape == (4, 1, *SHAPE)
     for row, number in enumerate(numbers):
         alone = whole.held_out([number])
         assert isinstance(alone, GaussianPreconditioner)
-        torch.testing.assert_close(together[row : row + 1], alone.gaussian(y[row : row + 1], sigma[row : row + 1]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[row : row + 1], alone.expected(y[row : row + 1], sigma[row : row + 1]), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(scale[row : row + 1], alone.weight(sigma[row : row + 1]))
 
 
@@ -156,8 +156,8 @@ def test_network_sees_the_centred_volume_and_the_estimate() -> None:
         return torch.zeros_like(x[:, :1])
 
     x0 = preconditioner.denoise(network, y, sigma)
-    torch.testing.assert_close(seen[0][:, 1:], preconditioner.gaussian(y, sigma))
-    torch.testing.assert_close(x0, preconditioner.gaussian(y, sigma))
+    torch.testing.assert_close(seen[0][:, 1:], preconditioner.expected(y, sigma))
+    torch.testing.assert_close(x0, preconditioner.expected(y, sigma))
     total = preconditioner.statistics.residual.mean() + sigma**2
     mean = torch.stack(volumes).mean(dim=0)
     torch.testing.assert_close(seen[0][:, :1], (y - mean) * total.rsqrt().view(-1, 1, 1, 1, 1), rtol=1e-4, atol=1e-4)
@@ -203,7 +203,7 @@ def test_rank_0_and_no_wavelets_are_objects_too() -> None:
     y, sigma = torch.stack(volumes[:2])[:, None], torch.tensor([0.3, 3.0])
     v, mean = preconditioner.statistics.residual, torch.stack(volumes).mean(dim=0)
     expected = mean + v / (v + sigma.view(-1, 1, 1, 1, 1) ** 2) * (y - mean)
-    torch.testing.assert_close(preconditioner.gaussian(y, sigma), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(preconditioner.expected(y, sigma), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gaussian_settings_that_do_not_fit_are_refused() -> None:

@@ -158,7 +158,7 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         experts = [
             ExpertRecord(
                 phase.index, phase.span.low, phase.span.high, paths.weights(phase.name).relative_to(paths.root).as_posix(), record.sha256,
-                record.parameters, record.steps, record.validation_loss,
+                record.parameters, record.steps, record.validation_loss, recipe.made_of(phase),
             )
             for phase in phases
             if phase.index is not None and (record := records[phase.name])

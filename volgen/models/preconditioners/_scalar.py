@@ -45,6 +45,11 @@ class ScalarConfig(Config):
         """Whether any piece of a volume can be denoised: it can, all voxels are alike to it."""
         return True
 
+    @property
+    def coarsest(self) -> int:
+        """None but full resolution, unless the skip path is what a distribution of volumes makes one expect."""
+        return 0
+
     @abstractmethod
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """c_skip, c_out and c_in."""
@@ -77,6 +82,14 @@ class ScalarPreconditioner:
         c = self.config.coefficients(sigma_B)
         output = network(_over(c.inp) * y_BCXYZ, c_noise(sigma_B))
         return _over(c.skip) * y_BCXYZ + _over(c.out) * output.float()
+
+    def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """c_skip y."""
+        return _over(self.config.coefficients(sigma_B).skip) * y_BCXYZ
+
+    def coarse(self, level: int) -> Self:
+        """The same numbers: neighbouring voxels are so alike that their means have nearly the standard deviation of voxels."""
+        return self
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / c_out^2: the network's own output has the same weight at every noise level."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from volgen.core.limits import MAX_LEVELS
 from volgen.models.preconditioners._scalar import Coefficients, ScalarConfig
 
 
@@ -16,6 +17,11 @@ class Config(ScalarConfig):
     kind: Literal["edm"] = "edm"
     sigma_data: PositiveFloat = 0.5
     """Standard deviation of the data in the model range."""
+
+    @property
+    def coarsest(self) -> int:
+        """Any level: the skip path is the denoiser of N(0, sigma_data^2), whatever the voxels."""
+        return MAX_LEVELS
 
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """The scalings of table 1."""

@@ -76,6 +76,11 @@ class Config(BaseConfig):
         """Whether any piece of a volume can be denoised: it cannot, every voxel has a mean and a variance of its own."""
         return False
 
+    @property
+    def coarsest(self) -> int:
+        """Components inside of the low-pass corner of a level leave the finer bands to variances of single coefficients."""
+        return self.rank_level
+
     def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
         """Estimates mean, components and cross-fitted variances.
 
@@ -118,19 +123,33 @@ class GaussianPreconditioner:
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """Posterior mean of the Gaussian plus the network's correction, in units of the posterior's standard deviation."""
-        estimate = self.gaussian(y_BCXYZ, sigma_B)
+        estimate = self.expected(y_BCXYZ, sigma_B)
         centred = y_BCXYZ - self._synthesise(self.statistics.mean[:, None])
         scale = (self.statistics.residual.mean() + sigma_B**2).rsqrt()
         output = network(torch.cat([centred * _over(scale), estimate], dim=1), c_noise(sigma_B))
         return estimate + self._scale(sigma_B) * output.float()
 
-    def gaussian(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+    def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """The skip path alone: E[x0 | y] of the fitted Gaussian."""
         s = self.statistics
         offset = pyramid(y_BCXYZ, self.config.levels) - s.mean[:, None]
         inside = s.variances / (s.variances + sigma_B[:, None] ** 2)
         outside = s.residual / (s.residual + _over(sigma_B) ** 2)
         return self._synthesise(s.mean[:, None] + self._filtered(offset, inside, outside))
+
+    def coarse(self, level: int) -> Self:
+        """The Gaussian of means over cubes: its corner, in which coefficients are 2^(-1.5 level) times those of the volume.
+
+        What it expects of the means is the means of what is expected of the volume: bands are independent.
+        """
+        if not level:
+            return self
+        assert level <= self.config.coarsest, "components reach into the bands that would be left out"
+        corner, scale, s = low_pass(self.statistics.mean.shape[1:], level), 2.0 ** (-1.5 * level), self.statistics
+        seen = Statistics(s.mean[corner] * scale, s.components, s.residual[corner] * scale**2, s.variances * scale**2)
+        folds = replace(self.folds, means=self.folds.means[corner] * scale) if self.folds else None
+        depth = {"levels": self.config.levels - level, "rank_level": self.config.rank_level - level}
+        return type(self)(self.config.model_copy(update=depth), seen, folds)
 
     def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """A sample of the Gaussian under noise, m + (covariance + s^2)^(1/2) z: exact at any sigma at which the fit describes the data.
