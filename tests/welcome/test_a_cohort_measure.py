@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target
+from volgen.evaluation.cohort_measure import Compared, Goal, VolumeGroup, Target
 
 
 class Config(BaseConfig):
@@ -30,7 +30,7 @@ class Config(BaseConfig):
         Goal("toy voxels", "Voxels of the toy", fewest=3, shown="voxels", aim="any"),
     )
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         brightest = max(float(volume.max()) for volume in generated.volumes)
         return Compared({"brightest": brightest, "voxels": int(train.union.sum())}, [Target("toy brightness", brightest, None, -1.0)])
 '''

@@ -29,13 +29,13 @@ def contiguous(codes_XYZ: NDArray[Any]) -> NDArray[Any]:
     return turned
 
 
-def to_unit(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
+def codes_to_unit(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
     """Codes -> [0, 1] through the record's window (dequantising and windowing are both linear); C order."""
     return _convert(codes_XYZ, record, model=False)
 
 
-def to_model(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
-    """Codes -> [-1, 1], the range of networks: twice :func:`to_unit` minus one, bit for bit; C order."""
+def codes_to_model(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
+    """Codes -> [-1, 1], the range of networks: twice :func:`codes_to_unit` minus one, bit for bit; C order."""
     return _convert(codes_XYZ, record, model=True)
 
 

@@ -18,9 +18,11 @@ LARGEST = sys.float_info.max
 BIDS_VERSION = "1.10.0"
 OVERVIEW = "overview.png"
 """Picture of the images in a folder."""
-README = """# Synthetic brain MRI
+DESCRIPTION = ("dataset_description.json", "README.md", ".bidsignore")
+"""Files that say of a folder of images what it is, as BIDS has it."""
+README = f"""# Synthetic brain MRI
 
-Every image in this folder was drawn from a generative model by volgen. None shows a person. `manifest.json` says how they were
+Every image in this folder was drawn from a generative model by volgen. None shows a person. `{NAME}` says how they were
 made; the sidecar of each image has its seed, its noise levels and what is known about privacy.
 """
 
@@ -74,11 +76,10 @@ def write_description(directory: Path, name: str, readme: str = README) -> None:
     """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest and the like, which BIDS has no name for."""
     generator = {"Name": "volgen", "Version": volgen.__version__}
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
-    write_json(directory / "dataset_description.json", content)
-    write_text(directory / "README.md", readme)
-    write_text(
-        directory / ".bidsignore", "".join(f"{name}\n" for name in (NAME, "certificate.json", "statement.json", "statement.html", OVERVIEW))
-    )
+    described, read_me, ignored = (directory / name for name in DESCRIPTION)
+    write_json(described, content)
+    write_text(read_me, readme)
+    write_text(ignored, "".join(f"{name}\n" for name in (NAME, "certificate.json", "statement.json", "statement.html", OVERVIEW)))
 
 
 def is_ledger(content: object) -> bool:

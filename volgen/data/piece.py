@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volgen.core.protocols import Shape3
-from volgen.data.convert import to_model
+from volgen.data.convert import codes_to_model
 from volgen.data.record import SubjectRecord
 
 
@@ -56,9 +56,9 @@ def foreground(codes_XYZ: NDArray[Any], record: SubjectRecord) -> Piece:
     other_YX = other_ZYX.any(axis=0)
     lines = (other_YX.any(axis=0), other_YX.any(axis=1), other_ZYX.reshape(len(other_ZYX), -1).any(axis=1))
     box = tuple(_span(line) for line in lines)
-    fill = float(to_model(np.array([lowest]), record)[0])
+    fill = float(codes_to_model(np.array([lowest]), record)[0])
     starts = (box[0].start, box[1].start, box[2].start)
-    return Piece(torch.from_numpy(to_model(codes_XYZ[box], record)), starts, record.shape, fill)
+    return Piece(torch.from_numpy(codes_to_model(codes_XYZ[box], record)), starts, record.shape, fill)
 
 
 def _span(line: NDArray[np.bool_]) -> slice:

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool3d
 
 from volgen.core.protocols import Shape3
 from volgen.data.cache import CodeCache
-from volgen.data.convert import to_model
+from volgen.data.convert import codes_to_model
 from volgen.data.piece import Piece, foreground
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
@@ -51,7 +51,7 @@ class StoredScan:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
         if self._cached:
             place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
-            return torch.from_numpy(to_model(self._cache.codes(self._record)[place], self._record))
+            return torch.from_numpy(codes_to_model(self._cache.codes(self._record)[place], self._record))
         return intensity.to_model(torch.from_numpy(self._store.read_slices(self._record, axis, start, stop)))
 
     def coarse(self, edge: int) -> Tensor:

@@ -20,7 +20,7 @@ from volgen.core.errors import UserError
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.seal import KEY, fits
-from volgen.data.convert import contiguous, to_unit
+from volgen.data.convert import codes_to_unit, contiguous
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
 from volgen.data.place import EXPECTED, Place, place
@@ -144,7 +144,7 @@ class Store:
 
     def read_unit(self, record: SubjectRecord) -> NDArray[np.float32]:
         """The scan in [0, 1], float32 [X, Y, Z], through its robust window."""
-        return to_unit(self.read_codes(record), record)
+        return codes_to_unit(self.read_codes(record), record)
 
     def read_slices(self, record: SubjectRecord, axis: int, start: int, stop: int) -> NDArray[np.float32]:
         """Slices ``start`` ... ``stop - 1`` along a RAS+ axis, float32 in [0, 1]; the other axes stay whole. Only their chunks are read.
@@ -155,7 +155,7 @@ class Store:
         if not (0 <= axis < 3 and 0 <= start < stop <= record.shape[axis]):
             raise ValueError(f"slices {start}:{stop} of axis {axis} are outside {list(record.shape)}")
         window = [slice(start, stop) if a == axis else slice(0, size) for a, size in enumerate(record.shape)]
-        return to_unit(self.read_window(record, window), record)
+        return codes_to_unit(self.read_window(record, window), record)
 
     def read_block(self, record: SubjectRecord, start: Shape3, shape: Shape3) -> NDArray[np.float32]:
         """The block of ``shape`` whose first voxel is ``start``, float32 in [0, 1]. Only its chunks are read.
@@ -164,7 +164,7 @@ class Store:
             UserError: the shard is missing or damaged; names the scan.
         """
         window = [slice(first, first + size) for first, size in zip(start, shape, strict=True)]
-        return to_unit(self.read_window(record, window), record)
+        return codes_to_unit(self.read_window(record, window), record)
 
     def read_window(self, record: SubjectRecord, window: Sequence[slice]) -> NDArray[Any]:
         """Codes of a window, one slice with both ends for each RAS+ axis, in stored order as :meth:`read_codes`. Only its chunks are read.

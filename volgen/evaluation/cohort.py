@@ -10,7 +10,7 @@ from typing import Any
 
 from volgen.core.config import validate
 from volgen.core.registry import config_class, kinds
-from volgen.evaluation.cohort_measure import CohortMeasure, Goal, Side, Unit
+from volgen.evaluation.cohort_measure import CohortMeasure, Goal, Unit, VolumeGroup
 
 PACKAGE = "volgen.evaluation.cohorts"
 
@@ -47,7 +47,7 @@ def cohort_quality(
         "value", "band": [low, high], "pass"}`` with None for an open end. A measure that needs more volumes than there are is None.
     """
     size = (voxel_size,) * 3 if isinstance(voxel_size, (int, float)) else voxel_size
-    sides = [Side(volumes, size) for volumes in (generated, real_validation, real_train)]
+    sides = [VolumeGroup(volumes, size) for volumes in (generated, real_validation, real_train)]
     result: dict[str, Any] = {
         "count": {name: len(side) for name, side in zip(("generated", "real_validation", "real_train"), sides, strict=True)}
     }

@@ -18,7 +18,7 @@ Unit = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Side:
+class VolumeGroup:
     """One side of a comparison. What several measures need of its volumes is computed once, when it is first asked for.
 
     Attributes:
@@ -127,7 +127,7 @@ class CohortMeasure(Protocol):
     place: ClassVar[int]
     goals: ClassVar[tuple[Goal, ...]]
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """Compares generated volumes with those of real people.
 
         Args:

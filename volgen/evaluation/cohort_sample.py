@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from volgen.evaluation.check import Triple
 from volgen.evaluation.cohort import cohort_quality
-from volgen.evaluation.measure import to_unit
+from volgen.evaluation.measure import robust_unit
 from volgen.evaluation.verdict import number
+from volgen.images.blocks import edge_for, means
 
 MOST_TRAIN, MOST_OTHER, MOST_GENERATED = 64, 32, 64
 LARGEST_EDGE = 96
@@ -31,7 +32,7 @@ class CohortSample:
 
     def __init__(self, train: Sequence[str], other: Sequence[str], shape: tuple[int, int, int] | None, voxel_size: Triple) -> None:
         self.shape = shape
-        self.factor = max(1, -(-max(shape) // LARGEST_EDGE)) if shape else 1
+        self.factor = edge_for(shape, LARGEST_EDGE) if shape else 1
         self.voxel_size: Triple = (voxel_size[0] * self.factor, voxel_size[1] * self.factor, voxel_size[2] * self.factor)
         self._train, self._other = set(_spread(train, MOST_TRAIN)), set(_spread(other, MOST_OTHER))
         self._kept: dict[str, list[Unit]] = {"train": [], "other": [], "generated": []}
@@ -65,23 +66,13 @@ class CohortSample:
         if self.shape is None or voxels.shape != self.shape:
             self._another_shape = True
         elif np.isfinite(voxels).all():
-            self._kept[group].append(reduced(to_unit(np.asarray(voxels, dtype=np.float32)), self.factor))
+            self._kept[group].append(means(robust_unit(np.asarray(voxels, dtype=np.float32)), [self.factor] * 3))
 
 
 def _spread(people: Sequence[str], most: int) -> list[str]:
     """People evenly over the list, ``most`` of them or fewer."""
     places = np.linspace(0, len(people) - 1, min(most, len(people))).round().astype(int)
     return [people[place] for place in np.unique(places)]
-
-
-def reduced(unit: Unit, factor: int) -> Unit:
-    """Means over blocks of factor^3 voxels; what is left over at the far ends is dropped."""
-    if factor == 1:
-        return unit
-    x, y, z = (size // factor for size in unit.shape)
-    blocks = unit[: x * factor, : y * factor, : z * factor].reshape(x, factor, y, factor, z, factor)
-    means: Unit = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    return means
 
 
 def _rounded(value: Any) -> Any:

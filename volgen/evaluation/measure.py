@@ -40,7 +40,7 @@ def checks_of(configs: Sequence[dict[str, Any]], where: str) -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measures:
     """What all checks say of one volume.
 
     Attributes:
@@ -78,7 +78,7 @@ class Measured:
                 yield row
 
 
-def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -> Measured:
+def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -> Measures:
     """Maps a volume [X, Y, Z] (RAS+, any intensity unit) robustly to [0, 1], finds the head, and runs the checks.
 
     NaN and infinity count as the smallest finite value, and are remembered.
@@ -86,7 +86,7 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     raw = np.asarray(voxels, dtype=np.float32)
     finite = np.isfinite(raw)
     bad = None if finite.all() else extent(~finite, 2)
-    unit = to_unit(_mended(raw, finite))
+    unit = robust_unit(_mended(raw, finite))
     mask = head_mask(unit)
     scan = HeadScan(unit, mask, voxel_size)
     areas, means = [], []
@@ -102,13 +102,13 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     litres = float(np.count_nonzero(mask)) * float(np.prod(voxel_size)) / 1e6
     skull = skull_sign(unit, mask, voxel_size)
     share = 1.0 - float(finite.mean())
-    return Measured(results, scan.ends, bad, share, tuple(areas), tuple(means), middle, middle_mask, litres, skull)
+    return Measures(results, scan.ends, bad, share, tuple(areas), tuple(means), middle, middle_mask, litres, skull)
 
 
 def seen(voxels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The volume in [0, 1] and its head, as :func:`measure` sees them."""
     raw = np.asarray(voxels, dtype=np.float32)
-    unit = to_unit(_mended(raw, np.isfinite(raw)))
+    unit = robust_unit(_mended(raw, np.isfinite(raw)))
     return unit, head_mask(unit)
 
 
@@ -118,7 +118,7 @@ def _mended(raw: NDArray[np.float32], finite: NDArray[np.bool_]) -> NDArray[np.f
     return np.where(finite, raw, raw[finite].min() if finite.any() else np.float32(0))
 
 
-def to_unit(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+def robust_unit(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The robust window of the volume itself -> [0, 1]; all 0 for a constant volume, which has no window."""
     try:
         return IntensityMap.robust(voxels).to_unit(voxels)

@@ -17,6 +17,7 @@ from scipy.stats import binom
 
 from volgen.evaluation.likeness import standardised
 from volgen.evaluation.mask import head_mask
+from volgen.images.blocks import edge_for
 
 LARGEST_EDGE = 32
 PERMUTATIONS = 4999
@@ -45,9 +46,9 @@ class People:
     head: NDArray[np.bool_]
 
 
-def factor(shape: Sequence[int]) -> int:
+def cube(shape: Sequence[int]) -> int:
     """Edge of the cubes that are averaged over."""
-    return max(1, -(-max(shape) // LARGEST_EDGE))
+    return edge_for(shape, LARGEST_EDGE)
 
 
 def place(volumes: Sequence[Unit], patient: Sequence[int], inside: Sequence[bool]) -> People:

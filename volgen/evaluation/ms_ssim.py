@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from volgen.images.blocks import means
+
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, WINDOW_SD = 7, 1.5
 SMALLEST_EDGE = 12
@@ -42,7 +44,7 @@ def pyramid(unit: NDArray[np.float32]) -> Pyramid:
     image = np.asarray(unit, dtype=np.float32)
     for scale in range(scales(image.shape)):
         if scale:
-            image = _halved(image)
+            image = means(image, (2, 2, 2))
         mean = _window(image)
         levels.append((image, mean, _window(image * image) - mean * mean))
     return Pyramid(levels)
@@ -76,11 +78,3 @@ def _window(image: Array) -> Array:
     smooth = ndimage.gaussian_filter(image, WINDOW_SD, radius=radius, output=np.float32)
     inner = tuple(slice(radius, size - radius) if size > 2 * radius else slice(None) for size in image.shape)
     return np.ascontiguousarray(smooth[inner])
-
-
-def _halved(image: Array) -> Array:
-    """Means over 2 x 2 x 2 blocks; an odd last slice is dropped."""
-    x, y, z = (size // 2 for size in image.shape)
-    blocks = image[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2)
-    means: Array = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    return means

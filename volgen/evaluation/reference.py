@@ -14,7 +14,7 @@ from volgen.core.protocols import AXES
 from volgen.evaluation import bands as banding
 from volgen.evaluation.bands import FALSE_ALARM, FEW, PERCENTILES, SMALLEST
 from volgen.evaluation.check import Check, Metric, Triple
-from volgen.evaluation.measure import Measured, checks_of, default_checks
+from volgen.evaluation.measure import Measures, checks_of, default_checks
 from volgen.evaluation.placement import POSITIONS, Entries, Placement
 from volgen.evaluation.stripping import SKULL
 
@@ -81,7 +81,7 @@ class Reference:
         return metric.name in self.bands and (not metric.placed or metric.curve in self.placements)
 
     @classmethod
-    def fit(cls, measured: Sequence[Measured], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:
+    def fit(cls, measured: Sequence[Measures], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:
         """Bands from real volumes; those in which something could not be measured are left out.
 
         How the bands come about is told in :func:`volgen.evaluation.bands.bands` and :func:`volgen.evaluation.bands.family_stretch`.
@@ -118,11 +118,11 @@ class Reference:
             _head(whole),
         )  # fmt: skip
 
-    def values(self, measured: Measured) -> dict[str, Triple]:
+    def values(self, measured: Measures) -> dict[str, Triple]:
         """Every metric of a volume per axis, as it is reported."""
         return _values(measured, self.checks, self.means, self.placements)
 
-    def in_band(self, measured: Measured) -> dict[str, float | None]:
+    def in_band(self, measured: Measures) -> dict[str, float | None]:
         """Metric 5, per axis: the share of slice pairs that are as usual; about 0.9 for a real volume.
 
         Usual is what lies between the 5th and the 95th percentile of real volumes at the same place: outline, its centre's move, and L1.
@@ -136,7 +136,7 @@ class Reference:
             shares[label] = round(sum(int(part.sum()) for part in inside) / total, 4) if total else None
         return shares
 
-    def standing_out(self, measured: Measured, curve: str, axis: int) -> Array:
+    def standing_out(self, measured: Measures, curve: str, axis: int) -> Array:
         """How far each entry of a curve stands out, see :meth:`Placement.standing_out`."""
         return self.placements[curve][axis].standing_out(_entries(measured, curve, axis))
 
@@ -205,7 +205,7 @@ class Reference:
             raise UserError(where, f"has another form ({type(error).__name__}: {error})", expected, do) from None
 
 
-def _values(measured: Measured, checks: Sequence[Check], means: Mapping[str, Triple], placements: Placements) -> dict[str, Triple]:
+def _values(measured: Measures, checks: Sequence[Check], means: Mapping[str, Triple], placements: Placements) -> dict[str, Triple]:
     values: dict[str, Triple] = {}
     for check in checks:
         raw = measured.results[check.kind].values
@@ -229,22 +229,22 @@ def _limited(ends: Array, metric: Metric, values: Array) -> list[list[float]]:
     return drawn
 
 
-def _head(measured: Sequence[Measured]) -> dict[str, Any]:
+def _head(measured: Sequence[Measures]) -> dict[str, Any]:
     litres = np.percentile([one.litres for one in measured], PERCENTILES)
     return {"litres": [float(f"{value:.6g}") for value in litres], "skulls": sum(one.skull >= SKULL for one in measured)}
 
 
-def _placements(measured: Sequence[Measured], checks: Sequence[Check]) -> Placements:
+def _placements(measured: Sequence[Measures], checks: Sequence[Check]) -> Placements:
     names = dict.fromkeys(metric.curve for check in checks for metric in check.metrics if metric.placed)
     return {name: [Placement.fit([_entries(one, name, axis) for one in measured]) for axis in range(3)] for name in names}
 
 
-def _entries(measured: Measured, name: str, axis: int) -> Entries:
+def _entries(measured: Measures, name: str, axis: int) -> Entries:
     curve = next(result.curves[name][axis] for result in measured.results.values() if name in result.curves)
     return Entries.of(curve, measured.extents[axis], len(measured.areas[axis]))
 
 
-def _percentile_curve(measured: Sequence[Measured], name: str, axis: int) -> list[list[float | None]]:
+def _percentile_curve(measured: Sequence[Measures], name: str, axis: int) -> list[list[float | None]]:
     """Percentiles [3][positions] of a curve along the head; None where fewer than half of the volumes have a value."""
     positions = np.linspace(0.0, 1.0, POSITIONS)
     rows = []

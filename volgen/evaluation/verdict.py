@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from volgen.core.protocols import AXES
 from volgen.evaluation.bands import SMALLEST
 from volgen.evaluation.check import Metric, Triple
-from volgen.evaluation.measure import Measured
+from volgen.evaluation.measure import Measures
 from volgen.evaluation.reference import Reference
 
 PLANES = {"R": "sagittal", "A": "coronal", "S": "axial"}
@@ -35,7 +35,7 @@ class _Departure:
     above: bool = True
 
 
-def judge(name: str, measured: Measured, reference: Reference) -> dict[str, Any]:
+def judge(name: str, measured: Measures, reference: Reference) -> dict[str, Any]:
     """The entry of one volume in ``report.json``.
 
     A volume passes if every metric lies inside its band along every axis and every voxel is a number. It is ``other`` if its sharpness,
@@ -135,7 +135,7 @@ def _beyond(departure: _Departure, reference: Reference) -> _Departure | None:
     return replace(further, value=departure.value) if further else None
 
 
-def _findings(departure: _Departure, measured: Measured, reference: Reference) -> Iterator[dict[str, Any]]:
+def _findings(departure: _Departure, measured: Measures, reference: Reference) -> Iterator[dict[str, Any]]:
     metric, axis = departure.metric, AXES[departure.axis]
     if departure.value is None:
         return  # nothing was there to measure; the extent of the head is the finding
@@ -168,7 +168,7 @@ def _slices(first: int, last: int) -> str:
     return f"slice {first}" if first == last else f"slices {first}-{last}"
 
 
-def _places(departure: _Departure, measured: Measured, reference: Reference, limit: float, below: bool) -> list[tuple[int, int]]:
+def _places(departure: _Departure, measured: Measures, reference: Reference, limit: float, below: bool) -> list[tuple[int, int]]:
     """Slices at fault, worst place first. Two neighbouring pairs at fault share one slice, and that one is it."""
     if not departure.metric.curve:
         return []
@@ -195,7 +195,7 @@ def _shadows(curve: NDArray[np.float64]) -> NDArray[np.bool_]:
     return shadows
 
 
-def _not_finite(measured: Measured) -> Iterator[dict[str, Any]]:
+def _not_finite(measured: Measures) -> Iterator[dict[str, Any]]:
     if measured.not_finite is None:
         return
     first, last = measured.not_finite

@@ -13,20 +13,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volgen.core.files import atomic_path
+from volgen.images.blocks import edge_for, padded_means
 
 FOLDER, MASKS = "previews", "masks"
 MOST = 20
 LARGEST_EDGE = 112
 
 
-def factor(shape: Sequence[int]) -> int:
-    """How many voxels along each edge become one."""
-    return max(1, -(-max(shape) // LARGEST_EDGE))
-
-
 def place(shape: Sequence[int], slices: Sequence[int | None]) -> list[float]:
     """Where slices of the whole volume lie in its preview, as shares of the edges; the middle for None."""
-    step = factor(shape)
+    step = edge_for(shape, LARGEST_EDGE)
     return [0.5 if z is None else (z + 0.5) / (-(-n // step) * step) for n, z in zip(shape, slices, strict=True)]
 
 
@@ -38,7 +34,8 @@ def write_preview(path: Path, unit: NDArray[np.float32], voxel_size: Sequence[fl
         unit: [X, Y, Z] in [0, 1], RAS+.
         voxel_size: mm.
     """
-    _write(path, np.rint(255 * np.clip(_small(unit), 0, 1)), factor(unit.shape), voxel_size)
+    step = edge_for(unit.shape, LARGEST_EDGE)
+    _write(path, np.rint(255 * np.clip(padded_means(unit, [step] * 3), 0, 1)), step, voxel_size)
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> None:
@@ -49,17 +46,9 @@ def write_mask(path: Path, mask: NDArray[np.bool_], voxel_size: Sequence[float])
         mask: [X, Y, Z], RAS+.
         voxel_size: mm.
     """
-    inside = _small(mask.astype(np.float32)) > 0.5
-    _write(path, inside & ~ndimage.binary_erosion(inside), factor(mask.shape), voxel_size)
-
-
-def _small(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means over blocks; what is missing at the far ends is repeated."""
-    step = factor(values.shape)
-    padded = np.pad(values, [(0, -n % step) for n in values.shape], mode="edge")
-    x, y, z = (n // step for n in padded.shape)
-    small: NDArray[np.float32] = padded.reshape(x, step, y, step, z, step).mean(axis=(1, 3, 5))
-    return small
+    step = edge_for(mask.shape, LARGEST_EDGE)
+    inside = padded_means(mask.astype(np.float32), [step] * 3) > 0.5
+    _write(path, inside & ~ndimage.binary_erosion(inside), step, voxel_size)
 
 
 def _write(path: Path, levels: NDArray[Any], step: int, voxel_size: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from volgen.data.convert import SMALL, contiguous, to_model, to_unit
+from volgen.data.convert import SMALL, codes_to_model, codes_to_unit, contiguous
 from volgen.data.piece import foreground
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
@@ -29,7 +29,7 @@ def test_the_box_holds_all_that_is_not_the_minimum(record: SubjectRecord, order:
     assert piece.start == (0, 11, 19) and tuple(piece.voxels_XYZ.shape) == (10, 23, 41) and piece.shape == record.shape
     volume = torch.full(record.shape, piece.fill)
     volume[0:10, 11:34, 19:60] = piece.voxels_XYZ
-    assert torch.equal(volume, torch.from_numpy(to_model(codes, record)))
+    assert torch.equal(volume, torch.from_numpy(codes_to_model(codes, record)))
     empty = foreground(np.full(record.shape, background, np.uint16), record)
     assert tuple(empty.voxels_XYZ.shape) == (1, 1, 1)
 
@@ -40,7 +40,7 @@ def test_codes_are_converted_as_one_formula_would(record: SubjectRecord, order: 
     assert codes.size > SMALL
     width = record.intensity.high - record.intensity.low
     plain = codes * np.float32(record.slope / width) + np.float32((record.inter - record.intensity.low) / width)
-    unit = to_unit(codes, record)
+    unit = codes_to_unit(codes, record)
     assert unit.flags.c_contiguous and unit.dtype == np.float32 and np.array_equal(unit, np.clip(plain, 0, 1))
-    assert np.array_equal(to_model(codes, record), unit * 2 - 1)
+    assert np.array_equal(codes_to_model(codes, record), unit * 2 - 1)
     assert np.array_equal(contiguous(codes), codes) and contiguous(codes).flags.c_contiguous

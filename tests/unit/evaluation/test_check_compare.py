@@ -10,7 +10,7 @@ import pytest
 
 from volgen.evaluation.check import CheckResult, Metric
 from volgen.evaluation.compare import FARTHEST, FEWEST, compare
-from volgen.evaluation.measure import Measured
+from volgen.evaluation.measure import Measures
 from volgen.evaluation.reference import Reference
 from volgen.reporting import compare_page
 
@@ -30,7 +30,7 @@ class _Numbers:
 def bands() -> Reference:
     rng = np.random.default_rng(0)
     real = [
-        Measured({"numbers": CheckResult({"a": tuple(rng.normal(5, 1, 3)), "b": tuple(np.exp(rng.normal(0, 0.3, 3)))})}, (None,) * 3,
+        Measures({"numbers": CheckResult({"a": tuple(rng.normal(5, 1, 3)), "b": tuple(np.exp(rng.normal(0, 0.3, 3)))})}, (None,) * 3,
                     None, 0.0, (), (), (), litres=1.4)
         for _ in range(24)
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from volgen.bench.report import plain as plain_metrics
 from volgen.evaluation.mask import head_mask
-from volgen.evaluation.measure import default_checks, measure, to_unit
+from volgen.evaluation.measure import default_checks, measure, robust_unit
 from volgen.images import nifti
 
 SIZE = (2.0, 2.4, 3.0)
@@ -18,7 +18,7 @@ SIZE = (2.0, 2.4, 3.0)
 
 @pytest.fixture(scope="module")
 def brain(cohort: Path) -> NDArray[np.float32]:
-    return to_unit(nifti.read(sorted(cohort.rglob("*_T1w.nii.gz"))[0]).voxels)
+    return robust_unit(nifti.read(sorted(cohort.rglob("*_T1w.nii.gz"))[0]).voxels)
 
 
 @pytest.mark.parametrize("where", ["whole", "at the border", "odd edges", "noise outside"])
@@ -29,7 +29,7 @@ def test_metrics_are_those_of_a_plain_loop(where: str, brain: NDArray[np.float32
         brain = np.ascontiguousarray(brain[:79, 3:, :-4].transpose(2, 0, 1))
     elif where == "noise outside":
         brain = np.clip(brain + np.abs(np.random.default_rng(0).normal(0, 0.02, brain.shape)), 0, 1).astype(np.float32)
-    unit = to_unit(brain)
+    unit = robust_unit(brain)
     plain = plain_metrics.everything(unit, SIZE)
     measured = measure(brain, SIZE, default_checks())
     assert np.array_equal(head_mask(unit), plain["mask"])

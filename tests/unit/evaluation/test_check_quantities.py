@@ -11,7 +11,7 @@ from volgen.core.protocols import AXES
 from volgen.core.registry import kinds
 from volgen.evaluation import slices
 from volgen.evaluation.mask import dilated, head_mask
-from volgen.evaluation.measure import default_checks, measure, to_unit
+from volgen.evaluation.measure import default_checks, measure, robust_unit
 from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.spectrum import high_frequency_energy
 from volgen.evaluation.volumes import adjacent_l1, adjacent_ssim, anisotropy, excess, extent, high_frequency, slice_bias, total_variation
@@ -166,7 +166,7 @@ def test_metric_names_are_unique_over_the_folder_and_every_check_keeps_its_word(
     assert [check.kind for check in checks] == kinds("volgen.evaluation.volumes")
     names = [metric.name for check in checks for metric in check.metrics]
     assert len(set(names)) == len(names)
-    volume = to_unit(head())
+    volume = robust_unit(head())
     for check in checks:
         result = check.measure(HeadScan(volume, head_mask(volume), (2.0, 2.0, 2.0)))
         related = check.relate(result.values, dict.fromkeys(result.values, (1.0, 1.0, 1.0)))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from volgen.commands.report.reference import Against, mismatches
 from volgen.evaluation.check import CheckResult, Metric
-from volgen.evaluation.measure import Measured, seen
+from volgen.evaluation.measure import Measures, seen
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.stripping import SKULL, skull_sign
 from volgen.images import nifti
@@ -67,7 +67,7 @@ class _Numbers:
 
 def bands(litres: float, skulls: int, people: int = 12) -> Reference:
     real = [
-        Measured({"numbers": CheckResult({"a": (float(i),) * 3})}, (None,) * 3, None, 0.0, (), (), (), litres=litres,
+        Measures({"numbers": CheckResult({"a": (float(i),) * 3})}, (None,) * 3, None, 0.0, (), (), (), litres=litres,
                     skull=0.6 if i < skulls else 0.0)
         for i in range(people)
     ]  # fmt: skip

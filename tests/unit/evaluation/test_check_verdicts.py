@@ -15,7 +15,7 @@ from volgen.core.errors import UserError
 from volgen.core.protocols import AXES
 from volgen.evaluation.bands import acquisitions
 from volgen.evaluation.check import CheckResult, Metric
-from volgen.evaluation.measure import Measured, default_checks, measure
+from volgen.evaluation.measure import Measures, default_checks, measure
 from volgen.evaluation.reference import FALSE_ALARM, Reference
 from volgen.evaluation.verdict import judge
 from volgen.images import nifti
@@ -36,17 +36,17 @@ def brains(cohort: Path) -> list[Brain]:
 
 
 @pytest.fixture(scope="module")
-def measured(brains: list[Brain]) -> list[Measured]:
+def measured(brains: list[Brain]) -> list[Measures]:
     checks = default_checks()
     return [measure(brain, SIZE, checks) for brain in brains]
 
 
 @pytest.fixture(scope="module")
-def reference(brains: list[Brain], measured: list[Measured]) -> Reference:
+def reference(brains: list[Brain], measured: list[Measures]) -> Reference:
     return Reference.fit(measured[::2], default_checks(), SIZE, brains[0].shape)
 
 
-def test_unseen_people_pass(measured: list[Measured], reference: Reference) -> None:
+def test_unseen_people_pass(measured: list[Measures], reference: Reference) -> None:
     verdicts = [judge("sub", one, reference)["verdict"] for one in measured[1::2]]
     # 30 people at an aimed-at false-alarm rate of 5 %: more than 5 alarms would have a probability of 0.3 %.
     assert verdicts.count("fail") <= 5
@@ -97,7 +97,7 @@ def blur(slices: Brain) -> None:
 @pytest.mark.parametrize("axis", range(3))
 @pytest.mark.parametrize("fault", [bad_slice, swapped_slices, repeated_slice, shifted_slice, banding, blur])
 def test_a_planted_fault_fails_along_its_axis(
-    fault: Callable[[Brain], None], axis: int, brains: list[Brain], measured: list[Measured], reference: Reference
+    fault: Callable[[Brain], None], axis: int, brains: list[Brain], measured: list[Measures], reference: Reference
 ) -> None:
     passing = [i for i in range(1, 61, 2) if judge("sub", measured[i], reference)["verdict"] == "pass"][:4]
     for person in passing:
@@ -135,7 +135,7 @@ def sliding(brain: Brain, axis: int) -> None:
 @pytest.mark.parametrize("axis", [1, 2])
 @pytest.mark.parametrize(("fault", "metric"), [(half_turned, "mirror_max"), (sliding, "slant_sideways")])
 def test_a_half_turned_stack_and_a_drift_are_found_in_all_unseen_people_even_by_few_real_ones(
-    fault: Callable[[Brain, int], None], metric: str, axis: int, people: int, brains: list[Brain], measured: list[Measured]
+    fault: Callable[[Brain, int], None], metric: str, axis: int, people: int, brains: list[Brain], measured: list[Measures]
 ) -> None:
     bands = Reference.fit(measured[: 2 * people : 2], default_checks(), SIZE, brains[0].shape)
     for person in range(1, 61, 10):
@@ -228,9 +228,9 @@ def test_the_smaller_of_two_acquisitions_passes_too(apart: float) -> None:
     for draw in range(30):
         rng = np.random.default_rng(draw)
 
-        def person(second: bool, rng: np.random.Generator = rng) -> Measured:
+        def person(second: bool, rng: np.random.Generator = rng) -> Measures:
             values = {"sharpness": tuple(rng.normal(apart * second, 1, 3)), "jump": tuple(rng.normal(0, 1 + 2 * second, 3))}
-            return Measured({"numbers": CheckResult(values)}, (None,) * 3, None, 0.0, (), (), ())
+            return Measures({"numbers": CheckResult(values)}, (None,) * 3, None, 0.0, (), (), ())
 
         both = [person(False) for _ in range(90)] + [person(True) for _ in range(30)]
         fitted = Reference.fit(both, [_Sharpness()], SIZE, (1, 1, 1))  # type: ignore[list-item]
@@ -261,14 +261,14 @@ def test_nan_voxels_fail_with_their_slices(brains: list[Brain], reference: Refer
     }  # fmt: skip
 
 
-def test_bands_survive_json(measured: list[Measured], reference: Reference) -> None:
+def test_bands_survive_json(measured: list[Measures], reference: Reference) -> None:
     again = Reference.from_json(json.loads(json.dumps(reference.to_json(), allow_nan=False)), "bands.json")
     assert again == reference
     assert [judge("x", one, again) for one in measured[:3]] == [judge("x", one, reference) for one in measured[:3]]
 
 
 def test_percentiles_have_intervals_that_hold_them_and_narrow_with_more_people(
-    measured: list[Measured], reference: Reference, brains: list[Brain]
+    measured: list[Measures], reference: Reference, brains: list[Brain]
 ) -> None:
     everyone = Reference.fit(measured, default_checks(), SIZE, brains[0].shape)
     widths = []
@@ -280,7 +280,7 @@ def test_percentiles_have_intervals_that_hold_them_and_narrow_with_more_people(
     assert widths[1] < widths[0]
 
 
-def test_bands_of_an_older_volgen_can_be_read(measured: list[Measured], reference: Reference) -> None:
+def test_bands_of_an_older_volgen_can_be_read(measured: list[Measures], reference: Reference) -> None:
     content = json.loads(json.dumps(reference.to_json()))
     new = {"alignment", "background", "continuity", "outline", "seam"}
     content["checks"] = [check for check in content["checks"] if check["kind"] not in new]
@@ -297,7 +297,7 @@ def test_bands_of_an_older_volgen_can_be_read(measured: list[Measured], referenc
     assert reference.unknown == []
 
 
-def test_what_older_bands_do_not_hold_is_not_judged_and_named(measured: list[Measured], reference: Reference) -> None:
+def test_what_older_bands_do_not_hold_is_not_judged_and_named(measured: list[Measures], reference: Reference) -> None:
     content = json.loads(json.dumps(reference.to_json()))
     content["checks"] = [check for check in content["checks"] if check["kind"] != "mirror"]  # a whole check
     for name in ("mirror_max", "tv_ratio", "step_peak"):  # numbers of checks that are there
@@ -328,7 +328,7 @@ def test_bands_of_another_form_are_refused(change: Callable[[dict], object], mes
         Reference.from_json(content, "bands.json")
 
 
-def test_too_small_a_reference_is_refused(measured: list[Measured], brains: list[Brain]) -> None:
+def test_too_small_a_reference_is_refused(measured: list[Measures], brains: list[Brain]) -> None:
     blank = measure(np.zeros(brains[0].shape), SIZE, default_checks())
     with pytest.raises(UserError, match="2 of 4 volumes can be measured"):
         Reference.fit([*measured[:2], blank, blank], default_checks(), SIZE, brains[0].shape)
@@ -350,7 +350,7 @@ def test_the_false_alarm_rate_of_normal_numbers_is_the_one_aimed_at(people: int)
     alarms = []
     for _ in range(150):
         draws = [(tuple(rng.normal(5, 1, 3)), tuple(np.exp(rng.normal(0, 0.3, 3)))) for _ in range(people + 10)]
-        all_of = [Measured({"numbers": CheckResult({"a": a, "b": b})}, (None,) * 3, None, 0.0, (), (), ()) for a, b in draws]
+        all_of = [Measures({"numbers": CheckResult({"a": a, "b": b})}, (None,) * 3, None, 0.0, (), (), ()) for a, b in draws]
         fitted = Reference.fit(all_of[:people], [_Numbers()], SIZE, (1, 1, 1))  # type: ignore[list-item]
         alarms += [judge("x", one, fitted)["verdict"] == "fail" for one in all_of[people:]]
     # The band is the wider of two intervals, so it may be on the safe side, but not by far.

@@ -30,7 +30,7 @@ from volgen.core.progress import progress
 from volgen.core.protocols import AXES
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
-from volgen.evaluation.measure import Measured, default_checks, measure
+from volgen.evaluation.measure import Measures, default_checks, measure
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.verdict import judge
 
@@ -58,7 +58,7 @@ class _Case:
     cohort: int
     axis: int
     places: Slices | None
-    measured: Measured
+    measured: Measures
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run(config: Config) -> list[Row]:
     people = sum(len(side) for found in sides.values() for side in found)
     with progress("bench", people + len(FAULTS) * len(STRENGTHS) * config.cases * len(stores)) as ticker:
 
-        def measured(store: Store, record: SubjectRecord) -> Measured:
+        def measured(store: Store, record: SubjectRecord) -> Measures:
             ticker.advance(note=record.id)
             return measure(store.read(record).voxels, record.voxel_size, checks)
 
@@ -115,7 +115,7 @@ def run(config: Config) -> list[Row]:
             ticker.advance(note=name)
     shape = stores[0].records[0].shape
 
-    def fit(some: Sequence[Measured]) -> Reference:
+    def fit(some: Sequence[Measures]) -> Reference:
         return Reference.fit(some, checks, sizes[0], shape)
 
     bands = [fit(side) for side in known]
@@ -136,7 +136,7 @@ def run(config: Config) -> list[Row]:
     return rows
 
 
-def _in_turn(cohorts: Sequence[Sequence[Measured]], judged: int, seed: int, fit: Callable[[Sequence[Measured]], Reference]) -> list[str]:
+def _in_turn(cohorts: Sequence[Sequence[Measures]], judged: int, seed: int, fit: Callable[[Sequence[Measures]], Reference]) -> list[str]:
     """Verdicts of all people of one cohort, each by bands of the other groups of all cohorts."""
     group = [np.random.default_rng((seed, i)).permutation(np.arange(len(cohort)) % GROUPS) for i, cohort in enumerate(cohorts)]
     verdicts = []
@@ -147,7 +147,7 @@ def _in_turn(cohorts: Sequence[Sequence[Measured]], judged: int, seed: int, fit:
 
 
 def _rows(
-    setting: _Setting, known: Sequence[Sequence[Measured]], unseen: Sequence[Sequence[Measured]], cases: Sequence[_Case]
+    setting: _Setting, known: Sequence[Sequence[Measures]], unseen: Sequence[Sequence[Measures]], cases: Sequence[_Case]
 ) -> Iterator[Row]:
     people = [*unseen[setting.cohort], *([] if setting.own else known[setting.cohort])]
     real = [judge("", one, setting.bands)["verdict"] for one in people]

@@ -22,7 +22,7 @@ from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.store import Store
 from volgen.evaluation.mask import head_mask
-from volgen.evaluation.measure import default_checks, measure, to_unit
+from volgen.evaluation.measure import default_checks, measure, robust_unit
 from volgen.images import nifti
 
 
@@ -52,7 +52,7 @@ def run(config: Config) -> list[Row]:
             "read the file (.nii.gz)": lambda: nifti.read(packed),
             "read the file (.nii)": lambda: nifti.read(flat),
             "one pass along each axis (mean change, whole volume)": lambda: [_pass(voxels, axis) for axis in range(3)],
-            "window and head mask": lambda: head_mask(to_unit(voxels)),
+            "window and head mask": lambda: head_mask(robust_unit(voxels)),
             "all metrics": lambda: measure(voxels, volume.voxel_size, checks),
         }
         best = dict.fromkeys(work, float("inf"))
@@ -60,7 +60,7 @@ def run(config: Config) -> list[Row]:
             for name, task in work.items():
                 best[name] = min(best[name], _seconds(task))
             ticker.advance(note="volgen")
-        plain = _seconds(lambda: plain_metrics.everything(to_unit(voxels), volume.voxel_size))
+        plain = _seconds(lambda: plain_metrics.everything(robust_unit(voxels), volume.voxel_size))
         ticker.advance(note="plain loop")
     read, *others = (Row(name, seconds, "CPU s") for name, seconds in best.items())
     metrics = others[-1]

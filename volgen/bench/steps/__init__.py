@@ -27,7 +27,7 @@ from volgen.core.progress import progress
 from volgen.core.protocols import Problem
 from volgen.core.registry import config_class, kinds
 from volgen.data.store import Store
-from volgen.evaluation.measure import to_unit
+from volgen.evaluation.measure import robust_unit
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
@@ -126,7 +126,7 @@ def _yardstick(store: Store, trained: TrainedRun, count: int) -> Yardstick:
             if record.shape != trained.geometry.shape:
                 found = f"scan '{record.id}' has shape {list(record.shape)}"
                 raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of the run")
-            groups[split == "train"].append(to_unit(store.read_unit(record)))
+            groups[split == "train"].append(robust_unit(store.read_unit(record)))
     if min(map(len, groups.values())) < FEWEST:
         found = f"{len(groups[True])} people to train on and {len(groups[False])} others"
         raise UserError(str(store.path), found, f"at least {FEWEST} of each")
@@ -144,7 +144,7 @@ def _measure(
             bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.shape),
             device=device, problem=Problem(preconditioner.start), done=lambda count, note: done(),
         )  # fmt: skip
-    units = [to_unit(volume[0].numpy()) for volume in volumes]
+    units = [robust_unit(volume[0].numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])
     return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, len(grid))), yardstick.project(units), details)
 

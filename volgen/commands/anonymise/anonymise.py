@@ -33,7 +33,7 @@ from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
 CERTIFICATE = "certificate.json"
-FILES = (CERTIFICATE, "dataset_description.json", "README.md", ".bidsignore", *STATEMENT)
+FILES = (CERTIFICATE, *derivative.DESCRIPTION, *STATEMENT)
 RUN = "run"
 README = """# A brain MRI under local differential privacy
 

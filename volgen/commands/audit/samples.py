@@ -16,7 +16,7 @@ from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.data.store import Store
 from volgen.evaluation import memorisation
-from volgen.evaluation.cohort_sample import reduced
+from volgen.images.blocks import means
 from volgen.images.intensity import from_model
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun
@@ -30,10 +30,10 @@ Unit = NDArray[np.float32]
 def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> list[Unit]:
     """Volumes of a run in [0, 1], averaged over cubes; by its own solver, at all of its noise levels."""
     found: list[Unit] = []
-    edge = memorisation.factor(trained.geometry.shape)
+    edge = memorisation.cube(trained.geometry.shape)
 
     def take(_: int, volume_CXYZ: Tensor) -> None:
-        found.append(reduced(from_model(volume_CXYZ[0]).numpy(), edge))
+        found.append(means(from_model(volume_CXYZ[0]).numpy(), [edge] * 3))
 
     white = config_class("volgen.sampling.noises", "white")()
     drawing = Drawing(
@@ -47,8 +47,8 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
 def placed(people: Sequence[Examined]) -> memorisation.People:
     """Everybody as points."""
     scans = [(number, person, scan) for number, person in enumerate(people) for scan in person.scans]
-    edge = memorisation.factor(scans[0][2].shape)
-    volumes = [reduced(person.store.read_unit(scan), edge) for _, person, scan in scans]
+    edge = memorisation.cube(scans[0][2].shape)
+    volumes = [means(person.store.read_unit(scan), [edge] * 3) for _, person, scan in scans]
     return memorisation.place(volumes, [number for number, _, _ in scans], [person.inside for _, person, _ in scans])
 
 

@@ -10,8 +10,10 @@ from typing import Literal
 from volgen.core.errors import UserError, nearest
 from volgen.core.files import synced_together, write_json
 from volgen.core.folder import claim
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.manifest import Provenance
 from volgen.core.progress import progress, say
+from volgen.data import derivative
 from volgen.data.derivative import write_description
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
@@ -20,10 +22,9 @@ from volgen.images.geometry import LARGEST_BRAIN_LITRES, litres
 from volgen.images.volume import Volume
 
 Orientation = Literal["source", "RAS"]
-FILES = ("dataset_description.json", "README.md", ".bidsignore")
-README = """# Scans exported from a volgen store
+README = f"""# Scans exported from a volgen store
 
-The images of this folder are scans of people, on the grid of a store that `volgen ingest` made. `manifest.json` says which store; the
+The images of this folder are scans of people, on the grid of a store that `volgen ingest` made. `{MANIFEST}` says which store; the
 sidecar of each image has its id there.
 """
 _NAME = re.compile(
@@ -89,7 +90,7 @@ def export(
 
 def _writes(name: str) -> bool:
     """Whether an export has a file or a folder of this name."""
-    return name in FILES or name.startswith("sub-")
+    return name in derivative.DESCRIPTION or name.startswith("sub-")
 
 
 def bids_name(identity: str) -> str:

@@ -22,7 +22,7 @@ from volgen.core.progress import Ticker, progress, say
 from volgen.core.protocols import AXES
 from volgen.core.seal import sealed
 from volgen.evaluation.cohort_sample import CohortSample
-from volgen.evaluation.measure import Measured, measure, seen
+from volgen.evaluation.measure import Measures, measure, seen
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.verdict import judge, number
 from volgen.reporting import figures, page, previews, tables
@@ -142,7 +142,7 @@ def _judge_all(
     return volumes, unread
 
 
-def _worst(findings: Sequence[Mapping[str, Any]], measured: Measured, bands: Reference) -> dict[str, Any] | None:
+def _worst(findings: Sequence[Mapping[str, Any]], measured: Measures, bands: Reference) -> dict[str, Any] | None:
     """The slice to look at first: the farthest out of the first finding that names slices, else the middle of the head along its axis."""
     if not findings:
         return None
@@ -156,7 +156,7 @@ def _worst(findings: Sequence[Mapping[str, Any]], measured: Measured, bands: Ref
     return {"axis": finding["axis"], "slice": place, "placed": bool(finding["slices"]), "text": finding["text"]}
 
 
-def _farthest(finding: Mapping[str, Any], axis: int, measured: Measured, bands: Reference) -> int:
+def _farthest(finding: Mapping[str, Any], axis: int, measured: Measures, bands: Reference) -> int:
     """Of the slices that a finding names, the one whose number lies farthest out."""
     first, last = finding["slices"]
     metric = next((metric for _, metric in bands.metrics if metric.name == finding["metric"]), None)
@@ -189,7 +189,7 @@ def _write_worst(sources: Sequence[Source], volumes: Sequence[Mapping[str, Any]]
                 figures.write_plane(path, np.take(unit, z, axis=axis).T[::-1], volume.voxel_size, axis)
 
 
-def _slice_rows(name: str, measured: Measured, findings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _slice_rows(name: str, measured: Measures, findings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     places = [(finding["axis"], *finding["slices"]) for finding in findings if finding["slices"]]
     for row in measured.slice_rows():
         at_fault = any(row["axis"] == axis and first <= row["slice"] <= last for axis, first, last in places)

@@ -20,7 +20,7 @@ from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
 
 WHITE = "white"
-FILES = (derivative.OVERVIEW, "dataset_description.json", "README.md", ".bidsignore", *STATEMENT)
+FILES = (derivative.OVERVIEW, *derivative.DESCRIPTION, *STATEMENT)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, unfinished
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
 from volgen.data.ingest.choose import Choice, choose
 from volgen.data.ingest.names import parse
@@ -19,7 +20,7 @@ from volgen.data.ingest.patients import PatientTable
 from volgen.data.people import Person, Way, people_of
 from volgen.images.nifti import is_image, stem
 
-RESERVED = ("zarr.json", "manifest.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
+RESERVED = ("zarr.json", MANIFEST, ".zgroup", ".zattrs", ".zarray", ".zmetadata")
 """Names in a store that no scan may have."""
 LONGEST = 180
 """Bytes of an id: names of files may have 255, and more is put in front and behind."""

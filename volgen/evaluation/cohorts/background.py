@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target, Unit
+from volgen.evaluation.cohort_measure import Compared, Goal, Target, Unit, VolumeGroup
 from volgen.evaluation.mask import dilated
 
 MARGIN_MM = 4.0
@@ -25,7 +25,7 @@ class Config(BaseConfig):
         Goal("background", "Background level, share of the range", fewest=1, missed="the background is not clean"),
     )
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """``generated``, ``generated_max`` (of the worst volume) and ``real``: means in [0, 1]."""
         outside = ~dilated(train.union, train.voxel_size, MARGIN_MM)
         level = _mean_in(generated.volumes, outside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side
+from volgen.evaluation.cohort_measure import Compared, Goal, VolumeGroup
 from volgen.evaluation.frechet_ratio import frechet_ratio
 
 
@@ -23,6 +23,6 @@ class Config(BaseConfig):
         Goal("frechet ratio", "Frechet distance, ratio to that of real people", fewest=25, shown="ratio", aim="1: as real"),
     )
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """What :func:`volgen.evaluation.frechet_ratio.frechet_ratio` returns."""
         return Compared(frechet_ratio(generated.rows, validation.rows, train.rows))

@@ -8,7 +8,7 @@ import numpy as np
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import AXES
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Unit
+from volgen.evaluation.cohort_measure import Compared, Goal, Unit, VolumeGroup
 from volgen.evaluation.frechet_ratio import frechet_ratio
 from volgen.evaluation.slices import extent
 
@@ -23,7 +23,7 @@ class Config(BaseConfig):
     place: ClassVar[int] = 7
     goals: ClassVar[tuple[Goal, ...]] = ()
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """By axis what :func:`volgen.evaluation.frechet_ratio.frechet_ratio` returns of slices from the central 60 % of training heads."""
         result: dict[str, Any] = {}
         for axis, label in enumerate(AXES):
@@ -34,5 +34,5 @@ class Config(BaseConfig):
         return Compared({**result, "gap": max(ratios) / max(min(ratios), 1e-12)})
 
 
-def _slices(group: Side, axis: int, places: np.typing.NDArray[np.int_]) -> Unit:
+def _slices(group: VolumeGroup, axis: int, places: np.typing.NDArray[np.int_]) -> Unit:
     return np.stack([np.moveaxis(volume, axis, 0)[places].reshape(SLICES, -1) for volume in group.volumes])

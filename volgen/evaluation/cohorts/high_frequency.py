@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import AXES
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target
+from volgen.evaluation.cohort_measure import Compared, Goal, Target, VolumeGroup
 from volgen.evaluation.scan import HeadScan
 from volgen.evaluation.spectrum import high_frequency_energy
 
@@ -25,7 +25,7 @@ class Config(BaseConfig):
         Goal("high-frequency ratio", "Fine detail, ratio to real", fewest=1, missed="fine detail is lost or noise was added"),
     )
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """``ratio_per_axis`` and its mean, ``ratio``; real volumes are validation and training people together."""
         ours = _energies(generated).mean(axis=0)
         theirs = np.concatenate([_energies(validation), _energies(train)]).mean(axis=0)
@@ -34,7 +34,7 @@ class Config(BaseConfig):
         return Compared({"ratio": ratio, "ratio_per_axis": ratios}, [Target("high-frequency ratio", ratio, *BAND)])
 
 
-def _energies(group: Side) -> NDArray[np.float64]:
+def _energies(group: VolumeGroup) -> NDArray[np.float64]:
     """[volumes, 3], per array axis."""
     scans = [HeadScan(volume, mask, (1.0, 1.0, 1.0)) for volume, mask in zip(group.volumes, group.masks, strict=True)]
     return np.array([[high_frequency_energy(scan, axis) for axis in range(3)] for scan in scans])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target
+from volgen.evaluation.cohort_measure import Compared, Goal, Target, VolumeGroup
 from volgen.evaluation.ms_ssim import mean_over_pairs
 
 DIFFERENCE = 0.08
@@ -21,7 +21,7 @@ class Config(BaseConfig):
              missed="volumes are more alike, or less alike, than real people are"),
     )  # fmt: skip
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """``generated`` and ``real`` (validation people), None for fewer than two volumes; ``scales`` of it; their ``difference``."""
         ours, theirs = mean_over_pairs(generated.pyramids), mean_over_pairs(validation.pyramids)
         difference = None if ours is None or theirs is None else ours - theirs

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target
+from volgen.evaluation.cohort_measure import Compared, Goal, Target, VolumeGroup
 from volgen.evaluation.cohorts._shared import deviation
 from volgen.evaluation.likeness import standardised
 from volgen.evaluation.ms_ssim import ms_ssim
@@ -30,14 +30,14 @@ class Config(BaseConfig):
         for name in NAMES.values()
     )  # fmt: skip
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """``generated`` and ``real`` (validation people): mean, standard deviation and largest value of both likenesses."""
         ours, theirs = _nearest(generated, train), _nearest(validation, train)
         targets = [Target(f"nearest training: {name}", ours[key], None, theirs[key] + theirs[f"{key}_sd"]) for key, name in NAMES.items()]
         return Compared({"generated": ours, "real": theirs}, targets)
 
 
-def _nearest(group: Side, train: Side) -> dict[str, Any]:
+def _nearest(group: VolumeGroup, train: VolumeGroup) -> dict[str, Any]:
     correlation = standardised(group.volumes, train.union) @ standardised(train.volumes, train.union).T
     best = correlation.max(axis=1)
     candidates = np.argsort(correlation, axis=1)[:, ::-1][:, :CANDIDATES]

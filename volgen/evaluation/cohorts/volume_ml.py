@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.cohort_measure import Compared, Goal, Side, Target
+from volgen.evaluation.cohort_measure import Compared, Goal, Target, VolumeGroup
 from volgen.evaluation.cohorts._shared import deviation
 
 SDS = 3.0
@@ -23,7 +23,7 @@ class Config(BaseConfig):
         Goal("volume z", "Size of the head, sd from the real mean", fewest=5, missed="heads are too large or too small on average"),
     )
 
-    def compare(self, generated: Side, validation: Side, train: Side) -> Compared:
+    def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
         """``generated`` and ``real`` (validation and training people together) in millilitres, the standard deviation of each, ``z``."""
         ours, theirs = _millilitres(generated), np.concatenate([_millilitres(validation), _millilitres(train)])
         spread = float(theirs.std(ddof=1))
@@ -34,5 +34,5 @@ class Config(BaseConfig):
         return Compared(values, [Target("volume z", z, -SDS, SDS)])
 
 
-def _millilitres(group: Side) -> NDArray[np.float64]:
+def _millilitres(group: VolumeGroup) -> NDArray[np.float64]:
     return np.array([mask.sum() for mask in group.masks]) * (float(np.prod(group.voxel_size)) / 1000.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_RANK
-from volgen.models.networks._residual_unet import Conv
+from volgen.models.convolution import Conv
 
 BASE, DOWN, UP = "lora_base", "lora_down", "lora_up"
 

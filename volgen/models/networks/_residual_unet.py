@@ -6,7 +6,6 @@ Legend: B batch, C channel, E embedding, ... two or three axes in space.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Self
 
 import torch
@@ -17,12 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config
 from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
+from volgen.models.convolution import Conv
 from volgen.models.haar import low_pass
-from volgen.models.networks._thin import wrong_in_bf16
 
 FREQUENCIES = 16
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-_CONVOLUTION: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 class ResidualUNetConfig(Config):
@@ -107,36 +105,6 @@ class ResidualUNet(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, h, embedding_BE, use_reentrant=False)  # type: ignore[no-any-return]
         return block(h, embedding_BE)  # type: ignore[no-any-return]
-
-
-class Conv(nn.Module):
-    """A convolution with zero padding whose weight is a matrix [out, in * size^dims]: what Muon, which orthogonalises updates, needs."""
-
-    def __init__(
-        self, dims: int, inputs: int, outputs: int, size: int = 3, stride: int = 1, zero: bool = False, bias: bool = True
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.shape, self.stride, self.dims = (outputs, inputs, *[size] * dims), stride, dims
-        bound = 0.0 if zero else 1.0 / math.sqrt(inputs * size**dims)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs * size**dims).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in, ...] -> [B, out, ...]."""
-        weight, bias = self.weight.view(self.shape), self.bias
-        if wrong_in_bf16(x, x.shape[2:], self.stride):
-            with torch.autocast("cpu", enabled=False):
-                return self._apply_to(x.float(), weight.float(), None if bias is None else bias.float())
-        return self._apply_to(x, weight, bias)
-
-    def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _CONVOLUTION[self.dims](x, weight, bias, self.stride, self.shape[-1] // 2)
-
-    def plain(self) -> nn.Module:
-        """Torch's layer that computes the same, without its weights: for whoever knows torch's layers alone (gradients of each sample)."""
-        kind: type[nn.Module] = {2: nn.Conv2d, 3: nn.Conv3d}[self.dims]
-        outputs, inputs, size, *_ = self.shape
-        return kind(inputs, outputs, size, self.stride, size // 2, device="meta")
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
 from volgen.core.protocols import Shape3
-from volgen.models.networks._thin import wrong_in_bf16
+from volgen.models.convolution import wrong_in_bf16
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 EMBEDDING_SCALE = 100.0
