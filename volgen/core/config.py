@@ -161,7 +161,8 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
             tag = str(context.get("tag", "?"))
             raise UserError(where, f"{'.'.join(path)}.kind is '{tag}'{more}", "a known kind", nearest(tag, options)) from None
         message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f" (found {shorten(repr(first['input']), SHOWN)})"
+        given = "nothing" if first["input"] is None else shorten(repr(first["input"]), SHOWN)
+        found = "" if first["type"] in ("missing", "value_error") else f" (found {given})"
         raise UserError(where, f"{'.'.join(path) or 'configuration'}: {message}{found}{more}") from None
 
 

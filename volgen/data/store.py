@@ -70,8 +70,12 @@ class Store:
         where = place(path)
         content = where.manifest()
         manifest = f"{where}/{NAME}"
-        if content.get("stage") != "ingest" or content.get("store_version") != VERSION:
-            raise UserError(manifest, f"is of stage '{content.get('stage')}', version {content.get('store_version')}", EXPECTED)
+        stage, version = content.get("stage"), content.get("store_version")
+        if isinstance(stage, str) and stage != "ingest":
+            do = "volumes of a run are drawn with `volgen sample`" if stage in ("train", "release") else ""
+            raise UserError(str(where), f"is no store: volgen {stage} made it", EXPECTED, do)
+        if stage != "ingest" or version != VERSION:
+            raise UserError(manifest, f"is of a store of version {version}", f"{EXPECTED} of version {VERSION}", "ingest again")
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
             fingerprint = cohort_fingerprint(records)

@@ -15,7 +15,7 @@ from volgen.commands.report.write import claim, write_report
 from volgen.core import manifest
 from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
-from volgen.core.progress import say
+from volgen.core.progress import say, say_next
 from volgen.core.seal import sealed
 from volgen.evaluation.compare import compare as ranked
 from volgen.reporting import compare_page, page
@@ -104,5 +104,7 @@ def compare(
         say(f"{entry['rank']}. {entry['text']}")
     hint(against, real, out / page.BANDS)
     say(f"see {html}")
+    best = entries[0]["name"]
+    say_next("volgen", "audit", f"RUN_OF_{best}", "--members", reference if against.store else "STORE", "--out", f"audit-{best}")
     failed = sum(not_passed(report["summary"]) for report in reports.values())
     return Comparison(html, [entry["name"] for entry in entries], failed)

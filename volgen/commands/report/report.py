@@ -9,7 +9,7 @@ from volgen.commands.report.reference import Against, hint, tell
 from volgen.commands.report.sources import sources_of
 from volgen.commands.report.write import claim, write_report
 from volgen.core.manifest import Provenance
-from volgen.core.progress import say
+from volgen.core.progress import say, say_next
 from volgen.reporting import page
 from volgen.reporting.summary import not_passed
 
@@ -63,4 +63,5 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     html = out / page.NAME
     hint(against, real, out / page.BANDS)
     say(f"{summary['headline']}; see {html}")
+    say_next("volgen", "report", "--compare", samples, "OTHERS", "--reference", reference, "--out", f"{out}-beside-others")
     return Judged(html, summary["passed"], not_passed(summary) - summary["unread"], summary["unread"])
