@@ -15,9 +15,9 @@ PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 
 Every key that `volgen train --config CONFIG.yaml` reads, with its default. Each is also an option: `--data.batch_size 8`.
-`--print_config` shows a configuration with all of its defaults. An unknown key is an error that names the nearest one. Where a section
-has a `kind`, its other keys are those of that kind. Complete examples are in `configs/`; what a key is good for is in the
-page of its subject.
+`volgen explain KEY` says in a terminal what is said here; `--print_config` shows a configuration with all of its defaults. An unknown key
+is an error that names the nearest one. Where a section has a `kind`, its other keys are those of that kind. Complete examples are in
+`configs/`; what a key is good for is in the page of its subject.
 
 <!-- Written by docs/make_configuration.py from the classes themselves; a test compares the two. -->
 """

@@ -301,9 +301,9 @@ def evaluate(samples: StrPath | Sequence[nib.Nifti1Image], reference: StrPath) -
         reference: the store of real scans that the run was trained on: both those it learnt from and those it has not seen are needed.
 
     Returns:
-        Measures by name, each for generated and for real volumes: ``background``, ``volume_ml``, ``ms_ssim``, ``high_frequency``,
-        ``nearest_training``, ``frechet``, ``frechet_planes`` (what they are: :func:`volgen.evaluation.cohort.cohort_quality`); ``targets``,
-        a list of ``{"name", "label", "value", "band", "pass"}``; ``count`` and ``voxel_size`` (mm, of the grid that was measured).
+        The values of each measure in ``volgen/evaluation/cohorts`` under its name, such as ``ms_ssim``, ``nearest_training`` and ``frechet``;
+        ``targets``, a list of ``{"name", "label", "value", "band": [low, high], "pass"}``; ``count`` of volumes on each side, and
+        ``voxel_size``, in mm, of the grid that was measured.
 
     Raises:
         UserError: a volume cannot be read, the shapes differ, or there are too few volumes.

@@ -217,12 +217,14 @@ def _settled(value: Any, annotation: Any) -> Any:
         models = _models_in(annotation)
         chosen = [model for model in models if "kind" in value and _kind(model) == value["kind"]] or models
         wanted = {name: field.annotation for model in chosen for name, field in model.model_fields.items()}
-        return {key: _settled(item, wanted.get(key, Any)) for key, item in value.items()}
+        return {key: _settled(item, wanted.get(key, Any if models else annotation)) for key, item in value.items()}
     if isinstance(value, list):
         return [_settled(item, annotation) for item in value]
     if not isinstance(value, Scalar):
         return value
     types = _types_in(annotation)
+    if object in types:  # a section whose schema is asked later
+        return value
     if types & {int, float}:
         types |= {int, float}
     return value.value if Any in types or type(value.value) in types or not value.text else value.text

@@ -294,10 +294,7 @@ def _pairs(words: Sequence[str], where: str) -> list[tuple[str, str]]:
         if not equals:
             if not waiting or waiting[0].startswith("--"):
                 raise UserError(where, f"'{word}' has no value", f"{word} VALUE, with a key of the configuration", f"see {where} --help")
-            values = [waiting.pop(0)]
-            while waiting and is_number(waiting[0]) and is_number(values[0]):
-                values.append(waiting.pop(0))
-            value = values[0] if len(values) == 1 else "[" + ", ".join(word.rstrip(",") for word in values) + "]"
+            value = _yaml(_values(waiting))
         pairs.append((key, value))
     return pairs
 
@@ -307,19 +304,34 @@ class _Numbers(argparse._StoreAction):
 
 
 def _joined(words: Sequence[str], actions: Sequence[argparse.Action]) -> list[str]:
-    """``--shape 48 56 48 SOURCE`` -> ``--shape=48 56 48``, ``SOURCE``: argparse would give the option everything up to the next one."""
+    """``--shape 48 56 48 SOURCE`` -> ``--shape=48 56 48``, ``SOURCE``, and ``--sampler.eta 0 RUN`` -> ``--sampler.eta=0``, ``RUN``.
+
+    argparse would give the one option everything up to the next one, and takes what follows the other, which it does not know, for RUN.
+    """
     numeric = {name for action in actions if isinstance(action, _Numbers) for name in action.option_strings}
     result: list[str] = []
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
-        if word in numeric and waiting and not waiting[0].startswith("--"):
-            values = [waiting.pop(0)]
-            while waiting and is_number(values[0]) and is_number(waiting[0]):
-                values.append(waiting.pop(0))
-            word += "=" + " ".join(values)
+        if waiting and not waiting[0].startswith("--"):
+            if word in numeric:
+                word += "=" + " ".join(_values(waiting))
+            elif word.startswith("--") and "." in word and "=" not in word:
+                word += "=" + _yaml(_values(waiting))
         result.append(word)
     return result
+
+
+def _values(waiting: list[str]) -> list[str]:
+    """Takes the value of an option off the words that follow it: one word, or several numbers."""
+    values = [waiting.pop(0)]
+    while waiting and is_number(waiting[0]) and is_number(values[0]):
+        values.append(waiting.pop(0))
+    return values
+
+
+def _yaml(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else "[" + ", ".join(word.rstrip(",") for word in values) + "]"
 
 
 def _mark(field: Any, kind: type[M]) -> M | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, PositiveInt
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError
-from volgen.core.options import Parser, Positional, add_options, from_options
+from volgen.core.options import Chosen, Dotted, Nested, Option, Pairs, Parser, Positional, Section, add_options, from_options
+from volgen.core.yaml_text import plain
 
 
 class _Config(Config):
@@ -89,3 +90,90 @@ def test_options_of_a_sub_command_are_added_when_it_is_called() -> None:
     for name in ("one", "two"):
         choices.add_parser(name).late = lambda sub, name=name: added.append(name)
     assert parser.parse_args(["two"]).name == "two" and added == ["two"]
+
+
+class _Inner(Config):
+    size: int = 1
+    """Its size."""
+
+
+class _Outer(Config):
+    what: Annotated[Chosen | None, Nested("WHAT", "things", lambda: {"thing": "A thing"}, lambda name: _Inner)] = None
+    """What it is."""
+    out: Path | None = None
+    """Where it goes."""
+
+
+class _Command(Config):
+    run: Annotated[Path | None, Positional("RUN")] = None
+    """A run."""
+    dtype: Literal["float32", "int16"] = "float32"
+    """Type of voxels."""
+    count: int = 0
+    """How many."""
+    pictures: bool = True
+    """Show pictures."""
+    names: Annotated[tuple[str, ...], Option("NAME", names=("--names", "--labels"), verbatim=True)] = ()
+    """Names with commas in them."""
+    given: Annotated[tuple[str, ...], Option("KEY=VALUE", repeated=True)] = ()
+    """What is known."""
+    noise: Annotated[str | dict[str, object] | None, Section("volgen.sampling.noises")] = None
+    """Kind of noise."""
+    overrides: Annotated[Pairs, Dotted()] = ()
+    """Everything else."""
+
+
+def _read(cls: type[Config], *words: str) -> Any:
+    parser = Parser("tool")
+    add_options(parser, cls)
+    options, rest = parser.parse_known_args(words)
+    return from_options(cls, options, parser, rest)
+
+
+def test_every_kind_of_field_is_read_from_the_command_line() -> None:
+    words = "--dtype int16 --noise.spacing 2 there --count 3 --no-pictures --labels a,b c --given age=7 --given sex=F site=2"
+    read = _read(_Command, *words.split(), "--noise", "slerp", "--noise.axis", "A", "--x.y", "4", "5")
+    assert (read.run, read.dtype, read.count, read.pictures, read.names) == (Path("there"), "int16", 3, False, ("a,b", "c"))
+    assert read.given == ("age=7", "sex=F", "site=2") and plain(read.noise) == {"kind": "slerp", "axis": "A", "spacing": 2}
+    assert read.overrides == (("x.y", "[4, 5]"),)
+    nothing = _read(_Command)
+    assert nothing == _Command() and nothing.run is None and nothing.noise is None and nothing.pictures
+    assert _read(_Command, "--no-pictures", "--pictures").pictures, "the last one counts"
+
+
+def test_a_setting_that_looks_like_a_number_keeps_its_spelling_until_its_schema_is_asked() -> None:
+    assert _read(_Command, "--noise.name", "2024").noise["name"].text == "2024"
+
+
+def test_help_lists_choices_and_kinds() -> None:
+    parser = Parser("tool")
+    add_options(parser, _Command)
+    text = " ".join(parser.format_help().split())
+    assert "--dtype {float32,int16} Type of voxels (default: float32)." in text and "--count VALUE How many (default: 0)." in text
+    assert "--pictures, --no-pictures Show pictures." in text and "--names NAME [NAME ...], --labels NAME [NAME ...]" in text
+    assert "Kind of noise. One of slerp, white." in text and "[RUN]" in text
+
+
+def test_a_sub_command_has_its_own_options_and_those_of_the_command() -> None:
+    read = _read(_Outer, "thing", "--size", "4", "--out", "x")
+    assert read.what == Chosen("thing", _Inner(size=4)) and read.out == Path("x")
+    assert _read(_Outer).what is None
+    with pytest.raises(UserError, match=r"tool: there is no what 'thign'. Did you mean 'thing'?"):
+        _read(_Outer, "thign")
+    with pytest.raises(UserError, match=r"unknown argument '--szie'. Did you mean '--size'?"):
+        _read(_Outer, "thing", "--szie", "4")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--count", "many"], "argument --count: invalid int value: 'many'"),
+        (["--noise.axis"], "'--noise.axis' has no value; expected --noise.axis VALUE"),
+        (["a", "b"], "unexpected argument 'b'"),
+    ],
+)
+def test_bad_words_are_one_message(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _read(_Command, *words)
+    assert message in str(caught.value)
