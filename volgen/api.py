@@ -301,7 +301,7 @@ def evaluate(samples: StrPath | Sequence[nib.Nifti1Image], reference: StrPath) -
         reference: the store of real scans that the run was trained on: both those it learnt from and those it has not seen are needed.
 
     Returns:
-        The values of each measure in ``volgen/evaluation/cohorts`` under its name, such as ``ms_ssim``, ``nearest_training`` and ``frechet``;
+        The values of each measure in ``volgen/evaluation/cohorts`` under its name, such as ``nearest_training`` and ``frechet``;
         ``targets``, a list of ``{"name", "label", "value", "band": [low, high], "pass"}``; ``count`` of volumes on each side, and
         ``voxel_size``, in mm, of the grid that was measured.
 
