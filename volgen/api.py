@@ -197,6 +197,9 @@ def sample(
     steps: int | None = None,
     sampler: Component | None = None,
     noise: Component | None = None,
+    guidance: Component | None = None,
+    operator: Component | None = None,
+    data: StrPath | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: Dtype = "float32",
@@ -214,6 +217,9 @@ def sample(
         steps: how many of the run's noise levels to visit; all if None.
         sampler: solver; the run's if None.
         noise: what noise is drawn from; ``"white"`` if None.
+        guidance: what makes volumes agree with ``data``, such as ``"projection"``; ``"none"`` if None.
+        operator: what of ``data`` was measured, such as ``{"kind": "inpaint", "mask": "mask.nii.gz"}``.
+        data: a NIfTI volume in the run's frame and intensity units.
         batch_size: volumes that ranks hand on together; no volume depends on it.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels of the images; int16 has a slope.
@@ -237,7 +243,8 @@ def sample(
     from volgen.images import nifti
 
     options = {
-        "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "batch_size": batch_size,
+        "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
+        "operator": operator, "data": data, "batch_size": batch_size,
         "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "stages": stages,
     }  # fmt: skip
     indices = range(start_index, start_index + count)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import Given
-from volgen.core.protocols import Problem, Sampler, Shape4
+from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
 from volgen.models.assembly import Assembly, Box
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
+from volgen.sampling.guidances.none import UNGUIDED
 
 GIB = 2**30
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
@@ -34,6 +35,8 @@ class Drawing:
         noises: configuration of a noise.
         grid: noise levels to visit.
         device: where the denoisers compute.
+        guidance: what a solver asks in place of the denoiser.
+        measurement: what volumes have to agree with, on the device; None if there is nothing.
     """
 
     run: TrainedRun
@@ -43,6 +46,8 @@ class Drawing:
     noises: Any
     grid: Sequence[float]
     device: torch.device
+    guidance: Guidance = UNGUIDED
+    measurement: Measurement | None = None
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while so many volumes are drawn."""
@@ -76,13 +81,18 @@ class Drawing:
 
                 return descent.sample(
                     bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.recipe.piece),
-                    device=self.device, problem=Problem(self.preconditioner.start), noise=there, given=given, done=done,
+                    device=self.device, problem=self.problem, guidance=self.guidance, noise=there, given=given, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):
                 chosen = indices[first : first + wave]
                 for index, volume in zip(chosen, self.assembly.generate(draw, whole, seed, chosen), strict=True):
                     take(index, volume)
+
+    @property
+    def problem(self) -> Problem:
+        """Where samples start, and what they have to agree with."""
+        return Problem(self.preconditioner.start, self.measurement)
 
     def sampler(self) -> Sampler:
         """A new one."""

@@ -27,6 +27,12 @@ class Config(BaseConfig):
     """Solver (default: the run's), with settings as --sampler.KEY VALUE."""
     noise: Annotated[str | dict[str, object] | None, Section("volgen.sampling.noises")] = None
     """Noise (default: white), with settings as --noise.KEY VALUE: of slerp, slices along --noise.axis (R, A, S) share noise."""
+    guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
+    """What makes volumes agree with --data (default: none), with settings as --guidance.KEY VALUE."""
+    operator: Annotated[str | dict[str, object] | None, Section("volgen.operators")] = None
+    """What of --data was measured, with settings as --operator.KEY VALUE: of inpaint, the voxels of a --operator.mask."""
+    data: Annotated[Path | None, Option("FILE")] = None
+    """NIfTI volume in the run's frame and intensity units, of which volumes have to agree with what --operator measures."""
     batch_size: Annotated[int, Option("N")] = 1
     """Volumes that ranks hand on together; no volume depends on it."""
     device: Annotated[str | None, Option("DEVICE")] = None

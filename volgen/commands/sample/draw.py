@@ -11,7 +11,6 @@ from torch import Tensor
 from volgen.commands.sample.job import Job
 from volgen.commands.sample.ranks import Crew, Volumes
 from volgen.core.progress import progress
-from volgen.core.protocols import Problem
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
@@ -49,8 +48,8 @@ class SampleWork:
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
             sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.shape), self.ranks.device
-            problem = Problem(drawing.preconditioner.start)
-            descent = Descent(bank, sampler, down(grid), self.job.seed, shape, device, problem, drawing.noise)
+            seed, path = self.job.seed, down(grid)
+            descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance)
             work = Volumes(descent, Packing(sampler, shape), units, self._export, done)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from volgen.commands.sample.steering import Steering
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.config import Config
@@ -34,6 +35,7 @@ class Job:
     run: TrainedRun
     solver: Config
     noise: Config
+    steering: Steering
     grid: Sequence[float]
     seed: int
     dtype: Literal["float32", "int16"]
@@ -48,6 +50,7 @@ class Job:
             "dtype": self.dtype,
             # White noise goes without saying: directories from before there was another can be continued.
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
+            **self.steering.told,
         }
         provenance = manifest.Provenance(
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
@@ -73,7 +76,7 @@ class Job:
 
         with folders.claim(
             self.out, self.provenance, "samples", writes=_writes, differs=differs, strangers=True,
-            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise and --dtype to continue",
+            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise, --data ... and --dtype to continue",
             keeps=lambda: bool(self.names.whole(self.out)),
         ) as folder:  # fmt: skip
             # The manifest comes first: a directory that was left half-way says whose it is.
@@ -82,7 +85,7 @@ class Job:
                 self._check(folder, name)
                 self._check(folder, f"{name.removesuffix('.nii.gz')}.json")
             folder.begin(**self._about(found))
-            derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}")
+            derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}", self.steering.readme)
             kept = {*found, *(f"{name.removesuffix('.nii.gz')}.json" for name in found)}
             if (self.out / PAGE).exists():  # one with an audit in it stays
                 kept.update(STATEMENT)
@@ -113,14 +116,15 @@ class Job:
         """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
         geometry = self.run.geometry
         image = geometry.volume(volume_CXYZ[0])
-        nifti.write(self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description(derivative.NOBODY))
+        nifti.write(self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description(self.steering.header))
         sidecar = {
-            "Description": "Synthetic T1-weighted volume drawn from a generative model; it shows no person.",
+            "Description": self.steering.description,
             "SkullStripped": geometry.skull_stripped,
             "Seed": self.seed,
             "SampleIndex": index,
             "Sampler": self.solver.model_dump(mode="json"),
             "Noise": self.noise.model_dump(mode="json"),
+            **({"Guidance": self.steering.told} if self.steering.told else {}),
             "SigmaGrid": list(self.grid),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,

@@ -13,6 +13,7 @@ from volgen.commands.sample import picture
 from volgen.commands.sample.draw import SampleWork
 from volgen.commands.sample.job import WHITE, Claimed, Job
 from volgen.commands.sample.ranks import crew, flow_of
+from volgen.commands.sample.steering import Steering
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest
 from volgen.core.noise import choose
@@ -24,9 +25,11 @@ from volgen.parallel import launch as launches
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
+from volgen.sampling.guidances.none import Config as Unguided
 from volgen.training.together import from_chief
 
 SAMPLERS, NOISES = "volgen.sampling.samplers", "volgen.sampling.noises"
+GUIDANCES, OPERATORS = "volgen.sampling.guidances", "volgen.operators"
 BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2}
 
 
@@ -39,6 +42,9 @@ def sample(
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     noise: str | Mapping[str, Any] | None = None,
+    guidance: str | Mapping[str, Any] | None = None,
+    operator: str | Mapping[str, Any] | None = None,
+    data: Path | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: Literal["float32", "int16"] = "float32",
@@ -63,6 +69,9 @@ def sample(
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
+        guidance: kind of guidance, or its configuration; volumes of the prior if None.
+        operator: kind of operator, or its configuration: what of ``data`` was measured.
+        data: NIfTI volume in the run's frame, with which volumes have to agree where it was measured.
         batch_size: volumes that the ranks of a row hand on together. Each is denoised by itself, so it changes none of them.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels in the file; int16 has a slope.
@@ -88,15 +97,19 @@ def sample(
     trained = open_run(run)
     solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
+    guided = _component("--guidance", GUIDANCES, guidance, Unguided())
+    steering = Steering(guided, _component("--operator", OPERATORS, operator, None), data)
     grid = _grid(trained.ensemble, steps)
     capacity = _resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
+        if data is not None:
+            raise UserError("--data", "this run draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
     costs = descent.evaluations(solver.build(), len(grid))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
-    job = Job(out, trained, solver, noises, grid, seed, dtype, {"count": count, "start_index": start_index})
+    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, {"count": count, "start_index": start_index})
     indices = range(start_index, start_index + count)
 
     claimed: list[Claimed] = []
@@ -111,7 +124,9 @@ def sample(
         missing: list[int] = json.loads(from_chief(ranks.group, prepare))
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
-        work = SampleWork(job, Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device), ranks)
+        measured = steering.measurement(trained.geometry, ranks.device)
+        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured)
+        work = SampleWork(job, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:
             work.flow(units, flow)
@@ -133,8 +148,8 @@ def _component(option: str, package: str, asked: str | Mapping[str, Any] | None,
     if asked is None:
         return default
     content = {"kind": asked} if isinstance(asked, str) else dict(asked)
-    kind = content.setdefault("kind", default.kind)
-    if kind == default.kind:
+    kind = content.setdefault("kind", getattr(default, "kind", ""))
+    if default is not None and kind == default.kind:
         content = {**default.model_dump(mode="json"), **content}
     if kind not in kinds(package):
         raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))

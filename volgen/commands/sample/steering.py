@@ -1,0 +1,108 @@
+"""What volumes are asked to agree with: a guidance, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from volgen.core.errors import UserError
+from volgen.core.files import sha256
+from volgen.core.protocols import Measurement
+from volgen.data import derivative
+from volgen.images import nifti
+from volgen.images.geometry import Geometry
+from volgen.images.intensity import to_model
+from volgen.sampling.guidances.none import Config as Unguided
+
+MEASURED = """# Brain MRI around measurements
+
+Every image in this folder was drawn from a generative model by volgen so that it agrees with measurements of a scan. Where it was
+measured it shows whom that scan shows, and is as private as the scan; the rest is the model's invention and must not be used for
+diagnosis. `manifest.json` says how the images were made.
+"""
+SAME_MM = 1e-2
+"""Largest difference between affines of one frame."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How a solver's denoiser is guided.
+
+    Attributes:
+        guidance: configuration of a guidance.
+        operator: configuration of an operator; None if nothing was measured.
+        data: the image that it measures.
+    """
+
+    guidance: Any
+    operator: Any
+    data: Path | None
+
+    def __post_init__(self) -> None:
+        if (self.operator is None) != (self.data is None):
+            there, missing = ("--operator", "--data") if self.data is None else ("--data", "--operator")
+            raise UserError(there, f"is there, and {missing} is not", "both, or neither")
+        if self.operator is not None and self.guidance == Unguided():
+            raise UserError("--data", "nothing makes volumes agree with it", "a guidance", "give --guidance projection")
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What a manifest says of it: nothing where nothing guides, so that folders of versions without guidance are continued."""
+        if self.guidance == Unguided():
+            return {}
+        measured = {} if self.data is None else {"operator": self.operator.model_dump(mode="json"), "data": sha256(self.data)}
+        files = {name: sha256(value) for name, value in self.operator or () if isinstance(value, Path)}
+        return {"guidance": self.guidance.model_dump(mode="json"), **measured, **({"operator_files": files} if files else {})}
+
+    @property
+    def description(self) -> str:
+        """What a sidecar says of a volume."""
+        if self.data is None:
+            return "Synthetic T1-weighted volume drawn from a generative model; it shows no person."
+        drawn = "T1-weighted volume that a generative model drew around measurements of a scan"
+        return f"{drawn}: where it was measured, it shows whom the scan shows."
+
+    @property
+    def header(self) -> str:
+        """What the header of a file says of it."""
+        return derivative.NOBODY if self.data is None else "synthetic around measured voxels"
+
+    @property
+    def readme(self) -> str:
+        """What the folder says of its volumes."""
+        return derivative.README if self.data is None else MEASURED
+
+    def measurement(self, geometry: Geometry, device: torch.device) -> Measurement | None:
+        """What was measured, on a device.
+
+        Raises:
+            UserError: the image is not in the run's frame, or cannot be read.
+        """
+        if self.data is None:
+            return None
+        operator = self.operator.build(geometry.shape, device)
+        return Measurement(operator, operator.apply(_in_frame(self.data, geometry).to(device)))
+
+
+def _in_frame(path: Path, geometry: Geometry) -> Tensor:
+    """An image of the run's frame and intensity units, [1, 1, X, Y, Z] in the model range.
+
+    Raises:
+        UserError: it is of another frame, or holds NaN.
+    """
+    volume = nifti.read(path).reoriented("RAS")
+    do = "give a volume that volgen sample or volgen anonymise wrote with this run, or bring the scan to its grid"
+    if volume.shape != geometry.shape:
+        raise UserError(str(path), f"has {list(volume.shape)} voxels", f"the run's {list(geometry.shape)}", do)
+    if not np.allclose(volume.affine, geometry.affine, atol=SAME_MM):
+        raise UserError(str(path), f"is in another place or of other voxels: affine {volume.affine.tolist()}", "the run's frame", do)
+    unit = torch.from_numpy(geometry.intensity.to_unit(volume.voxels))
+    if not unit.isfinite().all():
+        raise UserError(str(path), "holds NaN or infinite voxels", "finite voxels")
+    return to_model(unit[None, None])
