@@ -44,7 +44,7 @@ napoleon_use_ivar = True
 ROOT = Path(__file__).resolve().parents[1]
 FROM_ROOT = {"index": "README.md", "contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 """Pages of the site whose text stands in the repository's root, where a visitor of the repository looks for it."""
-AUTOMODULE = "\n```{{eval-rst}}\n.. automodule:: {}\n```\n"
+AUTOMODULE = "\n```{{eval-rst}}\n.. automodule:: {}{}\n```\n"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 
 
@@ -82,6 +82,6 @@ def _methods() -> Iterator[str]:
         names = kinds(found.name)
         modules = [importlib.import_module(f"{found.name}.{name}") for name in names if not (Path(found.name) / name).is_dir()]
         if modules and all("kind" in getattr(getattr(module, "Config", None), "model_fields", {}) for module in modules):
-            yield f"\n## {found.name.partition('.')[2]}\n" + AUTOMODULE.format(found.name)
+            yield f"\n## {found.name.partition('.')[2]}\n" + AUTOMODULE.format(found.name, "\n   :no-members:")
             for module in modules:
-                yield f"\n### {module.__name__.rpartition('.')[2]}\n" + AUTOMODULE.format(module.__name__)
+                yield f"\n### {module.__name__.rpartition('.')[2]}\n" + AUTOMODULE.format(module.__name__, "")

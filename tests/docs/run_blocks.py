@@ -1,8 +1,8 @@
 """Runs every command block of README and docs: python tests/docs/run_blocks.py [--list] [PAGE.md ...]
 
-A command block is a fenced block of ``bash``, or an indented one whose first line begins with a command. All blocks of a page run one after
-another in one folder, which is empty but for the repository's ``configs``, ``launch`` and ``docs``. What stands in front of a block says
-otherwise, in a comment that no reader sees:
+A command block is a fenced block of ``bash`` or ``python``, or an indented one whose first line begins with a command. All blocks of a
+page run one after another in one folder, which is empty but for the repository's ``configs``, ``launch`` and ``docs``. What stands in front
+of a block says otherwise, in a comment that no reader sees:
 
     <!-- docs: check; 40 hours on eight GPUs -->      not run; options, keys and files of its volgen commands are checked
     <!-- docs: skip; needs a Slurm cluster -->        not run, for this reason
@@ -132,7 +132,8 @@ def _block(lines: Sequence[str], place: int, table: bool) -> tuple[str, int] | N
     """The text of the block that begins at a line, and the line after it."""
     if lines[place].startswith("```"):
         end = next(n for n in range(place + 1, len(lines)) if lines[n].startswith("```"))
-        return "\n".join(lines[place + 1 : end]), end + 1
+        text = "\n".join(lines[place + 1 : end])
+        return f"python - <<'END'\n{text}\nEND" if lines[place].strip("` ") == "python" else text, end + 1
     for mark in ("    ", "|") if table else ("    ",):
         blank_before = place == 0 or not lines[place - 1].strip() or lines[place - 1].startswith("<!--") or "-->" in lines[place - 1]
         if lines[place].startswith(mark) and blank_before:
@@ -149,7 +150,7 @@ def _goes_on(lines: Sequence[str], place: int) -> bool:
 
 def _is_command(first: str, text: str) -> bool:
     if first.startswith("```"):
-        return first.strip("` ") in ("bash", "sh", "console")
+        return first.strip("` ") in ("bash", "sh", "console", "python")
     words = text.split()
     while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)

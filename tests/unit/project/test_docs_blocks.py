@@ -88,6 +88,12 @@ def test_a_comment_that_means_nothing_is_an_error(tmp_path: Path, text: str) -> 
         script.blocks(page(tmp_path, text))
 
 
+def test_a_block_of_python_is_run_by_python(tmp_path: Path) -> None:
+    text = "```python\nprint('a' * 2)\n```\n\n<!-- docs: output -->\n\n    aa\n\n```python\nraise SystemExit(3)\n```\n"
+    (wrong,) = script.run_page(page(tmp_path, text))
+    assert "ended with 3" in wrong
+
+
 def test_commands_are_what_the_shell_would_start() -> None:
     text = """OMP_NUM_THREADS=1 torchrun -m volgen train --config 'a b.yaml' && volgen report x > y  # volgen bench
 two="--c 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -81,6 +82,15 @@ def test_documented_commands_and_files_exist() -> None:
             assert (ROOT / script).is_file(), f"{document.name} shows {script}"
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_has_short_cells_and_no_outputs(path: Path) -> None:
+    """CI runs it when it builds the site; what a run prints would make a commit of every run."""
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert all(len(cell["source"]) <= 16 for cell in code)
 
 
 def test_the_readme_starts_with_the_two_commands() -> None:
