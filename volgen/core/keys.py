@@ -20,7 +20,7 @@ REQUIRED = "required"
 
 @dataclass(frozen=True)
 class Key:
-    """One key.
+    """One key of a configuration.
 
     Attributes:
         name: dotted.
@@ -57,7 +57,7 @@ class Section:
     """One section of a configuration.
 
     Attributes:
-        name: of it.
+        name: what the section is called.
         meaning: what it is about.
         kinds: its kinds; a single one without a name if it has none.
     """

@@ -89,7 +89,7 @@ class Chosen(NamedTuple):
     """A sub-command that was named.
 
     Attributes:
-        name: of it.
+        name: what the sub-command is called.
         config: its own options.
     """
 

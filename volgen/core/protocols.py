@@ -212,7 +212,7 @@ class Cut(Protocol):
 Shape3 = tuple[int, int, int]
 """Voxels along X, Y, Z."""
 Shape4 = tuple[int, int, int, int]
-"""Of a state of sampling: channels and voxels, (C, X, Y, Z); C is 1 where states are images."""
+"""Sizes of a state of sampling: channels and voxels, (C, X, Y, Z); C is 1 where states are images."""
 Axis = Literal["R", "A", "S"]
 """An axis of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 AXES: tuple[Axis, Axis, Axis] = ("R", "A", "S")

@@ -68,7 +68,7 @@ def read(config: People, store: Store, runs: Sequence[TrainedRun]) -> Volumes:
 
 
 def names_of(directories: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells them apart."""
+    """Names of runs: as much of the end of each path as tells them apart."""
     parts = [directory.resolve().parts for directory in directories]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

@@ -28,7 +28,7 @@ from volgen.evaluation.reference import Reference
 
 
 class Config(BaseConfig):
-    """Which people."""
+    """Which people are acquired anew."""
 
     store: Annotated[Path, Positional("STORE")]
     """Finished store of real scans on one grid; its training people are used."""

@@ -72,7 +72,7 @@ def contrasted(v: Brain, power: float) -> Brain:
 
 
 def one_after_the_other(*steps: Callable[[Brain], Brain]) -> Callable[[Brain], Brain]:
-    """A composition."""
+    """One simulation after the other."""
 
     def composed(v: Brain) -> Brain:
         for step in steps:

@@ -25,7 +25,7 @@ class Fault:
         plant: (slices [n, rows, columns] in [0, 1], first and last slice with head, size, generator) -> the same with the fault, and the
             slices that it touches, or None if it is everywhere.
         sizes: weak, medium, strong.
-        unit: of the sizes.
+        unit: unit of the sizes.
         axes: array axes that it can lie along.
         directed: whether it has an axis at all.
     """
@@ -91,7 +91,7 @@ def drift(v: Brain, head: Slices, size: float, generator: np.random.Generator) -
 
 
 def slide(v: Brain, head: Slices, size: float, generator: np.random.Generator) -> Planted:
-    """As :func:`drift`, but by fractions of a voxel (cubic interpolation): no slice is shifted against the next by more than a little."""
+    """Shifts like :func:`drift`, but by fractions of a voxel (cubic interpolation): no slice is far from where the next one is."""
     axis, sign = int(generator.integers(2)), int(generator.choice((-1, 1)))
     for z in range(len(v)):
         share = np.clip((z - head[0]) / max(head[1] - head[0], 1), 0, 1) - 0.5
@@ -110,7 +110,7 @@ def blur_all(v: Brain, head: Slices, size: float, generator: np.random.Generator
 
 
 def seam(v: Brain, head: Slices, size: float, generator: np.random.Generator) -> Planted:
-    """From one block border on (blocks of 16 voxels, a border in the central part) everything is brighter by ``size``."""
+    """Makes everything brighter by ``size`` from one block border on (blocks of 16 voxels, a border in the central part)."""
     rim = (1 - CENTRAL) / 2 * (head[1] - head[0])
     borders = [z for z in range(16, len(v), 16) if head[0] + rim <= z <= head[1] - rim] or [(head[0] + head[1]) // 2]
     z = int(generator.choice(borders))
@@ -129,7 +129,7 @@ def repeats(v: Brain, head: Slices, size: float, generator: np.random.Generator)
 
 
 def flip(v: Brain, head: Slices, size: float, generator: np.random.Generator) -> Planted:
-    """From the middle on, left and right are exchanged, by a mirror ``size`` voxels beside the head's own middle."""
+    """Exchanges left and right from the middle on, by a mirror ``size`` voxels beside the head's own middle."""
     z = (head[0] + head[1]) // 2
     filled = np.flatnonzero(v.max(axis=(0, 2)) > 0.1 * v.max())
     turned = v[z:, ::-1]

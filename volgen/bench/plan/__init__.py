@@ -40,7 +40,7 @@ from volgen.recipe import Recipe
 Section = Mapping[str, object]
 SCANS = 12
 STEPS = 4
-"""Of the run whose peak is measured."""
+"""Steps of the run whose peak is measured."""
 VALIDATE, SAVE = 2, 3
 """Steps between its validations and its checkpoints."""
 FEW, MORE = 1, 3
@@ -59,7 +59,7 @@ class Case:
     """A run to plan and to train.
 
     Attributes:
-        name: of its rows.
+        name: what its rows are called.
         edge: voxels along each axis.
         batch: volumes.
         network: section of the configuration.
@@ -92,10 +92,10 @@ CASES = (
 
 
 class Config(BaseConfig):
-    """Which cases."""
+    """Which cases are measured."""
 
     cases: PositiveInt = len(CASES)
-    """The first so many of the cases, which grow in size."""
+    """How many of the cases are measured, from the first on; they grow in size."""
 
 
 def run(config: Config) -> list[Row]:
@@ -144,7 +144,7 @@ def _case(case: Case, scratch: Path) -> list[Row]:
 
 
 def steps_to_time(step: float) -> int:
-    """Steps of the longer of the two runs that are timed, for steps of about so many processor seconds."""
+    """Steps of the longer of the two runs that are timed, for steps of about ``seconds`` of a processor."""
     return min(MOST, max(MORE, FEW + math.ceil(SECONDS / step)))
 
 

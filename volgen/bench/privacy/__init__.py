@@ -24,19 +24,19 @@ from volgen.core.progress import progress, say
 from volgen.recipe import Recipe
 
 ARMS = ("ordinary", "ordinary, volume by volume", "private, one patient", "private, several patients", "Opacus alone")
-"""In the order in which :func:`volgen.bench.privacy.arms.measure` knows them."""
+"""Arms in the order in which :func:`volgen.bench.privacy.arms.measure` knows them."""
 MEASURES = {"step": "s", "CPU": "CPU s", "peak": "MiB", "training": "MiB"}
-"""Of each arm: seconds of a step, of them on a processor, resident set at its highest, and what of it is training rather than libraries."""
+"""Figures of each arm: seconds of a step, those of a processor, the highest resident set, and what of that is training, not libraries."""
 REFERENCE = ARMS[1]
 """What private training is compared with: it, too, holds one volume's activations at a time."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A size.
+    """One size of network and of volume.
 
     Attributes:
-        name: of its rows.
+        name: what its rows are called.
         edge: voxels along each axis.
         patients: in each step, with one view.
         network: section of the configuration.
@@ -60,7 +60,7 @@ class Config(BaseConfig):
     """How much of it."""
 
     cases: PositiveInt = len(CASES)
-    """The first so many of the cases."""
+    """How many of the cases are measured, from the first on."""
     rounds: PositiveInt = 3
     """Times that every arm is measured; the median counts."""
 

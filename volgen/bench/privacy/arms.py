@@ -35,7 +35,7 @@ from volgen.training.metrics import NoMetrics
 from volgen.training.private import PrivateTrainer
 
 MOST = 20
-"""At least so many steps are timed, for so many seconds, but not more than the most."""
+"""Least number of steps that are timed, seconds to time them for, and the largest number of them."""
 RATE, NOISE, CLIP = 1e-5, 1.0, 1.0
 Step = Callable[[int], None]
 
@@ -48,7 +48,7 @@ class Found:
         wall: seconds of a step.
         cpu: processor seconds of a step, of all threads.
         peak: resident bytes at most.
-        beyond: of these, what came after the process had been started and its libraries read.
+        beyond: what of these came after the process had been started and its libraries read.
     """
 
     wall: float

@@ -33,7 +33,7 @@ from volgen.recipe import Recipe
 
 Section = Mapping[str, Any]
 RATE = 5e-5
-"""Of MONAI's tutorial."""
+"""Learning rate of MONAI's tutorial."""
 WAVELET: Section = {"kind": "wavelet_unet3d", "channels": [24, 48, 96]}
 UNET: Section = {
     "kind": "unet3d", "channels": [32, 64, 64, 64], "attention": [False, False, True, True],
@@ -67,7 +67,7 @@ class Config(BaseConfig):
     tuned_rate: PositiveFloat = 1e-3
     """Learning rate of MONAI's second arm."""
     seed: NonNegativeInt = 0
-    """Of training and of sampling."""
+    """Seed of training and of sampling."""
 
 
 def run(config: Config) -> list[Row]:

@@ -30,7 +30,7 @@ ONE, APART, ROW = "one rank", "ranks that share nothing", "a row"
 
 
 class Config(BaseConfig):
-    """Sizes."""
+    """Sizes of what is drawn, and of what draws it."""
 
     edge: PositiveInt = 96
     """Edge of the cubic volumes with which streaming is timed; a multiple of 2."""
@@ -41,7 +41,7 @@ class Config(BaseConfig):
     experts: PositiveInt = 8
     """Experts that are streamed, one for each step."""
     volumes: PositiveInt = 4
-    """Volumes drawn to time streaming: each expert works so many times for one time that it is loaded."""
+    """Volumes drawn to time streaming: how often each expert works for one time that it is loaded."""
     repeats: PositiveInt = 3
     """Repeats of each time; the best counts."""
     banks: tuple[PositiveInt, ...] = (4, 16, 64)

@@ -34,7 +34,7 @@ class Passage:
 
     Attributes:
         seconds: from the first step to the last, experts being in memory.
-        busy: of each rank, seconds in which it did not wait for others.
+        busy: seconds in which each rank did not wait for others.
         transfer: seconds for one volume half-way down from one rank to the next; 0 without rows.
         digests: SHA-256 of each volume, by index.
     """

@@ -63,8 +63,8 @@ class _Setting:
     """One sampler with some steps, and what it made.
 
     Attributes:
-        name: of both.
-        evaluations: of a network, for one volume.
+        name: what sampler and steps are called together.
+        evaluations: how often a network is asked for one volume.
         features: [volumes, features] in each feature space.
         detail: [volumes], high-frequency energy over that of real people.
     """

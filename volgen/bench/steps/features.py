@@ -41,7 +41,7 @@ class Yardstick:
 
     @classmethod
     def fit(cls, train: Sequence[Unit], unseen: Sequence[Unit], count: int) -> Self:
-        """From volumes [X, Y, Z] in [0, 1], for samples of ``count`` volumes (at most half of the training people serve as the floor)."""
+        """Features of volumes [X, Y, Z] in [0, 1], for samples of ``count`` volumes (half of the training people at most are the floor)."""
         rows, others = _rows(train), _rows(unseen)
         count = min(count, len(rows) // 2)
         spaces, floors = [], []
@@ -57,7 +57,7 @@ class Yardstick:
         return [space(rows) for space in self.features]
 
     def distance(self, sample: Sequence[Numbers], chosen: NDArray[np.int64] | slice = slice(None)) -> float:
-        """Of the features of a sample, or of some of its volumes."""
+        """Distance of the features of a sample, or of some of its volumes."""
         return float(np.mean([frechet_distance(ours[chosen], theirs) for ours, theirs in zip(sample, self.unseen, strict=True)]))
 
     def resampled(self, sample: Sequence[Numbers], seed: int) -> Numbers:

@@ -17,8 +17,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Writes the picture; the suffix says in which format.
 
     Args:
-        rows: of :func:`volgen.bench.steps.run`.
-        path: of the file.
+        rows: what :func:`volgen.bench.steps.run` returned.
+        path: where the picture goes.
     """
     by_name = {one.name: one for one in rows}
     settings = [one.name.removesuffix(" evaluations") for one in rows if one.name.endswith(" evaluations")]

@@ -38,7 +38,7 @@ GATED = dict.fromkeys(GROUPS, NIFTI_GZ) | {PLAIN: paths.LOAD, MOVED: f"{paths.LO
 PARTS = 8
 """Slices or blocks in one measurement."""
 MOST, ENOUGH = 8, 0.05
-"""What is quick is measured more than once in a repeat: at most so often, until it took so many CPU seconds."""
+"""How often at most, and for how many CPU seconds, what is quick is measured in one repeat."""
 FULL, SHORT = 256, 128
 QUEUE = "TorchIO Queue"
 Times = dict[tuple[str, str], tuple[float, float]]
@@ -58,7 +58,7 @@ class Config(BaseConfig):
     processes: NonNegativeInt = 2
     """Most processes that stream as ranks at once; 0 leaves this out."""
     short: bool = False
-    """A minute's form for the regression gate: smaller scans, no processes."""
+    """Whether to take the minute's form for the regression gate: smaller scans, no processes."""
 
 
 def run(config: Config) -> list[Row]:

@@ -33,7 +33,7 @@ class Reader:
     """One way to read scan number i.
 
     Attributes:
-        name: of its rows.
+        name: what its rows are called.
         new: the whole scan, in memory of its own.
         part: a window of it, in memory of its own; where the library can without reading the whole.
         into: the whole scan, into an array that was used before; where the library can.

@@ -32,7 +32,7 @@ BATCH = 4
 
 
 class Config(BaseConfig):
-    """Which arms."""
+    """Which arms are run, and how long."""
 
     what: tuple[Literal["growth", "settings", "loop"], ...] = ("growth", "settings", "loop")
     """growth: volgen's network and MONAI's at each edge; settings: recomputation, precision, layout and more; loop: DeepSpeed's cost."""

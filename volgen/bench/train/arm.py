@@ -38,12 +38,12 @@ class Arm:
     """What is trained, and how.
 
     Attributes:
-        name: of its rows.
+        name: what its rows are called.
         edge: voxels along each axis of a volume.
         network: section of a configuration.
         preconditioner: kind of preconditioner.
         loop: "volgen" is DeepSpeed's engine as `volgen train` uses it; "bare" is the same step written with plain PyTorch.
-        precision: of the network.
+        precision: arithmetic of the network.
         checkpointing: whether activations are recomputed.
         channels_last: whether the network sees its input with channels innermost.
         compiled: whether the network goes through ``torch.compile``.
@@ -76,7 +76,7 @@ class Figures:
         cpu: processor seconds of a step, the best.
         wall: seconds of a step, the best.
         peak: bytes, of the process or of the GPU's allocator.
-        parameters: of the network.
+        parameters: number of the network's weights.
         failed: why there are no figures, or "".
     """
 

@@ -34,7 +34,7 @@ class Config(BaseConfig):
     dtype: Literal["float32", "int16"] = "float32"
     """Voxels in the file; int16 has a slope."""
     accept_vacuous: bool = False
-    """Also release a scan under a budget that promises nothing."""
+    """Whether to release a scan under a budget that promises nothing, too."""
 
 
 def run(config: Config) -> Answer[Path]:

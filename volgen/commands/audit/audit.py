@@ -34,7 +34,7 @@ CONFIDENCE = 0.95
 SIGNIFICANT, HINT = 0.01, 0.05
 """p-values below the first, all tests paid for, are findings; those up to the second are said to be no proof of the contrary."""
 DELTA = 1e-5
-"""Of the bound for a run that claims nothing."""
+"""Delta of the bound for a run that claims nothing."""
 FOREIGN = "; others are of another store, and a difference between the cohorts alone would look the same"
 
 
@@ -43,7 +43,7 @@ class AuditOutcome:
     """What an audit found.
 
     Attributes:
-        directory: of ``audit.json`` and the statement.
+        directory: where ``audit.json`` and the statement are.
         findings: what the run gives away, in words; empty if nothing was found.
         refuted: whether the run gives away more than its ledger claims is possible.
     """
@@ -82,7 +82,7 @@ def audit(
         count: volumes to draw for copies and twins; 0 leaves both out.
         levels: noise levels at which losses are compared.
         draws: noises for each scan and level.
-        seed: of noises and samples.
+        seed: seed of noises and samples.
         batch_size: volumes denoised together.
         device: torch device; a GPU if there is one, if None.
 

@@ -46,10 +46,10 @@ def losses(
 
     Args:
         trained: the run.
-        people: of its shape.
+        people: those of the run's shape.
         sigmas: noise levels, descending.
         draws: noises for each scan and level.
-        seed: of the noises.
+        seed: seed of the noises.
         device: where the denoisers compute.
         batch_size: noises denoised together.
 

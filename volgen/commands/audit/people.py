@@ -19,7 +19,7 @@ HALF = "train the run on a random half of its training split: volgen train ... -
 
 @dataclass(frozen=True)
 class Examined:
-    """One patient.
+    """One patient who is looked at.
 
     Attributes:
         store: where the scans are.

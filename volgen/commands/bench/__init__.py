@@ -31,7 +31,7 @@ class Config(BaseConfig):
     against: Annotated[Path | None, Option("FILE.json")] = None
     """File of --out of an earlier run: exit with 1 if a ratio fell behind it."""
     margin: Annotated[float, Option("SHARE"), Field(ge=0.0, lt=1.0)] = MARGIN
-    """With --against: part of a ratio that may be lost."""
+    """Part of a ratio that may be lost, with --against."""
 
 
 def run(config: Config) -> Answer[None]:

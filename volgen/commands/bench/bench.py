@@ -24,7 +24,7 @@ def bench(name: str, config: Config, *, out: Path | None = None, against: Path |
     """Runs a benchmark.
 
     Args:
-        name: of the benchmark.
+        name: name of the benchmark.
         config: its own options.
         out: file for the figures.
         against: file of an earlier run, whose ratios must not be better by more than the margin.

@@ -50,7 +50,7 @@ def regressions(rows: Sequence[Row], reference: Sequence[Row], margin: float) ->
     """One line for each gated ratio that is worse than the reference's by more than the margin, or is gone.
 
     Args:
-        rows: of this run.
+        rows: what this run measured.
         reference: gated rows of the earlier one.
         margin: in [0, 1). A ratio of which more is better may fall to ``1 - margin`` of the reference; one of which less is better may
             rise to ``1 / (1 - margin)`` of it.

@@ -18,7 +18,7 @@ class Row:
     Attributes:
         name: unique in its benchmark.
         value: finite.
-        unit: of the value; "" for counts and ratios.
+        unit: unit of the value; "" for counts and ratios.
         ratio_to: for each row that this one is compared with, its name and this value divided by that one's.
         interval: low and high end of the 95 % interval of the value, where one was computed.
         better: which way the value and its ratios should go; makes them part of the regression gate (``--against``).

@@ -18,9 +18,9 @@ class Config(BaseConfig):
     shared: Annotated[Path | None, Option("DIR")] = None
     """A folder that all machines shall see, for the store and the runs."""
     quick: bool = False
-    """Leave out torch and DeepSpeed at work, which take seconds to load."""
+    """Whether to leave out torch and DeepSpeed at work, which take seconds to load."""
     as_json: Annotated[bool, Option(names=("--json",))] = False
-    """Print JSON."""
+    """Whether to print JSON."""
 
 
 def run(config: Config) -> Answer[bool]:

@@ -28,7 +28,7 @@ class Config(IngestConfig):
     patients: Annotated[Path | None, Option("TABLE.tsv")] = None
     """Table of whose each scan is: a column for the scan (file, scan_id, participant_id, ...) and one for the patient (patient, ...)."""
     strict: bool = False
-    """Stop at the first scan that cannot be used instead of leaving it out."""
+    """Whether to stop at the first scan that cannot be used instead of leaving it out."""
 
 
 def run(config: Config) -> Answer[IngestSummary]:

@@ -21,7 +21,7 @@ class Config(BaseConfig):
     config: Annotated[Path, Option("CONFIG.yaml")]
     """The experiment; see configs/."""
     nodes: Annotated[int, Option("N")]
-    """Machines."""
+    """Number of machines."""
     gpus_per_node: Annotated[int, Option("G")]
     """GPUs of each machine, one rank for each."""
     gpu_memory: Annotated[float, Option("GiB")]
@@ -29,7 +29,7 @@ class Config(BaseConfig):
     out: Annotated[Path | None, Option("DIR")] = None
     """Folder for plan.json, DeepSpeed's configuration and the launch lines."""
     measure: bool = False
-    """Take the throughput from some real steps on this machine."""
+    """Whether to take the throughput from some real steps on this machine."""
     throughput: Annotated[float | None, Option("TFLOPS")] = None
     """TFLOP/s that one GPU achieves (default: an assumption)."""
     bandwidth: Annotated[float | None, Option("GBPS")] = None

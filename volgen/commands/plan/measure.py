@@ -22,7 +22,7 @@ from volgen.training.ema import EMA
 from volgen.training.loss import denoising_loss
 
 STEPS, SECONDS, MOST = 2, 2.0, 40
-"""At least so many steps are timed, for so many seconds, but not more than the most: one short step says little."""
+"""Least number of steps that are timed, seconds to time them for, and the largest number of them: one short step says little."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Measured:
     """Seconds on this machine.
 
     Attributes:
-        step: of one optimiser step of one rank: its micro-batches, the update and the average.
+        step: seconds of one optimiser step of one rank: its micro-batches, the update and the average.
         cpu: processor seconds of all threads in the same step; on a busy machine the better measure of a CPU.
         micro_batch: volumes of a micro-batch.
         device: what computed.
@@ -46,7 +46,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     """Times some steps after one that is not counted (the first use of every kernel).
 
     Args:
-        recipe: as it would be trained.
+        recipe: what would be trained.
         micro_batch: volumes in one forward pass.
         people: training volumes, which size the preconditioner.
     """

@@ -29,7 +29,7 @@ class Memory:
 
     Attributes:
         weights: parameters of the trained network, with what ZeRO-3 gathers.
-        gradients: as they are at that moment.
+        gradients: what they take at that moment.
         optimizer: fp32 masters, moments and the average.
         activations: everything that forward and backward, or whatever the moment does, hold beyond that.
         buffers: communication, validation network, preconditioner, batches, and the process itself.

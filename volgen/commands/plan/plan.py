@@ -21,7 +21,7 @@ from volgen.planning.step import trace
 from volgen.recipe import Recipe
 
 ASSUMED_TFLOPS = {"bf16": 60.0, "fp32": 10.0}
-"""Of one GPU of the A100 class on 3D convolutions, achieved rather than peak. Not measured: an assumption."""
+"""Throughput of one GPU of the A100 class on 3D convolutions, achieved rather than peak. Not measured: an assumption."""
 ASSUMED_CPU_TFLOPS = 0.05
 ASSUMED_BANDWIDTH = {True: 10.0, False: 100.0}
 """GB/s of one rank over several nodes, and inside one. Assumptions."""
@@ -98,7 +98,7 @@ def _plan(
 
 
 def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence[str]) -> Plan:
-    """As configured first; with other groups or more micro-batches only if that fits nowhere."""
+    """Settings as configured; those with other groups or more micro-batches only if that fits nowhere."""
     planner = Planner(recipe, cluster, people)
     best: list[Setting] = []
     for groups, accumulation in shares(recipe, cluster.ranks):

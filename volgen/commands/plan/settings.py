@@ -22,7 +22,7 @@ from volgen.recipe import Recipe
 HOST_BANDWIDTH = 12e9
 """Bytes per second between a GPU and its host: an assumption, for offloading."""
 OPERATION_SECONDS = 10e-6
-"""Of a processor to start one operation on its device: an assumption. Steps of small networks take that long on any device."""
+"""Seconds of a processor to start one operation on its device: an assumption. Steps of small networks take that long on any device."""
 SECONDS_PER_HOUR = 3600.0
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
@@ -60,13 +60,13 @@ class Setting:
 
     Attributes:
         recipe: the run with this setting's engine and groups.
-        memory: of one rank.
-        fits: in the memory of a rank.
-        flops: of one optimiser step of one rank.
+        memory: bytes on one rank.
+        fits: whether that is in the memory of a rank.
+        flops: operations of one optimiser step of one rank.
         network_bytes: that one rank sends in an optimiser step.
         step_seconds: computing (or starting all operations, if that takes longer), then sending: nothing overlaps.
-        expert_hours: of the longest expert at most; stopping may end an expert earlier.
-        hours: of the whole run, at most.
+        expert_hours: hours of the longest expert at most; stopping may end an expert earlier.
+        hours: hours of the whole run at most.
         at_once: what goes through the network at once, in private training.
     """
 
@@ -103,7 +103,7 @@ class Plan:
         disk: bytes by kind of file.
         assumptions: what nobody measured.
         reason: why nothing fits, empty if something does.
-        network: of one expert; None if nothing was traced.
+        network: sizes of one expert's network; None if nothing was traced.
         forecast: what the ledger of a private run will say.
     """
 
@@ -126,7 +126,7 @@ class _Work:
     """What one rank does in an optimiser step.
 
     Attributes:
-        flops: in all passes.
+        flops: operations in all passes.
         passes: forward and backward.
         sent: bytes.
     """
@@ -199,7 +199,7 @@ class Planner:
         return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, at_once)
 
     def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
-        """Of one network of the plan, at most."""
+        """Hours of one network of the plan at most."""
         rule = recipe.rule(phase)
         draws = recipe.stopping.validation_volumes * recipe.stopping.validation_draws if recipe.privacy.validates else 0
         # What starts from trained weights is validated before its first step too.
@@ -282,7 +282,7 @@ def hours_of_run(phases: Sequence[Phase], each: Mapping[str, float], groups: int
     Args:
         phases: the plan.
         each: hours of each phase by name.
-        groups: of ranks; the shared network is trained by all of them together.
+        groups: groups of ranks; the shared network is trained by all of them together.
     """
     now, finished = 0.0, set[str]()
     waiting, running = list(phases), list[tuple[float, str]]()

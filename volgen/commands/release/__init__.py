@@ -20,9 +20,9 @@ class Config(BaseConfig):
     audit: Annotated[Path | None, Option("DIR")] = None
     """Folder that volgen audit made of the run; a refuted run is not released."""
     people_agreed: bool = False
-    """The run has no guarantee, and all people it was trained on agreed to what it may give away of them."""
+    """Whether all people it was trained on agreed to what a run without a guarantee may give away of them."""
     accept_half: bool = False
-    """The run was trained on the half that coins chose, and everybody may know who is in it."""
+    """Whether everybody may know who is in the half that coins chose, where the run was trained on one."""
 
 
 def run(config: Config) -> Answer[Path]:

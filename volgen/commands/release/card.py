@@ -65,7 +65,7 @@ cohort) has not been released.
 
 
 def text(trained: TrainedRun, ledger: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
-    """The card.
+    """The card as Markdown.
 
     Args:
         trained: the released run.

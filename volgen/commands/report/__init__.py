@@ -32,11 +32,11 @@ class Config(BaseConfig):
     out: Annotated[Path, Option("DIR")]
     """Folder for report.html, report.json and the tables."""
     strict: bool = False
-    """Exit with 1 if a volume does not pass (fail or other) or cannot be read."""
+    """Whether to exit with 1 if a volume does not pass (fail or other) or cannot be read."""
     split: Literal["all", "train", "validation", "test"] = "all"
     """People of the store to compare with."""
     real_pictures: bool = True
-    """Show slices of three real people of the store beside the volumes; not for a report that leaves the place where scans may be seen."""
+    """Whether to show slices of three real people of the store beside the volumes; not where the report leaves the place of the scans."""
 
 
 def run(config: Config) -> Answer[Judged] | Answer[Comparison]:

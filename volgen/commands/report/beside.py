@@ -39,7 +39,7 @@ def of_store(name: str, litres: Sequence[float], read: Sequence[Callable[[], Vol
     """Scans of a store whose heads are of median, smaller and larger size.
 
     Args:
-        name: of the store.
+        name: what the store is called.
         litres: size of each head.
         read: reads each scan.
         wanted: whether real people may be shown.

@@ -157,7 +157,7 @@ def _worst(findings: Sequence[Mapping[str, Any]], measured: Measures, bands: Ref
 
 
 def _farthest(finding: Mapping[str, Any], axis: int, measured: Measures, bands: Reference) -> int:
-    """Of the slices that a finding names, the one whose number lies farthest out."""
+    """The slice whose number lies farthest out, of those that a finding names."""
     first, last = finding["slices"]
     metric = next((metric for _, metric in bands.metrics if metric.name == finding["metric"]), None)
     if metric is None:  # voxels that are not numbers have no curve

@@ -48,7 +48,7 @@ class Config(BaseConfig):
 
 
 def run(config: Config) -> Answer[Path]:
-    """Draws volumes."""
+    """Draws volumes from a run."""
     from volgen.commands.sample.sample import sample
 
     return Answer(sample(**dict(config)))

@@ -75,7 +75,7 @@ def flow_of(
         world_size: ranks.
         units: volumes, or as many times several.
         grid: noise levels.
-        costs: of each step.
+        costs: cost of each step.
         ensemble: the experts.
         capacity: experts that a rank can hold.
         stages: ranks in a row; chosen if None.
@@ -109,7 +109,7 @@ class Volumes:
     done: Done
 
     def begin(self, unit: int) -> list[State]:
-        """Noise."""
+        """The noise that a volume begins as."""
         return [self.descent.begin(index) for index in self.units[unit]]
 
     def advance(self, unit: int, state: list[State], steps: range) -> list[State]:
@@ -120,12 +120,12 @@ class Volumes:
         return state
 
     def finish(self, unit: int, state: list[State]) -> None:
-        """Files."""
+        """Writes the files of a volume."""
         for one, index in zip(state, self.units[unit], strict=True):
             self.keep(index, one.x_BCXYZ[0])
 
     def size(self, unit: int) -> int:
-        """Bytes."""
+        """Bytes of a volume under way."""
         return len(self.units[unit]) * self.packing.size
 
     def pack(self, unit: int, state: list[State]) -> Tensor:

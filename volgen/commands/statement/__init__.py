@@ -11,7 +11,7 @@ from volgen.core.options import Option, Positional
 
 
 class Config(BaseConfig):
-    """Of which run, and what is known of it."""
+    """Which run the statement is of, and what is known of it."""
 
     run: Annotated[Path, Positional("RUN")]
     """Directory that volgen train made."""

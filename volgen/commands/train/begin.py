@@ -118,7 +118,7 @@ def nothing_left(root: Path) -> Iterator[None]:
     """If the block ends with an error before anything was written, the folders that it made go again.
 
     Args:
-        root: of the run; there may be its lock in it.
+        root: directory of the run; there may be its lock in it.
     """
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
