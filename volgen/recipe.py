@@ -184,7 +184,7 @@ class Recipe(Config):
     @property
     def examples_of_each(self) -> int:
         """Different examples of a volume that take about its memory: as many of each are validated on."""
-        return int(self.assembly.views(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
+        return int(self.assembly.cuts(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
 
     def build(self) -> methods.Method:
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""

@@ -35,7 +35,7 @@ class Pass(Protocol):
         ...
 
     @property
-    def whole(self) -> bool:
+    def all_views(self) -> bool:
         """Whether all views of a patient go together."""
         ...
 
@@ -249,7 +249,7 @@ class PrivateTrainer(Trainer):
         """For each patient the gradient of the mean loss over the views."""
         parts = [self._part(task, engine, step, patient, batch) for patient, batch in people]
         ids = [name for _, batch in people for name in batch.ids]
-        if engine.at_once.whole:
+        if engine.at_once.all_views:
             examples = Examples.joined([part[0] for part in parts])
             z, sigma = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
             yield from engine.gradients_of(_loss(objective, ids, examples, z, sigma), len(people))

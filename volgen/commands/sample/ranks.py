@@ -60,7 +60,7 @@ def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[C
         where = usable_device(device)
         yield Crew(Group(launch, where), where, NO_PULSE, None)
         return
-    world = Group(launch, launches.start(launch))
+    world = Group(launch, launches.join(launch))
     chosen = device_of_rank(device, world.device)
     with watch(launch, world, engine.dead_after, engine.hung_after) as pulse:
         yield Crew(world, chosen, pulse, pipeline.Mail(pulse))
