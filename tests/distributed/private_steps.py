@@ -171,7 +171,7 @@ def compare(
         sanitiser.draw(["p"])
         mine = list(range(people))[launch.rank :: launch.world_size]
         rounds = -(-people // launch.world_size) if engine.in_step else len(mine)
-        total = sanitiser.start(engine.shapes, engine.device)
+        total = sanitiser.zeros(engine.shapes, engine.device)
         turns = [*mine, *[0] * (rounds - len(mine))]
         for first in range(0, rounds, at_once.patients):
             for place, contribution in enumerate(contributions(engine, step, turns[first : first + at_once.patients]), first):
@@ -209,7 +209,7 @@ def spread(stage: int) -> dict[str, float]:
     moments: list[Tensor] = []
     for _ in range(8):
         sanitiser.draw(["p"])
-        engine.give(sanitiser.finish(sanitiser.start(engine.shapes, engine.device)))
+        engine.give(sanitiser.finish(sanitiser.zeros(engine.shapes, engine.device)))
         engine.step(0.0)
         # With betas of 0 Adam's first moment is the gradient itself.
         moments.append(torch.cat([m.flatten() for _, m in engine.read("exp_avg")]))

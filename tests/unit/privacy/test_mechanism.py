@@ -31,7 +31,7 @@ def step(gradients: list[list[Tensor]], mechanism: Mechanism, divisor: float, ra
         sanitiser = GradientMechanism(mechanism, divisor, Secret(key), rank, ranks)
         for _ in range(steps):
             sanitiser.draw(["p"])
-        total = sanitiser.start(SHAPES, CPU)
+        total = sanitiser.zeros(SHAPES, CPU)
         for gradient in gradients[rank::ranks]:
             sanitiser.add(total, gradient)
         parts.append(torch.cat([part.flatten() for part in sanitiser.finish(total)]).double())

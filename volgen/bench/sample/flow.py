@@ -89,7 +89,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     with run.bank(preconditioner, device, mine, capacity=max(2, len(mine))) as bank:
         for sigma in mine:
             bank(torch.zeros(1, 1, *[SMALL] * 3, device=device), torch.tensor([sigma], device=device))
-        descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.start))
+        descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.prior))
         work = Timed(descent, packing, [[index] for index in range(volumes)], keep, lambda count, note: None)
         descent.advance(descent.begin(0), flow.steps(flow.place(rank)[1])[0], 0) if flow.place(rank)[1] == 0 else None
         transfer = _ping(mail, rank, packing.size) if flow.stages > 1 else 0.0

@@ -215,7 +215,7 @@ class Autoregressive:
         if self.gaussian is None:
             return None
         noise = normal((1, 1, *(size >> self.config.coarse_levels for size in shape)), seed, "coarse view", index)
-        return self.gaussian.start(noise, 0.0)[0, 0].clamp(-1.0, 1.0)
+        return self.gaussian.prior(noise, 0.0)[0, 0].clamp(-1.0, 1.0)
 
 
 def _refined(coarse_NHW: Tensor, start: int, stop: int, count: int, size: Sequence[int]) -> Tensor:
