@@ -21,6 +21,8 @@ from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
+from volgen.parallel.watch import WatchConfig
+from volgen.training.checkpoint import CheckpointConfig
 from volgen.training.ema import EMAConfig
 from volgen.training.optimiser import OptimiserConfig
 from volgen.training.stopping import StoppingConfig
@@ -96,6 +98,10 @@ class BankConfig(ExpertsConfig):
         return tuple(len(model.points) for model in self.models) or (self.count,)
 
 
+class MachineryConfig(WatchConfig, CheckpointConfig, EngineConfig):
+    """How a network is sharded and in which precision it runs; how often that is saved, and when a rank counts as gone."""
+
+
 class Recipe(Config):
     """One run, complete: what is read, learnt, and how samples are drawn by default."""
 
@@ -133,7 +139,7 @@ class Recipe(Config):
     """Averaging of weights."""
     stopping: StoppingConfig = StoppingConfig()
     """How long each expert trains."""
-    engine: EngineConfig = EngineConfig()
+    engine: MachineryConfig = MachineryConfig()
     """DeepSpeed."""
     privacy: Privacy = Field(default_factory=lambda: {"kind": "none"})
     """Privacy of training."""

@@ -165,7 +165,7 @@ class Planner:
             "accumulation": accumulation,
         }  # fmt: skip
         experts = self._recipe.experts.model_copy(update={"groups": groups})
-        recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
+        recipe = self._recipe.model_copy(update={"engine": type(self._recipe.engine).model_validate(engine), "experts": experts})
         ranks = self._cluster.ranks // groups
         micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * accumulation))
         key = (micro_batch, checkpointing)

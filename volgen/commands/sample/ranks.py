@@ -16,11 +16,10 @@ from volgen.experts.ensemble import Ensemble
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline
 from volgen.parallel.device import device_of_rank, usable_device
-from volgen.parallel.engine import EngineConfig
 from volgen.parallel.flow import Flow, choose
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
-from volgen.parallel.watch import watch
+from volgen.parallel.watch import WatchConfig, watch
 from volgen.runs.draw import Done
 from volgen.sampling.descent import Descent, State
 from volgen.sampling.packing import Packing
@@ -50,7 +49,7 @@ class Crew:
 
 
 @contextmanager
-def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[Crew]:
+def crew(launch: Launch, config: WatchConfig, device: str | None) -> Iterator[Crew]:
     """Brings the ranks together and watches over them until the end. A collective call.
 
     Raises:
@@ -62,7 +61,7 @@ def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[C
         return
     world = Group(launch, launches.join(launch))
     chosen = device_of_rank(device, world.device)
-    with watch(launch, world, engine.dead_after, engine.hung_after) as pulse:
+    with watch(launch, world, config.dead_after, config.hung_after) as pulse:
         yield Crew(world, chosen, pulse, pipeline.Mail(pulse))
 
 
