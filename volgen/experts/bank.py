@@ -197,6 +197,7 @@ class ExpertBank:
         arrival, self._arriving = self._arriving, None
         if arrival is not None and arrival.index != index:  # the levels do not come in the order that was told
             wait([arrival.loaded])
+            self._copier.wait()  # its storage may be given away, and a GPU may still be copying to it
             arrival = self._begin(index, self._usable(arrival.slot, index))
         arrival = arrival or self._begin(index, self._free(index))
         arrival.loaded.result()

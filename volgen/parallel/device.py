@@ -7,6 +7,11 @@ import torch
 from volgen.core.errors import UserError
 
 
+def keep_fp32() -> None:
+    """Has GPUs convolve fp32 numbers in fp32: of its own accord torch rounds them to the ten bits of TF32, for which nobody has asked."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def usable_device(name: str | None) -> torch.device:
     """The device asked for, after it held and gave back a number: a name alone does not say that there is such a device.
 
@@ -16,6 +21,7 @@ def usable_device(name: str | None) -> torch.device:
     Raises:
         UserError: PyTorch cannot compute there.
     """
+    keep_fp32()
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from volgen.parallel.engine import BUCKET, EngineConfig
@@ -95,13 +94,14 @@ class EngineMemory:
     host: int
 
 
-def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> EngineMemory:
+def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int, gpu: bool) -> EngineMemory:
     """The closed forms at the top of this file.
 
     Args:
         config: stage, precision, offload.
         size: sizes of the network.
         ranks: that share a network (of one group).
+        gpu: whether it is to be trained on one, whatever this machine has.
     """
     stage, whole, there = config.zero_stage, FP32 * size.parameters, size.parameters + size.frozen
     shard = FP32 * -(-size.parameters // ranks)
@@ -109,7 +109,7 @@ def engine_memory(config: EngineConfig, size: NetworkSize, ranks: int) -> Engine
     largest = FP32 * size.largest
     if stage == 0:
         # The gradients are flattened for the all-reduce, if there is one; AdamW on a GPU takes roots of all moments at once.
-        root, flat = whole if torch.cuda.is_available() else largest, min(whole, FP32 * BUCKET) if ranks > 1 else 0
+        root, flat = whole if gpu else largest, min(whole, FP32 * BUCKET) if ranks > 1 else 0
         return EngineMemory(FP32 * there, 0, whole, 0, moments, 0, 0, flat, whole + root, 0)
     mixed = config.precision == "bf16"
     kinds = [FP32] if not mixed else [FP32, *([BF16 if stage == 3 else FP32] if size.low else [])]

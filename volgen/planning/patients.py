@@ -58,8 +58,9 @@ def choose(recipe: Recipe, network: nn.Module, group: Group) -> Choice:
     free = _free(group.device) // (alike.count(alike[group.rank]) if group.device.type == "cpu" else 1)
     why = excluded(recipe) or group.gather("" if group.rank else _differs(recipe, network) or " ")[0].strip()
     passes = recipe.privacy.passes(-(-recipe.data.batch_size // group.world_size), several=not why)
-    size, held = NetworkSize.of(network, muon=False), peaks(recipe, passes, gpu=group.device.type != "cpu")
-    needs = [need(recipe, size, group.world_size, peak) for peak in held]
+    gpu = group.device.type != "cpu"
+    size, held = NetworkSize.of(network, muon=False), peaks(recipe, passes, gpu=gpu)
+    needs = [need(recipe, size, group.world_size, peak, gpu) for peak in held]
     # Ranks may have different machines; the least of them decides.
     place = min(int(text) for text in group.gather(str(largest(needs, free))))
     place, apart = _exact(recipe, network, passes, place, group)
@@ -127,9 +128,9 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     return meets(copy.deepcopy(network).to(group.device), loss, at_once.patients, recipe.privacy.views)
 
 
-def need(recipe: Recipe, size: NetworkSize, ranks: int, peak: int) -> int:
+def need(recipe: Recipe, size: NetworkSize, ranks: int, peak: int, gpu: bool) -> int:
     """Bytes that training takes on one rank: what it holds all the time, and a pass or the update."""
-    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks)
+    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks, gpu)
     whole = FP32 * size.parameters
     average = whole if recipe.engine.zero_stage == 0 else FP32 * -(-size.parameters // ranks)
     total = whole  # of the patients so far
@@ -153,7 +154,7 @@ def peaks(recipe: Recipe, passes: Sequence[Pass], gpu: bool) -> list[int]:
 def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
     """Runs one patient, or several, through loss, preconditioner and network on tensors that take no memory; returns bytes at the peak."""
     views = recipe.privacy.views
-    count = at_once.patients * views if at_once.all_views else 1
+    count = at_once.patients * views if at_once.whole else 1
     with FakeTensorMode():
         network = recipe.build().network(recipe.trained()[-1])  # all are alike
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -170,7 +171,7 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
             return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(count), examples.given)
 
         with Allocations(None if gpu else conv_workspace) as followed:
-            for _ in range(1 if at_once.all_views else min(views, 2)):  # the mean over views is kept while the next one is computed
+            for _ in range(1 if at_once.whole else min(views, 2)):  # the mean over views is kept while the next one is computed
                 if each is not None:
                     gradients = each.gradients(losses(), at_once.patients)
                 else:
@@ -193,7 +194,7 @@ def _free(device: torch.device) -> int:
 
 def _called(at_once: Pass, recipe: Recipe) -> str:
     views = recipe.privacy.views
-    if not at_once.all_views:
+    if not at_once.whole:
         return "one patient" if views == 1 else f"one of a patient's {views} views"
     people = "one patient" if at_once.patients == 1 else f"{at_once.patients} patients"
     return people if views == 1 else f"{people} with {views} views"

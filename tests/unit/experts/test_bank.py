@@ -200,6 +200,20 @@ def test_new_storage_is_filled_after_all_that_was_asked_for_when_it_was_made(
     assert order[:2] == ["made", "filled after made"]
 
 
+def test_storage_of_what_was_read_ahead_in_vain_is_given_away_after_its_copies(
+    ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A GPU may still be copying to it when its thread is done.
+    order: list[str] = []
+    with open_bank(ensemble, tmp_path) as bank:
+        bank(*volumes(8.0))  # and the one below is on its way
+        usable = bank._usable
+        monkeypatch.setattr(bank._copier, "wait", lambda: order.append("waited"))
+        monkeypatch.setattr(bank, "_usable", lambda slot, index: order.append("given away") or usable(slot, index))
+        bank(*volumes(0.4))
+    assert order[:2] == ["waited", "given away"]
+
+
 def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:
     path = tmp_path / "0.safetensors"
     source = nn.Linear(3, 2)

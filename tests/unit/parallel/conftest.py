@@ -15,7 +15,7 @@ from volgen.parallel.engine import Engine
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process() -> None:
-    launch.join(launch.Launch())
+    launch.start(launch.Launch())
 
 
 @pytest.fixture

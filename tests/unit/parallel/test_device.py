@@ -22,6 +22,12 @@ def test_a_rank_computes_on_its_own_gpu_unless_told_to_take_the_cpu(monkeypatch:
         device.device_of_rank("cuda:0", own)
 
 
+def test_fp32_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device.usable_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32, "what a network computes in fp32 is not rounded to ten bits"
+
+
 def test_a_gpu_without_a_number_gets_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1))

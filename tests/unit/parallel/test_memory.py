@@ -20,8 +20,8 @@ from volgen.parallel.memory_trace import Allocations
 MILLION = NetworkSize(parameters=1_000_000, matrices=0, largest=100_000, low=0, buffers=0)
 
 
-def planned(stage: int, ranks: int, size: NetworkSize = MILLION, **engine: object) -> EngineMemory:
-    return engine_memory(EngineConfig.model_validate({"zero_stage": stage, **engine}), size, ranks)
+def planned(stage: int, ranks: int, size: NetworkSize = MILLION, gpu: bool = False, **engine: object) -> EngineMemory:
+    return engine_memory(EngineConfig.model_validate({"zero_stage": stage, **engine}), size, ranks, gpu)
 
 
 @pytest.mark.parametrize("ranks", [1, 8, 32])
@@ -33,6 +33,11 @@ def test_engine_bytes_by_hand(ranks: int) -> None:
     assert (first.weights, first.gradients, first.optimizer) == (whole, shard, 3 * shard)
     assert (second.weights, second.gradients, second.optimizer) == (whole, shard, 3 * shard)
     assert (third.weights, third.gradients, third.optimizer) == (shard, shard, 3 * shard)
+
+
+def test_a_gpu_is_planned_for_on_a_machine_without_one() -> None:
+    """AdamW on a GPU takes the roots of all second moments at once."""
+    assert (planned(0, 1).update, planned(0, 1, gpu=True).update) == (4_400_000, 8_000_000)
 
 
 def test_muon_has_one_moment_for_matrices() -> None:

@@ -45,7 +45,7 @@ def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     passes = asked.privacy.passes(4, several=True)
     assert passes == [Pass(), Pass(1, True), Pass(2, True), Pass(3, True), Pass(4, True)]
     held = peaks(asked, passes, gpu=False)
-    needs = [need(asked, NetworkSize.of(asked.build().network(asked.phases()[-1]), False), 1, peak) for peak in held]
+    needs = [need(asked, NetworkSize.of(asked.build().network(asked.phases()[-1]), False), 1, peak, gpu=False) for peak in held]
     assert needs == sorted(needs) and needs[-1] > needs[0]
     monkeypatch.setattr(patients, "peaks", lambda *_, **__: held)
     for place, bytes_needed in [(4, needs[4]), (3, needs[4] - 1), (1, needs[1]), (0, needs[0]), (0, 0)]:
@@ -65,7 +65,7 @@ def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_one_patient_where_more_would_not_be_exact(engine: dict[str, Any], network: dict[str, Any], reason: str, tmp_path: Path) -> None:
     found = chosen(recipe(tmp_path, tmp_path, network, **engine))
-    assert found.at_once == Pass(1, all_views=True) and reason in found.why
+    assert found.at_once == Pass(1, whole=True) and reason in found.why
 
 
 @pytest.mark.parametrize("network", [pytest.param(UNET, id="unet3d"), pytest.param(WAVELET, id="wavelet_unet3d", marks=pytest.mark.slow)])
@@ -74,9 +74,9 @@ def test_training_is_the_same_whatever_goes_through_at_once(
 ) -> None:
     monkeypatch.setattr(secret.secrets, "token_bytes", lambda count: bytes(range(count)))  # the same noise, once
     weights = []
-    for at_once in (Pass(), Pass(1, all_views=True), Pass(3, all_views=True)):
+    for at_once in (Pass(), Pass(1, whole=True), Pass(3, whole=True)):
         monkeypatch.setattr(parts, "choose", lambda *_, at_once=at_once: Choice(at_once, 0, "test"))
-        run = train(recipe(blob_store, tmp_path / f"{at_once.patients}{at_once.all_views}", network))
+        run = train(recipe(blob_store, tmp_path / f"{at_once.patients}{at_once.whole}", network))
         weights.append(load_file(run / "experts/0/weights.safetensors"))
     for name, first in weights[0].items():
         for other in weights[1:]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
+from volgen.training import draws
 from volgen.training.draws import noise, quantiles
 from volgen.training.loss import denoising_loss
 
@@ -68,3 +70,14 @@ def test_draws_depend_on_seed_phase_step_and_global_position_only() -> None:
     assert not any(torch.equal(together, other) for other in others)
     assert quantiles(4, 5, "1", 7) == quantiles(4, 5, "1", 7)
     assert len({tuple(quantiles(4, *key)) for key in ((5, "1", 7), (6, "1", 7), (5, "2", 7), (5, "1", 8))}) == 4
+
+
+def test_noise_of_large_volumes_is_drawn_side_by_side_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(3, 1, 4, 4, 4)
+    one_by_one = noise(x, [5, 1, 7], 2, "expert", 3)
+    names: set[str] = set()
+    real = draws.normal
+    monkeypatch.setattr(draws, "normal", lambda *key: names.add(threading.current_thread().name) or real(*key))
+    monkeypatch.setattr(draws, "LARGE", 1)
+    assert torch.equal(noise(x, [5, 1, 7], 2, "expert", 3), one_by_one)
+    assert names and threading.main_thread().name not in names

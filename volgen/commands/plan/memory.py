@@ -64,7 +64,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
         process: what the process takes before it trains, on a CPU; None plans for a GPU.
     """
     size, gpu = traced.network, process is None
-    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks)
+    engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks, gpu)
     average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
     parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
     host = _host(recipe, size, ranks, people)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from volgen.commands.plan import files, text
 from volgen.commands.plan.measure import measure
 from volgen.commands.plan.memory import GIB
@@ -139,8 +141,9 @@ def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
     """TFLOP/s of this machine in the configured step."""
     first = next(shares(recipe, ranks), None)
     micro_batch = 1 if first is None else recipe.privacy.micro_batch(recipe.data.batch_size * first[0] // (ranks * first[1]))
-    traced = trace(recipe, micro_batch, people, gpu=False)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpu = torch.cuda.is_available()
+    traced = trace(recipe, micro_batch, people, gpu=gpu)
+    memory = torch.cuda.get_device_properties(0).total_memory if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if traced.peak > memory:
         found = f"a step of {micro_batch} volumes takes {traced.peak / GIB:.0f} GiB, this machine has {memory / GIB:.0f}"
         raise UserError("--measure", found, do="measure on a larger machine, or give --throughput")

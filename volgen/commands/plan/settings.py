@@ -165,7 +165,7 @@ class Planner:
             "accumulation": accumulation,
         }  # fmt: skip
         experts = self._recipe.experts.model_copy(update={"groups": groups})
-        recipe = self._recipe.model_copy(update={"engine": type(self._recipe.engine).model_validate(engine), "experts": experts})
+        recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
         ranks = self._cluster.ranks // groups
         micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * accumulation))
         key = (micro_batch, checkpointing)
@@ -178,7 +178,7 @@ class Planner:
             return self._costs(recipe, traced, ranks, work)
         at_once, traced = self._by_patient(recipe, traced, ranks, share)
         views = share * recipe.privacy.views
-        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.all_views else 1)))
+        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.whole else 1)))
         sent = network_bytes(recipe.privacy.reduced(recipe.engine), traced.network, ranks)
         if stage == 3:  # weights come together for every pass
             sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks
@@ -228,7 +228,7 @@ class Planner:
             self._several, passes = False, recipe.privacy.passes(share, several=False)
             held = self._held(recipe, passes)
         free = self._cluster.gpu_memory - (self._cluster.process or GPU_RESERVE)
-        place = largest([need(recipe, traced.network, ranks, peak) for peak in held], free)
+        place = largest([need(recipe, traced.network, ranks, peak, gpu=self._cluster.process is None) for peak in held], free)
         apart = max(0, held[place] - FP32 * traced.network.parameters)
         return passes[place], replace(traced, peak=held[place], apart=apart, validation=0)
 
