@@ -143,6 +143,42 @@ def test_the_container_is_made_of_what_the_checkout_has_and_installs_as_it_does(
     assert python and f"Python :: {python[1]}" in (ROOT / "pyproject.toml").read_text()
 
 
+def _pip(text: str, torch: str) -> list[str]:
+    """What the pip commands of a recipe install, with one name for torch's version."""
+    commands = re.findall(r"-m pip install(?: --quiet)? (.*?)(?: \\|\s*&&|\n|$)", text)
+    return [command.replace(torch, "TORCH").replace("\\", "").strip() for command in commands]
+
+
+def test_both_containers_install_what_the_script_does() -> None:
+    """Neither can be built where there is no builder; that each installs the same can be read."""
+    setup, docker, apptainer = ((ROOT / "launch" / name).read_text() for name in ("setup.sh", "Dockerfile", "volgen.def"))
+    wanted = _pip(setup, "$TORCH_SPEC")
+    assert len(wanted) == 2 and "--editable" in wanted[1]
+    plain = [wanted[0], wanted[1].replace('--editable "$VOLGEN_ROOT${extras:+[$extras]}"', ".")]
+    assert _pip(docker, "$TORCH_SPEC") == plain
+    assert _pip(apptainer, "{{ TORCH_SPEC }}") == plain
+    for text in (docker, apptainer):
+        assert "DS_BUILD_OPS=0" in text and "DS_IGNORE_CUDA_DETECTION=1" in text
+    assert re.findall(r"TORCH_SPEC=(torch==[\d.]+)$", docker, re.MULTILINE) == re.findall(r"^ +TORCH_SPEC=(\S+)$", apptainer, re.MULTILINE)
+
+
+def test_the_definition_for_apptainer_has_its_sections_and_the_files_of_the_dockerfile() -> None:
+    text = (ROOT / "launch" / "volgen.def").read_text()
+    docker = (ROOT / "launch" / "Dockerfile").read_text()
+    header, *rest = re.split(r"^%(\w+)\n", text, flags=re.MULTILINE)
+    sections = dict(zip(rest[::2], rest[1::2], strict=True))
+    assert set(sections) == {"arguments", "files", "post", "environment", "runscript", "test"}
+    base = re.search(r"^From: (\S+)$", header, re.MULTILINE)
+    assert "Bootstrap: docker\n" in header and base and f"FROM {base[1]}\n" in docker
+    pairs = [line.split() for line in sections["files"].strip().splitlines()]
+    copied = {name for line in re.findall(r"^COPY (.*)$", docker, re.MULTILINE) for name in line.split()[:-1]}
+    assert {name for name, _ in pairs} == copied and all(target == f"/volgen/{name}" for name, target in pairs)
+    assert sections["runscript"].split() == ["exec", "volgen", '"$@"']
+    for name in ("post", "runscript", "test"):
+        done = subprocess.run(["sh", "-n"], input=sections[name], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_says_when_to_use_something_else_and_begins_with_one_network() -> None:
     text = (ROOT / "README.md").read_text()
     for word in ("MAISI", "MONAI", "pip install", "launch/Dockerfile", "CITATION.cff", "docs/configuration.md"):
