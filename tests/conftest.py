@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 # Before torch is imported: tests share the machine's cores with each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if os.environ.get("VOLGEN_CHECK_DEVICE") != "cuda":  # the GPU check says otherwise
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import tarfile
 from pathlib import Path
