@@ -197,6 +197,7 @@ def sample(
     steps: int | None = None,
     sampler: Component | None = None,
     noise: Component | None = None,
+    given: Mapping[str, Any] | None = None,
     guidance: Component | None = None,
     operator: Component | None = None,
     data: StrPath | None = None,
@@ -217,6 +218,7 @@ def sample(
         steps: how many of the run's noise levels to visit; all if None.
         sampler: solver; the run's if None.
         noise: what noise is drawn from; ``"white"`` if None.
+        given: what every volume is asked to be: conditions that the run was trained with, such as ``{"age": 70}``.
         guidance: what makes volumes agree with ``data``, such as ``"projection"``; ``"none"`` if None.
         operator: what of ``data`` was measured, such as ``{"kind": "inpaint", "mask": "mask.nii.gz"}``.
         data: a NIfTI volume in the run's frame and intensity units.
@@ -244,6 +246,7 @@ def sample(
 
     options = {
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
+        "given": tuple(f"{name}={value}" for name, value in (given or {}).items()),
         "operator": operator, "data": data, "batch_size": batch_size,
         "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "stages": stages,
     }  # fmt: skip

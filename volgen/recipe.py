@@ -19,6 +19,7 @@ from volgen.core.yaml_text import Scalar, plain
 from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
+from volgen.models.condition import telling
 from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
 from volgen.training.ema import EMAConfig
@@ -31,6 +32,7 @@ Schedule: Any = union("volgen.sampling.schedules")
 Network: Any = union("volgen.models.networks")
 View: Any = union("volgen.models.views")
 Preconditioner: Any = union("volgen.models.preconditioners")
+Condition: Any = union("volgen.models.conditions")
 Assembly: Any = union("volgen.models.assemblies")
 Adapter: Any = union("volgen.models.adapters")
 Start: Any = union("volgen.origin.starts")
@@ -119,6 +121,8 @@ class Recipe(Config):
     """What of a volume goes through the network at once."""
     preconditioner: Preconditioner
     """How the network's output becomes a clean volume."""
+    conditions: tuple[Condition, ...] = ()
+    """What networks are told of each scan, and samples can be asked for; nothing if empty."""
     assembly: Assembly = Field(default_factory=lambda: {"kind": "whole"})
     """What of a volume is denoised at once, and how volumes are put together from it."""
     experts: BankConfig = BankConfig()
@@ -178,8 +182,8 @@ class Recipe(Config):
 
     @property
     def cut(self) -> Cut:
-        """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it."""
-        return self.model.cut(self.assembly.cut)
+        """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
+        return telling(self.model.cut(self.assembly.cut), self.conditions)
 
     @property
     def examples_of_each(self) -> int:
@@ -269,6 +273,11 @@ class Recipe(Config):
             found = f"level {self.level} and view.kind '{self.view.kind}' are of whole volumes"
             raise ValueError(f"{found}, but assembly.kind '{kind}' makes pieces: use level 0 and view.kind whole")
         self.model.inputs(self.preconditioner)
+        names = [condition.name for condition in self.conditions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"conditions: two of {names} have one name")
+        if names and not getattr(self.network, "embedding", 0):
+            raise ValueError(f"conditions: network.kind '{self.network.kind}' cannot be told anything; use another, such as wavelet_unet3d")
         maker = "data.shape" if whole else f"a piece of assembly.kind '{kind}'"
         _check_edges(maker, piece, "preconditioner", (self.preconditioner.multiple,) * 3)
         seen = self.model.piece(piece)

@@ -40,6 +40,12 @@ class Given:
         """What is known beside some volumes of the batch."""
         return self._each(lambda tensor: tensor[rows])
 
+    def __or__(self, other: Given) -> Given:
+        """What is known from either, about the same volumes; images lie side by side, and of two numbers of one name the other's counts."""
+        if self is NOTHING or other is NOTHING:
+            return other if self is NOTHING else self
+        return Given(_beside(self.channels, other.channels), _beside(self.tokens, other.tokens), {**self.values, **other.values})
+
     @classmethod
     def joined(cls, each: Sequence[Given]) -> Given:
         """What is known beside the volumes of several batches, one after another; the same must be known beside all of them."""
@@ -64,6 +70,13 @@ class Given:
 
 NOTHING = Given()
 """Nothing is known but the noisy volume."""
+
+
+def _beside(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Channels, or tokens, of both."""
+    if one is None or other is None:
+        return other if one is None else one
+    return torch.cat([one, other], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ Legend: B batch, C channel, X Y Z voxels (left-right, posterior-anterior, inferi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -181,11 +181,17 @@ class Scan(Protocol):
 
     Attributes:
         shape: voxels along R, A, S.
+        about: what a store's manifest says of it; empty for a volume of no store.
     """
 
     @property
     def shape(self) -> Shape3:
         """Voxels along R, A, S."""
+        ...
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What a store's manifest says of it."""
         ...
 
     def whole(self) -> Tensor:

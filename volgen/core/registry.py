@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Union
@@ -47,9 +48,15 @@ def config_class(package: str, kind: str) -> type[Config]:
 
 def union(package: str) -> Any:
     """The pydantic type "one of the components in this folder, told apart by ``kind``"."""
-    from pydantic import Field
+    from pydantic import AfterValidator, Field
 
     members = tuple(config_class(package, kind) for kind in kinds(package))
+    if not members:
+        return Annotated[Any, AfterValidator(partial(_no_kind, package))]
     if len(members) == 1:
         return members[0]
     return Annotated[Union[members], Field(discriminator="kind")]  # noqa: UP007 (a tuple of run-time types)
+
+
+def _no_kind(package: str, value: object) -> None:
+    raise ValueError(f"there is no kind yet: add a file to {package.replace('.', '/')}")

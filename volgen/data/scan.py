@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class StoredScan:
         """Voxels along R, A, S."""
         return self._record.shape
 
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the store's manifest says of it."""
+        return self._record.to_dict()
+
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""
         return self.piece().whole()
@@ -65,10 +71,10 @@ class StoredScan:
 
 
 class VolumeScan:
-    """A volume that is made when its voxels are first asked for."""
+    """A volume that is made when its voxels are first asked for; what is known ``about`` the scan it was made of stays true."""
 
-    def __init__(self, shape: Shape3, make: Callable[[], Tensor]) -> None:
-        self.shape = shape
+    def __init__(self, shape: Shape3, make: Callable[[], Tensor], about: Mapping[str, Any] | None = None) -> None:
+        self.shape, self.about = shape, about or {}
         self._make = make
         self._made: Tensor | None = None
 

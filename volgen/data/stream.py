@@ -228,6 +228,6 @@ class Stream:
         stored = self._scan(record)
         if self._augment.moves:
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, seed, *key))
+            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, seed, *key), stored.about)
             return self._cut(moved, seed, *key)
         return self._cut(stored, seed, *key)

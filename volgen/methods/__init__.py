@@ -6,7 +6,7 @@ sampling ask the method that a recipe builds (:meth:`volgen.recipe.Recipe.build`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from volgen.core.protocols import Denoiser, NoiseSchedule, Shape3
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase
 from volgen.models.adapter import AdapterConfig
+from volgen.models.condition import ConditionConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
@@ -63,6 +64,11 @@ class Sections(Protocol):
     @property
     def known(self) -> int:
         """Channels of what is known beside them."""
+        ...
+
+    @property
+    def conditions(self) -> Sequence[ConditionConfig]:
+        """What the network is told of a scan."""
         ...
 
     @property

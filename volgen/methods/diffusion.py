@@ -16,6 +16,7 @@ from volgen.core.protocols import Denoiser
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Sections
+from volgen.models.condition import conditioned
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.precision import InPrecision
 
@@ -90,4 +91,5 @@ class Diffusion:
         return self.recipe.model.denoiser(self.forward(network), preconditioner)
 
     def _plain(self, checkpointing: bool = False) -> nn.Module:
-        return self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
+        network = self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
+        return conditioned(network, self.recipe.conditions, getattr(self.recipe.network, "embedding", 0))

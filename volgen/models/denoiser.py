@@ -11,8 +11,10 @@ from torch import Tensor
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Shape3
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike."""
+Network = Callable[..., Tensor]
+"""``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike.
+
+A network that was built with conditions (:class:`volgen.models.condition.Conditioned`) takes named numbers as a third argument."""
 
 
 class Preconditioner(Protocol):
@@ -144,6 +146,6 @@ class PreconditionedDenoiser:
 
         def network(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
             seen = inputs_BCXYZ if known_BCXYZ is None else torch.cat([inputs_BCXYZ, known_BCXYZ], dim=1)
-            return self.network(seen, noise_B)
+            return self.network(seen, noise_B, given.values) if given.values else self.network(seen, noise_B)
 
         return self.preconditioner.denoise(network, y_BCXYZ, sigma_B)

@@ -13,8 +13,9 @@ nothing in the finer bands that E does not know.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -123,6 +124,11 @@ class CoarseScan:
         """Voxels of the level along R, A, S."""
         x, y, z = (size // self._edge for size in self._scan.shape)
         return x, y, z
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What is said of the full scan."""
+        return self._scan.about
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +22,8 @@ class InPrecision:
         self._network = network
         self._bf16 = config.precision == "bf16"
 
-    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> Tensor:
         """The network's output in fp32."""
         with torch.autocast(input_BCXYZ.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self._network(input_BCXYZ, noise_B)
+            output: Tensor = self._network(input_BCXYZ, noise_B, *told)
         return output.float()

@@ -65,6 +65,11 @@ class Run(Protocol):
         ...
 
     @property
+    def conditions(self) -> Sequence[Any]:
+        """What the network is told of a scan."""
+        ...
+
+    @property
     def preconditioner(self) -> Any:
         """A kind of preconditioner."""
         ...

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.core.given import Given
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
 from volgen.models.assembly import Assembly, Box
 from volgen.models.denoiser import Preconditioner
@@ -37,6 +37,7 @@ class Drawing:
         device: where the denoisers compute.
         guidance: what a solver asks in place of the denoiser.
         measurement: what volumes have to agree with, on the device; None if there is nothing.
+        given: what every volume is asked to be (B = 1).
     """
 
     run: TrainedRun
@@ -48,6 +49,7 @@ class Drawing:
     device: torch.device
     guidance: Guidance = UNGUIDED
     measurement: Measurement | None = None
+    given: Given = NOTHING
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while so many volumes are drawn."""
@@ -79,9 +81,10 @@ class Drawing:
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
                     return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
 
+                told = [one | self.given for one in given]
                 return descent.sample(
                     bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.recipe.piece),
-                    device=self.device, problem=self.problem, guidance=self.guidance, noise=there, given=given, done=done,
+                    device=self.device, problem=self.problem, guidance=self.guidance, noise=there, given=told, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):

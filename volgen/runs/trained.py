@@ -193,7 +193,11 @@ def open_run(directory: Path) -> TrainedRun:
     # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
-    sections = ["network", "preconditioner", *(name for name in ("assembly", "method", "level", "view") if recipe.stated(name))]
+    sections = [
+        "network",
+        "preconditioner",
+        *(name for name in ("assembly", "method", "level", "view", "conditions") if recipe.stated(name)),
+    ]
     model = recipe.model_dump(mode="json", include=set(sections), exclude_unset=True)
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
     return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)

@@ -48,8 +48,8 @@ class Engine(Protocol):
     accumulation: int
     updates: int
 
-    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-        """The network's output."""
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> Tensor:
+        """The network's output; ``told`` is what it is told beside, for one with conditions."""
         ...
 
     def backward(self, loss: Tensor) -> None:

@@ -40,7 +40,7 @@ def test_a_head_is_completed_from_its_lower_half(there: Path) -> None:
     assert manifest["config"]["guidance"] == {"kind": "projection", "strength": 1.0}
     assert manifest["config"]["operator"]["share"] == 0.5 and len(manifest["config"]["data"]) == 64
     sidecar = json.loads(next((there / "completed").rglob("sub-0001*.json")).read_text())
-    assert sidecar["Guidance"]["guidance"]["kind"] == "projection" and "shows no person" not in sidecar["Description"]
+    assert sidecar["AskedFor"]["guidance"]["kind"] == "projection" and "shows no person" not in sidecar["Description"]
     assert "None shows a person" not in (there / "completed/README.md").read_text()
     # A folder of one measurement is not continued with another.
     assert volgen(*words, "--out", "completed", "--count", "2", "--operator.share", "0.25") == 2
@@ -48,7 +48,7 @@ def test_a_head_is_completed_from_its_lower_half(there: Path) -> None:
 
 def test_samples_of_the_prior_do_not_say_that_nothing_guided_them(there: Path) -> None:
     assert "guidance" not in json.loads((there / "scan/manifest.json").read_text())["config"]
-    assert "Guidance" not in json.loads(next((there / "scan").rglob("sub-0001*.json")).read_text())
+    assert "AskedFor" not in json.loads(next((there / "scan").rglob("sub-0001*.json")).read_text())
 
 
 def test_halves_of_a_measurement_are_refused(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

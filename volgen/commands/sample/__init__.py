@@ -27,6 +27,8 @@ class Config(BaseConfig):
     """Solver (default: the run's), with settings as --sampler.KEY VALUE."""
     noise: Annotated[str | dict[str, object] | None, Section("volgen.sampling.noises")] = None
     """Noise (default: white), with settings as --noise.KEY VALUE: of slerp, slices along --noise.axis (R, A, S) share noise."""
+    given: Annotated[tuple[str, ...], Option("NAME=VALUE", verbatim=True, repeated=True)] = ()
+    """What every volume is asked to be: conditions that the run was trained with."""
     guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
     """What makes volumes agree with --data (default: none), with settings as --guidance.KEY VALUE."""
     operator: Annotated[str | dict[str, object] | None, Section("volgen.operators")] = None

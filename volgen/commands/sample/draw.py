@@ -50,7 +50,7 @@ class SampleWork:
             sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.shape), self.ranks.device
             seed, path = self.job.seed, down(grid)
             descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance)
-            work = Volumes(descent, Packing(sampler, shape), units, self._export, done)
+            work = Volumes(descent, Packing(sampler, shape), units, self._export, done, drawing.given)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 
     @contextmanager

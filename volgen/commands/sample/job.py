@@ -76,7 +76,7 @@ class Job:
 
         with folders.claim(
             self.out, self.provenance, "samples", writes=_writes, differs=differs, strangers=True,
-            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise, --data ... and --dtype to continue",
+            expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise and so on to continue",
             keeps=lambda: bool(self.names.whole(self.out)),
         ) as folder:  # fmt: skip
             # The manifest comes first: a directory that was left half-way says whose it is.
@@ -124,7 +124,7 @@ class Job:
             "SampleIndex": index,
             "Sampler": self.solver.model_dump(mode="json"),
             "Noise": self.noise.model_dump(mode="json"),
-            **({"Guidance": self.steering.told} if self.steering.told else {}),
+            **({"AskedFor": self.steering.told} if self.steering.told else {}),
             "SigmaGrid": list(self.grid),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,

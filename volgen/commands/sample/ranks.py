@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Pulse
 from volgen.core.span import owner
 from volgen.experts.ensemble import Ensemble
@@ -100,6 +101,7 @@ class Volumes:
         units: indices of the volumes that stay together.
         keep: takes a finished volume [1, X, Y, Z].
         done: is told how many steps are done, and where.
+        given: what every volume is asked to be (B = 1).
     """
 
     descent: Descent
@@ -107,6 +109,7 @@ class Volumes:
     units: Sequence[Sequence[int]]
     keep: Callable[[int, Tensor], None]
     done: Done
+    given: Given = NOTHING
 
     def begin(self, unit: int) -> list[State]:
         """The noise that a volume begins as."""
@@ -115,7 +118,7 @@ class Volumes:
     def advance(self, unit: int, state: list[State], steps: range) -> list[State]:
         """Some steps down, expert by expert."""
         for number in steps:
-            state = [self.descent.advance(one, number, index) for one, index in zip(state, self.units[unit], strict=True)]
+            state = [self.descent.advance(one, number, index, self.given) for one, index in zip(state, self.units[unit], strict=True)]
             self.done(len(state), f"sigma {self.descent.path[number][0]:.3g}")
         return state
 

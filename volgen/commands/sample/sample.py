@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from volgen.commands.sample import picture
 from volgen.commands.sample.draw import SampleWork
 from volgen.commands.sample.job import WHITE, Claimed, Job
 from volgen.commands.sample.ranks import crew, flow_of
-from volgen.commands.sample.steering import Steering
+from volgen.commands.sample.steering import Steering, words
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest
 from volgen.core.noise import choose
@@ -21,6 +21,7 @@ from volgen.core.progress import say, say_next
 from volgen.core.registry import config_class, kinds
 from volgen.data.derivative import OVERVIEW
 from volgen.experts.ensemble import Ensemble
+from volgen.models.condition import asked_for
 from volgen.parallel import launch as launches
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun, open_run
@@ -42,6 +43,7 @@ def sample(
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     noise: str | Mapping[str, Any] | None = None,
+    given: Sequence[str] = (),
     guidance: str | Mapping[str, Any] | None = None,
     operator: str | Mapping[str, Any] | None = None,
     data: Path | None = None,
@@ -69,6 +71,7 @@ def sample(
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
+        given: conditions of the run that every volume is asked for, ``NAME=VALUE`` each; what is not among them is not told.
         guidance: kind of guidance, or its configuration; volumes of the prior if None.
         operator: kind of operator, or its configuration: what of ``data`` was measured.
         data: NIfTI volume in the run's frame, with which volumes have to agree where it was measured.
@@ -98,7 +101,8 @@ def sample(
     solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     guided = _component("--guidance", GUIDANCES, guidance, Unguided())
-    steering = Steering(guided, _component("--operator", OPERATORS, operator, None), data)
+    steering = Steering(guided, _component("--operator", OPERATORS, operator, None), data, words(given))
+    told = asked_for(trained.recipe.conditions, steering.given)
     grid = _grid(trained.ensemble, steps)
     capacity = _resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
@@ -125,7 +129,7 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured)
+        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured, told)
         work = SampleWork(job, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:

@@ -1,7 +1,8 @@
-"""What volumes are asked to agree with: a guidance, and what was measured."""
+"""What volumes are asked to be, and to agree with: conditions, a guidance, and what was measured."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,17 +33,19 @@ SAME_MM = 1e-2
 
 @dataclass(frozen=True)
 class Steering:
-    """How a solver's denoiser is guided.
+    """How volumes are more than samples of the prior.
 
     Attributes:
         guidance: configuration of a guidance.
         operator: configuration of an operator; None if nothing was measured.
         data: the image that it measures.
+        given: conditions by name, as they were asked for.
     """
 
     guidance: Any
     operator: Any
     data: Path | None
+    given: Mapping[str, str]
 
     def __post_init__(self) -> None:
         if (self.operator is None) != (self.data is None):
@@ -53,12 +56,13 @@ class Steering:
 
     @cached_property
     def told(self) -> dict[str, Any]:
-        """What a manifest says of it: nothing where nothing guides, so that folders of versions without guidance are continued."""
+        """What a manifest says of it: nothing of samples of the prior, so that folders of versions without guidance are continued."""
+        given = {"given": dict(self.given)} if self.given else {}
         if self.guidance == Unguided():
-            return {}
+            return given
         measured = {} if self.data is None else {"operator": self.operator.model_dump(mode="json"), "data": sha256(self.data)}
         files = {name: sha256(value) for name, value in self.operator or () if isinstance(value, Path)}
-        return {"guidance": self.guidance.model_dump(mode="json"), **measured, **({"operator_files": files} if files else {})}
+        return {**given, "guidance": self.guidance.model_dump(mode="json"), **measured, **({"operator_files": files} if files else {})}
 
     @property
     def description(self) -> str:
@@ -106,3 +110,18 @@ def _in_frame(path: Path, geometry: Geometry) -> Tensor:
     if not unit.isfinite().all():
         raise UserError(str(path), "holds NaN or infinite voxels", "finite voxels")
     return to_model(unit[None, None])
+
+
+def words(given: Sequence[str]) -> dict[str, str]:
+    """Conditions by name, from ``NAME=VALUE`` each.
+
+    Raises:
+        UserError: a word is of another form, or names a condition twice.
+    """
+    found: dict[str, str] = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if not (name and equals) or name in found:
+            raise UserError("--given", f"'{word}'", "NAME=VALUE, each name once")
+        found[name] = text
+    return found

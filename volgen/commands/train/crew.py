@@ -55,7 +55,7 @@ def work(
     """
     paths = Paths(recipe.directory)
     with (
-        closing(Stream(store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.assembly.cut)) as stream,
+        closing(Stream(store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)) as stream,
         closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
         closing(Queue(paths, phases, wanted)) as queue,
     ):

@@ -82,7 +82,7 @@ def make_objective(stream: Stream, preconditioner: Preconditioner, brought: bool
 
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
-    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.assembly.cut)) as stream:
+    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
         volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.views(recipe.data.shape))
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):

@@ -35,6 +35,11 @@ class ResidualUNetConfig(Config):
     norm_groups: PositiveInt = 8
     """Groups of the group normalisation; must divide every width."""
 
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding of the noise level, to which what a network is told is added."""
+        return 4 * self.channels[0]
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if any(width % self.norm_groups for width in self.channels):
@@ -57,7 +62,7 @@ class ResidualUNet(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         widths, groups = config.channels, config.norm_groups
-        self.embedding = 4 * widths[0]
+        self.embedding = config.embedding
         # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
         self.embed_noise = FourierEmbedding(self.embedding)
         self.embed_volume = Conv(dims, inputs, widths[0])
@@ -127,6 +132,11 @@ class Block(nn.Module):
         scale, shift = modulation.view(*modulation.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
         h = self.conv2(functional.silu(self.norm2(h) * (1 + scale) + shift))
         return self.skip(x) + h  # type: ignore[no-any-return]
+
+
+def beside(embedding_BE: Tensor, told_BE: Tensor | None) -> Tensor:
+    """The embedding of the noise level, and of what the network is told if it is told anything."""
+    return embedding_BE if told_BE is None else embedding_BE + told_BE
 
 
 class FourierEmbedding(nn.Module):

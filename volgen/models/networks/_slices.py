@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.protocols import AXES, Axis, Shape3
 from volgen.models.haar import analyse, synthesise
-from volgen.models.networks._residual_unet import FourierEmbedding, ResidualUNet, ResidualUNetConfig
+from volgen.models.networks._residual_unet import FourierEmbedding, ResidualUNet, ResidualUNetConfig, beside
 
 
 class SliceConfig(ResidualUNetConfig):
@@ -45,20 +45,20 @@ class Slices(ResidualUNet):
         self.neighbours, self.slices_at_once, self.recompute = config.neighbours, config.slices_at_once, checkpointing
         self.embed_place = FourierEmbedding(self.embedding)
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
         x_BCNHW = x_BCXYZ.movedim(self.axis, 2)
         count = x_BCNHW.shape[2]
         made: list[Tensor] = []
         for start in range(0, count, self.slices_at_once):
             stop = min(start + self.slices_at_once, count)
             if self.recompute and torch.is_grad_enabled():
-                made.append(checkpoint(self._chunk, x_BCNHW, noise_B, start, stop, use_reentrant=False))
+                made.append(checkpoint(self._chunk, x_BCNHW, noise_B, told_BE, start, stop, use_reentrant=False))
             else:
-                made.append(self._chunk(x_BCNHW, noise_B, start, stop))
+                made.append(self._chunk(x_BCNHW, noise_B, told_BE, start, stop))
         return torch.cat(made, dim=1)[:, None].movedim(2, self.axis)
 
-    def _chunk(self, x_BCNHW: Tensor, noise_B: Tensor, start: int, stop: int) -> Tensor:
+    def _chunk(self, x_BCNHW: Tensor, noise_B: Tensor, told_BE: Tensor | None, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1``: [B, stop - start, H, W]."""
         count, k = x_BCNHW.shape[2], self.neighbours
         low, high = max(start - k, 0), min(stop + k, count)
@@ -66,7 +66,7 @@ class Slices(ResidualUNet):
         # [B, C, n + 2k, H, W] -> [B, n, C * (2k + 1), H, W], the slice's own channels among its neighbours'.
         windows = seen.unfold(2, 2 * k + 1, 1).permute(0, 2, 1, 5, 3, 4).flatten(2, 3)
         places = (2 * torch.arange(start, stop, device=x_BCNHW.device) + 1) / count - 1
-        embedding = self.embed_noise(noise_B)[:, None] + self.embed_place(places)
+        embedding = beside(self.embed_noise(noise_B), told_BE)[:, None] + self.embed_place(places)
         h = windows.flatten(0, 1)
         for _ in range(self.haar_levels):
             h = analyse(h)

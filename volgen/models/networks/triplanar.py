@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from volgen.core.protocols import Axis, Shape3
-from volgen.models.networks._residual_unet import FourierEmbedding
+from volgen.models.networks._residual_unet import FourierEmbedding, beside
 from volgen.models.networks._slices import SliceConfig, Slices
 
 
@@ -50,16 +50,16 @@ class _Planes(nn.Module):
     def __init__(self, config: Config, inputs: int, checkpointing: bool) -> None:
         super().__init__()
         self.planes = nn.ModuleList(Slices(config, axis, inputs, checkpointing) for axis in config.planes)
-        width = 4 * config.channels[0]
+        width = config.embedding
         self.embed_noise = FourierEmbedding(width)
         self.embed_weights = nn.Linear(width, len(config.planes))
         nn.init.zeros_(self.embed_weights.weight)
         nn.init.zeros_(self.embed_weights.bias)
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
-        weights_BP = self.embed_weights(self.embed_noise(noise_B).to(x_BCXYZ.dtype)).softmax(dim=1)
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
+        weights_BP = self.embed_weights(beside(self.embed_noise(noise_B), told_BE).to(x_BCXYZ.dtype)).softmax(dim=1)
         result = torch.zeros_like(x_BCXYZ[:, :1])
         for number, plane in enumerate(self.planes):
-            result = result + weights_BP[:, number, None, None, None, None] * plane(x_BCXYZ, noise_B)
+            result = result + weights_BP[:, number, None, None, None, None] * plane(x_BCXYZ, noise_B, told_BE)
         return result

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from volgen.core.protocols import Shape3
 from volgen.models.haar import analyse, synthesise
-from volgen.models.networks._residual_unet import ResidualUNet, ResidualUNetConfig
+from volgen.models.networks._residual_unet import ResidualUNet, ResidualUNetConfig, beside
 
 
 class Config(ResidualUNetConfig):
@@ -37,12 +37,12 @@ class _WaveletUNet(ResidualUNet):
         super().__init__(3, bands * inputs, bands, config, checkpointing)
         self.haar_levels = config.haar_levels
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
         h = x_BCXYZ
         for _ in range(self.haar_levels):
             h = analyse(h)
-        h = super().forward(h, self.embed_noise(noise_B))
+        h = super().forward(h, beside(self.embed_noise(noise_B), told_BE))
         for _ in range(self.haar_levels):
             h = synthesise(h)
         return h

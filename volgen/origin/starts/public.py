@@ -213,6 +213,8 @@ class Public:
             name: (getattr(mine, name).model_dump(), getattr(public, name).model_dump())
             for name in ("network", "preconditioner", "assembly")
         }
+        told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
+        pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
         pairs["data"] = ({"shape": list(mine.data.shape)}, {"shape": list(public.data.shape)})
         differing = [
             f"{section}.{key} is {one.get(key)} here and {other.get(key)} there"

@@ -1,0 +1,159 @@
+"""What a network is told of a person or a scan: named numbers, embedded and added to its embedding of the noise level.
+
+A condition that is not told, because nobody knows it, or it was not asked for, or training left it out, has an embedding of its own, which
+is learnt. So one network denoises with all conditions, some or none of them, as guidance without a classifier needs (Ho & Salimans 2022).
+
+Legend: B batch, E embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from volgen.core.config import Config
+from volgen.core.errors import UserError, nearest
+from volgen.core.given import NOTHING, Examples, Given
+from volgen.core.protocols import Cut, Scan
+from volgen.core.rng import uniform
+
+Numbers = float | Sequence[float]
+"""Of one scan; NaN: not told."""
+
+
+class ConditionConfig(Config):
+    """What every file in ``volgen/models/conditions`` offers as ``Config``, beside its ``kind``."""
+
+    drop: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Chance with which a training example is not told it; half of that together with all other conditions, half by itself."""
+
+    @property
+    def name(self) -> str:
+        """Key of its values, and of ``volgen sample --given NAME=VALUE``; the kind, unless a file says otherwise."""
+        return str(self.kind)  # type: ignore[attr-defined]
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Shape of the numbers of one scan; () is a single one."""
+        return ()
+
+    @abstractmethod
+    def value(self, about: Mapping[str, Any]) -> Numbers:
+        """What it is for a scan; NaN where nobody knows.
+
+        Args:
+            about: what a store's manifest says of the scan.
+        """
+
+    def parse(self, text: str) -> Numbers:
+        """What somebody asks for.
+
+        Raises:
+            ValueError: says what would be right.
+        """
+        return float(text)
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """The module: numbers [B, *edges] -> embedding [B, width]."""
+
+
+class Conditioned(nn.Module):
+    """A network and what it is told: ``forward(input_BCXYZ, noise_B, values) -> output_BCXYZ``.
+
+    Args:
+        network: takes a third input, [B, E], which it adds to its embedding of the noise level.
+        conditions: at least one.
+        width: E.
+    """
+
+    def __init__(self, network: nn.Module, conditions: Sequence[ConditionConfig], width: int) -> None:
+        super().__init__()
+        self.network = network
+        # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
+        self.embed_told = nn.ModuleDict({condition.name: condition.build(width) for condition in conditions})
+        self.embed_untold = nn.ParameterDict({condition.name: nn.Parameter(torch.zeros(width)) for condition in conditions})
+        self._edges = {condition.name: condition.edges for condition in conditions}
+
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What is not among ``values``, or is NaN there, is not told."""
+        told = values or {}
+        parts = [self._embedded(name, told.get(name), noise_B) for name in self._edges]
+        return self.network(x_BCXYZ, noise_B, torch.stack(parts).sum(dim=0))  # type: ignore[no-any-return]
+
+    def _embedded(self, name: str, value: Tensor | None, noise_B: Tensor) -> Tensor:
+        """[B, E]. The module always computes, so that every weight has a gradient, whoever is told."""
+        if value is None:
+            value = noise_B.new_full((len(noise_B), *self._edges[name]), math.nan)
+        told_B = ~value.isnan().reshape(len(value), -1).any(dim=1)
+        embedded_BE: Tensor = self.embed_told[name](torch.where(value.isnan(), 0.0, value).to(noise_B.dtype))
+        return torch.where(told_B[:, None], embedded_BE, self.embed_untold[name].to(embedded_BE.dtype))
+
+
+def conditioned(network: nn.Module, conditions: Sequence[ConditionConfig], width: int) -> nn.Module:
+    """A network that is told conditions; itself if there are none."""
+    return Conditioned(network, conditions, width) if conditions else network
+
+
+def telling(cut: Cut, conditions: Sequence[ConditionConfig]) -> Cut:
+    """A cut whose examples are told the conditions of their scan, but for those that are left out; itself if there are none."""
+    if not conditions:
+        return cut
+
+    def told(scan: Scan, seed: int, *key: int | str) -> Examples:
+        examples = cut(scan, seed, *key)
+        values = {
+            condition.name: _row(
+                condition, math.nan if dropped(condition.name, condition.drop, seed, *key) else condition.value(scan.about)
+            )
+            for condition in conditions
+        }
+        return replace(examples, given=examples.given | Given(values=values))
+
+    return told
+
+
+def dropped(name: str, chance: float, seed: int, *key: int | str) -> bool:
+    """Whether an example is not told a condition: with ``chance``, half of it in one draw for all conditions."""
+    alone = (chance / 2) / (1 - chance / 2)
+    return uniform(seed, "drop", *key) < chance / 2 or uniform(seed, "drop", name, *key) < alone
+
+
+def asked_for(conditions: Sequence[ConditionConfig], told: Mapping[str, str]) -> Given:
+    """What one volume is asked to be (B = 1), from the words of a user.
+
+    Raises:
+        UserError: there is no such condition, or no such value of it.
+    """
+    known = {condition.name: condition for condition in conditions}
+    values = {}
+    for name, text in told.items():
+        if name not in known:
+            expected = f"one of {', '.join(known)}" if known else "nothing: this run was trained without conditions"
+            raise UserError("--given", f"there is no condition '{name}'", expected, nearest(name, known))
+        try:
+            values[name] = _row(known[name], known[name].parse(text))
+        except ValueError as error:
+            raise UserError(f"--given {name}", f"'{text}' is no value of it ({error})") from None
+    return Given(values=values) if values else NOTHING
+
+
+def _row(condition: ConditionConfig, value: Numbers) -> Tensor:
+    """[1, *edges], float32; NaN everywhere where it is not told.
+
+    Raises:
+        ValueError: they are not as many numbers as the condition has.
+    """
+    row = torch.as_tensor(value, dtype=torch.float32)
+    if row.dim() == 0 and row.isnan():
+        row = row.expand(condition.edges)
+    if tuple(row.shape) != condition.edges:
+        raise ValueError(f"{row.numel()} numbers, not {math.prod(condition.edges)}")
+    return row[None]
