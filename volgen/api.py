@@ -178,7 +178,7 @@ def load(run: StrPath, *, device: str | None = None, capacity: int = 2) -> Model
         Euler's method, which gives the volume of ``volgen.sample(run, count=1, sampler="euler")``:
 
         >>> with volgen.load("runs/first") as model:  # doctest: +SKIP
-        ...     y = model.start(model.noise(seed=0, index=0))
+        ...     y = model.prior(model.noise(seed=0, index=0))
         ...     for sigma, lower in itertools.pairwise([*model.grid, 0.0]):
         ...         y = y + (lower - sigma) / sigma * (y - model(y, sigma))
         ...     model.image(y).to_filename("volume.nii.gz")

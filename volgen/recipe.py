@@ -22,6 +22,8 @@ from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.models.condition import telling
 from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
+from volgen.parallel.watch import WatchConfig
+from volgen.training.checkpoint import CheckpointConfig
 from volgen.training.ema import EMAConfig
 from volgen.training.optimiser import OptimiserConfig
 from volgen.training.stopping import StoppingConfig
@@ -98,6 +100,10 @@ class BankConfig(ExpertsConfig):
         return tuple(len(model.points) for model in self.models) or (self.count,)
 
 
+class MachineryConfig(WatchConfig, CheckpointConfig, EngineConfig):
+    """How a network is sharded and in which precision it runs; how often that is saved, and when a rank counts as gone."""
+
+
 class Recipe(Config):
     """One run, complete: what is read, learnt, and how samples are drawn by default."""
 
@@ -137,7 +143,7 @@ class Recipe(Config):
     """Averaging of weights."""
     stopping: StoppingConfig = StoppingConfig()
     """How long each expert trains."""
-    engine: EngineConfig = EngineConfig()
+    engine: MachineryConfig = MachineryConfig()
     """DeepSpeed."""
     privacy: Privacy = Field(default_factory=lambda: {"kind": "none"})
     """Privacy of training."""
@@ -188,7 +194,7 @@ class Recipe(Config):
     @property
     def examples_of_each(self) -> int:
         """Different examples of a volume that take about its memory: as many of each are validated on."""
-        return int(self.assembly.views(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
+        return int(self.assembly.cuts(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
 
     def build(self) -> methods.Method:
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""

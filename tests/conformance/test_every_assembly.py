@@ -59,7 +59,7 @@ def test_an_example_has_the_declared_shape_and_is_a_function_of_its_key(kind: st
     assert first.given.channels is None or first.given.channels.shape[:2] == (1, one.known)
     assert one.piecewise == (one.piece(SHAPE) != SHAPE)
     assert not one.piecewise or not torch.equal(first.x_BCXYZ, other.x_BCXYZ)
-    assert one.views(SHAPE) >= 1
+    assert one.cuts(SHAPE) >= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

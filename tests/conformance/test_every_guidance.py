@@ -78,4 +78,4 @@ def test_where_nothing_is_measured_it_starts_from_the_first_noise_or_refuses(kin
     guidance = build(kind)
     with suppress(UserError):
         guidance.check(Problem())
-        torch.testing.assert_close(guidance.start(Problem(), 5.0, noises), 5.0 * noises(0))
+        torch.testing.assert_close(guidance.prior(Problem(), 5.0, noises), 5.0 * noises(0))

@@ -177,5 +177,5 @@ def test_at_a_coarser_level_it_is_a_preconditioner_of_means(kind: str) -> None:
         x = torch.stack(list(cohort()))[: len(SIGMAS), None, :: 2**level, :: 2**level, :: 2**level]
         coarse = whole.coarse(level)
         for seen in (coarse, coarse.held_out([0, 1, 2, 3]), whole.coarse(level).to(torch.device("cpu"))):
-            assert seen.denoise(silent, x, SIGMAS).shape == seen.start(x, 1.0).shape == x.shape
+            assert seen.denoise(silent, x, SIGMAS).shape == seen.prior(x, 1.0).shape == x.shape
             assert seen.weight(SIGMAS).shape == SIGMAS.shape

@@ -37,7 +37,7 @@ OWN = {
 BATCHES = (5, 0, 1, 4)
 """Patients in each step: nobody, fewer than ranks, more."""
 RATE, DIVISOR, VIEWS = 1e-2, 3.0, 2
-ONE_VIEW, ALL_VIEWS, PATIENTS = Pass(), Pass(1, whole=True), Pass(3, whole=True)
+ONE_VIEW, ALL_VIEWS, PATIENTS = Pass(), Pass(1, all_views=True), Pass(3, all_views=True)
 
 
 class Attention(nn.Module):
@@ -161,7 +161,7 @@ def compare(
             if isinstance(layer, lora.LowRank):
                 torch.nn.init.normal_(layer.lora_up.weight, std=0.3)  # at 0 nothing would reach the other half
     frozen = {name: w.detach().clone() for name, w in module.named_parameters() if not w.requires_grad}
-    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.whole)
+    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.all_views)
     each = PerSample(module) if at_once.patients > 1 else None
     config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
     engine = PrivateEngine(module, config, betas=(0.9, 0.99), at_once=at_once, per_sample=each)
@@ -171,7 +171,7 @@ def compare(
         sanitiser.draw(["p"])
         mine = list(range(people))[launch.rank :: launch.world_size]
         rounds = -(-people // launch.world_size) if engine.in_step else len(mine)
-        total = sanitiser.start(engine.shapes, engine.device)
+        total = sanitiser.zeros(engine.shapes, engine.device)
         turns = [*mine, *[0] * (rounds - len(mine))]
         for first in range(0, rounds, at_once.patients):
             for place, contribution in enumerate(contributions(engine, step, turns[first : first + at_once.patients]), first):
@@ -191,7 +191,7 @@ def compare(
 
 def contributions(engine: PrivateEngine, step: int, people: list[int]) -> Iterator[list[Tensor]]:
     """What the trainer does with one pass, or with one for each view."""
-    if engine.at_once.whole:
+    if engine.at_once.all_views:
         x = torch.cat([view for person in people for view in views_of(step, person)]).to(engine.device)
         yield from engine.gradients_of((engine(x, torch.ones(len(x), device=x.device)) - x).square().mean(dim=(1, 2, 3, 4)), len(people))
         return
@@ -210,7 +210,7 @@ def spread(stage: int) -> dict[str, float]:
     moments: list[Tensor] = []
     for _ in range(8):
         sanitiser.draw(["p"])
-        engine.give(sanitiser.finish(sanitiser.start(engine.shapes, engine.device)))
+        engine.give(sanitiser.finish(sanitiser.zeros(engine.shapes, engine.device)))
         engine.step(0.0)
         # With betas of 0 Adam's first moment is the gradient itself.
         moments.append(torch.cat([m.flatten() for _, m in engine.read("exp_avg")]))
@@ -227,7 +227,7 @@ def spread(stage: int) -> dict[str, float]:
 def main() -> None:
     launch = launches.discover()
     launches.publish(launch)
-    launches.start(launch)
+    launches.join(launch)
     found: dict[str, dict[str, float]] = {}
     for stage in (0, 1, 2, 3):
         for precision in ("fp32", "bf16"):

@@ -38,7 +38,7 @@ from volgen.training.loop import Task, Trainer
 from volgen.training.metrics import NoMetrics
 
 STEPS, RATE, EDGE = 2, 0.7, 8
-ONE, WHOLE, FOUR = Pass(), Pass(1, whole=True), Pass(4, whole=True)
+ONE, WHOLE, FOUR = Pass(), Pass(1, all_views=True), Pass(4, all_views=True)
 MOVED = {"rotation_degrees": 10.0, "translation_mm": 4.0, "scale": 0.1, "flip_left_right": True}
 NETWORKS: dict[str, dict[str, Any]] = {
     "wavelet_unet3d": {"channels": [4], "norm_groups": 2},
@@ -153,7 +153,7 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
 def main(place: str, folder: str) -> None:
     launch = launches.discover()
     launches.publish(launch)
-    group = Group(launch, launches.start(launch))
+    group = Group(launch, launches.join(launch))
     store, told = Store.open(place), {}
     people = sorted({record.patient for record in store.split("train")})
     for number, (name, case) in enumerate({**CASES, MUTANT: CASES["one view"]}.items()):

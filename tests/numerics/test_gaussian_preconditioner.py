@@ -118,8 +118,8 @@ def test_start_is_a_sample_of_the_noisy_data(config: Config, residual: str, sigm
     s = statistics(config, residual)
     preconditioner = GaussianPreconditioner(config, s)
     w = basis(config.levels)
-    mean = preconditioner.start(torch.zeros(1, 1, *SHAPE, dtype=torch.float64), sigma).flatten()
-    columns = preconditioner.start(torch.eye(SIZE, dtype=torch.float64).view(SIZE, 1, *SHAPE), sigma).flatten(1) - mean
+    mean = preconditioner.prior(torch.zeros(1, 1, *SHAPE, dtype=torch.float64), sigma).flatten()
+    columns = preconditioner.prior(torch.eye(SIZE, dtype=torch.float64).view(SIZE, 1, *SHAPE), sigma).flatten(1) - mean
     torch.testing.assert_close(mean, w @ s.mean.flatten())
     expected = w @ covariance(config, s) @ w.T + sigma**2 * torch.eye(SIZE, dtype=torch.float64)
     torch.testing.assert_close(columns.T @ columns, expected)

@@ -50,9 +50,9 @@ def posterior(prior: Tensor, mean: Tensor, y: Tensor, sigma_B: Tensor) -> Tensor
 
 def moments(preconditioner: GaussianPreconditioner, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and covariance of voxels, from what `start` makes of each unit vector."""
-    zero = preconditioner.start(torch.zeros(1, 1, *shape, dtype=torch.float64), 0.0)
+    zero = preconditioner.prior(torch.zeros(1, 1, *shape, dtype=torch.float64), 0.0)
     count = math.prod(shape)
-    root = (preconditioner.start(torch.eye(count, dtype=torch.float64).view(count, 1, *shape), 0.0) - zero).flatten(1)
+    root = (preconditioner.prior(torch.eye(count, dtype=torch.float64).view(count, 1, *shape), 0.0) - zero).flatten(1)
     return zero.flatten(), root.T @ root
 
 

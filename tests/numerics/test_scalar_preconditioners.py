@@ -98,6 +98,6 @@ def test_edm_gives_its_network_a_target_of_unit_variance(d: float) -> None:
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v", "flow", "edm"])
 def test_scalar_start_is_noise_alone_and_leaving_someone_out_changes_nothing(kind: str) -> None:
     preconditioner = made(kind)
-    assert torch.equal(preconditioner.start(normal(1), 7.0), 7.0 * normal(1))
+    assert torch.equal(preconditioner.prior(normal(1), 7.0), 7.0 * normal(1))
     assert preconditioner.held_out([0, 3]) is preconditioner
     assert preconditioner.state() == {}

@@ -108,7 +108,7 @@ def test_a_loop_of_ones_own_gives_the_volume_of_the_sampler(there: Path) -> None
     expected = volgen.sample(RUN, count=2, seed=3, sampler="euler")[1]
     with volgen.load(RUN, device="cpu") as model:
         assert isinstance(model, Denoiser)
-        y = x = model.start(model.noise(seed=3, index=1))
+        y = x = model.prior(model.noise(seed=3, index=1))
         for sigma, lower in itertools.pairwise([*model.grid, 0.0]):
             y = y + (lower - sigma) / sigma * (y - model(y, sigma))  # as the books have it
             x0 = model(x, torch.tensor([sigma]))

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 TOY = '''"""Everybody takes part in every step: the Gaussian mechanism without sampling."""
 
 from __future__ import annotations
@@ -65,8 +63,7 @@ class Config(ByPatient):
 '''
 
 
-@pytest.mark.parametrize("words", [("release", "runs/toy", "--out", "released")])
-def test_a_plan_is_one_file(house: Callable[[], Any], blob_store: Path, words: tuple[str, ...]) -> None:
+def test_a_plan_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("privacy/plans/everybody.py", TOY)
     config = newcomer.folder / "config.yaml"
@@ -87,5 +84,5 @@ def test_a_plan_is_one_file(house: Callable[[], Any], blob_store: Path, words: t
     (entry,) = ledger["entries"]
     assert entry["mechanism"] == "Gaussian, everybody in each step" and entry["steps"] == 2
     assert 0.0 < ledger["epsilon"] < 6.0 and ledger["assumed"]["sampling"].startswith("everybody, in every step; ")
-    newcomer.run(*words)
-    assert "(epsilon" in newcomer.run("statement", "released", "--out", "said") or (newcomer.folder / "said/statement.json").exists()
+    newcomer.run("release", "runs/toy", "released")  # which computes the ledger anew from the journal
+    assert json.loads((newcomer.folder / "released/statement.json").read_text())["guarantee"]

@@ -130,11 +130,11 @@ class Problem:
     """What sampling is to reach, and what a guidance may know of the prior.
 
     Attributes:
-        start: the prior at the highest noise level: makes a sample of it from standard normal noise [B, C, X, Y, Z] and sigma.
+        prior: the prior at the highest noise level: makes a sample of it from standard normal noise [B, C, X, Y, Z] and sigma.
         measurement: what the volume has to agree with; None if there is nothing.
     """
 
-    start: Callable[[Tensor, float], Tensor] = _drowned
+    prior: Callable[[Tensor, float], Tensor] = _drowned
     measurement: Measurement | None = None
 
 
@@ -167,9 +167,9 @@ class Guidance(Protocol):
         """
         return
 
-    def start(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
+    def prior(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
         """What sampling begins with, at ``sigma``; ``noises(0)`` is what it would begin with without guidance."""
-        return problem.start(noises(0), sigma)
+        return problem.prior(noises(0), sigma)
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """The denoiser that a solver asks in one step of one volume."""

@@ -45,7 +45,7 @@ class Names:
         """Relative path of the sidecar of image ``index``."""
         return f"{self._stem(f'{index + 1:04d}')}.json"
 
-    def whole(self, directory: Path) -> list[str]:
+    def complete(self, directory: Path) -> list[str]:
         """Relative paths of the images of a folder that have a sidecar, which is written last; sorted."""
         images = directory.glob(f"{self._stem('*')}.nii.gz")
         return sorted(path.relative_to(directory).as_posix() for path in images if path.with_name(f"{path.name[:-7]}.json").is_file())
@@ -64,7 +64,7 @@ FLAT = Names("sub-{0}_T1w")
 
 def names_in(directory: Path) -> Names:
     """Where the samples of a folder lie: a new one has folders for them, as BIDS wants it, and one that was begun stays as it is."""
-    return FLAT if FLAT.whole(directory) else SYNTHETIC
+    return FLAT if FLAT.complete(directory) else SYNTHETIC
 
 
 def description(of: str) -> str:

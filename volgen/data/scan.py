@@ -18,7 +18,7 @@ from volgen.data.store import Store
 from volgen.images import intensity
 
 Coarse = dict[tuple[str, int], Tensor]
-"""Coarse views by scan and edge: small, and needed again in every epoch."""
+"""Coarse volumes by scan and edge: small, and needed again in every epoch."""
 
 
 class StoredScan:
@@ -28,7 +28,7 @@ class StoredScan:
         store: where it is.
         record: which it is.
         cache: decoded scans.
-        coarse: coarse views made so far; shared, and added to.
+        coarse: coarse volumes made so far; shared, and added to.
         cached: whether the cache has room for all that are wanted: then whole scans are kept, otherwise only the chunks of slices are read.
     """
 

@@ -27,7 +27,7 @@ from volgen.data.record import Split, SubjectRecord
 from volgen.data.scan import Coarse, StoredScan, VolumeScan
 from volgen.data.store import Store
 
-__all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig", "View"]
+__all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig", "Wanted"]
 
 AHEAD = 2
 """Batches that are decoded ahead of the one asked for."""
@@ -82,7 +82,7 @@ class StreamConfig(Config):
             raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
 
 
-View = tuple[SubjectRecord, int, tuple[int | str, ...]]
+Wanted = tuple[SubjectRecord, int, tuple[int | str, ...]]
 """A scan, and the (seed, key) that its augmentation is a function of."""
 
 
@@ -176,7 +176,7 @@ class Stream:
         """The whole split in the store's order, not augmented and not read yet, the same on every rank."""
         return (self._scan(record) for record in self.records)
 
-    def views(self, wanted: Iterable[View]) -> Iterator[Examples]:
+    def examples(self, wanted: Iterable[Wanted]) -> Iterator[Examples]:
         """Augmented examples of chosen scans, decoded ahead in threads: one by one as in a batch, in the order asked for.
 
         Args:
@@ -200,13 +200,13 @@ class Stream:
         for future in waiting:
             yield future.result()
 
-    def validation_volumes(self, count: int, views: int = 1) -> Examples:
-        """``views`` fixed examples of each of at most ``count`` scans, not augmented: the same for every seed and rank."""
+    def validation_volumes(self, count: int, cuts: int = 1) -> Examples:
+        """``cuts`` fixed examples of each of at most ``count`` scans, not augmented: the same for every seed and rank."""
         chosen = sorted(permutation(len(self.records), 0, "validation")[:count])
         futures = [
-            self._threads.submit(self._cut, self._scan(self.records[index]), 0, "validation", index, view)
+            self._threads.submit(self._cut, self._scan(self.records[index]), 0, "validation", index, cut)
             for index in chosen
-            for view in range(views)
+            for cut in range(cuts)
         ]
         return Examples.joined([future.result() for future in futures])
 

@@ -92,10 +92,10 @@ def measure(voxels: NDArray[Any], voxel_size: Triple, checks: Sequence[Check]) -
     areas, means = [], []
     for axis in range(3):
         stack = scan.stack(axis)
-        count = stack.whole(stack.area)
+        count = stack.on_axis(stack.area)
         pixel = float(np.prod([voxel_size[other] for other in range(3) if other != axis]))
         areas.append(count * pixel)
-        means.append(np.where(count > 0, stack.whole(stack.sums) / np.maximum(count, 1), np.nan))
+        means.append(np.where(count > 0, stack.on_axis(stack.sums) / np.maximum(count, 1), np.nan))
     results = {check.kind: check.measure(scan) for check in checks}
     middle = tuple(_middle(unit, scan.ends, axis) for axis in range(3))
     middle_mask = tuple(_middle(mask, scan.ends, axis) for axis in range(3))

@@ -57,7 +57,7 @@ class Stack:
         """One unknown entry for each slice of the whole axis."""
         return np.full(self.count, np.nan)
 
-    def whole(self, kept: Curve) -> Curve:
+    def on_axis(self, kept: Curve) -> Curve:
         """A number for each slice of the whole axis from one for each kept slice (or each pair of them): 0 elsewhere."""
         found = np.zeros(self.count - (len(self.area) - len(kept)))
         found[self.first : self.first + len(kept)] = kept
@@ -73,7 +73,7 @@ class Stack:
             np.subtract(self.images[k + 1], self.images[k], out=difference)
             area[k], step[k] = both.sum(), np.vdot(difference, both)
             change[k] = np.vdot(np.abs(difference, out=difference), both)
-        return self.whole(area), self.whole(change), self.whole(step)
+        return self.on_axis(area), self.on_axis(change), self.on_axis(step)
 
 
 class HeadScan:

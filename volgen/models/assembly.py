@@ -67,7 +67,7 @@ class AssemblyConfig(Protocol):
         """
         ...
 
-    def views(self, shape: Shape3) -> int:
+    def cuts(self, shape: Shape3) -> int:
         """Different pieces of a volume that take about the memory of the volume: what of each is validated on."""
         ...
 

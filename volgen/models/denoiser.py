@@ -40,7 +40,7 @@ class Preconditioner(Protocol):
         """
         ...
 
-    def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+    def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """What sampling begins with: standard normal noise -> a sample of what data look like under noise of ``sigma``."""
         ...
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.overrides import TorchFunctionMode
@@ -51,12 +51,6 @@ class EngineConfig(Config):
     """Whether activations are computed again in the backward pass instead of being kept."""
     offload: Annotated[Literal["none", "optimiser", "optimiser_and_weights"], MAY_CHANGE] = "none"
     """What ZeRO keeps in host memory (weights: stage 3 only)."""
-    checkpoint_every: Annotated[PositiveInt, MAY_CHANGE] = 200
-    """Optimiser steps between checkpoints for resuming; one more is written on SIGINT, SIGTERM and SIGUSR1."""
-    dead_after: Annotated[PositiveFloat, MAY_CHANGE] = 60.0
-    """Seconds without a sign of life of a rank (stopped, its machine or the network gone) after which the whole job ends."""
-    hung_after: Annotated[PositiveFloat, MAY_CHANGE] = 3600.0
-    """Seconds in which a rank gets nothing done (a step, a validation, a checkpoint, fitting) after which the whole job ends."""
 
     @model_validator(mode="after")
     def _offloads(self) -> Self:

@@ -35,11 +35,11 @@ class Pass:
 
     Attributes:
         patients: their number; more than one needs gradients of each of them from one pass.
-        whole: whether a patient's views go together; otherwise one by one, and there is one patient.
+        all_views: whether a patient's views go together; otherwise one by one, and there is one patient.
     """
 
     patients: int = 1
-    whole: bool = False
+    all_views: bool = False
 
 
 ONE_VIEW = Pass()
@@ -68,7 +68,7 @@ class PrivateEngine(Engine):
     ) -> None:  # fmt: skip
         assert config.accumulation == 1, "patients are accumulated before DeepSpeed"
         assert (at_once.patients > 1) == (per_sample is not None)
-        assert at_once.patients == 1 or (at_once.whole and config.zero_stage < 3 and config.precision == "fp32")
+        assert at_once.patients == 1 or (at_once.all_views and config.zero_stage < 3 and config.precision == "fp32")
         self.at_once, self._each = at_once, per_sample
         fp32 = config.model_copy(update={"precision": "fp32"})
         super().__init__(module, fp32, 1, betas=betas, weight_decay=weight_decay, release=release)

@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import psutil
+from pydantic import PositiveFloat
 from torch.distributed import DistError
 
+from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT, DEFECT, DONE, INTERRUPTED
 from volgen.parallel import machine
@@ -34,6 +36,15 @@ SECONDS_TO_LEAVE = 10.0
 PACKAGE = os.path.join(str(Path(__file__).parents[1]), "")  # noqa: PTH118 (with a separator at its end)
 NETWORK = os.path.join("torch", "nn", "modules", "module.py")  # noqa: PTH118 (the same)
 TORCH = os.path.join("torch", "distributed")  # noqa: PTH118 (a part of a path)
+
+
+class WatchConfig(Config):
+    """When a rank counts as gone."""
+
+    dead_after: Annotated[PositiveFloat, MAY_CHANGE] = 60.0
+    """Seconds without a sign of life of a rank (stopped, its machine or the network gone) after which the whole job ends."""
+    hung_after: Annotated[PositiveFloat, MAY_CHANGE] = 3600.0
+    """Seconds in which a rank gets nothing done (a step, a validation, a checkpoint, fitting) after which the whole job ends."""
 
 
 class Ranks(Protocol):

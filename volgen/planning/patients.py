@@ -154,7 +154,7 @@ def peaks(recipe: Recipe, passes: Sequence[Pass], gpu: bool) -> list[int]:
 def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
     """Runs one patient, or several, through loss, preconditioner and network on tensors that take no memory; returns bytes at the peak."""
     views = recipe.privacy.views
-    count = at_once.patients * views if at_once.whole else 1
+    count = at_once.patients * views if at_once.all_views else 1
     with FakeTensorMode():
         network = recipe.build().network(recipe.trained()[-1])  # all are alike
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -171,7 +171,7 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
             return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(count), examples.given)
 
         with Allocations(None if gpu else conv_workspace) as followed:
-            for _ in range(1 if at_once.whole else min(views, 2)):  # the mean over views is kept while the next one is computed
+            for _ in range(1 if at_once.all_views else min(views, 2)):  # the mean over views is kept while the next one is computed
                 if each is not None:
                     gradients = each.gradients(losses(), at_once.patients)
                 else:
@@ -194,7 +194,7 @@ def _free(device: torch.device) -> int:
 
 def _called(at_once: Pass, recipe: Recipe) -> str:
     views = recipe.privacy.views
-    if not at_once.whole:
+    if not at_once.all_views:
         return "one patient" if views == 1 else f"one of a patient's {views} views"
     people = "one patient" if at_once.patients == 1 else f"{at_once.patients} patients"
     return people if views == 1 else f"{people} with {views} views"

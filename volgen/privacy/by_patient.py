@@ -126,9 +126,9 @@ class ByPatient(BaseConfig, ABC):
         """One view, one patient with all views, and as many patients as there are."""
         found = [Pass()]
         if self.views > 1:
-            found.append(Pass(1, whole=True))
+            found.append(Pass(1, all_views=True))
         if several:
-            found += [Pass(patients, whole=True) for patients in range(2, share + 1)]
+            found += [Pass(patients, all_views=True) for patients in range(2, share + 1)]
         return found
 
     def held(self, parameters: int) -> dict[str, int]:

@@ -208,7 +208,7 @@ class Ledger:
             "state": "finished" if finished else "training",
             "budget": self.budget.epsilon,
             "entries": [
-                {"scope": scope, "mechanism": mechanism.name, **vars(mechanism), "steps": count}
+                _entry(scope, mechanism, count)
                 for (scope, mechanism), count in sorted(self._with_lost().items(), key=lambda item: (item[0][0], -item[1]))
             ],
             "assumed": dict(self.assumed),
@@ -341,6 +341,24 @@ def _budget(content: object) -> Budget:
     if not (budget.epsilon > 0.0 and 0.0 < budget.delta < 1.0):
         raise ValueError(f"{budget} cannot be spent")
     return budget
+
+
+def costs(entries: Iterable[Mapping[str, Any]]) -> list[Steps]:
+    """What the entries of a summary cost, as the accountant takes them.
+
+    Raises:
+        KeyError, TypeError, ValueError: one has another form.
+    """
+    told = [{**entry, "count": entry["steps"], **entry.get("cost", {})} for entry in entries]
+    return [Steps(float(each["sampling_rate"]), float(each["noise_multiplier"]), int(each["count"])) for each in told]
+
+
+def _entry(scope: str, mechanism: NoisyStep, count: int) -> dict[str, Any]:
+    """Steps of one network in a summary, with what they cost where that is not what they are."""
+    rate, noise, cost = mechanism.sampling_rate, mechanism.noise_multiplier, mechanism.cost(count)
+    told = {"sampling_rate": rate, "noise_multiplier": noise, "clip_norm": mechanism.clip_norm, **vars(mechanism)}
+    beside = {} if cost == Steps(rate, noise, count) else {"cost": asdict(cost)}
+    return {"scope": scope, "mechanism": mechanism.name, **told, "steps": count, **beside}
 
 
 def _recorded(mechanism: NoisyStep) -> dict[str, Any]:

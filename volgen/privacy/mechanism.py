@@ -105,7 +105,7 @@ class GradientMechanism:
         """Of all other draws for this patient in this launch: noise levels, noises, choice of scans, augmentation."""
         return self._secret.number("patient", patient)
 
-    def start(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
+    def zeros(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
         """A sum of no contributions."""
         return [torch.zeros(shape, device=device) for shape in shapes]
 

@@ -17,7 +17,7 @@ from volgen.core.rng import uniform
 from volgen.core.rounding import upper
 from volgen.data.record import SubjectRecord, by_patient
 from volgen.data.store import Store
-from volgen.data.stream import Batch, Stream, View
+from volgen.data.stream import Batch, Stream, Wanted
 from volgen.experts.plan import Phase
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
@@ -230,12 +230,12 @@ def _views(stream: Stream, scans: Mapping[str, Sequence[SubjectRecord]], count: 
     """Views of patients, each chosen and augmented by the patient's own seed."""
 
     def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
-        def view(patient: str, number: int) -> View:
+        def view(patient: str, number: int) -> Wanted:
             mine, own, key = scans[patient], seed(patient), (phase, step, number)
             return mine[int(uniform(own, "scan", *key) * len(mine))], own, key
 
         chosen = [view(patient, number) for patient in patients for number in range(count)]
-        examples = stream.views(chosen)
+        examples = stream.examples(chosen)
         for place in range(len(patients)):
             mine = Examples.joined([next(examples) for _ in range(count)])
             ids = [scan.id for scan, _, _ in chosen[place * count : (place + 1) * count]]

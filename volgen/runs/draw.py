@@ -95,7 +95,7 @@ class Drawing:
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        return Problem(self.preconditioner.start, self.measurement)
+        return Problem(self.preconditioner.prior, self.measurement)
 
     def sampler(self) -> Sampler:
         """A new one."""

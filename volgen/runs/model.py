@@ -94,9 +94,9 @@ class Model:
         """The standard normal noise [1, 1, X, Y, Z] that volume ``index`` of a seed begins from, as ``volgen.sample`` draws it."""
         return white((1, *self.shape), seed, "start", index)[None].to(self.device)
 
-    def start(self, noise_BCXYZ: Tensor) -> Tensor:
+    def prior(self, noise_BCXYZ: Tensor) -> Tensor:
         """Samples of the noisiest marginal, at ``grid[0]``, from standard normal noise: what a sampler begins with."""
-        return self._preconditioner.start(noise_BCXYZ.to(self.device), self.grid[0])
+        return self._preconditioner.prior(noise_BCXYZ.to(self.device), self.grid[0])
 
     def image(self, x_BCXYZ: Tensor) -> nib.Nifti1Image:
         """One volume [X, Y, Z], with axes of length 1 in front or not, as an image in RAS+, mm and the cohort's intensity units.

@@ -120,7 +120,7 @@ class TrainedRun:
         kind = (volume.shape, volume.dtype)
         try:
             moved = preconditioner.to(meta)
-            made = [moved.denoise(lambda inputs, _: inputs[:, :1], volume, sigma), moved.start(volume, 1.0)]
+            made = [moved.denoise(lambda inputs, _: inputs[:, :1], volume, sigma), moved.prior(volume, 1.0)]
             found = next((f"makes {tensor.dtype}{list(tensor.shape)}" for tensor in made if (tensor.shape, tensor.dtype) != kind), "")
         except (RuntimeError, ValueError, IndexError) as error:
             found = f"does not fit ({' '.join(str(error).split())[:200]})"

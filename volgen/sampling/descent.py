@@ -110,7 +110,7 @@ class Descent:
             return self._noise("start", index) if k == 0 else self._noise("guide", "start", index, k)
 
         with torch.no_grad():
-            return State(self.guidance.start(self.problem, self.path[0][0], noises).to("cpu"))
+            return State(self.guidance.prior(self.problem, self.path[0][0], noises).to("cpu"))
 
     def advance(self, state: State, number: int, index: int, given: Given = NOTHING) -> State:
         """Volume ``index`` after step ``number`` (from 0); ``given`` is what is known beside it (B = 1).

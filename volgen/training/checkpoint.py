@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import PositiveInt
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path, fingerprint, read_json, sync, write_json
 from volgen.core.limits import STATE_BYTES
@@ -28,6 +30,13 @@ AVERAGE = "average"
 KEPT = 2
 """Checkpoints that stay: should the newest turn out to be damaged, there is one before it."""
 MAKE_ROOM = "make room or choose another `runs`; the same command then goes on from the last good checkpoint"
+
+
+class CheckpointConfig(Config):
+    """How much training a crash may cost."""
+
+    checkpoint_every: Annotated[PositiveInt, MAY_CHANGE] = 200
+    """Optimiser steps between checkpoints for resuming; one more is written on SIGINT, SIGTERM and SIGUSR1."""
 
 
 @dataclass(frozen=True)

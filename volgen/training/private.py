@@ -35,7 +35,7 @@ class Pass(Protocol):
         ...
 
     @property
-    def whole(self) -> bool:
+    def all_views(self) -> bool:
         """Whether all views of a patient go together."""
         ...
 
@@ -87,7 +87,7 @@ class Sanitiser(Protocol):
         """Of all random numbers of one patient's part; nobody else knows it, and it has nothing to do with the other patients."""
         ...
 
-    def start(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
+    def zeros(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
         """A sum of nothing."""
         ...
 
@@ -227,7 +227,7 @@ class PrivateTrainer(Trainer):
         rounds = -(-len(drawn) // self.ranks.world_size) if private.in_step else len(mine)
         # Ranks that have to keep up with the others compute somebody's gradient, and forget it.
         turns = [*mine, *drawn[:1] * (rounds - len(mine))]
-        total = self.sanitiser.start(private.shapes, private.device)
+        total = self.sanitiser.zeros(private.shapes, private.device)
         pairs = zip(turns, self.views(turns, task.name, step), strict=True)
         place = 0
         while people := list(islice(pairs, private.at_once.patients)):
@@ -249,7 +249,7 @@ class PrivateTrainer(Trainer):
         """For each patient the gradient of the mean loss over the views."""
         parts = [self._part(task, engine, step, patient, batch) for patient, batch in people]
         ids = [name for _, batch in people for name in batch.ids]
-        if engine.at_once.whole:
+        if engine.at_once.all_views:
             examples = Examples.joined([part[0] for part in parts])
             z, sigma = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
             yield from engine.gradients_of(_loss(objective, ids, examples, z, sigma), len(people))

@@ -118,7 +118,7 @@ def by_mechanism(x_BCXYZ: torch.Tensor, inside: np.ndarray, noise: float, steps:
     members = np.flatnonzero(inside)
     mechanism = GradientMechanism(Mechanism(2 / len(members), noise, 1.0), 2.0, Secret(bytes(32)), 0, 1)
     for _ in range(steps):
-        total = mechanism.start([p.shape for p in weights], torch.device("cpu"))
+        total = mechanism.zeros([p.shape for p in weights], torch.device("cpu"))
         for person in mechanism.draw(len(members)):
             views = x_BCXYZ[members[[person] * 16]]
             sigma_B = torch.exp(torch.empty(16).uniform_(math.log(0.1), math.log(1.5)))

@@ -111,8 +111,8 @@ def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Pat
 
     def spy(*args: Any, problem: Problem, **more: Any) -> list[Tensor]:
         def recorded(noise: Tensor, sigma: float) -> Tensor:
-            starts.append(problem.start(noise, sigma))
-            torch.testing.assert_close(starts[-1], open_run(directory).preconditioner(CPU).start(noise, sigma))
+            starts.append(problem.prior(noise, sigma))
+            torch.testing.assert_close(starts[-1], open_run(directory).preconditioner(CPU).prior(noise, sigma))
             assert (starts[-1] - sigma * noise).abs().mean() > 0.1, "not noise alone"
             return starts[-1]
 

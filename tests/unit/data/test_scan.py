@@ -98,7 +98,7 @@ def test_validation_pieces_are_fixed(store: Store, tmp_path: Path) -> None:
     found = []
     for seed in (0, 9):
         with closing(Stream(store, "validation", StreamConfig(store="unused", shape=SHAPE), seed, cut=SLABS.cut)) as stream:
-            found.append(joined(stream.validation_volumes(2, views=3)))
+            found.append(joined(stream.validation_volumes(2, cuts=3)))
     assert found[0].shape == (6, 1 + SLABS.known, 8, 12, 2)
     assert torch.equal(found[0], found[1])
     assert len({tuple(piece.flatten()[:8].tolist()) for piece in found[0]}) > 3

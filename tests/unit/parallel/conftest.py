@@ -15,7 +15,7 @@ from volgen.parallel.engine import Engine
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process() -> None:
-    launch.start(launch.Launch())
+    launch.join(launch.Launch())
 
 
 @pytest.fixture

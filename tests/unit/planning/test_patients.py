@@ -65,7 +65,7 @@ def test_memory_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_one_patient_where_more_would_not_be_exact(engine: dict[str, Any], network: dict[str, Any], reason: str, tmp_path: Path) -> None:
     found = chosen(recipe(tmp_path, tmp_path, network, **engine))
-    assert found.at_once == Pass(1, whole=True) and reason in found.why
+    assert found.at_once == Pass(1, all_views=True) and reason in found.why
 
 
 @pytest.mark.parametrize("network", [pytest.param(UNET, id="unet3d"), pytest.param(WAVELET, id="wavelet_unet3d", marks=pytest.mark.slow)])
@@ -74,9 +74,9 @@ def test_training_is_the_same_whatever_goes_through_at_once(
 ) -> None:
     monkeypatch.setattr(secret.secrets, "token_bytes", lambda count: bytes(range(count)))  # the same noise, once
     weights = []
-    for at_once in (Pass(), Pass(1, whole=True), Pass(3, whole=True)):
+    for at_once in (Pass(), Pass(1, all_views=True), Pass(3, all_views=True)):
         monkeypatch.setattr(parts, "choose", lambda *_, at_once=at_once: Choice(at_once, 0, "test"))
-        run = train(recipe(blob_store, tmp_path / f"{at_once.patients}{at_once.whole}", network))
+        run = train(recipe(blob_store, tmp_path / f"{at_once.patients}{at_once.all_views}", network))
         weights.append(load_file(run / "experts/0/weights.safetensors"))
     for name, first in weights[0].items():
         for other in weights[1:]:

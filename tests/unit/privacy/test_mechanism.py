@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from volgen.privacy.mechanism import GradientMechanism
+from volgen.privacy.accounting import Steps
+from volgen.privacy.ledger import _entry, costs
+from volgen.privacy.mechanism import GradientMechanism, clipped
 from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 
@@ -31,7 +36,7 @@ def step(gradients: list[list[Tensor]], mechanism: Mechanism, divisor: float, ra
         sanitiser = GradientMechanism(mechanism, divisor, Secret(key), rank, ranks)
         for _ in range(steps):
             sanitiser.draw(["p"])
-        total = sanitiser.start(SHAPES, CPU)
+        total = sanitiser.zeros(SHAPES, CPU)
         for gradient in gradients[rank::ranks]:
             sanitiser.add(total, gradient)
         parts.append(torch.cat([part.flatten() for part in sanitiser.finish(total)]).double())
@@ -128,3 +133,50 @@ def test_patients_are_drawn_independently_with_the_sampling_rate() -> None:
     each = torch.tensor([sum(person in draw for draw in draws) / 2000 for person in everybody])
     assert float((each - 0.2).abs().max()) < 0.04
     assert GradientMechanism(Mechanism(1.0, 1.0, 1.0), 4.0, Secret(KEY), 0, 1).draw(everybody) == everybody
+
+
+@dataclass(frozen=True)
+class Banded:
+    """Steps whose noise is that of the step and, with the other sign, half of that of the step before; every second one costs."""
+
+    plan: ClassVar[str] = "banded"
+    name: ClassVar[str] = "banded"
+
+    sampling_rate: float
+    noise_multiplier: float
+    clip_norm: float
+    sound: ClassVar[bool] = True
+
+    def select(self, secret: Secret, step: int, patients: Sequence[str]) -> list[str]:
+        return [patient for place, patient in enumerate(patients) if (place + step) % 2]
+
+    def clip(self, gradients: Sequence[Tensor]) -> float:
+        return clipped(gradients, self.clip_norm)
+
+    def noise(self, normal: Callable[[int], Tensor], step: int) -> Tensor:
+        before = 0.5 * normal(step - 1) if step > 1 else 0.0
+        return self.noise_multiplier * self.clip_norm * (normal(step) - before)
+
+    def cost(self, count: int) -> Steps:
+        return Steps(2 * self.sampling_rate, self.noise_multiplier, -(-count // 2))
+
+
+def test_another_mechanism_chooses_noises_and_costs_in_its_own_way() -> None:
+    mechanism, size, ranks = Banded(0.1, 3.0, 0.5), torch.Size((11,)), 2
+    sums = []
+    for rank in range(ranks):
+        one = GradientMechanism(mechanism, 1.0, Secret(KEY), rank, ranks)
+        drawn, parts = [], []
+        for _ in range(3):
+            drawn.append(one.draw(["a", "b", "c"]))
+            parts.append(one.finish(one.start([size], torch.device("cpu")))[0].double() / ranks)
+        assert drawn == [["a", "c"], ["b"], ["a", "c"]]
+        sums.append(torch.stack(parts))
+    noises = torch.stack([
+        torch.cat([Secret(KEY).normal((count,), "noise", step, 0, rank) for rank, count in enumerate((5, 6))]) for step in (1, 2, 3)
+    ])  # fmt: skip
+    expected = 1.5 * torch.stack([noises[0], noises[1] - 0.5 * noises[0], noises[2] - 0.5 * noises[1]])
+    torch.testing.assert_close(sums[0] + sums[1], expected, rtol=1e-6, atol=1e-7)
+    assert costs([_entry("0", mechanism, 5)]) == [Steps(0.2, 3.0, 3)]
+    assert costs([_entry("0", Mechanism(0.1, 3.0, 0.5), 5)]) == [Steps(0.1, 3.0, 5)]
+    assert _entry("0", Mechanism(0.1, 3.0, 0.5), 5).keys() == {"scope", "mechanism", *vars(Mechanism(0.1, 3.0, 0.5)), "steps"}

@@ -65,7 +65,7 @@ def measure(content: str, arm: int) -> Found:
         arm: its number.
     """
     recipe = Recipe.model_validate_json(content)
-    device = launches.start(launches.Launch())
+    device = launches.join(launches.Launch())
     import opacus.grad_sample  # for its size, in every arm
     import opacus.optimizers  # noqa: F401
 
@@ -116,7 +116,7 @@ def _one_patient(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step
 
 def _several_patients(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
     """Private, all patients in one pass with the hooks of Opacus."""
-    return _private(recipe, network, group, Pass(recipe.data.batch_size, whole=True))
+    return _private(recipe, network, group, Pass(recipe.data.batch_size, all_views=True))
 
 
 def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) -> tuple[Step, Callable[[], None]]:

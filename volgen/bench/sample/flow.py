@@ -66,7 +66,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     torch.set_num_threads(1)
     alone = {"RANK": str(rank), "WORLD_SIZE": str(flow.world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ.update(alone, MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
-    device = launches.start(launches.discover())
+    device = launches.join(launches.discover())
     mail = pipeline.Mail(NO_PULSE)
     run = open_run(directory)
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)
@@ -89,7 +89,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     with run.bank(preconditioner, device, mine, capacity=max(2, len(mine))) as bank:
         for sigma in mine:
             bank(torch.zeros(1, 1, *[SMALL] * 3, device=device), torch.tensor([sigma], device=device))
-        descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.start))
+        descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.prior))
         work = Timed(descent, packing, [[index] for index in range(volumes)], keep, lambda count, note: None)
         descent.advance(descent.begin(0), flow.steps(flow.place(rank)[1])[0], 0) if flow.place(rank)[1] == 0 else None
         transfer = _ping(mail, rank, packing.size) if flow.stages > 1 else 0.0

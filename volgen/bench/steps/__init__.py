@@ -142,7 +142,7 @@ def _measure(
     with trained.bank(preconditioner, device, grid) as bank:
         volumes = descent.sample(
             bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.shape),
-            device=device, problem=Problem(preconditioner.start), done=lambda count, note: done(),
+            device=device, problem=Problem(preconditioner.prior), done=lambda count, note: done(),
         )  # fmt: skip
     units = [robust_unit(volume[0].numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])

@@ -32,7 +32,7 @@ def streams(folder: Path, records: Sequence[SubjectRecord]) -> Iterator[tuple[Pa
             config = StreamConfig(store="", shape=records[0].shape, batch_size=1, workers=1, cache_gib=0.0, augment=augment)
             stream = Stream(Store(folder / layout, records), records[0].split, config, seed=0)
             opened.append(stream)
-            found[f"volgen, {layout}"] = lambda i, stream=stream: next(stream.views([(records[i], 0, (i, 0))]))  # type: ignore[misc]
+            found[f"volgen, {layout}"] = lambda i, stream=stream: next(stream.examples([(records[i], 0, (i, 0))]))  # type: ignore[misc]
     yield plain, moved
     for stream in opened:
         stream.close()

@@ -140,7 +140,7 @@ def _centre(centre: str | None, trained: TrainedRun, preconditioner: Preconditio
         return torch.zeros(shape, dtype=torch.float64)
     if centre == RUN:
         # What sampling begins with, less its noise, is the mean of the data.
-        mean = preconditioner.start(torch.zeros(1, 1, *shape, device=device), trained.ensemble.sigma_max)
+        mean = preconditioner.prior(torch.zeros(1, 1, *shape, device=device), trained.ensemble.sigma_max)
         return mean[0, 0].double().cpu().clamp(-1.0, 1.0)
     volume = nifti.read(Path(centre))
     if volume.shape != shape:

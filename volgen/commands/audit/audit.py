@@ -23,8 +23,9 @@ from volgen.core.run_files import LEDGER
 from volgen.data.store import Store
 from volgen.parallel.device import usable_device
 from volgen.privacy import cohort_entries, membership
-from volgen.privacy.accounting import Steps, profile
+from volgen.privacy.accounting import profile
 from volgen.privacy.cohort_ledger import CohortLedger
+from volgen.privacy.ledger import costs
 from volgen.privacy.membership import Shadows
 from volgen.privacy.one_run import bear, lower_bound
 from volgen.runs.statement import AUDIT, claim, write_statement
@@ -219,7 +220,7 @@ def _pairs(claimed: Mapping[str, Any]) -> list[tuple[float, float]]:
     """All that a ledger claims: its number, and what its steps keep at other deltas."""
     number = (float(claimed["epsilon"]), float(claimed["delta"]))
     try:
-        steps = [Steps(float(e["sampling_rate"]), float(e["noise_multiplier"]), int(e["steps"])) for e in claimed.get("entries", ())]
+        steps = costs(claimed.get("entries", ()))
         return [number, *(profile(steps, "rdp" if claimed.get("accountant") == "rdp" else "prv") if steps else ())]
     except (KeyError, TypeError, ValueError) as error:
         found = f"its entries are no steps of a subsampled Gaussian mechanism ({error!r})"

@@ -49,7 +49,7 @@ def report(path: str) -> None:
     for name in ("torch.utils.tensorboard", "volgen.commands.train.train"):
         import_module(name)  # for its size
     recipe = recipes.load(Path(path))
-    launch.start(launch.Launch())
+    launch.join(launch.Launch())
     with torch.device("meta"):
         recipe.build().released(recipe.phases()[-1])
     muon = recipe.optimiser.matrix_learning_rate > 0

@@ -165,7 +165,7 @@ class Planner:
             "accumulation": accumulation,
         }  # fmt: skip
         experts = self._recipe.experts.model_copy(update={"groups": groups})
-        recipe = self._recipe.model_copy(update={"engine": EngineConfig.model_validate(engine), "experts": experts})
+        recipe = self._recipe.model_copy(update={"engine": type(self._recipe.engine).model_validate(engine), "experts": experts})
         ranks = self._cluster.ranks // groups
         micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * accumulation))
         key = (micro_batch, checkpointing)
@@ -178,7 +178,7 @@ class Planner:
             return self._costs(recipe, traced, ranks, work)
         at_once, traced = self._by_patient(recipe, traced, ranks, share)
         views = share * recipe.privacy.views
-        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.whole else 1)))
+        passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.all_views else 1)))
         sent = network_bytes(recipe.privacy.reduced(recipe.engine), traced.network, ranks)
         if stage == 3:  # weights come together for every pass
             sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks

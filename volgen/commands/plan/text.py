@@ -57,7 +57,7 @@ def _shared(plan: Plan, first: Setting, ranks: int) -> Iterator[str]:
         yield f"groups               {recipe.experts.groups} of {ranks} ranks, {accumulation} micro-batches of {micro} volumes"
     else:
         patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"
-        views = recipe.privacy.views if at_once.whole else 1
+        views = recipe.privacy.views if at_once.all_views else 1
         yield (
             f"patients in a step   {recipe.data.batch_size} expected, {recipe.privacy.views} views of each, shared by {ranks} ranks;"
             f" at once: {patients}, {views} views (the first setting below)"

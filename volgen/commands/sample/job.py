@@ -77,10 +77,10 @@ class Job:
         with folders.claim(
             self.out, self.provenance, "samples", writes=_writes, differs=differs, strangers=True,
             expected="an empty or new directory, or the same run, --seed, --steps, --sampler, --noise and so on to continue",
-            keeps=lambda: bool(self.names.whole(self.out)),
+            keeps=lambda: bool(self.names.complete(self.out)),
         ) as folder:  # fmt: skip
             # The manifest comes first: a directory that was left half-way says whose it is.
-            found = self.names.whole(self.out)
+            found = self.names.complete(self.out)
             for name in found:
                 self._check(folder, name)
                 self._check(folder, f"{name.removesuffix('.nii.gz')}.json")
@@ -154,7 +154,7 @@ class Claimed:
 
     def finish(self) -> None:
         """Writes the final manifest."""
-        self.folder.finish(self.found, **self.job._about(self.job.names.whole(self.job.out)))
+        self.folder.finish(self.found, **self.job._about(self.job.names.complete(self.job.out)))
 
 
 def _writes(name: str) -> bool:

@@ -12,7 +12,7 @@ MOST = 8
 
 def draw(job: Job) -> None:
     """Draws, or draws anew, the picture of the first volumes that a directory holds, in the order of their names."""
-    names = job.names.whole(job.out)[:MOST]
+    names = job.names.complete(job.out)[:MOST]
     geometry = job.run.geometry
     middles = []
     for name in names:  # one volume in memory at a time

@@ -17,11 +17,10 @@ from volgen.experts.ensemble import Ensemble
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline
 from volgen.parallel.device import device_of_rank, usable_device
-from volgen.parallel.engine import EngineConfig
 from volgen.parallel.flow import Flow, choose
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
-from volgen.parallel.watch import watch
+from volgen.parallel.watch import WatchConfig, watch
 from volgen.runs.draw import Done
 from volgen.sampling.descent import Descent, State
 from volgen.sampling.packing import Packing
@@ -51,7 +50,7 @@ class Crew:
 
 
 @contextmanager
-def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[Crew]:
+def crew(launch: Launch, config: WatchConfig, device: str | None) -> Iterator[Crew]:
     """Brings the ranks together and watches over them until the end. A collective call.
 
     Raises:
@@ -61,9 +60,9 @@ def crew(launch: Launch, engine: EngineConfig, device: str | None) -> Iterator[C
         where = usable_device(device)
         yield Crew(Group(launch, where), where, NO_PULSE, None)
         return
-    world = Group(launch, launches.start(launch))
+    world = Group(launch, launches.join(launch))
     chosen = device_of_rank(device, world.device)
-    with watch(launch, world, engine.dead_after, engine.hung_after) as pulse:
+    with watch(launch, world, config.dead_after, config.hung_after) as pulse:
         yield Crew(world, chosen, pulse, pipeline.Mail(pulse))
 
 

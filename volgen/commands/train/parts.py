@@ -83,7 +83,7 @@ def make_objective(stream: Stream, preconditioner: Preconditioner, brought: bool
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
-        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.views(recipe.data.shape))
+        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.cuts(recipe.data.shape))
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):
         network = method.released(recipe.phases()[-1]).to(group.device)

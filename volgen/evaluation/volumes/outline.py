@@ -41,7 +41,7 @@ class Config(BaseConfig):
     def _axis(self, scan: HeadScan, axis: int) -> tuple[Curve, Curve]:
         stack = scan.stack(axis)
         area = stack.area
-        enough = large(stack.whole(area), self.smallest_share)
+        enough = large(stack.on_axis(area), self.smallest_share)
         both = stack.pairs[0][stack.first : stack.first + len(area) - 1]
         loss = 1 - 2 * both / np.maximum(area[:-1] + area[1:], 1)
         rows, columns = (size for other, size in enumerate(scan.voxel_size) if other != axis)
@@ -49,4 +49,4 @@ class Config(BaseConfig):
         centre = np.stack([across @ (np.arange(across.shape[1]) * rows), down @ (np.arange(down.shape[1]) * columns)])
         drift = np.hypot(*np.diff(centre / np.maximum(area, 1), axis=1))
         compared = enough[:-1] & enough[1:]
-        return np.where(compared, stack.whole(loss), np.nan), np.where(compared, stack.whole(drift), np.nan)
+        return np.where(compared, stack.on_axis(loss), np.nan), np.where(compared, stack.on_axis(drift), np.nan)

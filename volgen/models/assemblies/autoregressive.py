@@ -1,9 +1,9 @@
-"""Slab after slab: each from the slices before it, its place in the head and a coarse view of the whole volume.
+"""Slab after slab: each from the slices before it, its place in the head and a coarse volume of all of it.
 
 The factorisation is p(x) = p(coarse) prod_j p(slab_j | the k slices before it, place, coarse). Slices are drawn from slices that were
 drawn before, so errors add up along the stack (drift). Three things work against it: the chain starts in the middle and grows both
 ways, so it is half as long; the slices before get noise, in training as in sampling, so that small errors do not matter (as Ho et al.
-2022, "Cascaded diffusion models", do with their conditioning images); and the coarse view, drawn first, says where the head ends.
+2022, "Cascaded diffusion models", do with their conditioning images); and the coarse volume, drawn first, says where the head ends.
 
 Legend: N slices of a slab, K slices before it, H W the other two axes in their order, C channels of what is known.
 """
@@ -46,24 +46,24 @@ class Config(BaseConfig):
     context_noise: NonNegativeFloat = 0.1
     """Standard deviation, in the model range, of noise on the slices before, in training and in sampling: against drift."""
     coarse_levels: int = Field(default=3, ge=0, le=MAX_LEVELS)
-    """The coarse view has voxels of (2^coarse_levels)^3, by which every edge must divide; 0: no coarse view."""
+    """The coarse volume has voxels of (2^coarse_levels)^3, by which every edge must divide; 0: no coarse volume."""
     coarse_noise: NonNegativeFloat = 0.05
-    """Standard deviation of noise on the coarse view, in training and in sampling: it hides that drawn views are Gaussian."""
+    """Standard deviation of noise on the coarse volume, in training and in sampling: it hides that drawn ones are Gaussian."""
     coarse_rank: int = Field(default=24, ge=1, le=MAX_RANK)
-    """Components of the Gaussian that coarse views are drawn from."""
+    """Components of the Gaussian that coarse volumes are drawn from."""
     coarse_folds: int = Field(default=6, ge=2)
     """Folds of its cross-fit: at least as many people are needed."""
 
     @property
     def known(self) -> int:
-        """The slices before; how many of them there are; place; direction; coarse view."""
+        """The slices before; how many of them there are; place; direction; coarse volume."""
         return self.context + 3 + (self.coarse_levels > 0)
 
     def piece(self, shape: Shape3) -> Shape3:
         """A slab.
 
         Raises:
-            ValueError: slabs or the voxels of the coarse view do not tile the volume.
+            ValueError: slabs or the voxels of the coarse volume do not tile the volume.
         """
         axis, edge = AXES.index(self.axis), 2**self.coarse_levels
         if shape[axis] % self.thickness:
@@ -73,7 +73,7 @@ class Config(BaseConfig):
         x, y, z = (self.thickness if place == axis else size for place, size in enumerate(shape))
         return x, y, z
 
-    def views(self, shape: Shape3) -> int:
+    def cuts(self, shape: Shape3) -> int:
         """As many slabs as fill a volume, with what is known beside them."""
         return max(1, shape[AXES.index(self.axis)] // (self.thickness * (1 + self.known)))
 
@@ -95,7 +95,7 @@ class Config(BaseConfig):
         return Slab(number, start, stop, 0, ())
 
     def cut(self, scan: Scan, seed: int, *key: int | str) -> Examples:
-        """A random slab of a scan and what is known beside it. Only its slices are read, and, once for each scan, the coarse view."""
+        """A random slab of a scan and what is known beside it. Only its slices are read, and, once for each scan, the coarse volume."""
         axis = AXES.index(self.axis)
         slabs = self.order(scan.shape)
         slab = slabs[int(uniform(seed, "slab", *key) * len(slabs))]
@@ -113,7 +113,7 @@ class Config(BaseConfig):
         Args:
             slab: which.
             before: the slices before it, [H, W] each, the nearest first.
-            coarse_XYZ: coarse view of the whole volume.
+            coarse_XYZ: coarse volume of all of it.
             shape: of the whole volume.
             seed: of the noise.
             key: of the noise.
@@ -137,7 +137,7 @@ class Config(BaseConfig):
         return torch.stack(channels).movedim(1, axis + 1)
 
     def fit(self, scans: Callable[[], Iterable[Scan]], people: Sequence[str], seed: int) -> Assembly:
-        """Fits a Gaussian to the coarse views of the cohort.
+        """Fits a Gaussian to the coarse volumes of the cohort.
 
         Raises:
             ValueError: there are fewer people than folds.
@@ -182,9 +182,9 @@ class Slab:
 class Autoregressive:
     """Draws slab after slab, of all samples together."""
 
-    def __init__(self, config: Config, views: Preconditioner | None) -> None:
+    def __init__(self, config: Config, gaussian: Preconditioner | None) -> None:
         self.config = config
-        self.views = views
+        self.gaussian = gaussian
 
     def pieces(self, shape: Shape3) -> int:
         """Number of slabs."""
@@ -198,24 +198,24 @@ class Autoregressive:
         for slab in self.config.order(shape):
             place: Box = tuple(slice(slab.start, slab.stop) if a == axis else slice(None) for a in range(3))
             known = []
-            for index, volume, view in zip(indices, volumes, coarse, strict=True):
+            for index, volume, small in zip(indices, volumes, coarse, strict=True):
                 before = [volume[0].select(axis, other) for other in slab.before]
-                beside = self.config.beside(slab, before, view, shape, seed, "sample", index, slab.number)
+                beside = self.config.beside(slab, before, small, shape, seed, "sample", index, slab.number)
                 known.append(Given(beside[None]))
             for volume, piece in zip(volumes, draw(indices, place, known), strict=True):
                 volume[(slice(None), *place)] = piece.clamp(-1.0, 1.0)
         return volumes
 
     def state(self) -> dict[str, Tensor]:
-        """The Gaussian of coarse views."""
-        return self.views.state() if self.views is not None else {}
+        """The Gaussian of coarse volumes."""
+        return self.gaussian.state() if self.gaussian is not None else {}
 
     def _coarse(self, shape: Shape3, seed: int, index: int) -> Tensor | None:
-        """A coarse view that nobody has."""
-        if self.views is None:
+        """A coarse volume that is nobody's."""
+        if self.gaussian is None:
             return None
         noise = normal((1, 1, *(size >> self.config.coarse_levels for size in shape)), seed, "coarse view", index)
-        return self.views.start(noise, 0.0)[0, 0].clamp(-1.0, 1.0)
+        return self.gaussian.prior(noise, 0.0)[0, 0].clamp(-1.0, 1.0)
 
 
 def _refined(coarse_NHW: Tensor, start: int, stop: int, count: int, size: Sequence[int]) -> Tensor:

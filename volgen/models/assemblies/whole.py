@@ -29,7 +29,7 @@ class Config(BaseConfig):
         """The volume's shape."""
         return shape
 
-    def views(self, shape: Shape3) -> int:
+    def cuts(self, shape: Shape3) -> int:
         """There is one whole."""
         return 1
 

@@ -95,7 +95,7 @@ class ScalarPreconditioner:
         """1 / c_out^2: the network's own output has the same weight at every noise level."""
         return self.config.coefficients(sigma_B).out ** -2
 
-    def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+    def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """Noise that drowns the data: sigma z."""
         return noise_BCXYZ * sigma
 

@@ -151,7 +151,7 @@ class GaussianPreconditioner:
         depth = {"levels": self.config.levels - level, "rank_level": self.config.rank_level - level}
         return type(self)(self.config.model_copy(update=depth), seen, folds)
 
-    def start(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+    def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """A sample of the Gaussian under noise, m + (covariance + s^2)^(1/2) z: exact at any sigma at which the fit describes the data.
 
         So the grid may start at a noise level that does not drown the data, and no expert is spent above it.
