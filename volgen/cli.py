@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import volgen
@@ -26,6 +27,7 @@ from volgen.core.printable import printable
 
 if TYPE_CHECKING:
     from volgen.core.answer import Answer
+    from volgen.core.config import Config
 
 AGAIN = "then give the same command again: it goes on where this one stopped, or begins anew"
 REMEDIES = {
@@ -49,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"volgen(\.|$)")
     try:
-        parser, known = _parsers()
-        options, rest = parser.parse_known_args(words)
-        command = commands.module(options.command)
-        answer: Answer[object] = command.run(from_options(command.Config, options, known[options.command], rest))
+        command, config = parse(words)
+        answer: Answer[object] = command.run(config)
         return answer.code
     except UserError as error:
         return _bad_input(str(error), words)
@@ -67,6 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("error: this is a defect in volgen; please report it with the lines above.", file=sys.stderr)
         return DEFECT
+
+
+def parse(words: Sequence[str]) -> tuple[ModuleType, Config]:
+    """The command that is asked for, and its options.
+
+    Raises:
+        UserError: there is no such command or option, or it cannot have this value.
+        SystemExit: help was asked for, and printed.
+    """
+    parser, known = _parsers()
+    options, rest = parser.parse_known_args(words)
+    command = commands.module(options.command)
+    config: Config = from_options(command.Config, options, known[options.command], rest)
+    return command, config
 
 
 def run() -> NoReturn:

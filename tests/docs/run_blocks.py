@@ -164,15 +164,15 @@ def check(block: Block) -> None:
         Wrong: volgen would refuse one of them as bad usage.
     """
     from volgen import recipe
-    from volgen.cli import _parse
+    from volgen.cli import parse
     from volgen.core.errors import UserError
 
     for words in volgen_commands(block.text):
         try:
-            options, overrides = _parse(words)
+            _, options = parse(words)
             config = getattr(options, "config", None)
             if config is not None and str(config).startswith("configs/"):
-                recipe.load(ROOT / config, overrides)
+                recipe.load(ROOT / config, getattr(options, "overrides"))  # noqa: B009 (of the commands that have a configuration)
         except (UserError, SystemExit) as error:
             raise Wrong(f"{block.where}: volgen {' '.join(words)}: {error}") from None
 

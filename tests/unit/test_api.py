@@ -6,6 +6,7 @@ import importlib
 import inspect
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_a_loop_of_ones_own_gives_the_volume_of_the_sampler(there: Path) -> None
         assert model.image(x).to_bytes() == expected.to_bytes()
         assert np.allclose(model.image(y).get_fdata(), expected.get_fdata(), atol=1e-2)
         assert np.ptp(expected.get_fdata()) > 50.0
+
+
+def test_the_loop_in_the_docs_is_such_a_loop(there: Path, repository: Path) -> None:
+    (there / "runs" / "first").symlink_to(there / RUN)
+    page = (repository / "docs" / "python.md").read_text()
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "volgen.load" in text)
+    exec(block, {})
+    expected = volgen.sample("runs/first", sampler="euler")[0]
+    assert np.allclose(nib.Nifti1Image.from_filename("volume.nii.gz").get_fdata(), expected.get_fdata(), atol=1e-2)
 
 
 def test_a_model_says_what_it_is_of_and_refuses_what_it_is_not_for(there: Path) -> None:
