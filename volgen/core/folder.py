@@ -142,7 +142,7 @@ def claim(
         before: Mapping[str, Any] = read(out, f"the manifest of {noun}", f"restore it from a copy, or {ELSEWHERE}")
         if others and not strangers:
             raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
-        half = not others and before.get(COMPLETE) is False and before.get("stage") == provenance.stage and not keeps()
+        half = not others and before.get(COMPLETE) is False and before.get("stage") == provenance.command and not keeps()
         if not half and (found := differs(before)):
             raise UserError(str(out), found, expected, ELSEWHERE)
         return Folder(out, provenance, writes, before, worthless=half)

@@ -147,10 +147,10 @@ def peak_memory_bytes() -> int:
 
 @dataclass
 class Provenance:
-    """What a stage knows of itself; :meth:`write` adds time and memory.
+    """What a command knows of itself; :meth:`write` adds time and memory.
 
     Attributes:
-        stage: name of the command.
+        command: its name; a manifest has it under ``stage``.
         config: resolved configuration or options, JSON-able.
         inputs: fingerprints of what was read.
         seed: the seed, or None where nothing was drawn.
@@ -158,7 +158,7 @@ class Provenance:
             as the size of one person's scan.
     """
 
-    stage: str
+    command: str
     config: Mapping[str, Any]
     inputs: Mapping[str, Any]
     seed: int | None = None
@@ -166,9 +166,9 @@ class Provenance:
     _started: float = field(default_factory=time.monotonic)
 
     def write(self, directory: Path, **more: Any) -> dict[str, Any]:
-        """Writes ``manifest.json`` atomically and returns its content; ``more`` adds keys of the stage's own, and ``files``."""
+        """Writes ``manifest.json`` atomically and returns its content; ``more`` adds keys of the command's own, and ``files``."""
         content: dict[str, Any] = {
-            "stage": self.stage,
+            "stage": self.command,
             "volgen_version": volgen.__version__,
             "git_revision": git_revision(),
             "config": dict(self.config),

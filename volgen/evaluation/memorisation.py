@@ -108,7 +108,7 @@ def twins(people: People, drawn: Sequence[Unit], other: Sequence[Unit], also_ins
     Returns:
         Medians of correlations: between twins, to the nearest person of the model's own half; ``nearer_to_training``: number of pairs where
         both are more like somebody of their own half than like each other and than like anybody of the half that their model never saw;
-        ``p_value``: of so many or more, if neither model knows its half (one-sided, binomial). Without the second comparison noise, and
+        ``p_value``: of that many or more, if neither model knows its half (one-sided, binomial). Without the second comparison noise, and
         perfect samples of models that share no seeds, would be accused: the best of many people is nearer than one twin.
     """
     one, two = standardised(drawn, people.head), standardised(other, people.head)

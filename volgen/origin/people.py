@@ -109,7 +109,7 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
 def _compare(where: str, recipe: Recipe, cohort: Cohort, store: Store, begun: bool) -> tuple[str, str | None]:
     unknown = UNKNOWN
     if cohort.fingerprint is None and recipe.privacy.strangers and not begun:
-        # What is known may accuse, and acquits nobody.
+        # What is known can show that somebody is in both, and never that nobody is.
         way = f"{cohort.way}, if that is what its {CONFIG} or start.stores names (rename your store if only the name is the same)"
         for suspect in (store for _, store, _ in _opened(cohort, recipe.start.stores) if store):
             unknown = SUSPECTED if _refuse_shared(where, recipe, suspect, way, store) else unknown

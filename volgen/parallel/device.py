@@ -1,4 +1,4 @@
-"""Where a stage that was asked for a device computes."""
+"""Where a command that was asked for a device computes."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def measure(scores_P: Array, inside_P: Bools, confidence: float) -> dict[str, An
 
     Returns:
         ``auc`` (0.5: a coin) with ``interval`` (Newcombe 2006, method 5) and the one-sided ``p_value`` (Mann & Whitney 1947);
-        ``low_false_positives``: true positive rate at the thresholds that let through at most so many of the others, with exact intervals
+        ``low_false_positives``: true positive rate at the thresholds that let through that share of others at most, with exact intervals
         (Clopper & Pearson 1934), or None where there are too few others to tell; ``roc``: points of the curve.
     """
     yes, no = scores_P[inside_P], scores_P[~inside_P]

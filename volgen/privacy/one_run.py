@@ -1,7 +1,7 @@
 """What epsilon must at least be, from one trained model: guesses who of many people were in training.
 
 Each of m people was put in or left out by a fair coin of their own. Somebody who sees the model guesses r of the coins. If training was
-private, too many right guesses are improbable, so many right guesses refute a claim. How improbable has two upper bounds, and as both bound
+private, many right guesses are improbable, so that they refute a claim. How improbable has two upper bounds, and as both bound
 the same probability, the smaller of them does:
 
 * of an (epsilon, delta) claim: Steinke, Nasr & Jagielski 2023, theorem 5.2;

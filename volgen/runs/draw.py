@@ -64,7 +64,7 @@ class Drawing:
             seed: of all.
             indices: which ones.
             take: gets each volume.
-            done: is told how many more steps are done, with a word on where the loop is.
+            done: called with the number of steps that were done since the last call, and a word on where the loop is.
             memory: bytes of host memory for volumes that are under way.
             capacity: experts in memory.
         """

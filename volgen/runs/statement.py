@@ -51,19 +51,18 @@ def write_statement(
     return content
 
 
-def claim(out: Path, trained: TrainedRun, provenance: Provenance, *stages: str) -> AbstractContextManager[Folder]:
-    """Claims a directory that is empty, or holds what one of these stages made of the same run.
+def claim(out: Path, trained: TrainedRun, provenance: Provenance, *commands: str) -> AbstractContextManager[Folder]:
+    """Claims a directory that is empty, or holds what one of these commands made of the same run.
 
     Raises:
         UserError: it holds something else, or another process is writing to it.
     """
-    words = " or ".join(stages)
+    words = " or ".join(commands)
 
     def differs(before: Mapping[str, Any]) -> str:
-        same = before.get("stage") in stages and before.get("inputs", {}).get("run") == trained.fingerprint
+        same = before.get("stage") in commands and before.get("inputs", {}).get("run") == trained.fingerprint
         return "" if same else f"holds the output of volgen {before.get('stage')}, or of another run"
 
     expected = f"a new directory, or the output of volgen {words} on this run"
-    return folders.claim(
-        out, provenance, f"volgen {provenance.stage}", writes=lambda name: name in FILES, differs=differs, expected=expected, strangers=True
-    )
+    what = f"volgen {provenance.command}"
+    return folders.claim(out, provenance, what, writes=lambda name: name in FILES, differs=differs, expected=expected, strangers=True)

@@ -190,7 +190,7 @@ def open_run(directory: Path) -> TrainedRun:
     decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
     if files.has(ASSEMBLY):
         decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
-    # The default assembly goes without saying: runs from before there were others keep their fingerprints. So do options: those that
+    # The default assembly is left out: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
     sections = [

@@ -168,7 +168,7 @@ def sample(
         guidance: see there.
         begin: samples [C, X, Y, Z] of the path's first level to go on with, one for each index; drawn if empty.
         given: what is known beside the volume of each index (B = 1 each); nothing if empty.
-        done: is told how many more steps of volumes are done, with a word on where the loop is.
+        done: called with the number of steps of volumes that were done since the last call, and a word on where the loop is.
 
     Returns:
         [C, X, Y, Z], float32, on the CPU (images nominally in [-1, 1], but not clamped), in the order of ``indices``.

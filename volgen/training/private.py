@@ -220,7 +220,7 @@ class PrivateTrainer(Trainer):
 
     def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
         """One noisy gradient; no loss is returned (NaN), because nothing would protect it."""
-        private: PatientEngine = engine  # type: ignore[assignment]  # the stage brings the two together
+        private: PatientEngine = engine  # type: ignore[assignment]  # the command brings the two together
         assert self.sanitiser is not None and self.views is not None
         drawn = self.sanitiser.draw(self.patients)
         mine = drawn[self.ranks.rank :: self.ranks.world_size]

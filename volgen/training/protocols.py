@@ -1,4 +1,4 @@
-"""What the training loop needs of the layers beside it; the stage brings the real things."""
+"""What the training loop needs of the layers beside it; the command brings the real things."""
 
 from __future__ import annotations
 

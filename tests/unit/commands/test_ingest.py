@@ -161,6 +161,18 @@ def test_a_dangling_link_is_left_out_by_name(tmp_path: Path) -> None:
     assert [(item.source, item.reason[:9]) for item in summary.left_out] == [("sub-00/anat/sub-00_run-2_T1w.nii.gz", "is a link")]
 
 
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_script_needs_no_guard_for_workers(tmp_path: Path, piped: bool) -> None:
+    """``multiprocessing`` imports the script into every worker, which would ingest again, and finds none that comes from a pipe."""
+    people(tmp_path / "in", 3)
+    lines = "import volgen\nprint('once')\nvolgen.ingest('in', 'store', shape=(16, 18, 16), voxel_size=2, workers=2)\n"
+    (tmp_path / "script.py").write_text(lines)
+    words = [sys.executable, "-" if piped else "script.py"]
+    done = subprocess.run(words, cwd=tmp_path, input=lines if piped else None, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "once\n" and len(Store.open(tmp_path / "store").records) == 3
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_strict_stops_at_the_first_bad_input(tmp_path: Path, workers: int) -> None:
     people(tmp_path / "in", 2)

@@ -1,4 +1,4 @@
-"""Distances of generated volumes to real people, and how far other volumes of the same generator would move them."""
+"""Distances of generated volumes to real people, and how much they vary with which volumes were drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who an audit looks at: the people a run was trained on, and others whom it never saw."""
+"""The people whom an audit looks at: those a run was trained on, and others whom it never saw."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import zarr
@@ -155,13 +157,26 @@ def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConf
     pool = ProcessPoolExecutor(min(workers, max(map(len, batches))), mp_context=context, initializer=prepare_worker)
     try:
         for scans in batches:
-            for future in as_completed([pool.submit(ingest_one, found, store, config) for found in scans]):
+            with _without_script():
+                futures = [pool.submit(ingest_one, found, store, config) for found in scans]
+            for future in as_completed(futures):
                 yield future.result()
     except BrokenProcessPool:
         do = "use fewer --workers if memory ran out, and run again: it will resume"
         raise UserError("ingest", "a worker process was killed", "workers that finish", do) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Workers that start in this block do not import the caller's script: it would ingest again, and from a pipe it cannot be read."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _note(outcome: SubjectOutcome, ticker: Ticker, strict: bool) -> None:

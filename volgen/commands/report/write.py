@@ -1,4 +1,4 @@
-"""The files of one report: volumes judged by bands that are at hand already."""
+"""The files of one report: volumes judged by bands that are there already."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Job:
             "sampler": self.solver.model_dump(mode="json"),
             "sigma_grid": list(self.grid),
             "dtype": self.dtype,
-            # White noise goes without saying: directories from before there was another can be continued.
+            # White noise is left out: directories from before there was another can be continued.
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
             **self.steering.told,
         }

@@ -37,7 +37,7 @@ from volgen.training.metrics import MetricsFile, NoMetrics
 from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
 
 IN_VAIN = "in vain"
-"""Instead of a phase: nobody trains what is waited for."""
+"""What the chief says in place of a phase where nobody trains what is waited for."""
 
 
 def work(
