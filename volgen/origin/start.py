@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -48,6 +48,15 @@ class Recipe(Run, Protocol):
     @property
     def privacy(self) -> Any:
         """A plan of privacy."""
+        ...
+
+    @property
+    def variants(self) -> Sequence[Self]:
+        """The configuration of each model among its experts."""
+        ...
+
+    def of(self, phase: Phase) -> Self:
+        """The configuration of the model of one network."""
         ...
 
     def phases(self) -> list[Phase]:

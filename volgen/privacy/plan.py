@@ -70,6 +70,16 @@ class Run(Protocol):
         ...
 
     @property
+    def level(self) -> int:
+        """Level at which its network works."""
+        ...
+
+    @property
+    def view(self) -> Any:
+        """A kind of view."""
+        ...
+
+    @property
     def preconditioner(self) -> Any:
         """A kind of preconditioner."""
         ...

@@ -211,7 +211,7 @@ def test_disk_is_that_of_a_real_run(blob_store: Path, tmp_path: Path) -> None:
     recipe = validate(Recipe, content, "test")
     run = train(recipe)
     written = sum(path.stat().st_size for path in run.glob("experts/*/weights.safetensors"))
-    planned = disk_bytes(recipe, trace(recipe, 2, 10, gpu=True).network, 0)["weights (EMA) of all networks"]
+    planned = disk_bytes(recipe, [trace(recipe, 2, 10, gpu=True).network], 0)["weights (EMA) of all networks"]
     assert written == pytest.approx(planned, rel=0.03)  # names and shapes are in the files too
 
 
@@ -234,7 +234,7 @@ def test_an_adapter_is_planned_as_it_is_trained(repository: Path, adapter: str) 
     assert trained == {"bias": 3016, "lora": 97_440}[adapter]
     size = trace(recipe, 1, 10, gpu=True).network
     assert (size.parameters, size.released) == (trained, 1_119_048), "branches of lora are merged into what is released"
-    assert disk_bytes(recipe, size, 0)["weights (EMA) of all networks"] == 2 * 4 * 1_119_048
+    assert disk_bytes(recipe, [size], 0)["weights (EMA) of all networks"] == 2 * 4 * 1_119_048
     assert checkpoint_bytes(size) == 3 * (4 * 1_119_048 + 4 * 4 * trained)
     whole = trace(recipe.model_copy(update={"adapter": recipes.load(repository / "configs" / "quickstart.yaml").adapter}), 1, 10, gpu=True)
     assert whole.network.parameters == 1_119_048

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from volgen.core.manifest import Provenance
 from volgen.parallel.engine import settings
 from volgen.recipe import Recipe
 
-PLAN, DEEPSPEED, LAUNCH = "plan.json", "deepspeed.json", "launch.txt"
+PLAN, DEEPSPEED, LAUNCH = "plan.json", "deepspeed{}.json", "launch.txt"
 
 
 def claimed(out: Path, recipe: Recipe, config: Path) -> AbstractContextManager[Folder]:
@@ -31,17 +32,21 @@ def claimed(out: Path, recipe: Recipe, config: Path) -> AbstractContextManager[F
         return "" if before.get("stage") == "plan" else f"holds the output of volgen {before.get('stage')}"
 
     provenance = Provenance("plan", recipe.model_dump(mode="json"), {"config": config.name}, recipe.seed)
-    return claim(out, provenance, "the plan", writes=lambda name: name in (PLAN, DEEPSPEED, LAUNCH), differs=differs)
+    return claim(
+        out, provenance, "the plan", writes=lambda name: name in (PLAN, LAUNCH) or fnmatch(name, DEEPSPEED.format("*")), differs=differs
+    )
 
 
 def write(folder: Folder, plan: Plan, recipe: Recipe, config: Path, overrides: Sequence[tuple[str, str]]) -> None:
-    """Writes ``plan.json``; if something fits also ``deepspeed.json`` and ``launch.txt``; and the manifest."""
+    """Writes ``plan.json``; if something fits also DeepSpeed's configuration of each model and ``launch.txt``; and the manifest."""
     folder.begin()
     write_json(folder.path / PLAN, content(plan))
-    for name in (DEEPSPEED, LAUNCH):  # of an earlier plan
-        (folder.path / name).unlink(missing_ok=True)
-    if plan.chosen is not None and plan.network is not None:
-        write_json(folder.path / DEEPSPEED, deepspeed_json(plan.chosen, plan.cluster.ranks, plan.network.parameters))
+    for path in (*folder.path.glob(DEEPSPEED.format("*")), folder.path / LAUNCH):  # of an earlier plan
+        path.unlink(missing_ok=True)
+    if plan.chosen is not None:
+        for number, (variant, size) in enumerate(zip(plan.chosen.recipe.variants, plan.networks, strict=True)):
+            name = DEEPSPEED.format(f"-{number}" if len(plan.networks) > 1 else "")
+            write_json(folder.path / name, deepspeed_json(variant, plan.cluster.ranks, size.parameters))
         write_text(folder.path / LAUNCH, "\n".join(launch_lines(plan, plan.chosen, config, overrides)) + "\n")
     folder.finish()
 
@@ -52,8 +57,8 @@ def content(plan: Plan) -> dict[str, Any]:
     best = {setting.engine.zero_stage: setting for setting in reversed(plan.settings)}
     disk = sum(plan.disk.values())
     return {
-        "parameters": plan.network.released if plan.network else None,
-        "trained_parameters": plan.network.parameters if plan.network else None,
+        "parameters": max((size.released for size in plan.networks), default=None),
+        "trained_parameters": max((size.parameters for size in plan.networks), default=None),
         "cluster": {
             "nodes": cluster.nodes, "gpus_per_node": cluster.gpus_per_node, "gpu_memory_bytes": cluster.gpu_memory,
             "flops_per_second": cluster.throughput, "bytes_per_second": cluster.bandwidth,
@@ -91,13 +96,13 @@ def _row(setting: Setting, disk: int) -> dict[str, Any]:
     }
 
 
-def deepspeed_json(setting: Setting, ranks: int, parameters: int) -> dict[str, Any]:
+def deepspeed_json(recipe: Recipe, ranks: int, parameters: int) -> dict[str, Any]:
     """What the engine will hand to DeepSpeed."""
-    recipe, optimiser = setting.recipe, setting.recipe.optimiser
-    micro_batch = recipe.data.batch_size * recipe.experts.groups // (ranks * setting.engine.accumulation)
+    optimiser = recipe.optimiser
+    micro_batch = recipe.data.batch_size * recipe.experts.groups // (ranks * recipe.engine.accumulation)
     privacy = recipe.privacy
     return settings(
-        privacy.reduced(setting.engine), privacy.micro_batch(micro_batch), optimiser.betas, optimiser.weight_decay,
+        privacy.reduced(recipe.engine), privacy.micro_batch(micro_batch), optimiser.betas, optimiser.weight_decay,
         optimiser.gradient_clip, bool(optimiser.matrix_learning_rate), parameters,
     )  # fmt: skip
 

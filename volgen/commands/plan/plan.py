@@ -111,15 +111,17 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
             break
     if not best:
         most = recipe.experts.at_a_time
-        shared = f"data.batch_size {recipe.data.batch_size} cannot be shared evenly by {cluster.ranks} ranks in at most {most} group(s)"
+        batches = " and ".join(dict.fromkeys(str(variant.data.batch_size) for variant in recipe.variants))
+        shared = f"data.batch_size {batches} cannot be shared evenly by {cluster.ranks} ranks in at most {most} group(s)"
         reason = f"{shared} that train side by side. Raise experts.chains and experts.groups, change the batch, or use other machines"
         return Plan(cluster, (), {}, tuple(assumptions), reason)
     need = best[0].memory
-    traced = planner.a_trace
+    traces = planner.traces
     needed = f"the smallest setting needs {need.total / GIB:.1f} GiB on each rank ({need.moment})"
     reason = "" if best[0].fits else f"{needed}, and there are {cluster.gpu_memory / GIB:.1f} GiB"
-    disk = disk_bytes(best[0].recipe, traced.network, traced.preconditioner)
-    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, traced.network)
+    networks = tuple(traced.network for traced in traces)
+    disk = disk_bytes(best[0].recipe, networks, max(traced.preconditioner for traced in traces))
+    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, networks)
 
 
 def _people(recipe: Recipe, people: int | None, assumptions: list[str]) -> tuple[int, int]:
@@ -138,8 +140,8 @@ def _people(recipe: Recipe, people: int | None, assumptions: list[str]) -> tuple
 
 
 def _calibrated(recipe: Recipe, ranks: int, people: int) -> float:
-    """TFLOP/s of this machine in the configured step."""
-    first = next(shares(recipe, ranks), None)
+    """TFLOP/s of this machine in the configured step; of the experts of the lowest noise, if they are of several models."""
+    first, recipe = next(shares(recipe, ranks), None), recipe.variants[0]
     micro_batch = 1 if first is None else recipe.privacy.micro_batch(recipe.data.batch_size * first[0] // (ranks * first[1]))
     gpu = torch.cuda.is_available()
     traced = trace(recipe, micro_batch, people, gpu=gpu)

@@ -51,7 +51,8 @@ def report(path: str) -> None:
     recipe = recipes.load(Path(path))
     launch.join(launch.Launch())
     with torch.device("meta"):
-        recipe.build().released(recipe.phases()[-1])
+        for variant in recipe.variants:
+            variant.build().released(recipe.phases()[-1])
     muon = recipe.optimiser.matrix_learning_rate > 0
     engine = Engine(Config(channels=(16,)).build(inputs=1), recipe.engine, 1, matrix_rate=float(muon))
     for _ in range(recipe.engine.accumulation):

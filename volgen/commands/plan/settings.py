@@ -60,9 +60,9 @@ class Setting:
 
     Attributes:
         recipe: the run with this setting's engine and groups.
-        memory: bytes on one rank.
+        memory: bytes on one rank; where experts are of several models, of the one that needs most.
         fits: whether that is in the memory of a rank.
-        flops: operations of one optimiser step of one rank.
+        flops: operations of one optimiser step of one rank; as all on steps, of the model whose step takes longest.
         network_bytes: that one rank sends in an optimiser step.
         step_seconds: computing (or starting all operations, if that takes longer), then sending: nothing overlaps.
         expert_hours: hours of the longest expert at most; stopping may end an expert earlier.
@@ -103,7 +103,7 @@ class Plan:
         disk: bytes by kind of file.
         assumptions: what nobody measured.
         reason: why nothing fits, empty if something does.
-        network: sizes of one expert's network; None if nothing was traced.
+        networks: sizes of an expert's network of each model; empty if nothing was traced.
         forecast: what the ledger of a private run will say.
     """
 
@@ -112,7 +112,7 @@ class Plan:
     disk: dict[str, int]
     assumptions: tuple[str, ...]
     reason: str
-    network: NetworkSize | None = None
+    networks: tuple[NetworkSize, ...] = ()
     forecast: Forecast | None = None
 
     @property
@@ -136,19 +136,36 @@ class _Work:
     sent: int
 
 
+@dataclass(frozen=True)
+class _Load:
+    """What one model takes in a setting.
+
+    Attributes:
+        recipe: of the model, with the setting's engine and groups.
+        traced: one micro-batch.
+        work: of one rank.
+        at_once: as in :class:`Setting`.
+    """
+
+    recipe: Recipe
+    traced: StepTrace
+    work: _Work
+    at_once: Pass | None
+
+
 class Planner:
-    """Costs of one recipe on one cluster; a step is traced once for each micro-batch and checkpointing choice."""
+    """Costs of one recipe on one cluster; a step of each model is traced once for each micro-batch and checkpointing choice."""
 
     def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
         self._recipe, self._cluster, self._people = recipe, cluster, people
-        self._traces: dict[tuple[int, bool], StepTrace] = {}
-        self._peaks: dict[tuple[bool, Pass], int] = {}
-        self._several = True
+        self._traces: dict[tuple[int, int, bool], StepTrace] = {}
+        self._peaks: dict[tuple[int, bool, Pass], int] = {}
+        self._alone: set[int] = set()
 
     @property
-    def a_trace(self) -> StepTrace:
-        """One of the traces; network and preconditioner are the same in all of them."""
-        return next(iter(self._traces.values()))
+    def traces(self) -> list[StepTrace]:
+        """One trace of each model; network and preconditioner are the same in all of one model."""
+        return [next(traced for (of, _, _), traced in self._traces.items() if of == model) for model in range(len(self._recipe.variants))]
 
     def settings(self, groups: int, accumulation: int) -> list[Setting]:
         """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
@@ -166,37 +183,48 @@ class Planner:
         }  # fmt: skip
         experts = self._recipe.experts.model_copy(update={"groups": groups})
         recipe = self._recipe.model_copy(update={"engine": type(self._recipe.engine).model_validate(engine), "experts": experts})
-        ranks = self._cluster.ranks // groups
-        micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * accumulation))
-        key = (micro_batch, checkpointing)
+        return self._costs(recipe, [self._load(model, variant) for model, variant in enumerate(recipe.variants)])
+
+    def _load(self, model: int, recipe: Recipe) -> _Load:
+        ranks, engine = self._cluster.ranks // recipe.experts.groups, recipe.engine
+        micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * engine.accumulation))
+        key = (model, micro_batch, engine.activation_checkpointing)
         if key not in self._traces:
             self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
         traced = self._traces[key]
         share = -(-recipe.data.batch_size // ranks)
         if not recipe.privacy.passes(share, several=False):
-            work = _Work(accumulation * traced.flops, accumulation, network_bytes(recipe.engine, traced.network, ranks))
-            return self._costs(recipe, traced, ranks, work)
-        at_once, traced = self._by_patient(recipe, traced, ranks, share)
+            sent = network_bytes(engine, traced.network, ranks)
+            return _Load(recipe, traced, _Work(engine.accumulation * traced.flops, engine.accumulation, sent), None)
+        at_once, traced = self._by_patient(model, recipe, traced, ranks, share)
         views = share * recipe.privacy.views
         passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.all_views else 1)))
-        sent = network_bytes(recipe.privacy.reduced(recipe.engine), traced.network, ranks)
-        if stage == 3:  # weights come together for every pass
+        sent = network_bytes(recipe.privacy.reduced(engine), traced.network, ranks)
+        if engine.zero_stage == 3:  # weights come together for every pass
             sent += FP32 * (traced.network.parameters + traced.network.frozen) * passes * (ranks - 1) // ranks
-        return self._costs(recipe, traced, ranks, _Work(views * traced.flops, passes, sent), at_once)
+        return _Load(recipe, traced, _Work(views * traced.flops, passes, sent), at_once)
 
-    def _costs(self, recipe: Recipe, traced: StepTrace, ranks: int, work: _Work, at_once: Pass | None = None) -> Setting:
-        used = memory(recipe, traced, ranks, self._people, self._cluster.process)
-        groups, phases, all_ranks, each = recipe.experts.groups, recipe.trained(), self._cluster.ranks, dict[str, float]()
-        shared = _Work(work.flops // groups, work.passes, network_bytes(recipe.engine, traced.network, all_ranks))
+    def _costs(self, recipe: Recipe, loads: Sequence[_Load]) -> Setting:
+        groups, all_ranks = recipe.experts.groups, self._cluster.ranks
+        ranks = all_ranks // groups
+        used = max((memory(load.recipe, load.traced, ranks, self._people, self._cluster.process) for load in loads), key=lambda m: m.total)
+        together = groups > 1 and recipe.shared_by_all(all_ranks)
+        phases, each = recipe.trained(), dict[str, float]()
         for phase in phases:
-            if phase.index is None and groups > 1 and recipe.shared_by_all(all_ranks):
-                each[phase.name] = self._hours(recipe, traced, phase, shared, all_ranks)
+            load = loads[phase.model]
+            if phase.index is None and together:
+                sent = network_bytes(recipe.engine, load.traced.network, all_ranks)
+                shared = _Work(load.work.flops // groups, load.work.passes, sent)
+                each[phase.name] = self._hours(load.recipe, load.traced, phase, shared, all_ranks)
             else:
-                each[phase.name] = self._hours(recipe, traced, phase, work, ranks)
+                each[phase.name] = self._hours(load.recipe, load.traced, phase, load.work, ranks)
         longest = max(each[phase.name] for phase in phases if phase.index is not None)
-        fits, step = used.total <= self._cluster.gpu_memory, self._step(recipe, traced, work, ranks)
-        hours = hours_of_run(phases, each, groups)
-        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, at_once)
+        seconds = [self._step(load.recipe, load.traced, load.work, ranks) for load in loads]
+        step = max(seconds)
+        slowest = loads[seconds.index(step)]
+        hours = hours_of_run(phases, each, groups, together=together)
+        fits, work = used.total <= self._cluster.gpu_memory, slowest.work
+        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, slowest.at_once)
 
     def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
         """Hours of one network of the plan at most."""
@@ -219,24 +247,25 @@ class Planner:
         """Seconds: a small network's operations take longer to start than to compute."""
         return max(flops / self._cluster.throughput, operations * OPERATION_SECONDS)
 
-    def _by_patient(self, recipe: Recipe, traced: StepTrace, ranks: int, share: int) -> tuple[Pass, StepTrace]:
+    def _by_patient(self, model: int, recipe: Recipe, traced: StepTrace, ranks: int, share: int) -> tuple[Pass, StepTrace]:
         """What training will choose to send through the network at once, with its memory."""
-        passes = recipe.privacy.passes(share, several=self._several and not excluded(recipe))
+        passes = recipe.privacy.passes(share, several=model not in self._alone and not excluded(recipe))
         try:
-            held = self._held(recipe, passes)
+            held = self._held(model, recipe, passes)
         except RuntimeError:  # Opacus finds a layer that does not see patients
-            self._several, passes = False, recipe.privacy.passes(share, several=False)
-            held = self._held(recipe, passes)
+            self._alone.add(model)
+            passes = recipe.privacy.passes(share, several=False)
+            held = self._held(model, recipe, passes)
         free = self._cluster.gpu_memory - (self._cluster.process or GPU_RESERVE)
         place = largest([need(recipe, traced.network, ranks, peak, gpu=self._cluster.process is None) for peak in held], free)
         apart = max(0, held[place] - FP32 * traced.network.parameters)
         return passes[place], replace(traced, peak=held[place], apart=apart, validation=0)
 
-    def _held(self, recipe: Recipe, passes: Sequence[Pass]) -> list[int]:
+    def _held(self, model: int, recipe: Recipe, passes: Sequence[Pass]) -> list[int]:
         """Bytes of each pass, traced once for all ZeRO stages."""
-        keys = [(recipe.engine.activation_checkpointing, each) for each in passes]
+        keys = [(model, recipe.engine.activation_checkpointing, each) for each in passes]
         new = [key for key in keys if key not in self._peaks]
-        found = peaks(recipe, [each for _, each in new], gpu=self._cluster.process is None)
+        found = peaks(recipe, [each for _, _, each in new], gpu=self._cluster.process is None)
         self._peaks.update(zip(new, found, strict=True))
         return [self._peaks[key] for key in keys]
 
@@ -250,12 +279,12 @@ def _accepted(recipe: Recipe, *, groups: int | None = None, **engine: Any) -> bo
 
 def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
     """(groups, accumulation) with which a batch can be shared evenly: as configured, then other groups, then more micro-batches."""
-    wanted, batch = recipe.experts.groups, recipe.data.batch_size
+    wanted, batches = recipe.experts.groups, [variant.data.batch_size for variant in recipe.variants]
     groups = [wanted, *(g for g in range(1, recipe.experts.at_a_time + 1) if g != wanted and _accepted(recipe, groups=g))]
     first, later = [], []
     for count in groups:
-        if ranks % count == 0 and batch % (ranks // count) == 0:
-            local = batch * count // ranks
+        if ranks % count == 0 and all(batch % (ranks // count) == 0 for batch in batches):
+            local = math.gcd(*(batch * count // ranks for batch in batches))
             rest = [a for a in range(1, local + 1) if local % a == 0 and a != recipe.engine.accumulation]
             if local % recipe.engine.accumulation == 0:
                 first.append((count, recipe.engine.accumulation))
@@ -265,27 +294,27 @@ def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
     yield from later
 
 
-def disk_bytes(recipe: Recipe, size: NetworkSize, preconditioner: int) -> dict[str, int]:
-    """Bytes of files that a run writes, at most: the shared network counts as one more expert."""
-    weights = FP32 * size.released + size.buffers
-    networks = recipe.experts.count + bool(recipe.experts.shared_steps)
+def disk_bytes(recipe: Recipe, sizes: Sequence[NetworkSize], preconditioner: int) -> dict[str, int]:
+    """Bytes of files that a run writes, at most; ``sizes`` are those of the networks of each model."""
     return {
-        "weights (EMA) of all networks": networks * weights,
-        "checkpoints": recipe.experts.groups * checkpoint_bytes(size),
+        "weights (EMA) of all networks": sum(FP32 * sizes[phase.model].released + sizes[phase.model].buffers for phase in recipe.phases()),
+        "checkpoints": recipe.experts.groups * max(checkpoint_bytes(size) for size in sizes),
         "preconditioner, while training": 2 * preconditioner,
     }
 
 
-def hours_of_run(phases: Sequence[Phase], each: Mapping[str, float], groups: int) -> float:
+def hours_of_run(phases: Sequence[Phase], each: Mapping[str, float], groups: int, *, together: bool = False) -> float:
     """When the last group is done, if each takes the next phase that can begin (what an expert starts from has to be finished).
 
     Args:
         phases: the plan.
         each: hours of each phase by name.
-        groups: groups of ranks; the shared network is trained by all of them together.
+        groups: groups of ranks.
+        together: whether all groups train shared networks together, one after another, before they train anything else.
     """
-    now, finished = 0.0, set[str]()
-    waiting, running = list(phases), list[tuple[float, str]]()
+    before = [phase for phase in phases if together and phase.index is None]
+    now, finished = float(sum(each[phase.name] for phase in before)), {phase.name for phase in before}
+    waiting, running = [phase for phase in phases if phase not in before], list[tuple[float, str]]()
     while waiting or running:
         for phase in [phase for phase in waiting if blocker(phase, phases, finished) is None][: groups - len(running)]:
             waiting.remove(phase)

@@ -28,13 +28,10 @@ def text(recipe: Recipe, plan: Plan) -> str:
 
 def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     first = plan.settings[0]
-    assert plan.network is not None, "there are settings, so a network was traced"
-    size, trained = plan.network.released, plan.network.parameters
-    trains = f"; {trained:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
     groups = first.recipe.experts.groups
     ranks = plan.cluster.ranks // groups
     lines = [
-        f"parameters           {size:,} in each expert, {size * recipe.experts.count:,} in all{trains}",
+        *_parameters(recipe, plan),
         *_shared(plan, first, ranks),
         f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
@@ -48,12 +45,21 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     return lines + [_row(setting) for setting in plan.settings]
 
 
+def _parameters(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """Sizes of the networks of each model."""
+    for number, (size, count) in enumerate(zip(plan.networks, recipe.experts.alike, strict=True)):
+        trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
+        of = f" of model {number}" if len(plan.networks) > 1 else ""
+        yield f"parameters           {size.released:,} in each expert{of}, {size.released * count:,} in all{trains}"
+
+
 def _shared(plan: Plan, first: Setting, ranks: int) -> Iterator[str]:
     """What goes through the network at once, and what the ledger will say."""
     recipe, told, at_once = first.recipe, plan.forecast, first.at_once
     if at_once is None:
         accumulation = first.engine.accumulation
-        micro = recipe.data.batch_size // (ranks * accumulation)
+        sizes = (variant.data.batch_size // (ranks * accumulation) for variant in recipe.variants)
+        micro = " or ".join(dict.fromkeys(map(str, sizes)))
         yield f"groups               {recipe.experts.groups} of {ranks} ranks, {accumulation} micro-batches of {micro} volumes"
     else:
         patients = "1 patient" if at_once.patients == 1 else f"{at_once.patients} patients"

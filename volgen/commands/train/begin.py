@@ -47,11 +47,12 @@ def check(recipe: Recipe, store: Store) -> None:
             do = f"ingest the scans anew with a larger share, such as --validation 0.3, or more people ({_shares(store)})"
             raise UserError(str(store.path), found, "at least one person", do)
         recipe.data.check_shapes(store, records)
-    with torch.device("meta"):
-        network = recipe.build().network(recipe.trained()[-1])
-    if recipe.optimiser.matrix_learning_rate:
-        check_matrices(network)
-    recipe.privacy.build(recipe).refuse(network)
+    for variant in recipe.variants:
+        with torch.device("meta"):
+            network = variant.build().network(recipe.trained()[-1])
+        if variant.optimiser.matrix_learning_rate:
+            check_matrices(network)
+        variant.privacy.build(variant).refuse(network)
 
 
 def check_run(recipe: Recipe, store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from volgen.parallel.memory import NetworkSize
 from volgen.planning.checkpoints import checkpoint_bytes
 from volgen.planning.step import size_of
 from volgen.recipe import Recipe
@@ -14,35 +15,59 @@ SHOWN = 12
 
 def report(recipe: Recipe) -> str:
     """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
-    with torch.device("meta"):
-        phase = recipe.trained()[-1]
-        size = size_of(recipe, phase, recipe.build().network(phase))
-    parameters, buffers = size.released, size.buffers
-    phases = recipe.phases()
-    exported = parameters * FP32 + buffers
-    resumable = checkpoint_bytes(size)
-    trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
-    total = parameters * recipe.experts.count
+    variants, phases = recipe.variants, recipe.phases()
+    sizes = [_of(variant) for variant in variants]
+    exported = [size.released * FP32 + size.buffers for size in sizes]
     x, y, z = recipe.data.shape
-    each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
     made = f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})" if recipe.assembly.piecewise else ""
     lines = [
-        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}",
-        f"network              {recipe.network.kind} with {recipe.build().inputs} input channels ({recipe.preconditioner.kind})",
-        f"parameters           {parameters:,} in each expert, {total:,} in all{trains}",
-        f"weights              {_size(exported)} in fp32 or {_size(parameters * BF16 + buffers)} in bf16 for each expert; "
-        f"{_size(total * FP32)} or {_size(total * BF16)} in all",
-        f"Adam and EMA         {_size(3 * size.parameters * FP32)} in fp32 for the one expert that is being trained",
+        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}"
+    ]
+    for number, (variant, size, count) in enumerate(zip(variants, sizes, recipe.experts.alike, strict=True)):
+        if len(variants) > 1:
+            first = sum(recipe.experts.alike[:number])
+            piece = " x ".join(map(str, variant.piece))
+            owners = f"expert {first}" if count == 1 else f"experts {first} to {first + count - 1}"
+            lines.append(f"model {number:<15}{owners}: level {variant.level}, view {variant.view.kind}, {piece} at once, {_steps(variant)}")
+        lines += _network(variant, size, count)
+    total = sum(exported[phase.model] for phase in phases) + max(checkpoint_bytes(size) for size in sizes)
+    each = f", {_steps(recipe)}" if len(variants) == 1 else ""
+    lines += [
         f"preconditioner       {_preconditioner(recipe)}",
-        f"disk for the run     {_size(exported * len(phases) + resumable)}: {len(phases)} weight files, one expert's checkpoints",
+        f"disk for the run     {_size(total)}: {len(phases)} weight files, one expert's checkpoints",
         f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
-        f"each from {recipe.start.told(recipe)}, at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes",
+        f"each from {recipe.start.told(recipe)}{each}",
     ]
     experts = sorted((phase for phase in phases if phase.index is not None), key=lambda phase: phase.span.low)
     rows = [f"  expert {p.index:>4}   sigma [{p.span.low:.5g}, {p.span.high:.5g})   {len(p.points)} grid points" for p in experts]
     if len(rows) > SHOWN:
         rows = [*rows[: SHOWN // 2], f"  ... {len(rows) - SHOWN} more ...", *rows[-SHOWN // 2 :]]
     return "\n".join([*lines, "spans:", *rows])
+
+
+def _of(recipe: Recipe) -> NetworkSize:
+    """The network of one model."""
+    with torch.device("meta"):
+        phase = recipe.trained()[-1]
+        return size_of(recipe, phase, recipe.build().network(phase))
+
+
+def _network(recipe: Recipe, size: NetworkSize, count: int) -> list[str]:
+    """Sizes of the networks of one model, of which there are ``count``."""
+    parameters, total = size.released, size.released * count
+    fp32, bf16 = _size(parameters * FP32 + size.buffers), _size(parameters * BF16 + size.buffers)
+    trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
+    return [
+        f"network              {recipe.network.kind} with {recipe.build().inputs} input channels ({recipe.preconditioner.kind})",
+        f"parameters           {parameters:,} in each expert, {total:,} in all{trains}",
+        f"weights              {fp32} in fp32 or {bf16} in bf16 for each expert; {_size(total * FP32)} or {_size(total * BF16)} in all",
+        f"Adam and EMA         {_size(3 * size.parameters * FP32)} in fp32 for the one expert that is being trained",
+    ]
+
+
+def _steps(recipe: Recipe) -> str:
+    each = " for each noise level" if recipe.stopping.steps_per == "point" else ""
+    return f"at most {recipe.stopping.max_steps} steps{each} of {recipe.data.batch_size} volumes"
 
 
 def _preconditioner(recipe: Recipe) -> str:

@@ -140,10 +140,15 @@ class Public:
     def __init__(self, config: Config, recipe: Recipe, store: Store, run: FinishedRun) -> None:
         self._config, self._recipe, self._run = config, recipe, run
         directory = run.directory
-        self._check_model()
-        with torch.device("meta"):
-            recipe.build().network(recipe.phases()[-1])
+        if len(recipe.variants) == len(run.recipe.variants) == 1:
+            self._check_model(recipe, run.recipe)  # before noise levels are compared
         self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
+        theirs = {phase.index: phase for phase in run.recipe.phases()}
+        for phase in recipe.phases():
+            self._check_model(recipe.of(phase), run.recipe.of(theirs[self._experts[phase.name].index]))
+        for variant in recipe.variants:
+            with torch.device("meta"):
+                variant.build().network(recipe.phases()[-1])
         digest, seen = _seen(directory)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         said, known = people.compare(recipe, people.cohorts(directory, seen, run.recipe.data.store), store, public)
@@ -207,17 +212,18 @@ class Public:
     def _checked(self, record: ExpertRecord) -> Path:
         return check_weights(self._run.directory, record)
 
-    def _check_model(self) -> None:
-        mine, public = self._recipe, self._run.recipe
+    def _check_model(self, mine: Recipe, public: Recipe) -> None:
+        """Refuses another model for a network than that of the public expert."""
         pairs = {
             name: (getattr(mine, name).model_dump(), getattr(public, name).model_dump())
-            for name in ("network", "preconditioner", "assembly")
+            for name in ("network", "preconditioner", "assembly", "view")
         }
         told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
         pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
         pairs["data"] = ({"shape": list(mine.data.shape)}, {"shape": list(public.data.shape)})
+        pairs[""] = ({"level": mine.level}, {"level": public.level})
         differing = [
-            f"{section}.{key} is {one.get(key)} here and {other.get(key)} there"
+            f"{section}.{key}".lstrip(".") + f" is {one.get(key)} here and {other.get(key)} there"
             for section, (one, other) in pairs.items()
             for key in sorted({*one, *other})
             if one.get(key) != other.get(key)
