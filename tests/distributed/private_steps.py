@@ -227,7 +227,7 @@ def spread(stage: int) -> dict[str, float]:
 def main() -> None:
     launch = launches.discover()
     launches.publish(launch)
-    launches.join(launch)
+    launches.take_part(launch)
     found: dict[str, dict[str, float]] = {}
     for stage in (0, 1, 2, 3):
         for precision in ("fp32", "bf16"):

@@ -153,7 +153,7 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
 def main(place: str, folder: str) -> None:
     launch = launches.discover()
     launches.publish(launch)
-    group = Group(launch, launches.join(launch))
+    group = Group(launch, launches.take_part(launch))
     store, told = Store.open(place), {}
     people = sorted({record.patient for record in store.split("train")})
     for number, (name, case) in enumerate({**CASES, MUTANT: CASES["one view"]}.items()):

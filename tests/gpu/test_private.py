@@ -47,7 +47,7 @@ def _unclipped(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_is_that_of_a_loop_over_patients(part: Part, case: str) -> None:
     stage, precision, at_once, own = CASES[case]
-    launch.join(launch.Launch())
+    launch.take_part(launch.Launch())
     found = steps.compare(stage, precision, noise=0.7, clip=0.3, at_once=at_once, own=own)
     part.say(f"private moments at ZeRO-{case} and a loop on the CPU, apart", found["moments"])
     assert found["moments"] < 1e-5

@@ -60,7 +60,7 @@ def test_bf16_is_near_fp32(part: Part) -> None:
 @pytest.mark.mutant.with_args(_rounded)
 def test_fp32_is_not_rounded_to_fewer_bits(part: Part) -> None:
     """Of its own accord torch rounds what a GPU convolves to 10 bits (TF32)."""
-    launch.join(launch.Launch())
+    launch.take_part(launch.Launch())
     x, w = (torch.randn(*shape, generator=torch.Generator().manual_seed(7)) for shape in ((1, 16, 8, 8, 8), (16, 16, 3, 3, 3)))
     exact = torch.nn.functional.conv3d(x.double(), w.double())
     found = torch.nn.functional.conv3d(x.to(part.device), w.to(part.device))

@@ -99,7 +99,7 @@ def discover(environ: Mapping[str, str] = os.environ) -> Launch:
     return Launch(rank, world_size, local_rank, launcher.how, address, port)
 
 
-def join(launch: Launch, patience: float | None = None) -> torch.device:
+def take_part(launch: Launch, patience: float | None = None) -> torch.device:
     """Joins the process group (once per process) and returns the device of this rank.
 
     Without a GPU, DeepSpeed is told to use the CPU, and gloo carries the collectives. The group of a single process lives in

@@ -15,7 +15,7 @@ from volgen.parallel.engine import Engine
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process() -> None:
-    launch.join(launch.Launch())
+    launch.take_part(launch.Launch())
 
 
 @pytest.fixture

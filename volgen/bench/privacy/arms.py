@@ -65,7 +65,7 @@ def measure(content: str, arm: int) -> Found:
         arm: its number.
     """
     recipe = Recipe.model_validate_json(content)
-    device = launches.join(launches.Launch())
+    device = launches.take_part(launches.Launch())
     import opacus.grad_sample  # for its size, in every arm
     import opacus.optimizers  # noqa: F401
 

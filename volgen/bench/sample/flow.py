@@ -66,7 +66,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     torch.set_num_threads(1)
     alone = {"RANK": str(rank), "WORLD_SIZE": str(flow.world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ.update(alone, MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
-    device = launches.join(launches.discover())
+    device = launches.take_part(launches.discover())
     mail = pipeline.Mail(NO_PULSE)
     run = open_run(directory)
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)

@@ -129,7 +129,7 @@ def main(work: Mapping[str, Any]) -> Figures:
 
 def _train(arm: Arm, steps: int) -> Figures:
     recipe = _recipe(arm)
-    device = launches.join(launches.Launch())
+    device = launches.take_part(launches.Launch())
     torch.manual_seed(0)
     network = recipe.build().network(recipe.phases()[-1])
     parameters = sum(parameter.numel() for parameter in network.parameters())

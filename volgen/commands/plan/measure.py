@@ -50,7 +50,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
         micro_batch: volumes in one forward pass.
         people: training volumes, which size the preconditioner.
     """
-    device = launches.join(launches.Launch())
+    device = launches.take_part(launches.Launch())
     network = recipe.build().network(recipe.trained()[-1])
     preconditioner = made_up(recipe, people).to(device)
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate

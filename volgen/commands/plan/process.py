@@ -49,7 +49,7 @@ def report(path: str) -> None:
     for name in ("torch.utils.tensorboard", "volgen.commands.train.train"):
         import_module(name)  # for its size
     recipe = recipes.load(Path(path))
-    launch.join(launch.Launch())
+    launch.take_part(launch.Launch())
     with torch.device("meta"):
         for variant in recipe.variants:
             variant.build().released(recipe.phases()[-1])

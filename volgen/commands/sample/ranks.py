@@ -60,7 +60,7 @@ def crew(launch: Launch, config: WatchConfig, device: str | None) -> Iterator[Cr
         where = usable_device(device)
         yield Crew(Group(launch, where), where, NO_PULSE, None)
         return
-    world = Group(launch, launches.join(launch))
+    world = Group(launch, launches.take_part(launch))
     chosen = device_of_rank(device, world.device)
     with watch(launch, world, config.dead_after, config.hung_after) as pulse:
         yield Crew(world, chosen, pulse, pipeline.Mail(pulse))

@@ -78,7 +78,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         return recipe.directory
     begin.check(recipe, store)
     start, engine = recipe.start.build(recipe, store, open_run), recipe.engine
-    world = Group(launch, launches.join(launch, engine.hung_after + engine.dead_after))
+    world = Group(launch, launches.take_part(launch, engine.hung_after + engine.dead_after))
     say(f"Training in {recipe.directory} with {launch} on {world.device.type}.")
     with (
         watch(launch, world, engine.dead_after, engine.hung_after) as pulse,
