@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core import folder as folders
-from volgen.core import ledger as ledgers
 from volgen.core.files import write_json
 from volgen.core.folder import Folder
 from volgen.core.manifest import Provenance
@@ -40,7 +39,7 @@ def write_statement(
         certificates: of scans that it denoised.
         cohort_of: directory of the run that knows its cohort; that of ``trained`` if None.
     """
-    ledger = ledgers.read(trained.directory)
+    ledger = trained.claim
     cohort = None
     if ledger.get("epsilon") is not None:
         cohort = cohort_entries.told(cohort_of or trained.directory, trained.recipe.data.store, ledger)

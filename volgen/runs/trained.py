@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, read_json, verify
@@ -35,10 +37,12 @@ from volgen.runs.fitted import (
     tensor_bytes,
 )  # fmt: skip
 from volgen.runs.leftovers import tidy
+from volgen.runs.paths import Paths
 
 AGAIN = "restore the file from a copy, or train the run again"
 RELEASE = "release"
 """Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
+STAGES = ("train", RELEASE)
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
@@ -54,7 +58,8 @@ class TrainedRun:
         recipe: its resolved configuration.
         ensemble: who owns which noise level.
         geometry: frame and intensity units of the volumes.
-        privacy: one sentence.
+        ledger: content of its ``privacy_ledger.json``, as it is; :attr:`claim` is what of it counts.
+        provenance: content of its ``manifest.json``; None where that was lost.
         fingerprint: SHA-256 over all that decides what a sample looks like: network, preconditioner, weights, geometry.
     """
 
@@ -62,11 +67,37 @@ class TrainedRun:
     recipe: Recipe
     ensemble: ensembles.Ensemble
     geometry: Geometry
-    privacy: str
+    ledger: Mapping[str, Any]
+    provenance: Mapping[str, Any] | None
     fingerprint: str
 
-    def verify(self) -> None:
+    @property
+    def paths(self) -> Paths:
+        """Where its networks lie."""
+        return Paths(self.directory)
+
+    @property
+    def privacy(self) -> str:
+        """What it promises, as a sentence."""
+        return derivative.privacy_statement(self.ledger)
+
+    @property
+    def claim(self) -> Mapping[str, Any]:
+        """What its ledger claims, if that counts (:func:`volgen.core.ledger.checked`)."""
+        return ledgers.checked(self.ledger)
+
+    @property
+    def cohort(self) -> str | None:
+        """Fingerprint of the cohort that it was trained on; None for a run that does not know it, as a released one."""
+        if self.provenance is None or self.provenance["stage"] == RELEASE:
+            return None
+        return str(self.provenance["inputs"]["fingerprint"])
+
+    def verify(self, names: Collection[str] | None = None) -> None:
         """Makes sure of everything that :func:`open_run` leaves to its first use, and of every other file that the run's manifest lists.
+
+        Args:
+            names: files to look at beside the weights; all that the manifest lists, but cards and pictures, if None.
 
         Raises:
             UserError: something is missing or damaged, or was changed.
@@ -75,13 +106,11 @@ class TrainedRun:
         self.assembly()
         for record in self.ensemble.experts:
             ensembles.check(self.directory, record)
-        if (self.directory / MANIFEST).exists():
-            content = manifest.read(self.directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
-            listed = content.get(manifest.FILES) or {}
-            rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
-            rest = {name for name in rest if not name.endswith(EDITABLE)}
-            if found := manifest.verify(self.directory, content, rest):
-                raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
+        listed = (self.provenance or {}).get(manifest.FILES) or {}
+        rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
+        rest = {name for name in rest if not name.endswith(EDITABLE)} if names is None else rest & {*names}
+        if self.provenance and (found := manifest.verify(self.directory, self.provenance, rest)):
+            raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
 
     def preconditioner(self, device: torch.device) -> Preconditioner:
         """The run's preconditioner on a device.
@@ -176,8 +205,7 @@ def open_run(directory: Path) -> TrainedRun:
     files.check(LEDGER, LEDGER_BYTES)
     if files.has(CHECKSUMS):
         files.check(CHECKSUMS)
-    if (directory / MANIFEST).exists():
-        manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+    provenance = _provenance(directory)
     recipe = load(directory / CONFIG, own=True)
     _check_levels(directory, recipe, ensemble)
     geometry = Geometry.read(directory)
@@ -200,7 +228,19 @@ def open_run(directory: Path) -> TrainedRun:
     ]
     model = recipe.model_dump(mode="json", include=set(sections), exclude_unset=True)
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
-    return TrainedRun(directory, recipe, ensemble, geometry, derivative.privacy_statement(ledger), identity)
+    return TrainedRun(directory, recipe, ensemble, geometry, ledger, provenance, identity)
+
+
+def _provenance(directory: Path) -> Mapping[str, Any] | None:
+    """The manifest of a run or of a release; None if there is none, which makes nothing of a run unusable."""
+    if not (directory / MANIFEST).exists():
+        return None
+    content = manifest.read(directory, "the manifest of a trained run", limit=MANIFEST_BYTES)
+    stage, inputs = content.get("stage"), content.get("inputs")
+    if stage not in STAGES or not isinstance(inputs, Mapping) or not (stage == RELEASE or isinstance(inputs.get("fingerprint"), str)):
+        do = "restore it from a copy; or delete it: then nobody knows which cohort the run was trained on"
+        raise UserError(str(directory / MANIFEST), "has another form", "the manifest of a trained or released run", do)
+    return content
 
 
 class _Files:

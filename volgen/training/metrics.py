@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from volgen.core.errors import UserError
-from volgen.core.files import open_plain, read_bytes, sync, write_text
+from volgen.core.files import atomic_path, open_plain, read_bytes, sync, write_text
 from volgen.core.limits import METRICS_BYTES
 from volgen.core.lock import Lock
 from volgen.core.progress import say
 from volgen.core.run_files import BOARD, METRICS, METRICS_LOCK
 
 Line = dict[str, Any]
+OTHER = b'{"phase": "'
+"""How lines begin that were written here; what follows is the phase."""
 SECONDS_BETWEEN_WRITES = 2.0
 """People watch the file while training."""
 
@@ -94,7 +96,7 @@ class MetricsFile:
         from torch.utils.tensorboard import SummaryWriter
 
         self.close()
-        kept = _rewrite(self._directory, lambda lines: [line for line in lines if line["phase"] != phase or line["step"] <= step])
+        kept = _undo(self._directory, phase, step)
         _say_changed(self._directory, kept, {phase: step}, {phase: digest})
         self._digest = _digest(kept, phase)
         self._board = SummaryWriter(str(self._directory / BOARD / phase), purge_step=step + 1)
@@ -193,6 +195,34 @@ def _say_changed(directory: Path, lines: Sequence[Line], steps: Mapping[str, int
 
 def _digest(lines: Iterable[Line], phase: str) -> Any:
     return hashlib.sha256("".join(_text(line) for line in lines if line["phase"] == phase).encode())
+
+
+def _undo(directory: Path, phase: str, step: int) -> list[Line]:
+    """Drops the lines of a phase after a step, and what a killed process left of one, and returns the phase's lines that stay.
+
+    Lines of other phases are told by how they begin: a run of 200 networks would otherwise read its file into objects 200 times.
+
+    Raises:
+        UserError: a line of the phase is damaged, or the file is a link, a pipe and the like.
+    """
+    path, beginning = directory / METRICS, json.dumps({"phase": phase}).encode()[:-1] + b","
+    kept: list[bytes] = []
+    own: list[Line] = []
+    with Lock.wait(directory / METRICS_LOCK):
+        before = _content(path)
+        for number, text in enumerate(before[: before.rfind(b"\n") + 1].splitlines(keepends=True), 1):
+            if text.startswith(OTHER) and text.endswith(b"}\n") and not text.startswith(beginning):
+                kept.append(text)
+                continue
+            line = _line(path, number, text)
+            if line["phase"] != phase or line["step"] <= step:
+                kept.append(text)
+                own += [line] if line["phase"] == phase else []
+        after = b"".join(kept)
+        if after != before or not path.exists():
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(after)
+    return own
 
 
 def _rewrite(directory: Path, change: Callable[[list[Line]], list[Line]]) -> list[Line]:

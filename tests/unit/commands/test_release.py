@@ -112,6 +112,15 @@ def test_weights_that_no_ledger_counts_stay(private: Path, tmp_path: Path, capsy
     assert "0 without privacy/weights.safetensors" in capsys.readouterr().err
 
 
+def test_a_release_that_is_released_again_gets_a_statement_of_its_own(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = release(plain, tmp_path / "out", people_agreed=True)
+    again = release(out, tmp_path / "again", people_agreed=True)
+    assert files(again) == files(out) and open_run(again).cohort is None is open_run(out).cohort
+    assert "does not know what it is" not in capsys.readouterr().err
+
+
 def test_a_release_samples_like_the_run_and_another_run_can_begin_from_it(
     private: Path, blob_store: Path, runs: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +183,13 @@ def test_what_must_not_leave_is_refused(private: Path, plain: Path, blob_store: 
     weights = damaged / "experts/1/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
     refused(damaged, "SHA-256")
+    other_losses = copy("other_losses")
+    with (other_losses / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "0", "step": 9}\n')
+    refused(other_losses, r"metrics\.jsonl is changed")
+    empty = copy("empty")
+    (empty / "manifest.json").write_text("{}")
+    refused(empty, r"manifest\.json: has another form")
     linked = copy("linked")
     (linked / "metrics.jsonl").unlink()
     (linked / "metrics.jsonl").symlink_to(private / "metrics.jsonl")

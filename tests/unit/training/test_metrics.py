@@ -11,6 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from volgen.core.errors import UserError
+from volgen.training import metrics as metrics_module
 from volgen.training.metrics import MetricsFile, put_in_order
 
 
@@ -87,6 +88,23 @@ def test_going_on_with_one_phase_leaves_the_others_alone(tmp_path: Path) -> None
     write(tmp_path, "1", 3, 4)  # killed at step 5, and its checkpoint was of step 3
     other.close()
     assert sorted(steps(tmp_path)) == [("1", 1), ("1", 2), ("1", 3), ("1", 4), ("2", 1), ("2", 2)]
+
+
+def test_a_network_that_begins_does_not_read_the_numbers_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for phase in ("1", "10", "shared"):
+        write(tmp_path, phase, 0, 5)
+    before, read = (tmp_path / "metrics.jsonl").read_bytes(), []
+    line = metrics_module._line
+    monkeypatch.setattr(metrics_module, "_line", lambda path, number, text: read.append(number) or line(path, number, text))
+    MetricsFile(tmp_path).begin("2", 0)
+    assert not read and (tmp_path / "metrics.jsonl").read_bytes() == before
+    metrics = MetricsFile(tmp_path)
+    metrics.begin("1", 3)
+    assert read == [1, 2, 3, 4, 5]
+    assert steps(tmp_path) == [
+        (phase, step) for phase in ("1", "10", "shared") for step in range(1, 6) if (phase, step) not in {("1", 4), ("1", 5)}
+    ]
+    metrics.close()
 
 
 def test_lines_that_somebody_has_removed_are_missed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,6 @@ from volgen.bench._shared.denoising import Errors, errors_of, names_of, read
 from volgen.commands.bench.result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.files import read_json
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.options import Positional
 from volgen.core.progress import progress, say
@@ -112,15 +111,13 @@ def _manifests(store: Store, runs: Sequence[TrainedRun], names: Sequence[str]) -
     for trained, name in zip(runs, names, strict=True):
         if trained.ensemble.grid != runs[0].ensemble.grid:
             raise UserError(str(trained.directory), f"has other noise levels than {names[0]}", "runs of one schedule")
-        manifest = read_json(trained.directory / MANIFEST, "the manifest of a finished run", _is_manifest)
-        if manifest["inputs"].get("fingerprint") != store.fingerprint:
+        manifest = trained.provenance
+        if manifest is None or not isinstance(manifest.get("steps"), int):
+            raise UserError(str(trained.directory / MANIFEST), "does not say how long the run was trained", "the manifest of a trained run")
+        if trained.cohort != store.fingerprint:
             say(f"{name} was trained from another cohort than {store.path}: whether it has seen these people is not known.")
         manifests.append(manifest)
     return manifests
-
-
-def _is_manifest(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("inputs"), dict) and isinstance(content.get("steps"), int)
 
 
 def _rows(name: str, errors: Errors, grid: Sequence[float], others: Sequence[Row] = ()) -> list[Row]:

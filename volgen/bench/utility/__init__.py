@@ -21,7 +21,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from volgen.bench._shared.denoising import errors_of, names_of, read
 from volgen.commands.bench.result import Row
 from volgen.commands.sample.sample import sample
-from volgen.core import ledger as ledgers
 from volgen.core.config import Config as BaseConfig
 from volgen.core.files import atomic_path
 from volgen.core.options import Positional
@@ -112,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _epsilon(trained: TrainedRun) -> float | None:
-    found = ledgers.read(trained.directory).get("epsilon")
+    found = trained.claim.get("epsilon")
     return None if found is None else float(found)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
@@ -216,7 +214,7 @@ def _both(epsilon: float, delta: float, budget: ScanBudget, exchanged: float | N
 
 
 def _denoiser(trained: TrainedRun, run: Path, needed: float, grid: list[float], budget: ScanBudget) -> dict[str, Any]:
-    ledger: Mapping[str, Any] = ledgers.read(run)
+    ledger = trained.claim
     if ledger.get("epsilon") is not None:
         exchanged = [each["epsilon"] for each in ledger.get("guarantees", ()) if each["neighbouring"] == REPLACE]
         assumed = _both(float(ledger["epsilon"]), float(ledger["delta"]), budget, next(iter(exchanged), None))

@@ -13,7 +13,6 @@ import torch
 from volgen.commands.audit import losses as audit_losses
 from volgen.commands.audit import samples
 from volgen.commands.audit.people import HALF, Examined, check_cohort, find, open_store, trained_on
-from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
@@ -107,7 +106,7 @@ def audit(
     guessed = _chosen(people, canaries)
     with claim(out, trained, provenance, "audit") as folder:
         folder.begin()
-        claimed: Mapping[str, Any] = ledgers.read(run)
+        claimed = trained.claim
 
         sigmas = audit_losses.levels(trained, levels)
 

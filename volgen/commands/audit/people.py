@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_json
-from volgen.core.manifest import NAME
 from volgen.data.record import Split, SubjectRecord, by_patient
 from volgen.data.store import Store
-from volgen.runs.trained import RELEASE, TrainedRun
+from volgen.runs.trained import TrainedRun
 
 FEWEST = 4
 HALF = "train the run on a random half of its training split: volgen train ... --data.half.seed 1 --data.half.side a"
@@ -71,14 +69,9 @@ def check_cohort(trained: TrainedRun, store: Store) -> bool:
     Raises:
         UserError: it was another.
     """
-    path = trained.directory / NAME
-    if not path.exists():
+    if trained.cohort is None:
         return False
-    content = read_json(path, "the manifest of a run")
-    if content.get("stage") == RELEASE:
-        return False
-    inputs = content.get("inputs", {})
-    if inputs.get("fingerprint") != store.fingerprint:
+    if trained.cohort != store.fingerprint:
         raise UserError(str(store.path), f"is not the cohort that {trained.recipe.name} was trained on", "the store of the run")
     return True
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from volgen.commands.release import card
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_folder, open_plain, read_json, sha256, write_text
+from volgen.core.files import atomic_folder, open_plain, read_json, write_text
 from volgen.core.folder import COMPLETE
 from volgen.core.manifest import FILES, Provenance, checksums
 from volgen.core.progress import say
-from volgen.core.run_files import CARD, CONFIG, ENSEMBLE, EXPERTS, LEDGER, of_expert
+from volgen.core.run_files import CARD, CONFIG, EXPERTS, LEDGER, of_expert
 from volgen.privacy import cohort_entries
 from volgen.privacy.files import covered, kept_inside
-from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord
-from volgen.runs.statement import AUDIT, PAGE, write_statement
-from volgen.runs.trained import AGAIN, RELEASE, TrainedRun, open_run
+from volgen.runs.statement import AUDIT, PAGE, STATEMENT, write_statement
+from volgen.runs.trained import RELEASE, TrainedRun, open_run
 
 
 def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: bool = False, accept_half: bool = False) -> Path:
@@ -45,7 +44,9 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(str(out), "exists already", "a new directory", "a release is made whole; choose another one")
-    trained, ledger = _read(run)
+    trained = open_run(run)
+    ledger = trained.ledger
+    trained.recipe.privacy.check_summary(run / LEDGER, ledger)
     if trained.recipe.data.half is not None and not accept_half:
         found = f"was trained on the half that coins chose, and the coins' seed in its {CONFIG} tells who is in it"
         raise UserError(str(run), found, "a run on the whole training split", "train one; or, if that may be known, give --accept-half")
@@ -61,7 +62,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
     with atomic_folder(out) as folder:
         for name in chosen:
             _copy(run, folder, name)
-        copy = _whole(folder, trained)
+        copy = _whole(folder, trained, chosen)
         content = write_statement(folder, copy, cohort_of=run)
         write_text(folder / CARD, card.text(copy, ledger, content))
         settings = {"people_agreed": people_agreed, "accept_half": accept_half}
@@ -70,13 +71,6 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
     cohort_entries.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=private)
     _tell(out, trained, names, chosen)
     return out
-
-
-def _read(run: Path) -> tuple[TrainedRun, Mapping[str, Any]]:
-    trained = open_run(run)
-    ledger: Mapping[str, Any] = read_json(run / LEDGER, "the privacy ledger of a trained run")
-    trained.recipe.privacy.check_summary(run / LEDGER, ledger)
-    return trained, ledger
 
 
 def _check_audit(trained: TrainedRun, audit: Path | None) -> None:
@@ -94,7 +88,7 @@ def _steps(trained: TrainedRun) -> dict[str, int]:
     """How long each network of a run was trained."""
     steps = {}
     for phase in trained.recipe.phases():
-        record = PhaseRecord.read(Paths(trained.directory).phase(phase.name))
+        record = PhaseRecord.read(trained.paths.phase(phase.name))
         steps[phase.name] = record.steps if record else next((e.steps for e in trained.ensemble.experts if e.index == phase.index), 0)
     return steps
 
@@ -123,21 +117,22 @@ def _copy(run: Path, folder: Path, name: str) -> None:
         shutil.copyfileobj(stream, copy, 2**20)
 
 
-def _whole(folder: Path, trained: TrainedRun) -> TrainedRun:
-    """The copy, opened: it is what the run was when it was judged, and its weights are those that ``ensemble.json`` lists."""
+def _whole(folder: Path, trained: TrainedRun, chosen: Collection[str]) -> TrainedRun:
+    """The copy, opened: it is what the run was when it was judged, and every file in it is the one that training wrote."""
     copy = open_run(folder)
     if copy.fingerprint != trained.fingerprint:
         raise UserError(str(trained.directory), "was changed while it was copied", "a run that nobody writes to", "try again")
-    for record in copy.ensemble.experts:
-        found = sha256(folder / record.weights)
-        if found != record.sha256:
-            path = trained.directory / record.weights
-            raise UserError(str(path), f"has SHA-256 {found[:12]}...", f"{record.sha256[:12]}..., as {ENSEMBLE} says", AGAIN)
+    try:
+        replace(copy, provenance=trained.provenance).verify(chosen)
+    except UserError as error:  # the copy is gone when this is read
+        where = error.where.replace(str(folder), str(trained.directory))
+        raise UserError(where, error.found, error.expected, error.do) from None
     return copy
 
 
 def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str]) -> None:
-    strange = [name for name in names if name not in chosen and not kept_inside(name)]
+    # A release that is released again gets a statement of its own, as it gets a card and a manifest.
+    strange = [name for name in names if name not in (*chosen, *STATEMENT) and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
     typed = [trained.recipe.data.store, trained.recipe.runs, *trained.recipe.start.places]
