@@ -118,7 +118,7 @@ class Recipe(Config):
     method: Method = Field(default_factory=lambda: {"kind": "diffusion"})
     """What is trained and what samples: how the sections below make a generator."""
     schedule: Schedule
-    """Noise levels."""
+    """The noise levels of training and sampling."""
     network: Network
     """The network inside each expert."""
     level: int = Field(default=0, ge=0, le=MAX_LEVELS)
@@ -132,19 +132,19 @@ class Recipe(Config):
     assembly: Assembly = Field(default_factory=lambda: {"kind": "whole"})
     """What of a volume is denoised at once, and how volumes are put together from it."""
     experts: BankConfig = BankConfig()
-    """The bank."""
+    """How many networks there are, which noise levels each owns, and in which order they are trained."""
     start: Start = Field(default_factory=lambda: {"kind": "scratch"})
     """What the whole run begins from: nothing, or a run of a public cohort."""
     adapter: Adapter = Field(default_factory=lambda: {"kind": "all"})
     """Which weights are trained."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    """Step sizes."""
+    """How the weights change from step to step."""
     ema: EMAConfig = EMAConfig()
     """Averaging of weights."""
     stopping: StoppingConfig = StoppingConfig()
     """How long each expert trains."""
     engine: MachineryConfig = MachineryConfig()
-    """DeepSpeed."""
+    """What DeepSpeed is told: sharding, precision, memory."""
     privacy: Privacy = Field(default_factory=lambda: {"kind": "none"})
     """Privacy of training."""
     sampler: Sampler = Field(default_factory=lambda: {"kind": "dpmpp_2m"})

@@ -82,7 +82,7 @@ class Target:
     """A number and the band that it should lie in.
 
     Attributes:
-        name: of the :class:`Goal`.
+        name: name of the :class:`Goal`.
         value: None where there are too few volumes to measure it.
         low: lower end of the band; None for an open one.
         high: upper end, likewise.

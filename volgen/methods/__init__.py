@@ -38,7 +38,7 @@ class Sections(Protocol):
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """Noise levels."""
+        """The noise levels of the run."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Sections(Protocol):
 
     @property
     def experts(self) -> ExpertsConfig:
-        """The bank."""
+        """How many experts there are, and how they are trained."""
         ...
 
     @property

@@ -33,7 +33,7 @@ class Config(BaseConfig):
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A :class:`~volgen.methods.Method`.
+    """The :class:`~volgen.methods.Method` of diffusion models.
 
     Attributes:
         recipe: its sections.

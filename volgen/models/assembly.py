@@ -81,7 +81,7 @@ class AssemblyConfig(Protocol):
         Args:
             scans: starts one pass.
             people: who each scan of a pass is of.
-            seed: of anything random in the fit.
+            seed: seed of anything random in the fit.
 
         Raises:
             ValueError: there are too few people.

@@ -25,7 +25,7 @@ from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import uniform
 
 Numbers = float | Sequence[float]
-"""Of one scan; NaN: not told."""
+"""Numbers of one scan; NaN: not told."""
 
 
 class ConditionConfig(Config):

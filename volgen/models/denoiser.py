@@ -99,7 +99,7 @@ class PreconditionerConfig(Protocol):
         Args:
             volumes: starts one pass over float32 tensors [X, Y, Z] in [-1, 1].
             people: who each volume of a pass is of.
-            seed: of anything random in the fit.
+            seed: seed of anything random in the fit.
         """
         ...
 

@@ -31,7 +31,7 @@ class Config(BaseConfig):
     """Without a mask: which share of the slices is measured."""
 
     def build(self, shape: Shape3, device: torch.device) -> Operator:
-        """The operator.
+        """Makes the operator.
 
         Raises:
             UserError: the mask cannot be read, has another shape, or holds NaN.

@@ -15,7 +15,7 @@ from volgen.privacy.ledger import Ledger
 
 AGAIN = "restore the file from a copy, or train the run again"
 COHORTS = "public_cohorts"
-"""In a manifest: fingerprints and stores of all cohorts that a run has seen by way of the runs it began from."""
+"""Key of a manifest: fingerprints and stores of all cohorts that a run has seen through the runs it began from."""
 ASSUMED = "assumed to be in one cohort only; "
 APART = "no patient id is in both"
 APART_WHERE_COMPARED = "no patient id is in both where they were compared"
@@ -32,9 +32,9 @@ class Cohort:
     """A cohort that the public run has seen.
 
     Attributes:
-        fingerprint: of its store; None if the run came without its manifest: then nobody can tell which store it was.
+        fingerprint: fingerprint of its store; None if the run came without its manifest: then nobody can tell which store it was.
         store: where that was, if it was written down.
-        way: for messages: "" for the public run's own, else by way of what.
+        way: for messages: "" for the public run's own, else through which run.
     """
 
     fingerprint: str | None
@@ -42,7 +42,7 @@ class Cohort:
     way: str
 
     def recorded(self) -> dict[str, str | None]:
-        """For a manifest."""
+        """The cohort as a manifest has it."""
         return {"fingerprint": self.fingerprint, "store": self.store}
 
 
@@ -51,7 +51,7 @@ def cohorts(run: Path, inputs: Mapping[str, Any] | None, configured: str) -> lis
 
     Args:
         run: its directory, for messages.
-        inputs: of its manifest; None where it has none, as a released run.
+        inputs: inputs in its manifest; None where it has none, like a released run.
         configured: ``data.store`` of its config.yaml.
 
     Raises:
@@ -75,7 +75,7 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
     """What is known of people who are in both, for the ledger, without naming anybody; and the cohorts with the places they were found at.
 
     Args:
-        recipe: of the run that begins.
+        recipe: configuration of the run that begins.
         known: cohorts that the public run has seen, its own first.
         store: the cohort that the run trains on.
         public: what the ledger of a run that began already has to say of the public run.

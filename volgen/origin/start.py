@@ -27,9 +27,9 @@ class Kept:
     """A trained network that is taken over as it is.
 
     Attributes:
-        path: of its weights, which are those of ``sha256``.
+        path: where its weights are.
         parameters: trainable ones.
-        sha256: of the file.
+        sha256: SHA-256 of that file.
     """
 
     path: Path
@@ -74,12 +74,12 @@ class FinishedRun(Protocol):
 
     @property
     def recipe(self) -> Recipe:
-        """Its configuration."""
+        """The run's configuration."""
         ...
 
     @property
     def ensemble(self) -> Ensemble:
-        """Its experts."""
+        """The run's experts."""
         ...
 
     @property
@@ -172,12 +172,12 @@ class Start(Protocol):
 
     @property
     def inputs(self) -> Facts:
-        """For the manifest: fingerprints of what is taken over."""
+        """Fingerprints of what is taken over, for the manifest."""
         ...
 
     @property
     def assumed(self) -> Facts:
-        """For the ledger: what is taken over, and what has to be true for it to cost nothing."""
+        """What is taken over, and what has to be true for it to cost nothing, for the ledger."""
         ...
 
     def check(self, geometry: Geometry) -> None:

@@ -21,7 +21,7 @@ class PerSampleGradients(Protocol):
         ...
 
     def gradients(self, loss_B: Tensor, patients: int) -> list[Tensor]:
-        """For each trained parameter [patients, ...]."""
+        """The gradients of each trained parameter [patients, ...]."""
         ...
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class PrivateEngine(Engine):
 
     @property
     def shapes(self) -> list[torch.Size]:
-        """Of the trained parameters, whole."""
+        """Shapes of the trained parameters, whole."""
         return [getattr(p, "ds_shape", p.shape) for p in self._trained]
 
     @property
@@ -107,7 +107,7 @@ class PrivateEngine(Engine):
         """The gradient of each patient's mean loss, one after another; each may be changed, and is gone with the next.
 
         Args:
-            loss_B: of one pass: as many views of one patient after another.
+            loss_B: losses of one pass: as many views of one patient after another.
             patients: how many they are.
         """
         if self._each is None:

@@ -7,7 +7,10 @@ from volgen.training.checkpoint import KEPT
 
 
 def checkpoint_bytes(size: NetworkSize) -> int:
-    """At most: those that stay and one that is being written, each with what is trained, its average, all moments and the best weights."""
+    """Most bytes of the checkpoints that stay and of one that is being written.
+
+    Each has what is trained, its average, all moments and the best weights.
+    """
     trained = FP32 * size.parameters + size.buffers
     moments = 2 * FP32 * size.parameters - FP32 * size.matrices
     return (KEPT + 1) * (2 * trained + FP32 * size.released + size.buffers + moments)

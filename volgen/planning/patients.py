@@ -26,7 +26,7 @@ from volgen.training.loss import denoising_loss
 
 GIB = 2**30
 SHARE = 0.5
-"""Of the memory that is free: the rest is for what allocators lose, and for batches that are read ahead."""
+"""Share of the free memory that is used: the rest is for what allocators lose, and for batches that are read ahead."""
 EDGE = 8
 """Voxels along an edge, about, of what Opacus is tried on."""
 
@@ -38,7 +38,7 @@ class Choice:
     Attributes:
         at_once: the choice.
         need: bytes that training takes with it at most.
-        why: for people.
+        why: the reason, for people.
     """
 
     at_once: Pass
@@ -51,7 +51,7 @@ def choose(recipe: Recipe, network: nn.Module, group: Group) -> Choice:
 
     Args:
         recipe: private.
-        network: as it will be trained, before there is an engine.
+        network: the network that will be trained, before there is an engine.
         group: the ranks.
     """
     alike = group.gather(identity())

@@ -31,10 +31,10 @@ class StepTrace:
         apart: the same without the gradients.
         validation: most that denoising one volume without gradients holds.
         preconditioner: its tensors, folds included.
-        flops: of forward and backward, recomputation included.
-        operations: of forward and backward, whatever their size.
-        forward_flops: of denoising one volume.
-        forward_operations: of the same.
+        flops: floating-point operations of forward and backward, recomputation included.
+        operations: number of operations of forward and backward, whatever their size.
+        forward_flops: floating-point operations of denoising one volume.
+        forward_operations: number of operations of the same.
         network: sizes.
     """
 

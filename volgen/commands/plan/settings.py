@@ -141,10 +141,10 @@ class _Load:
     """What one model takes in a setting.
 
     Attributes:
-        recipe: of the model, with the setting's engine and groups.
+        recipe: the model's recipe, with the setting's engine and groups.
         traced: one micro-batch.
-        work: of one rank.
-        at_once: as in :class:`Setting`.
+        work: what one rank does.
+        at_once: see :class:`Setting`.
     """
 
     recipe: Recipe

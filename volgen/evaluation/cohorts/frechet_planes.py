@@ -24,7 +24,7 @@ class Config(BaseConfig):
     goals: ClassVar[tuple[Goal, ...]] = ()
 
     def compare(self, generated: VolumeGroup, validation: VolumeGroup, train: VolumeGroup) -> Compared:
-        """By axis what :func:`volgen.evaluation.frechet_ratio.frechet_ratio` returns of slices from the central 60 % of training heads."""
+        """What :func:`volgen.evaluation.frechet_ratio.frechet_ratio` returns of slices from the central 60 % of training heads, by axis."""
         result: dict[str, Any] = {}
         for axis, label in enumerate(AXES):
             first, last = extent(train.union, axis) or (0, train.union.shape[axis] - 1)

@@ -60,7 +60,7 @@ class Config(BaseConfig):
         return self.context + 3 + (self.coarse_levels > 0)
 
     def piece(self, shape: Shape3) -> Shape3:
-        """A slab.
+        """Voxels of a slab.
 
         Raises:
             ValueError: slabs or the voxels of the coarse volume do not tile the volume.
@@ -74,7 +74,7 @@ class Config(BaseConfig):
         return x, y, z
 
     def cuts(self, shape: Shape3) -> int:
-        """As many slabs as fill a volume, with what is known beside them."""
+        """How many slabs fill a volume, with what is known beside them."""
         return max(1, shape[AXES.index(self.axis)] // (self.thickness * (1 + self.known)))
 
     def order(self, shape: Shape3) -> list[Slab]:
@@ -114,9 +114,9 @@ class Config(BaseConfig):
             slab: which.
             before: the slices before it, [H, W] each, the nearest first.
             coarse_XYZ: coarse volume of all of it.
-            shape: of the whole volume.
-            seed: of the noise.
-            key: of the noise.
+            shape: voxels of the whole volume.
+            seed: seed of the noise.
+            key: key of the noise.
         """
         axis, m, k = AXES.index(self.axis), self.thickness, self.context
         size = [edge for place, edge in enumerate(shape) if place != axis]
@@ -152,7 +152,7 @@ class Config(BaseConfig):
         return Autoregressive(self, self._gaussian.fit(lambda: (scan.coarse(edge) for scan in scans()), people, seed))
 
     def restore(self, state: Mapping[str, Tensor]) -> Assembly:
-        """From :meth:`Autoregressive.state`."""
+        """Inverse of :meth:`Autoregressive.state`."""
         return Autoregressive(self, self._gaussian.restore(state) if self.coarse_levels else None)
 
     @property

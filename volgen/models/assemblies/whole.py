@@ -50,7 +50,7 @@ class Whole:
     """A volume is one piece."""
 
     def pieces(self, shape: Shape3) -> int:
-        """One."""
+        """One piece, the volume itself."""
         return 1
 
     def generate(self, draw: Draw, shape: Shape3, seed: int, indices: Sequence[int]) -> list[Tensor]:

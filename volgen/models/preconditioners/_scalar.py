@@ -84,7 +84,7 @@ class ScalarPreconditioner:
         return _over(c.skip) * y_BCXYZ + _over(c.out) * output.float()
 
     def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """c_skip y."""
+        """The skip path alone, ``c_skip y``."""
         return _over(self.config.coefficients(sigma_B).skip) * y_BCXYZ
 
     def coarse(self, level: int) -> Self:

@@ -21,7 +21,7 @@ class Config(BaseConfig):
 
     @property
     def anywhere(self) -> bool:
-        """A piece of a volume goes through the network like a volume."""
+        """Whether any piece of a volume can be denoised: it can, a piece goes through the network like a volume."""
         return True
 
     def inputs(self, preconditioner: PreconditionerConfig) -> int:

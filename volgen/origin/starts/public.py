@@ -49,7 +49,7 @@ class Config(BaseConfig):
     stores: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """Where cohorts of the public run, and of runs that it began from, are now, if not where manifests say; known by fingerprint."""
     not_compared: Annotated[bool, MAY_CHANGE] = False
-    """Whether a private run may begin where such a cohort is not at hand, so that nobody can look for people who are in both."""
+    """Whether a private run may begin where such a cohort cannot be read, so that nobody can look for people who are in both."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -59,12 +59,12 @@ class Config(BaseConfig):
 
     @property
     def warm(self) -> bool:
-        """Weights are those of the public run."""
+        """Whether weights were trained before: they are those of the public run."""
         return True
 
     @property
     def brings_fit(self) -> bool:
-        """What is fitted was fitted to the public cohort."""
+        """Whether what is fitted comes from elsewhere: it was fitted to the public cohort."""
         return True
 
     @property
@@ -129,7 +129,7 @@ class Public:
 
     Args:
         config: which run, and what of it.
-        recipe: of the run that begins.
+        recipe: configuration of the run that begins.
         store: the cohort that it is trained on.
         run: the public run.
 

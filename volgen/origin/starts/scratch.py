@@ -20,17 +20,17 @@ class Config(BaseConfig):
 
     @property
     def warm(self) -> bool:
-        """Weights are random."""
+        """Whether weights were trained before: they are random."""
         return False
 
     @property
     def brings_fit(self) -> bool:
-        """What is fitted is fitted to the cohort."""
+        """Whether what is fitted comes from elsewhere: it is fitted to the cohort."""
         return False
 
     @property
     def places(self) -> list[str]:
-        """No others."""
+        """No other places are known."""
         return []
 
     def check(self, recipe: Recipe) -> None:
@@ -59,7 +59,7 @@ class Config(BaseConfig):
         return []
 
     def caveat(self) -> str:
-        """Nothing more."""
+        """Nothing more has to be said."""
         return ""
 
     def build(self, recipe: Recipe, store: Store, open_run: Open) -> Scratch:
@@ -91,7 +91,7 @@ class Scratch:
         return
 
     def weights(self, phase: Phase) -> None:
-        """Random ones."""
+        """Random weights: none are given."""
         return
 
     def kept(self, phase: Phase) -> None:
