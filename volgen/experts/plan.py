@@ -86,8 +86,6 @@ class Phase:
         span: noise levels it owns.
         points: the schedule's points inside the span, ascending; never empty.
         start: name of the phase whose exported weights it starts from, None for random ones.
-        place: experts before it in the plan, whoever trains them and when.
-        points_before: points that these own.
         max_steps: upper bound of its training, None for that of the stopping rule.
         model: what it is made of, a number among the models of the run; it starts only from networks of the same model.
     """
@@ -97,8 +95,6 @@ class Phase:
     span: SigmaSpan
     points: tuple[float, ...]
     start: str | None
-    place: int = 0
-    points_before: int = 0
     max_steps: int | None = None
     model: int = 0
 
@@ -143,16 +139,13 @@ def plan(config: ExpertsConfig, grid: Sequence[float]) -> list[Phase]:
         shared[model] = SHARED if len(config.alike) == 1 else f"{SHARED}-{model}"
         phases.append(Phase(shared[model], None, whole, owned(whole), None, max_steps=config.shared_steps, model=model))
     before: str | None = None
-    points_before = 0
     heads = config.heads
     order = range(config.count - 1, -1, -1) if config.order == "high_to_low" else range(config.count)
     for place, index in enumerate(order):
         first = shared.get(models[index])
         start = {"neighbour": first if place in heads else before, "shared": first, "none": None}[config.warm_start]
-        points = owned(spans[index])
-        phases.append(Phase(str(index), index, spans[index], points, start, place, points_before, model=models[index]))
+        phases.append(Phase(str(index), index, spans[index], owned(spans[index]), start, model=models[index]))
         before = str(index)
-        points_before += len(points)
     return phases
 
 

@@ -50,11 +50,6 @@ class Recipe(Run, Protocol):
         """A plan of privacy."""
         ...
 
-    @property
-    def variants(self) -> Sequence[Self]:
-        """The configuration of each model among its experts."""
-        ...
-
     def of(self, phase: Phase) -> Self:
         """The configuration of the model of one network."""
         ...

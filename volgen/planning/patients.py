@@ -119,7 +119,7 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
     blank = recipe.preconditioner.blank(recipe.data.shape, count).state()
     fitted = {name: torch.rand(tensor.shape, generator=generator) + 0.5 for name, tensor in blank.items()}
-    preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
+    preconditioner: Preconditioner = recipe.model.within(recipe.preconditioner.restore(fitted).to(group.device))
 
     def loss(network: Network, rows: Sequence[int]) -> Tensor:
         denoise, some = PreconditionedDenoiser(network, preconditioner), examples[rows]
@@ -160,7 +160,7 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         each = PerSample(network) if at_once.patients > 1 else None
         bare = recipe.build().forward(network)
-        preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, count)
+        preconditioner: Preconditioner = recipe.model.within(recipe.preconditioner.blank(recipe.data.shape, count))
 
         def call(inputs: Tensor, noise: Tensor) -> Tensor:
             return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)))

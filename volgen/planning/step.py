@@ -75,7 +75,8 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
                 module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
         size = size_of(recipe, phase, network)
         with Allocations() as fitted:
-            preconditioner: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
+            fitted_to_all: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
+            preconditioner = recipe.model.within(fitted_to_all)
         callable_network = method.forward(network)
 
         def loss(volumes: int) -> Tensor:

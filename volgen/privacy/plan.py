@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import nn
 
@@ -97,6 +97,11 @@ class Run(Protocol):
     @property
     def start(self) -> Any:
         """What the run begins from."""
+        ...
+
+    @property
+    def variants(self) -> Sequence[Self]:
+        """The configuration of each model among its experts."""
         ...
 
     def build(self) -> Any:

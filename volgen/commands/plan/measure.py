@@ -52,7 +52,7 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     """
     device = launches.take_part(launches.Launch())
     network = recipe.build().network(recipe.trained()[-1])
-    preconditioner = made_up(recipe, people).to(device)
+    preconditioner = recipe.model.within(made_up(recipe, people).to(device))
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
     engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
     ema = EMA(recipe.ema, engine.masters())

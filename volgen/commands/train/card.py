@@ -25,7 +25,7 @@ A generator of 3D brain MRI volumes, trained with volgen {version}. None of its 
 | it draws | {shows} |
 | grid | {shape} voxels of {voxels} mm, RAS+ |
 | intensities | {low:g} to {high:g}, arbitrary units |
-| networks | {count} of `{network}` ({parameters} trained weights each) behind `{preconditioner}`, {steps:,} steps in all |
+| networks | {networks} behind `{preconditioner}`, {steps:,} steps in all |
 | noise levels | {levels}, from {high_sigma:.3g} down to {low_sigma:.3g} |
 | solver, if none is asked for | `{sampler}` |
 
@@ -63,13 +63,24 @@ def write(recipe: Recipe, experts: Sequence[ExpertRecord]) -> None:
     content = TEXT.format(
         name=recipe.name, version=volgen.__version__, shows="brains without skull" if geometry.skull_stripped else "whole heads",
         shape=" x ".join(map(str, geometry.shape)), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size),
-        low=geometry.intensity.low, high=geometry.intensity.high, count=len(experts), network=recipe.network.kind,
-        parameters=f"{max(expert.parameters for expert in experts):,}", preconditioner=recipe.preconditioner.kind,
+        low=geometry.intensity.low, high=geometry.intensity.high, networks=_networks(recipe, experts),
+        preconditioner=recipe.preconditioner.kind,
         steps=sum(expert.steps for expert in experts), levels=len(grid), high_sigma=max(grid), low_sigma=min(grid),
         sampler=recipe.sampler.kind, picture=f", `{CURVES}` the losses as a picture" if drawn else "",
         privacy=derivative.privacy_statement(ledger), config=CONFIG, manifest=MANIFEST, ensemble=ENSEMBLE, metrics=METRICS,
     )  # fmt: skip
     write_text(root / CARD, content)
+
+
+def _networks(recipe: Recipe, experts: Sequence[ExpertRecord]) -> str:
+    """How many networks there are of each model, lowest noise first."""
+    found, parameters = [], {expert.index: expert.parameters for expert in experts}
+    for number, variant in enumerate(recipe.variants):
+        first, count = sum(recipe.experts.alike[:number]), recipe.experts.alike[number]
+        most = max(parameters[index] for index in range(first, first + count))
+        level = f" at level {variant.level}" if variant.level else ""
+        found.append(f"{count} of `{variant.network.kind}`{level} ({most:,} trained weights each)")
+    return ", ".join(found)
 
 
 def _draw(root: Path, name: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from safetensors.torch import load_file
 from torch import nn
@@ -33,7 +34,7 @@ from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import Task, Trainer
 from volgen.training.loss import Objective
-from volgen.training.metrics import MetricsFile, NoMetrics
+from volgen.training.metrics import Metrics, MetricsFile, NoMetrics
 from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
 
 IN_VAIN = "in vain"
@@ -55,29 +56,75 @@ def work(
     """
     paths = Paths(recipe.directory)
     with (
-        closing(Stream(store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)) as stream,
         closing(NoMetrics() if group.rank else MetricsFile(paths.root)) as metrics,
         closing(Queue(paths, phases, wanted)) as queue,
     ):
         regime: Regime = recipe.privacy.build(recipe)
         on_chief(group, lambda: regime.check({name: record.steps for name, record in queue.records.items()}))
+        pulses = Pulses(pulse, queue)
+        with closing(_Equipment(recipe, store, preconditioner, group, metrics, interrupt, pulses)) as equipment:
+            crew = _Crew(recipe, paths, queue, equipment, group, interrupt, pulses, {phase.name: phase for phase in wanted}, start)
+            try:
+                while phase := crew.turn():
+                    crew.train(phase)
+            except Interrupted as interrupted:
+                say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
+                raise SystemExit(interrupted.exit_code) from None
+        return queue
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What networks of one model are trained with.
+
+    Attributes:
+        recipe: of the model.
+        regime: how it trains.
+        trainer: trains.
+        learn: makes the objective of an engine.
+    """
+
+    recipe: Recipe
+    regime: Regime
+    trainer: Trainer
+    learn: Callable[[Engine], Objective]
+
+
+class _Equipment:
+    """Has the tools for a network: made when the first of its model is trained, and kept until one of another model is."""
+
+    def __init__(
+        self, recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group, metrics: Metrics, interrupt: Interrupt,
+        pulse: Pulse,
+    ) -> None:  # fmt: skip
+        self._recipe, self._store, self._preconditioner, self._group = recipe, store, preconditioner, group
+        self._metrics, self._interrupt, self._pulse = metrics, interrupt, pulse
+        self._held = ExitStack()
+        self._model: int | None = None
+
+    def of(self, phase: Phase) -> _Tools:
+        """The tools for a phase. A collective call."""
+        if phase.model != self._model:
+            self.close()
+            self._tools, self._model = self._make(self._recipe.of(phase)), phase.model
+        return self._tools
+
+    def close(self) -> None:
+        """Ends the threads that read ahead."""
+        self._held.close()
+        self._model = None
+
+    def _make(self, recipe: Recipe) -> _Tools:
+        group, regime = self._group, recipe.privacy.build(recipe)
+        stream = Stream(self._store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)
+        self._held.callback(stream.close)
         trainer = Trainer(
             recipe.optimiser, recipe.ema, parts.batches(stream, group.device), recipe.data.batch_size,
-            parts.make_validator(recipe, store, preconditioner, group) if recipe.privacy.validates else None,
-            recipe.engine.checkpoint_every, recipe.seed, group, regime.metrics(metrics), interrupt, Pulses(pulse, queue),
+            parts.make_validator(recipe, self._store, self._preconditioner, group) if recipe.privacy.validates else None,
+            recipe.engine.checkpoint_every, recipe.seed, group, regime.metrics(self._metrics), self._interrupt, self._pulse,
         )  # fmt: skip
-        trainer = regime.trainer(trainer, stream, group)
-        crew = _Crew(
-            recipe, paths, queue, trainer, group, interrupt, parts.make_objective(stream, preconditioner, recipe.start.brings_fit),
-            {phase.name: phase for phase in wanted}, regime, start,
-        )  # fmt: skip
-        try:
-            while phase := crew.turn():
-                crew.train(phase)
-        except Interrupted as interrupted:
-            say(f"{interrupted}; a checkpoint is written. The same command continues this run.")
-            raise SystemExit(interrupted.exit_code) from None
-        return queue
+        learn = parts.make_objective(stream, recipe.model.within(self._preconditioner), recipe.start.brings_fit)
+        return _Tools(recipe, regime, regime.trainer(trainer, stream, group), learn)
 
 
 @dataclass(frozen=True)
@@ -85,12 +132,11 @@ class _Crew:
     recipe: Recipe
     paths: Paths
     queue: Queue
-    trainer: Trainer
+    equipment: _Equipment
     group: Group
     interrupt: Interrupt
-    learn: Callable[[Engine], Objective]
+    pulse: Pulse
     named: Mapping[str, Phase]
-    regime: Regime
     start: Start
 
     def turn(self) -> Phase | None:
@@ -107,7 +153,7 @@ class _Crew:
                 return WAIT if patience.bear(found) else IN_VAIN
             return found.name if found else ""
 
-        name = when_ready(self.group, look, self.interrupt, self.trainer.pulse)
+        name = when_ready(self.group, look, self.interrupt, self.pulse)
         if name == IN_VAIN:
             raise SystemExit(SAVED)  # another time: the machine may be what the job that is waited for is waiting for
         if name and (stop := told_to_stop(self.group, self.interrupt)):
@@ -119,20 +165,21 @@ class _Crew:
 
     def train(self, phase: Phase) -> None:
         """Trains one network and marks it as finished."""
-        recipe, group = self.recipe, self.group
+        tools, group = self.equipment.of(phase), self.group
+        recipe, regime, trainer = tools.recipe, tools.regime, tools.trainer
         folder = self.paths.phase(phase.name)
         network = self._network(phase)
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        engine = self.regime.engine(network, group, parts.at_once(recipe))
+        engine = regime.engine(network, group, parts.at_once(recipe))
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
         task = Task(
-            phase.name, title, lambda quantile: phase.sigma(quantile, recipe.experts.on_grid), folder, _first_batch(recipe, phase),
-            recipe.warm(phase),
+            phase.name, title, lambda quantile: recipe.model.sigma(phase.sigma(quantile, recipe.experts.on_grid)), folder,
+            _first_batch(recipe, phase), recipe.warm(phase),
         )  # fmt: skip
-        trainer = self.trainer if phase.index is not None else replace(self.trainer, optimiser=recipe.optimiser.shared())
+        trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = trainer.run(task, engine, self.learn(engine), self.regime.stopping(phase, group))
+            outcome = trainer.run(task, engine, tools.learn(engine), regime.stopping(phase, group))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other
@@ -155,12 +202,10 @@ class _Crew:
             start, path = phase.start, self.paths.weights(phase.start)
             on_chief(self.group, lambda: self.queue.records[start].check(path))
             weights = load_file(path)
-        return self.recipe.build().network(phase, weights)
+        return self.recipe.of(phase).build().network(phase, weights)
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:
     """Where in the data stream a phase begins: a matter of the plan alone, not of how long the phases before it were really trained."""
-    if phase.index is None:
-        return 0
-    before = phase.points_before if recipe.stopping.steps_per == "point" else phase.place
-    return recipe.experts.shared_steps + before * recipe.stopping.max_steps
+    before = takewhile(lambda other: other.name != phase.name, recipe.phases())
+    return sum(recipe.rule(other).max_steps for other in before)

@@ -83,12 +83,13 @@ def make_objective(stream: Stream, preconditioner: Preconditioner, brought: bool
 def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
-        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.assembly.cuts(recipe.data.shape))
+        volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.examples_of_each)
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):
         network = method.released(recipe.phases()[-1]).to(group.device)
-    denoise = method.denoiser(network, preconditioner)
-    return Validator(network, denoise, preconditioner.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
+    within = recipe.model.within(preconditioner)
+    denoise = PreconditionedDenoiser(method.forward(network), within)
+    return Validator(network, denoise, within.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
 
 
 def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:

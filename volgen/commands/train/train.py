@@ -68,7 +68,8 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         return recipe.directory
     launch = launches.discover()
     launches.publish(launch)
-    _check_batch(recipe, group_of(launch, recipe.experts.groups)[1].world_size)
+    for variant in recipe.variants:
+        _check_batch(variant, group_of(launch, recipe.experts.groups)[1].world_size)
     store = Store.open(recipe.data.store)
     begin.check_run(recipe, store)
     # Ranks must not answer this one by one: another job may finish the run in between.
