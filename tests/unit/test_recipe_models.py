@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from volgen.commands.plan.settings import Cluster, Planner, disk_bytes
 from volgen.commands.train import size
 from volgen.core.config import apply_overrides, dump_yaml, validate
 from volgen.core.errors import UserError
@@ -118,3 +119,24 @@ def test_a_dry_run_tells_the_models_apart() -> None:
         "model 2              experts 3 to 4: level 2, view whole, 4 x 4 x 4 at once, at most 5 steps of 4 volumes",
     ]
     assert sum("in each expert" in line for line in told) == 3
+
+
+def test_the_plan_of_several_models_is_made_of_the_plans_of_each() -> None:
+    models = [{"points": [2, 2], "network": MODELS[0]["network"], "stopping": {"max_steps": 9}}, {"points": [2, 2], "level": 1}]
+    alone = [
+        validate(Recipe, {**BASE, **section, "experts": {"count": 2}}, "test")
+        for section in ({"network": MODELS[0]["network"], "stopping": {"max_steps": 9}}, {"level": 1})
+    ]
+    cluster = Cluster(1, 1, 2**40, 1e9, 1e9, None)
+
+    def planned(of: Recipe) -> tuple[Any, Planner]:
+        planner = Planner(of, cluster, 10)
+        return next(s for s in planner.settings(1, 1) if s.engine.zero_stage == 0 and not s.engine.activation_checkpointing), planner
+
+    both, planner = planned(recipe(models, experts={"warm_start": "none"}))
+    each = [planned(validate(Recipe, {**of.model_dump(), "experts": {"count": 2, "warm_start": "none"}}, "test"))[0] for of in alone]
+    assert both.hours == pytest.approx(sum(2 * one.expert_hours for one in each))
+    assert both.expert_hours == max(one.expert_hours for one in each) and both.step_seconds == max(one.step_seconds for one in each)
+    assert both.memory == max((one.memory for one in each), key=lambda memory: memory.total)
+    sizes = [traced.network for traced in planner.traces]
+    assert disk_bytes(both.recipe, sizes, 0)["weights (EMA) of all networks"] == sum(2 * 4 * of.released for of in sizes)

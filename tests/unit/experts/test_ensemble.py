@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def test_round_trip_keeps_every_digit_and_has_the_fixed_keys(tmp_path: Path, cou
     assert all(set(expert) == keys for expert in content["experts"])
     write(path, ensemble)
     assert read(path) == ensemble
+
+
+def test_what_an_expert_is_made_of_stands_beside_it_where_it_differs(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    ensemble = read(path)
+    model = {"network": {"kind": "toy", "channels": [1]}, "level": 2, "view": {"kind": "toy"}}
+    other = replace(ensemble, experts=(replace(ensemble.experts[0], model=model), ensemble.experts[1]))
+    write(path, other)
+    content = json.loads(path.read_text())["experts"]
+    assert {name: content[0][name] for name in model} == model and not {*model} & {*content[1]}
+    assert read(path) == other
+    assert read(path).digest != ensemble.digest, "a sample depends on it"
+    for name, wrong in (("network", "unet3d"), ("level", True), ("level", 1.0), ("view", None)):
+        write(path, replace(ensemble, experts=(replace(ensemble.experts[0], model={name: wrong}), ensemble.experts[1])))
+        with pytest.raises(UserError, match=f"'{name}' of an expert has another form"):
+            read(path)
 
 
 def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:
