@@ -29,17 +29,17 @@ MODEL = {"network": dict, "level": int, "view": dict}
 
 @dataclass(frozen=True)
 class ExpertRecord:
-    """One expert.
+    """One expert of a finished run.
 
     Attributes:
         index: place in the bank; 0 owns the lowest noise.
         sigma_low: lowest noise level owned (inclusive).
         sigma_high: upper border (exclusive).
         weights: safetensors file, relative to the run directory, with forward slashes.
-        sha256: of that file, hexadecimal.
+        sha256: SHA-256 of that file, hexadecimal.
         parameters: number of trainable parameters.
         steps: optimiser steps it was trained for.
-        validation_loss: of the exported weights, or None where no validation took place.
+        validation_loss: loss of the exported weights, or None where no validation took place.
         model: what it is made of where that is not what ``config.yaml`` says of all: ``network``, ``level`` and ``view``.
     """
 

@@ -30,14 +30,14 @@ class ExpertsConfig(Config):
     """Weights that an expert starts from: the expert trained before it, the shared network, or random ones."""
     chains: PositiveInt = 1
     """Contiguous parts of the order, each a chain of neighbours that begins from the shared network (without one, from random weights).
-    So many experts can be trained at a time; with one chain they follow one another."""
+    That many experts can be trained at a time; with one chain they follow one another."""
     groups: Annotated[PositiveInt, MAY_CHANGE] = 1
     """Equal groups of ranks that train experts side by side, each ZeRO's world. Changes no number; may change between launches."""
     shared_steps: NonNegativeInt = 0
     """Steps of training one network on all noise levels first (Balaji et al. 2022, eDiff-I): a fixed count. Experts start from it. Where
     experts are of several models, there is one for each, on the noise levels of its experts."""
     on_grid: bool = True
-    """Train at the schedule's points only (the noise levels that sampling visits), or anywhere inside each span (log-uniform)."""
+    """Whether to train at the schedule's points only (the levels that sampling visits), or anywhere inside each span (log-uniform)."""
 
     @property
     def alike(self) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ def epsilon(steps: Iterable[Steps], delta: float, accountant: Accountant = "prv"
     """Upper bound on the epsilon of all steps together, whatever networks they trained: neighbours differ by one patient, added or removed.
 
     Args:
-        steps: of every phase of a run; they may differ.
+        steps: those of every phase of a run; they may differ.
         delta: in (0, 1).
         accountant: which bound.
 
@@ -100,7 +100,7 @@ def replace_one(steps: Iterable[Steps], delta: float) -> float:
     Each patient's contribution then turns round instead of vanishing, at worst. The number of patients is the same in both.
 
     Args:
-        steps: of every phase of a run; they may differ.
+        steps: those of every phase of a run; they may differ.
         delta: in (0, 1).
 
     Returns:
@@ -152,7 +152,7 @@ def calibrate(target: float, delta: float, sampling_rate: float, count: int, acc
 
 
 def _history(steps: Iterable[Steps]) -> list[tuple[float, float, int]]:
-    """As Opacus has it: (noise multiplier, sampling rate, count), equal steps together."""
+    """The steps like Opacus has them: (noise multiplier, sampling rate, count), equal steps together."""
     total: Counter[tuple[float, float]] = Counter()
     for part in steps:
         if not (0.0 < part.sampling_rate <= 1.0 and part.noise_multiplier > 0.0 and part.count >= 0):

@@ -32,7 +32,7 @@ ROUNDING = 1e-9
 CLOSE = 1e-6
 """Relative difference of numbers that were written and computed anew."""
 NOISE_SECONDS = 55e-9
-"""Of a processor for one weight's noise: measured on one machine (docs/privacy.md)."""
+"""Seconds of a processor for one weight's noise, measured on one machine (docs/privacy.md)."""
 AGAIN = "restore the file from a copy, or train the run again"
 
 
@@ -43,7 +43,7 @@ class ByPatient(BaseConfig, ABC):
     """
 
     sampling: ClassVar[str]
-    """For the ledger: who takes part in a step."""
+    """Who takes part in a step, for the ledger."""
 
     kind: str
     epsilon: PositiveFloat
@@ -59,8 +59,8 @@ class ByPatient(BaseConfig, ABC):
     """Public number of patients, such as a rounded one: each takes part in a step with probability data.batch_size / population. The
     cohort's own if None, which is then public."""
     each_file_is_a_patient: bool = False
-    """Says that in a store whose patients were told apart by names of files or visits alone, no two of them are of one patient. Whoever
-    has two is protected less."""
+    """Whether each scan of a store whose patients were told apart by names of files or visits alone is of another patient. Whoever has two
+    of them is protected less."""
     accountant: Literal["prv", "rdp"] = "prv"
     """How steps are composed: numerically (tight), or by Renyi divergences (some 6 % more noise, fewer assumptions)."""
     spare: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -80,28 +80,28 @@ class ByPatient(BaseConfig, ABC):
         """Its noisy steps, with as little noise as the budget allows.
 
         Args:
-            rate: with which each patient takes part in a step.
+            rate: probability that a patient takes part in a step.
             planned: steps over all networks, those to spare included.
         """
 
     @property
     def validates(self) -> bool:
-        """Nobody's loss is looked at: nothing would protect it."""
+        """Whether losses of single people may be looked at: they may not, nothing would protect them."""
         return False
 
     @property
     def measured(self) -> bool:
-        """Time and memory would tell how many patients took part."""
+        """Whether wall time and memory may be told: they may not, they would tell how many patients took part."""
         return False
 
     @property
     def strangers(self) -> bool:
-        """What a public run knows of a patient is in no budget."""
+        """Whether the promise needs people whom a public run has not seen: what it knows of a patient is in no budget."""
         return True
 
     @property
     def buckets(self) -> bool:
-        """A patient's gradient is clipped before DeepSpeed sees any."""
+        """Whether gradients go to DeepSpeed as they come: a patient's is clipped before DeepSpeed sees any."""
         return False
 
     def refusals(self, run: Run) -> Iterator[str]:
@@ -115,7 +115,7 @@ class ByPatient(BaseConfig, ABC):
         return Protected(self, run)
 
     def reduced(self, engine: EngineConfig) -> EngineConfig:
-        """In fp32 whatever the network computes in: rounding after clipping would be a contribution that nobody has bounded."""
+        """The sum in fp32 whatever the network computes in: rounding after clipping would be a contribution that nobody has bounded."""
         return engine.model_copy(update={"precision": "fp32"})
 
     def micro_batch(self, volumes: int) -> int:
@@ -136,7 +136,7 @@ class ByPatient(BaseConfig, ABC):
         return {"sum over patients": FP32 * parameters}
 
     def step_seconds(self, parameters: int) -> float:
-        """The noise."""
+        """Seconds that the noise takes."""
         return NOISE_SECONDS * parameters
 
     def assumptions(self) -> list[str]:
@@ -196,7 +196,7 @@ class ByPatient(BaseConfig, ABC):
             raise UserError(str(path), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
 
     def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
-        """The ledger says what the journal says, what the configuration asks for, and no less than was trained.
+        """Whether there is a guarantee: the ledger says what the journal says, what the configuration asks for, and no less than was trained.
 
         Raises:
             UserError: it does not.
@@ -249,13 +249,13 @@ class ByPatient(BaseConfig, ABC):
 
 
 def _round_up(value: float) -> float:
-    """To four significant digits."""
+    """Rounds up to four significant digits."""
     scale = 10.0 ** (DIGITS - 1 - math.floor(math.log10(value)))
     return math.ceil(value * scale) / scale
 
 
 def _agree(one: Any, other: Any) -> bool:
-    """Equality of what was computed anew and what was written, up to rounding; keys that only the new one has do not count."""
+    """Whether what was computed anew and what was written are equal up to rounding; keys that only the new one has do not count."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return other.keys() <= one.keys() and all(_agree(one[key], other[key]) for key in other)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -22,7 +22,7 @@ from volgen.privacy.accounting import Accountant, Steps, epsilon
 
 SUFFIX = ".privacy.jsonl"
 LARGEST = 2**28
-"""Bytes."""
+"""Bytes that such a ledger may have."""
 ASSUMED = "cohort_ledger"
 """Key in what a run's ledger assumes: whether the ledger of its cohort knows of it."""
 ENTRY = "cohort"
@@ -38,7 +38,7 @@ class Spent:
 
     Attributes:
         runs: the steps of each private run, by what it is called in the ledger.
-        unfinished: of these, runs that are not finished, or were deleted before: their steps are the most that they can have taken.
+        unfinished: those of these runs that are not finished, or were deleted before: their steps are the most that they can have taken.
         audits: number of audits that looked at the cohort.
         refuted: fingerprints of runs whose ledger an audit refuted.
         unprotected: number of runs without privacy that were released.
@@ -64,7 +64,7 @@ class CohortLedger:
 
     Args:
         store: a folder, or an address, as a configuration has it.
-        fingerprint: of the cohort: a store of another one at the same place has lines of its own.
+        fingerprint: the cohort's: a store of another one at the same place has lines of its own.
     """
 
     def __init__(self, store: str, fingerprint: str) -> None:

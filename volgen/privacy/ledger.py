@@ -39,7 +39,7 @@ Neighbouring = Literal["zero-out", "add-or-remove-one"]
 RELATIONS: Mapping[Neighbouring, tuple[str, ...]] = {
     "zero-out": ("zero-out",), "add-or-remove-one": ("add-or-remove-one", "zero-out"),
 }  # fmt: skip
-"""Of each relation all that are bounded by the same number. ``replace-one`` is bounded too, by a number of its own."""
+"""All relations that are bounded by the same number as each. ``replace-one`` is bounded too, by a number of its own."""
 REPLACE = "replace-one"
 
 
@@ -137,7 +137,7 @@ class Ledger:
         Args:
             scope: name of the network that is trained.
             step: number of the step in it, from 1, for people.
-            mechanism: of the step.
+            mechanism: what the step is.
 
         Raises:
             BudgetSpent: it would cost too much; nothing was entered.
@@ -215,7 +215,7 @@ class Ledger:
         }  # fmt: skip
 
     def write_summary(self, *, finished: bool) -> None:
-        """Writes ``privacy_ledger.json``."""
+        """Writes the run's ``privacy_ledger.json``."""
         write_json(self._path.with_name(LEDGER), self.summary(finished=finished))
 
     def _with_lost(self) -> Counter[tuple[str, NoisyStep]]:

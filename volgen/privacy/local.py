@@ -25,7 +25,7 @@ class Clip:
 
     Attributes:
         centre_XYZ: public volume in [-1, 1], float64; the centre of the ball.
-        radius: of the ball in the Euclidean norm over voxels, positive; None for no ball.
+        radius: radius of the ball in the Euclidean norm over voxels, positive; None for no ball.
     """
 
     centre_XYZ: Tensor
@@ -33,7 +33,7 @@ class Clip:
 
     @property
     def dimension(self) -> int:
-        """d: voxels."""
+        """The number of voxels d."""
         return self.centre_XYZ.numel()
 
     @property
@@ -57,7 +57,7 @@ class ScanBudget:
     """What a release costs.
 
     Attributes:
-        sensitivity: of the clip.
+        sensitivity: the clip's sensitivity.
         sigma: standard deviation of the noise in each voxel.
         delta: in (0, 1).
     """

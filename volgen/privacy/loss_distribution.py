@@ -19,11 +19,11 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 CELLS = 2**19
-"""Of the mesh for the sum."""
+"""Cells of the mesh for the sum."""
 FINE = 2**15
-"""Of the mesh for one step, at most."""
+"""Most cells of the mesh for one step."""
 TRIES = 100
-"""To find a mesh that the sum fits on; the first nearly always does."""
+"""Tries to find a mesh that the sum fits on; the first nearly always does."""
 BEYOND = 1e-3
 """Share of delta that may be spent on what lies beyond the meshes."""
 FLOAT = 1e-15

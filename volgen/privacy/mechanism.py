@@ -28,11 +28,11 @@ class NoisyStep(Protocol):
     plan: ClassVar[str]
     """Kind of the plan, by which a journal finds this class again."""
     name: ClassVar[str]
-    """For reviewers, in ``privacy_ledger.json``."""
+    """What reviewers know it by, in ``privacy_ledger.json``."""
 
     @property
     def sampling_rate(self) -> float:
-        """With which each patient takes part in a step, in (0, 1]."""
+        """Probability that a patient takes part in a step, in (0, 1]."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class GradientMechanism:
         mechanism: the steps.
         divisor: what the noised sum is divided by: the expected number of patients in a step. It is public, the number drawn is not.
         secret: equal on all ranks.
-        rank: of this process.
+        rank: number of this process.
         world_size: number of processes.
     """
 
@@ -102,7 +102,7 @@ class GradientMechanism:
         return self._mechanism.select(self._secret, self._step, patients)
 
     def seed(self, patient: str) -> int:
-        """Of all other draws for this patient in this launch: noise levels, noises, choice of scans, augmentation."""
+        """Seed of all other draws for this patient in this launch: noise levels, noises, choice of scans, augmentation."""
         return self._secret.number("patient", patient)
 
     def zeros(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:

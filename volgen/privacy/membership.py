@@ -81,7 +81,7 @@ def measure(scores_P: Array, inside_P: Bools, confidence: float) -> dict[str, An
     Args:
         scores_P: higher where a person seems to have been trained on.
         inside_P: who was; both kinds are there.
-        confidence: of every interval by itself.
+        confidence: confidence of every interval by itself.
 
     Returns:
         ``auc`` (0.5: a coin) with ``interval`` (Newcombe 2006, method 5) and the one-sided ``p_value`` (Mann & Whitney 1947);

@@ -98,7 +98,7 @@ class Claim:
 
 
 def p_value(people: int, made: int, right: int, epsilon: float, delta: float) -> float:
-    """Probability of so many right guesses, or more, if training is (epsilon, delta)-private: the bound of Steinke et al. 2023.
+    """Probability of ``right`` right guesses or more, if training is (epsilon, delta)-private: the bound of Steinke et al. 2023.
 
     Args:
         people: coins m.
@@ -119,7 +119,7 @@ def p_value(people: int, made: int, right: int, epsilon: float, delta: float) ->
 
 
 def too_many(people: int, made: int, right: int, claim: TradeOff, level: float) -> bool:
-    """Whether so many right guesses, or more, have a probability below ``level`` if training is private as claimed.
+    """Whether ``right`` right guesses or more have a probability below ``level`` if training is private as claimed.
 
     The recursion of Mahloujifar et al. 2024 (algorithm 3 for two answers), by which the claim would have to hold for all events "i or more
     guesses are right, and that about a random person is one of them". Flipping that person's coin makes it "i - 1 or more are right, and
@@ -226,7 +226,7 @@ def _refutes_pair(people: int, test: Guesses, epsilon: float, delta: float, leve
 
 
 def _tail(people: int, test: Guesses, claim: TradeOff) -> float:
-    """The probability of so many right guesses, from above: the least level at which they are too many."""
+    """The probability of ``right`` right guesses, from above: the least level at which they are too many."""
     if not too_many(people, test.made, test.right, claim, 1.0):
         return 1.0
     low, high = SMALLEST, 1.0

@@ -42,10 +42,10 @@ class PerSample:
         return self._leaves[0], self._leaves[1]
 
     def gradients(self, loss_B: Tensor, patients: int) -> list[Tensor]:
-        """For each trained parameter [patients, ...]: the gradients of patients' mean losses.
+        """The gradients of patients' mean losses, [patients, ...] for each trained parameter.
 
         Args:
-            loss_B: as many views of one patient after another.
+            loss_B: losses, those of as many views of one patient after another.
             patients: how many they are.
 
         Raises:
@@ -112,7 +112,7 @@ def meets(network: nn.Module, loss: Callable[[Network, Sequence[int]], Tensor], 
         network: in fp32, on the device that will be trained on.
         loss: training's loss [B] with a network, for views of a pass, which all differ, in the order asked for.
         patients: in a pass, at least 2.
-        views: of each patient.
+        views: number of views of each patient.
     """
     tried = _random_copy(network)
     each = PerSample(tried)
@@ -154,7 +154,7 @@ def _convolution(layer: Any, activations: Sequence[Tensor], backprops: Tensor) -
     """One convolution for each sample, as long as the backward pass of an ordinary step takes for it.
 
     Args:
-        layer: of torch, or one with ``plain()``, which is torch's layer with the same weights in another shape.
+        layer: a layer of torch, or one with ``plain()``, which is torch's layer with the same weights in another shape.
         activations: what went in, [B, in, ...].
         backprops: gradient of what came out, [B, out, ...].
     """

@@ -41,12 +41,12 @@ class Run(Protocol):
 
     @property
     def experts(self) -> ExpertsConfig:
-        """The bank."""
+        """How many experts there are, and how they are trained."""
         ...
 
     @property
     def optimiser(self) -> OptimiserConfig:
-        """Step sizes."""
+        """Step sizes of training."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Run(Protocol):
 
     @property
     def engine(self) -> EngineConfig:
-        """DeepSpeed."""
+        """DeepSpeed and what it is told."""
         ...
 
     @property
@@ -128,8 +128,8 @@ class Forecast:
     Attributes:
         budget: epsilon that may be spent.
         delta: probability of a leak beyond epsilon.
-        sampling_rate: with which each patient takes part in a step.
-        noise_multiplier: of the noise on the sum, in units of the clip norm.
+        sampling_rate: probability that a patient takes part in a step.
+        noise_multiplier: standard deviation of the noise on the sum, in units of the clip norm.
         steps: planned, over all networks.
         allowed: steps that the budget is enough for.
         epsilon: spent if nothing is repeated.
@@ -202,11 +202,11 @@ class Plan(Protocol):
         ...
 
     def held(self, parameters: int) -> dict[str, int]:
-        """Bytes on each device for so many trained parameters, beside what every training holds, by what they are for."""
+        """Bytes on each device for a number of trained parameters, beside what every training holds, by what they are for."""
         ...
 
     def step_seconds(self, parameters: int) -> float:
-        """What a step takes longer for so many trained parameters, on one rank."""
+        """Seconds that a step takes longer for a number of trained parameters, on one rank."""
         ...
 
     def assumptions(self) -> list[str]:
@@ -214,7 +214,7 @@ class Plan(Protocol):
         ...
 
     def forecast(self, run: Run, patients: int) -> Forecast | None:
-        """What the ledger will say of a run on so many patients; None if it will promise nothing.
+        """What the ledger will say of a run on a number of patients; None if it will promise nothing.
 
         Raises:
             UserError: it cannot be had, or the run has begun with a ledger that does not count.
@@ -263,7 +263,7 @@ class Regime(Protocol):
         ...
 
     def check(self, finished: Mapping[str, int]) -> None:
-        """Makes sure that finished phases, with so many steps each, are in the ledger."""
+        """Makes sure that finished phases, with the steps of each, are in the ledger."""
         ...
 
     def finish(self) -> None:
@@ -275,7 +275,7 @@ class Regime(Protocol):
         ...
 
     def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        """The trainer."""
+        """What trains the phases of the run."""
         ...
 
     def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:

@@ -145,7 +145,7 @@ class Protected:
         }
 
     def check(self, finished: Mapping[str, int]) -> None:
-        """Makes sure that finished phases, with so many steps each, are in the ledger."""
+        """Makes sure that finished phases, with the steps of each, are in the ledger."""
         ledger = Ledger(self._run.directory)
         for scope, steps in finished.items():
             ledger.check(scope, steps)
@@ -182,7 +182,7 @@ class Protected:
         )  # fmt: skip
 
     def stopping(self, phase: Phase, group: Group) -> Stopping:
-        """As many steps as are configured, each paid for before it is taken."""
+        """A rule of exactly the steps that are configured, each paid for before it is taken."""
         rule, directory = self._run.rule(phase), self._run.directory
         allowance = None if group.rank else _Allowance(directory, cold=not self._run.warm(phase))
         return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)

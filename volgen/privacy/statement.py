@@ -55,7 +55,7 @@ def statement(
 
     Args:
         run: name of the run.
-        fingerprint: of it.
+        fingerprint: fingerprint of the run.
         ledger: its ``privacy_ledger.json``.
         audit: an ``audit.json`` of it, if there is one.
         certificates: ``certificate.json`` of scans that it denoised.

@@ -29,8 +29,8 @@ class Drawing:
 
     Attributes:
         run: the run.
-        preconditioner: of it, on the device.
-        assembly: of it.
+        preconditioner: the run's preconditioner, on the device.
+        assembly: the run's assembly.
         solver: configuration of a sampler.
         noises: configuration of a noise.
         grid: noise levels to visit.
@@ -52,7 +52,7 @@ class Drawing:
     given: Given = NOTHING
 
     def steps(self, volumes: int) -> int:
-        """How often ``done`` hears of a step while so many volumes are drawn."""
+        """How often ``done`` hears of a step while ``count`` volumes are drawn."""
         return volumes * self.assembly.pieces(self.run.geometry.shape) * len(self.grid)
 
     def draw(
@@ -61,7 +61,7 @@ class Drawing:
         """Draws volumes and hands each over: its index and [1, X, Y, Z], nominally in [-1, 1]. Volume i depends on ``seed`` and i alone.
 
         Args:
-            seed: of all.
+            seed: seed of all of them.
             indices: which ones.
             take: gets each volume.
             done: called with the number of steps that were done since the last call, and a word on where the loop is.

@@ -29,8 +29,8 @@ class Model:
     clean, in [-1, 1].
 
     Attributes:
-        name: of the run.
-        directory: of the run.
+        name: name of the run.
+        directory: where the run is.
         device: where the networks compute; what they are given may be anywhere, and what they give is there.
         shape: voxels along X, Y, Z of what is denoised at once.
         grid: the run's noise levels, descending; those of a sampler with all steps.

@@ -38,7 +38,7 @@ class Queue:
     """Gives out phases, each to one process at a time. For the rank that speaks for its crew.
 
     Args:
-        paths: of the run.
+        paths: where the files of the run are.
         phases: the whole plan.
         wanted: those that may be given out, in the order of the plan.
     """

@@ -23,9 +23,9 @@ class PhaseRecord:
     Attributes:
         steps: steps that were trained.
         best_step: step whose averaged weights were exported.
-        validation_loss: of those; None where nobody was validated on.
+        validation_loss: loss of those; None where nobody was validated on.
         parameters: trainable parameters.
-        sha256: of the exported weights.
+        sha256: SHA-256 of the exported weights.
         metrics: digest of the phase's lines in ``metrics.jsonl``; empty where nobody knows it, as in runs of 0.1.0.
     """
 

@@ -36,7 +36,7 @@ def write_statement(
         out: the directory.
         trained: whose ledger it is about.
         audit: content of an ``audit.json`` of the run.
-        certificates: of scans that it denoised.
+        certificates: certificates of scans that it denoised.
         cohort_of: directory of the run that knows its cohort; that of ``trained`` if None.
     """
     ledger = trained.claim

@@ -46,7 +46,7 @@ STAGES = ("train", RELEASE)
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
-"""Of noise levels: another processor may round otherwise."""
+"""Digits by which noise levels are compared: another processor may round otherwise."""
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ Path = Sequence[tuple[float, float]]
 
 
 def down(grid: Sequence[float]) -> Path:
-    """From level to level of a descending grid, and a last step to 0."""
+    """The steps from level to level of a descending grid, and a last one to 0."""
     return tuple(itertools.pairwise([*grid, 0.0]))
 
 
 def up(grid: Sequence[float]) -> Path:
-    """From the lowest level of a descending grid to the highest: the inverse of a descent without its last step."""
+    """The steps from the lowest level of a descending grid to the highest: the inverse of a descent without its last step."""
     return tuple(itertools.pairwise(reversed(grid)))
 
 
 class Noise(Protocol):
-    """Draws noise."""
+    """Draws the noise of a volume."""
 
     def __call__(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:
         """Standard normal numbers [C, X, Y, Z], a function of seed and key alone."""
@@ -40,7 +40,7 @@ class Noise(Protocol):
 
 
 def white(shape: Shape4, seed: int, *key: int | str) -> Tensor:
-    """Independent numbers."""
+    """Independent standard normal numbers."""
     return normal(shape, seed, *key)
 
 

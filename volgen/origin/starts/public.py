@@ -59,12 +59,12 @@ class Config(BaseConfig):
 
     @property
     def warm(self) -> bool:
-        """Whether weights were trained before: they are those of the public run."""
+        """Whether networks begin from trained weights: they do, from those of the public run."""
         return True
 
     @property
     def brings_fit(self) -> bool:
-        """Whether what is fitted comes from elsewhere: it was fitted to the public cohort."""
+        """Whether what is fitted comes with it: it does, it was fitted to the public cohort."""
         return True
 
     @property

@@ -20,12 +20,12 @@ class Config(BaseConfig):
 
     @property
     def warm(self) -> bool:
-        """Whether weights were trained before: they are random."""
+        """Whether networks begin from trained weights: they do not, theirs are random."""
         return False
 
     @property
     def brings_fit(self) -> bool:
-        """Whether what is fitted comes from elsewhere: it is fitted to the cohort."""
+        """Whether what is fitted comes with it: it does not, it is fitted to the cohort."""
         return False
 
     @property

@@ -20,7 +20,7 @@ class Mechanism:
 
     Attributes:
         sampling_rate: q in (0, 1], for each patient.
-        noise_multiplier: of the noise on the sum, in units of ``clip_norm``.
+        noise_multiplier: standard deviation of the noise on the sum, in units of ``clip_norm``.
         clip_norm: largest Euclidean norm of one patient's contribution.
     """
 
@@ -61,5 +61,5 @@ class Config(ByPatient):
     kind: Literal["dp_sgd"] = "dp_sgd"
 
     def mechanism(self, rate: float, planned: int) -> Mechanism:
-        """Independent steps."""
+        """Steps whose noises are independent."""
         return Mechanism(rate, self.calibrated(rate, planned), self.clip_norm)

@@ -41,22 +41,22 @@ class Config(BaseConfig):
 
     @property
     def validates(self) -> bool:
-        """Training stops by the losses of validation people."""
+        """Whether losses of single people may be looked at: they may, training stops by those of validation people."""
         return True
 
     @property
     def measured(self) -> bool:
-        """Nothing is promised that time and memory could break."""
+        """Whether wall time and memory may be told: they may, nothing is promised that they could break."""
         return True
 
     @property
     def strangers(self) -> bool:
-        """Nothing is promised to anybody."""
+        """Whether the promise needs people whom a public run has not seen: it does not, nothing is promised."""
         return False
 
     @property
     def buckets(self) -> bool:
-        """Gradients are summed as DeepSpeed does it."""
+        """Whether gradients go to DeepSpeed as they come: they do."""
         return True
 
     def refusals(self, run: Run) -> Iterator[str]:
@@ -80,11 +80,11 @@ class Config(BaseConfig):
         return []
 
     def held(self, parameters: int) -> dict[str, int]:
-        """Nothing more."""
+        """Nothing is held beside what every training holds."""
         return {}
 
     def step_seconds(self, parameters: int) -> float:
-        """No longer."""
+        """A step takes no longer."""
         return 0.0
 
     def assumptions(self) -> list[str]:
@@ -105,7 +105,7 @@ class Config(BaseConfig):
             raise UserError(str(path), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", AGAIN)
 
     def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
-        """Nobody does."""
+        """Whether anybody vouches for a guarantee: nobody does."""
         return False
 
 

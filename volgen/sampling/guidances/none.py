@@ -12,7 +12,7 @@ class Unguided(Guidance):
     """The denoiser as it is."""
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
-        """Changes nothing."""
+        """The denoiser as it is."""
         return denoise
 
 
@@ -25,5 +25,5 @@ class Config(BaseConfig):
     kind: Literal["none"] = "none"
 
     def build(self) -> Unguided:
-        """The guidance."""
+        """Makes the guidance."""
         return UNGUIDED

@@ -81,5 +81,5 @@ class Config(BaseConfig):
     """The paper's lambda: 0 ignores the data, 1 has the measured part as it was measured."""
 
     def build(self) -> Projection:
-        """The guidance."""
+        """Makes the guidance."""
         return Projection(self.strength)

@@ -47,5 +47,5 @@ class Config(BaseConfig):
     """Share of fresh noise: 0 is deterministic, 1 is ancestral sampling."""
 
     def build(self) -> DDIM:
-        """The solver."""
+        """Makes the solver."""
         return DDIM(self.eta)

@@ -40,5 +40,5 @@ class Config(BaseConfig):
     kind: Literal["ddpm"] = "ddpm"
 
     def build(self) -> DDPM:
-        """The solver."""
+        """Makes the solver."""
         return DDPM()

@@ -47,5 +47,5 @@ class Config(BaseConfig):
     kind: Literal["dpmpp_2m"] = "dpmpp_2m"
 
     def build(self) -> DPMpp2M:
-        """The solver."""
+        """Makes the solver."""
         return DPMpp2M()

@@ -31,5 +31,5 @@ class Config(BaseConfig):
     kind: Literal["euler"] = "euler"
 
     def build(self) -> Euler:
-        """The solver."""
+        """Makes the solver."""
         return Euler()

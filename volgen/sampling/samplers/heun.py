@@ -48,5 +48,5 @@ class Config(BaseConfig):
     kind: Literal["heun"] = "heun"
 
     def build(self) -> Heun:
-        """The solver."""
+        """Makes the solver."""
         return Heun()
