@@ -196,7 +196,7 @@ class ByPatient(BaseConfig, ABC):
             raise UserError(str(path), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
 
     def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
-        """Whether there is a guarantee: the ledger says what the journal says, what the configuration asks for, and no less than was trained.
+        """Whether a guarantee holds: the ledger says what the journal says, what the configuration asks for, and what was trained.
 
         Raises:
             UserError: it does not.
