@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 from functools import partial
 from pathlib import Path
@@ -21,17 +22,23 @@ if TYPE_CHECKING:
 
 
 def kinds(package: str) -> list[str]:
-    """Names of the components in a package, from its files alone (nothing is imported but the package)."""
-    folder = importlib.import_module(package)
-    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+    """Names of the components in a package, from its files alone: neither they nor the package are imported."""
+    return sorted(found.name for found in pkgutil.iter_modules([str(_folder(package))]) if not found.name.startswith("_"))
 
 
 def titles(package: str) -> dict[str, str]:
     """Name of every component in a package, and the first line of its documentation without its full stop. Files are read, not imported."""
-    (folder,) = map(Path, importlib.import_module(package).__path__)
+    folder = _folder(package)
     files = {name: path if (path := folder / f"{name}.py").exists() else folder / name / "__init__.py" for name in kinds(package)}
     documented = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
     return {name: (text or "").partition("\n")[0].rstrip(".") for name, text in documented.items()}
+
+
+def _folder(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    assert found is not None and found.submodule_search_locations, f"{package} is no package"
+    (folder,) = found.submodule_search_locations
+    return Path(folder)
 
 
 def module(package: str, kind: str) -> ModuleType:
