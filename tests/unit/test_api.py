@@ -9,8 +9,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -20,8 +21,10 @@ import yaml
 
 import volgen
 from volgen import api, cli, commands
+from volgen.core.given import Given
 from volgen.core.protocols import Denoiser
 from volgen.images import nifti
+from volgen.models.condition import ConditionConfig
 
 RUN, STORE = "runs/finished", "cohort.zarr"
 
@@ -126,6 +129,31 @@ def test_the_loop_in_the_docs_is_such_a_loop(there: Path, repository: Path) -> N
     exec(block, {})
     expected = volgen.sample("runs/first", sampler="euler")[0]
     assert np.allclose(nib.Nifti1Image.from_filename("volume.nii.gz").get_fdata(), expected.get_fdata(), atol=1e-2)
+
+
+class _Age(ConditionConfig):
+    kind: Literal["age"] = "age"
+
+    def value(self, about: Mapping[str, Any]) -> float:
+        return 0.0
+
+    def build(self, width: int) -> torch.nn.Module:
+        return torch.nn.Identity()
+
+
+def test_what_volumes_are_asked_to_be_is_told_to_all_of_a_batch(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with volgen.load(RUN, device="cpu") as model:
+        y = torch.randn(3, 1, 16, 16, 16)
+        assert torch.equal(model(y, 1.0, {}), model(y, 1.0))
+        with pytest.raises(volgen.UserError, match=r"there is no condition 'age'; expected nothing: this run was trained without"):
+            model(y, 1.0, {"age": 70})
+        monkeypatch.setattr(model, "_conditions", (_Age(),))
+        asked: list[Given] = []
+        monkeypatch.setattr(model, "_bank", lambda y, sigma, given: asked.append(given))
+        model(y, 1.0, {"age": 70})
+        model(y, 1.0, Given(values={"age": torch.tensor([1.0, 2.0, 3.0])}))
+        monkeypatch.undo()
+    assert [given.values["age"].tolist() for given in asked] == [[70.0, 70.0, 70.0], [1.0, 2.0, 3.0]]
 
 
 def test_a_model_says_what_it_is_of_and_refuses_what_it_is_not_for(there: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Shape3
 from volgen.data import derivative
 from volgen.images import nifti
+from volgen.models.condition import asked_for
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import white
@@ -66,20 +68,21 @@ class Model:
         self.affine: NDArray[np.float64] = found.geometry.affine
         self.config: dict[str, Any] = found.recipe.model_dump(mode="json")
         self.fingerprint, self.privacy = found.fingerprint, found.privacy
-        self._geometry = found.geometry
+        self._geometry, self._conditions = found.geometry, found.recipe.conditions
         self._preconditioner = found.preconditioner(self.device)
         self._bank = found.bank(self._preconditioner, self.device, self.grid, capacity)
 
-    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor | float, given: Given = NOTHING) -> Tensor:
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor | float, given: Given | Mapping[str, Any] = NOTHING) -> Tensor:
         """The expected clean volumes x0_BCXYZ, float32, on ``device``; a graph is kept if ``y_BCXYZ`` requires a gradient.
 
         Args:
             y_BCXYZ: noisy volumes.
             sigma_B: noise level of each, or one of all; positive, up to ``sigma_max``.
-            given: what is known beside the volumes, if the run was trained with anything.
+            given: what is known beside each volume; or what all of them are asked to be, such as ``{"age": 70}``, if the run was trained
+                with such conditions.
 
         Raises:
-            UserError: a weight file is damaged.
+            UserError: a weight file is damaged, or the run has no such condition.
             ValueError: volumes of another shape, or a noise level that no expert was trained for.
         """
         if y_BCXYZ.ndim != 5 or tuple(y_BCXYZ.shape[1:]) != (1, *self.shape):
@@ -88,6 +91,8 @@ class Model:
         if not bool(((levels > 0.0) & levels.isfinite()).all()):
             raise ValueError(f"noise levels {levels.tolist()}; expected positive ones up to {self.sigma_max:g}")
         y = y_BCXYZ.to(self.device, torch.float32)
+        if not isinstance(given, Given):
+            given = asked_for(self._conditions, {name: str(value) for name, value in given.items()})[[0] * len(y)]
         return self._bank(y, levels.expand(len(y)), given.to(self.device))
 
     def noise(self, seed: int = 0, index: int = 0) -> Tensor:
