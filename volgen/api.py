@@ -17,6 +17,7 @@ from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import INTERRUPTED
 from volgen.core.progress import muted
+from volgen.core.tree import each
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -369,11 +370,7 @@ def _answer(command: str, **options: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """A configuration as YAML has it: text for paths."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    return each(value, lambda item: os.fspath(item) if isinstance(item, os.PathLike) else item)
 
 
 def _dotted(content: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Typed, strict configuration: YAML in, frozen pydantic models out.
 
-An unknown key is an error that names the nearest valid key; overrides are dotted (``--experts.count 8``) and are applied to the
+An unknown key is an error that names the nearest_word valid key; overrides are dotted (``--experts.count 8``) and are applied to the
 mapping before it is validated, so a value from the command line and one from the file go the same way. A value is what the schema
 wants it to be: ``name: 2024`` is the name "2024".
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.files import read_bytes
 from volgen.core.limits import CONFIG_BYTES
 from volgen.core.yaml_text import UNREADABLE, Repeated, Scalar, parse, plain
@@ -142,7 +142,7 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
     """Validates a mapping against a configuration class.
 
     Raises:
-        UserError: names the key, what was found, what was expected and the nearest valid key.
+        UserError: names the key, what was found, what was expected and the nearest_word valid key.
     """
     try:
         return cls.model_validate(_settled(content, cls))
@@ -154,12 +154,12 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
         if first["type"] == "extra_forbidden":
             siblings = _keys_at(cls, first["loc"][:-1])
             found = f"unknown key '{'.'.join(path)}'{more}"
-            raise UserError(where, found, "a key of the configuration", nearest(path[-1], siblings)) from None
+            raise UserError(where, found, "a key of the configuration", nearest_word(path[-1], siblings)) from None
         if first["type"] == "union_tag_invalid":
             context = first.get("ctx", {})
             options = [word.strip("' ") for word in str(context.get("expected_tags", "")).split(",")]
             tag = str(context.get("tag", "?"))
-            raise UserError(where, f"{'.'.join(path)}.kind is '{tag}'{more}", "a known kind", nearest(tag, options)) from None
+            raise UserError(where, f"{'.'.join(path)}.kind is '{tag}'{more}", "a known kind", nearest_word(tag, options)) from None
         message = first["msg"].removeprefix("Value error, ")
         given = "nothing" if first["input"] is None else shorten(repr(first["input"]), SHOWN)
         found = "" if first["type"] in ("missing", "value_error") else f" (found {given})"

@@ -33,7 +33,7 @@ class UserError(ValueError):
         return type(self), (self.where, self.found, self.expected, self.do)
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
+def nearest_word(word: str, candidates: Iterable[str]) -> str:
     """A hint "did you mean 'x'?" for a mistyped word, or the list of what exists."""
     options = sorted(set(candidates))
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)

@@ -315,7 +315,7 @@ def sha256(path: Path, *, limit: int | None = None, follow: bool = False) -> str
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def verify(path: Path, digest: str | None, record: str, *, what: str, do: str, limit: int | None = None) -> str:
+def check_digest(path: Path, digest: str | None, record: str, *, what: str, do: str, limit: int | None = None) -> str:
     """SHA-256 of a file, which is the one that a record has of it.
 
     Args:

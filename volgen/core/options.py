@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, get_args, get_origin
 
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.registry import kinds
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            raise UserError(self.prog, f"there is no {action.dest} '{value}'", do=nearest(str(value), action.choices))
+            raise UserError(self.prog, f"there is no {action.dest} '{value}'", do=nearest_word(str(value), action.choices))
         super()._check_value(action, value)
 
 
@@ -278,7 +278,7 @@ def _refuse_strange(rest: Sequence[str], dotted: tuple[str, ...], parser: argpar
     strange = [word for word in rest if word.startswith("--") and not word.startswith(dotted)] if dotted else rest
     if strange:
         word = strange[0].partition("=")[0]
-        do = nearest(word, _names_of(parser)) if word.startswith("-") else f"see {parser.prog} --help"
+        do = nearest_word(word, _names_of(parser)) if word.startswith("-") else f"see {parser.prog} --help"
         raise UserError(parser.prog, f"unknown argument '{word}'", do=do)
 
 

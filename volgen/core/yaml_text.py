@@ -6,11 +6,12 @@ What a value is, the schema decides (:func:`volgen.core.config.validate`): ``202
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+from volgen.core.tree import each
 
 UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What PyYAML raises for text that is no YAML, or names a date or a number that there is not."""
@@ -64,11 +65,7 @@ def parse(text: str) -> Any:
 
 def plain(content: Any) -> Any:
     """What :func:`parse` gave, as YAML alone understands it."""
-    if isinstance(content, Mapping):
-        return {key: plain(item) for key, item in content.items()}
-    if isinstance(content, list):
-        return [plain(item) for item in content]
-    return content.value if isinstance(content, Scalar) else content
+    return each(content, lambda value: value.value if isinstance(value, Scalar) else value)
 
 
 def _check_keys(root: yaml.Node) -> None:

@@ -16,7 +16,7 @@ from volgen.core.limits import MAX_VOXELS
 from volgen.core.protocols import Shape3
 from volgen.data.quantise import CodeType
 from volgen.images.intensity import IntensityMap
-from volgen.images.volume import shear
+from volgen.images.volume import edges, shear
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -60,8 +60,7 @@ class SubjectRecord:
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """Edge lengths of a voxel in mm along the RAS+ axes."""
-        x, y, z = (float(size) for size in np.linalg.norm(self.affine[:3, :3], axis=0))
-        return x, y, z
+        return edges(self.affine)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

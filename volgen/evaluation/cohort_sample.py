@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.core.tree import each
 from volgen.evaluation.check import Triple
 from volgen.evaluation.cohort import cohort_quality
 from volgen.evaluation.measure import robust_unit
 from volgen.evaluation.verdict import number
-from volgen.images.blocks import edge_for, means
+from volgen.images.blocks import block_means, edge_for
 
 MOST_TRAIN, MOST_OTHER, MOST_GENERATED = 64, 32, 64
 LARGEST_EDGE = 96
@@ -66,7 +67,7 @@ class CohortSample:
         if self.shape is None or voxels.shape != self.shape:
             self._another_shape = True
         elif np.isfinite(voxels).all():
-            self._kept[group].append(means(robust_unit(np.asarray(voxels, dtype=np.float32)), [self.factor] * 3))
+            self._kept[group].append(block_means(robust_unit(np.asarray(voxels, dtype=np.float32)), [self.factor] * 3))
 
 
 def _spread(people: Sequence[str], most: int) -> list[str]:
@@ -76,8 +77,4 @@ def _spread(people: Sequence[str], most: int) -> list[str]:
 
 
 def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return number(value) if isinstance(value, float) else value
+    return each(value, lambda item: number(item) if isinstance(item, float) else item)

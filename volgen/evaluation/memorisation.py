@@ -51,7 +51,7 @@ def cube(shape: Sequence[int]) -> int:
     return edge_for(shape, LARGEST_EDGE)
 
 
-def place(volumes: Sequence[Unit], patient: Sequence[int], inside: Sequence[bool]) -> People:
+def points(volumes: Sequence[Unit], patient: Sequence[int], inside: Sequence[bool]) -> People:
     """Real volumes [X, Y, Z] in [0, 1], already averaged over cubes, as points."""
     head = np.logical_or.reduce([head_mask(volume) for volume in volumes])
     return People(standardised(volumes, head), np.asarray(patient), np.asarray(inside, dtype=bool), head)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volgen.images.blocks import means
+from volgen.images.blocks import block_means
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, WINDOW_SD = 7, 1.5
@@ -44,7 +44,7 @@ def pyramid(unit: NDArray[np.float32]) -> Pyramid:
     image = np.asarray(unit, dtype=np.float32)
     for scale in range(scales(image.shape)):
         if scale:
-            image = means(image, (2, 2, 2))
+            image = block_means(image, (2, 2, 2))
         mean = _window(image)
         levels.append((image, mean, _window(image * image) - mean * mean))
     return Pyramid(levels)

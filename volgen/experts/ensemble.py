@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.files import read_bytes, verify, write_text
+from volgen.core.files import check_digest, read_bytes, write_text
 from volgen.core.limits import ENSEMBLE_BYTES, MAX_POINTS
+from volgen.core.numbers import finite, whole_number
 from volgen.core.run_files import ENSEMBLE
 from volgen.core.seal import read_sealed, sealed
 from volgen.core.span import SigmaSpan
@@ -144,7 +145,7 @@ def read(path: Path) -> Ensemble:
             raise ValueError(f"there are more than {MAX_POINTS} experts or grid points")
         experts = tuple(_record(item) for item in content["experts"])
         ensemble = Ensemble(
-            experts, _number(content["sigma_min"]), _number(content["sigma_max"]), tuple(_number(s) for s in content["grid"]), files
+            experts, finite(content["sigma_min"]), finite(content["sigma_max"]), tuple(finite(s) for s in content["grid"]), files
         )
     except KeyError as error:
         raise UserError(str(path), f"the key {error} is missing", "the form that `volgen train` writes") from None
@@ -172,7 +173,7 @@ def check(directory: Path, record: ExpertRecord) -> Path:
         UserError: it is missing, no regular file, or was changed.
     """
     path, do = directory / record.weights, "restore it from a copy, or train the expert again"
-    verify(path, record.sha256, ENSEMBLE, what=f"the weights of expert {record.index}", do=do)
+    check_digest(path, record.sha256, ENSEMBLE, what=f"the weights of expert {record.index}", do=do)
     return path
 
 
@@ -196,14 +197,14 @@ def _record(item: Mapping[str, Any]) -> ExpertRecord:
     if not isinstance(item["weights"], str) or not isinstance(item["sha256"], str):
         raise TypeError("'weights' and 'sha256' of an expert must be text")
     return ExpertRecord(
-        index=_count(item["index"]),
-        sigma_low=_number(item["sigma_low"]),
-        sigma_high=_number(item["sigma_high"]),
+        index=whole_number(item["index"]),
+        sigma_low=finite(item["sigma_low"]),
+        sigma_high=finite(item["sigma_high"]),
         weights=item["weights"],
         sha256=item["sha256"],
-        parameters=_count(item["parameters"]),
-        steps=_count(item["steps"]),
-        validation_loss=None if loss is None else _number(loss),
+        parameters=whole_number(item["parameters"]),
+        steps=whole_number(item["steps"]),
+        validation_loss=None if loss is None else finite(loss),
         model={name: _section(name, item[name]) for name in MODEL if name in item},
     )
 
@@ -211,16 +212,4 @@ def _record(item: Mapping[str, Any]) -> ExpertRecord:
 def _section(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, MODEL[name]):
         raise TypeError(f"'{name}' of an expert has another form")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is not a finite number")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is not a whole number")
     return value

@@ -1,4 +1,4 @@
-"""Volumes on a coarser grid: means over blocks of voxels."""
+"""Volumes on a coarser grid: block_means over blocks of voxels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def voxels_in(edge: float, wanted: float) -> int:
     return max(1, int(wanted / edge + 1e-6))
 
 
-def means(values: Image, edges: Sequence[int]) -> Image:
+def block_means(values: Image, edges: Sequence[int]) -> Image:
     """Means over blocks; what is left over at the far ends is dropped.
 
     Args:
@@ -34,8 +34,8 @@ def means(values: Image, edges: Sequence[int]) -> Image:
     return averaged
 
 
-def padded_means(values: Image, edges: Sequence[int]) -> Image:
-    """Means over blocks, as :func:`means`; what is missing at the far ends is repeated."""
+def padded_block_means(values: Image, edges: Sequence[int]) -> Image:
+    """Means over blocks, as :func:`block_means`; what is missing at the far ends is repeated."""
     if max(edges) == 1:
         return values
-    return means(np.pad(values, [(0, -size % edge) for size, edge in zip(values.shape, edges, strict=True)], mode="edge"), edges)
+    return block_means(np.pad(values, [(0, -size % edge) for size, edge in zip(values.shape, edges, strict=True)], mode="edge"), edges)

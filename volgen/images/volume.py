@@ -10,6 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def edges(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Edge lengths of a voxel in mm, in the order of its axes, by the affine that maps voxels to mm."""
+    x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return x, y, z
+
+
 def shear(affine: NDArray[np.float64]) -> float:
     """Largest cosine between two axes of a voxel -> mm affine [4, 4] without axes of length 0: 0 where all are at right angles."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -37,8 +43,7 @@ class Volume:
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """Edge lengths of a voxel in mm, in axis order."""
-        x, y, z = (float(size) for size in np.linalg.norm(self.affine[:3, :3], axis=0))
-        return x, y, z
+        return edges(self.affine)
 
     @property
     def orientation(self) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from volgen.core.config import Config
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import uniform
@@ -137,7 +137,7 @@ def asked_for(conditions: Sequence[ConditionConfig], told: Mapping[str, str]) ->
     for name, text in told.items():
         if name not in known:
             expected = f"one of {', '.join(known)}" if known else "nothing: this run was trained without conditions"
-            raise UserError("--given", f"there is no condition '{name}'", expected, nearest(name, known))
+            raise UserError("--given", f"there is no condition '{name}'", expected, nearest_word(name, known))
         try:
             values[name] = _row(known[name], known[name].parse(text))
         except ValueError as error:

@@ -66,7 +66,7 @@ class ByName:
         """The weights that are not trained, whole, bit for bit. A collective; exhaust it."""
         for name, parameter in self._module.named_parameters():
             if not parameter.requires_grad:
-                with _gathered(self._stage, parameter):
+                with gathered(self._stage, [parameter]):
                     yield name, parameter.detach().to("cpu", copy=True)
 
     def write(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
@@ -182,13 +182,14 @@ def _muon(parameter: nn.Parameter) -> bool:
     return bool(getattr(parameter, "use_muon", False))
 
 
-def _gathered(stage: int, parameter: nn.Parameter) -> AbstractContextManager[None]:
+def gathered(stage: int, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+    """In this block ranks hold the parameters whole, which ZeRO-3 splits among them."""
     if stage != 3:
         return nullcontext()
     from deepspeed.runtime.zero import GatheredParameters
 
-    gathered: AbstractContextManager[None] = GatheredParameters([parameter])
-    return gathered
+    whole: AbstractContextManager[None] = GatheredParameters(list(parameters))
+    return whole
 
 
 def _whole(stage: int, parameter: nn.Parameter) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from volgen.parallel.by_name import gathered
 from volgen.parallel.engine import Engine, EngineConfig, Release
 
 
@@ -133,9 +134,4 @@ class PrivateEngine(Engine):
             self.backward(torch.stack(products).sum())
 
     def _whole(self) -> AbstractContextManager[None]:
-        if self._stage != 3:
-            return nullcontext()
-        from deepspeed.runtime.zero import GatheredParameters
-
-        gathered: AbstractContextManager[None] = GatheredParameters(self._trained)
-        return gathered
+        return gathered(self._stage, self._trained)

@@ -20,6 +20,7 @@ from volgen.core import ledger as ledgers
 from volgen.core.errors import UserError
 from volgen.core.files import open_plain, sync, write_json
 from volgen.core.lock import Lock
+from volgen.core.numbers import finite, whole_number
 from volgen.core.registry import kinds, module
 from volgen.core.run_files import JOURNAL, LEDGER, LEDGER_LOCK
 from volgen.privacy import plans
@@ -85,7 +86,7 @@ class Ledger:
                 expected = f"a ledger of version {ledgers.VERSION}"
                 raise UserError(str(self._path), outdated, expected, BEGIN_AGAIN)
             self.budget, self.mechanism = _budget(header["budget"]), _mechanism(header["mechanism"])
-            self.planned = _whole(header["planned_steps"])
+            self.planned = whole_number(header["planned_steps"])
             self.neighbouring: Neighbouring = _one_of(header["neighbouring"], RELATIONS)
             self.assumed = _mapping(header["assumed"])
         except UserError:
@@ -287,7 +288,7 @@ class Ledger:
     def _enter(self, text: bytes) -> None:
         try:
             line = json.loads(text)
-            scope, mechanism, number = str(line["scope"]), _mechanism(line["mechanism"]), _whole(line["n"])
+            scope, mechanism, number = str(line["scope"]), _mechanism(line["mechanism"]), whole_number(line["n"])
         except (ValueError, KeyError, TypeError, RecursionError):
             scope, mechanism, number = LOST, self.mechanism, self._next
         self._counts[scope, mechanism] += 1
@@ -310,18 +311,6 @@ class Ledger:
             raise UserError(str(self._path), f"cannot be written ({error.strerror or error})", "room and permission to write", do) from None
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is not a whole number from 0")
-    return value
-
-
 def _one_of(value: object, allowed: Iterable[Choice]) -> Choice:
     for choice in allowed:
         if value == choice:
@@ -337,7 +326,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _budget(content: object) -> Budget:
     known = _mapping(content)
-    budget = Budget(_number(known["epsilon"]), _number(known["delta"]), _one_of(known["accountant"], get_args(Accountant)))
+    budget = Budget(finite(known["epsilon"]), finite(known["delta"]), _one_of(known["accountant"], get_args(Accountant)))
     if not (budget.epsilon > 0.0 and 0.0 < budget.delta < 1.0):
         raise ValueError(f"{budget} cannot be spent")
     return budget
@@ -372,7 +361,7 @@ def _mechanism(content: object) -> NoisyStep:
     found = getattr(module(plans.__name__, kind), "Mechanism", None)
     if found is None:
         raise ValueError(f"'{kind}' takes no noisy steps")
-    mechanism: NoisyStep = found(**{field.name: _number(known[field.name]) for field in fields(found)})
+    mechanism: NoisyStep = found(**{field.name: finite(known[field.name]) for field in fields(found)})
     if not mechanism.sound:
         raise ValueError(f"{mechanism} is no noisy step")
     return mechanism

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volgen.core.files import atomic_path
-from volgen.images.blocks import edge_for, padded_means
+from volgen.images.blocks import edge_for, padded_block_means
 
 FOLDER, MASKS = "previews", "masks"
 MOST = 20
 LARGEST_EDGE = 112
 
 
-def place(shape: Sequence[int], slices: Sequence[int | None]) -> list[float]:
+def shares(shape: Sequence[int], slices: Sequence[int | None]) -> list[float]:
     """Where slices of the whole volume lie in its preview, as shares of the edges; the middle for None."""
     step = edge_for(shape, LARGEST_EDGE)
     return [0.5 if z is None else (z + 0.5) / (-(-n // step) * step) for n, z in zip(shape, slices, strict=True)]
@@ -35,7 +35,7 @@ def write_preview(path: Path, unit: NDArray[np.float32], voxel_size: Sequence[fl
         voxel_size: mm.
     """
     step = edge_for(unit.shape, LARGEST_EDGE)
-    _write(path, np.rint(255 * np.clip(padded_means(unit, [step] * 3), 0, 1)), step, voxel_size)
+    _write(path, np.rint(255 * np.clip(padded_block_means(unit, [step] * 3), 0, 1)), step, voxel_size)
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> None:
@@ -47,7 +47,7 @@ def write_mask(path: Path, mask: NDArray[np.bool_], voxel_size: Sequence[float])
         voxel_size: mm.
     """
     step = edge_for(mask.shape, LARGEST_EDGE)
-    inside = padded_means(mask.astype(np.float32), [step] * 3) > 0.5
+    inside = padded_block_means(mask.astype(np.float32), [step] * 3) > 0.5
     _write(path, inside & ~ndimage.binary_erosion(inside), step, voxel_size)
 
 

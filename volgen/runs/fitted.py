@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
 from volgen.core.errors import UserError
-from volgen.core.files import atomic_path, open_plain, read_json, sha256, verify, write_json
+from volgen.core.files import atomic_path, check_digest, open_plain, read_json, sha256, write_json
 from volgen.core.limits import HEADER_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Shape3
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, FOR_TRAINING, PRECONDITIONER
@@ -109,7 +109,7 @@ def check_unchanged(path: Path, do: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.exists():
         return
-    verify(path, str(_checksums(path.parent).get(path.name)), CHECKSUMS, what="a file of the fit", do=do)
+    check_digest(path, str(_checksums(path.parent).get(path.name)), CHECKSUMS, what="a file of the fit", do=do)
 
 
 def check_all(root: Path, do: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from volgen.core.config import Config, changeable, load
 from volgen.core.errors import UserError
-from volgen.core.files import verify, write_json
+from volgen.core.files import check_digest, write_json
 from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.core.run_files import CHECKPOINT, CONFIG, PHASE, of_expert
 from volgen.core.seal import read_sealed, sealed
@@ -47,7 +47,7 @@ class PhaseRecord:
             UserError: they are missing, damaged or of another training.
         """
         do = f"restore it from a copy, or delete {weights.parent} to train this network again"
-        verify(weights, self.sha256, f"{PHASE} beside it", what="the weights of a finished network", do=do)
+        check_digest(weights, self.sha256, f"{PHASE} beside it", what="the weights of a finished network", do=do)
 
     @classmethod
     def read(cls, folder: Path) -> PhaseRecord | None:

@@ -16,7 +16,7 @@ from torch import nn
 from volgen.core import ledger as ledgers
 from volgen.core import manifest
 from volgen.core.errors import UserError
-from volgen.core.files import fingerprint, read_json, verify
+from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Denoiser
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
@@ -261,7 +261,7 @@ class _Files:
         """
         listed = self._listed.get(name, "no such file") if self._listed else None
         what = f"a file of every trained run, of at most {limit} bytes"
-        return verify(self._directory / name, listed, ENSEMBLE, what=what, do=AGAIN, limit=limit)
+        return check_digest(self._directory / name, listed, ENSEMBLE, what=what, do=AGAIN, limit=limit)
 
 
 def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 from volgen.bench import privacy
 from volgen.bench.privacy import ARMS, CASES, MEASURES
-from volgen.bench.privacy.arms import Found
+from volgen.bench.privacy.arms import Exercised
 
 
 def test_ratios_are_to_ordinary_training_that_holds_one_volume() -> None:
-    found = {arm: [Found(number + 1.0, 2.0 * (number + 1), (number + 1) << 20, (number + 1) << 19)] for number, arm in enumerate(ARMS)}
+    found = {arm: [Exercised(number + 1.0, 2.0 * (number + 1), (number + 1) << 20, (number + 1) << 19)] for number, arm in enumerate(ARMS)}
     rows = privacy._rows(CASES[0], found)
     assert len(rows) == len(ARMS) * len(MEASURES)
     private = next(row for row in rows if row.name.endswith("private, one patient: peak"))

@@ -83,7 +83,7 @@ def test_a_run_on_a_half_looks_at_nobody_else(run: Path, store: Path, trained: T
     one, two = ({r.patient for r in open_run(path).recipe.data.records(opened, "train")} for path in (run, other))
     everybody = {r.patient for r in opened.split("train")}
     assert one | two == everybody and not one & two and one and two
-    people = audit_people.find(open_run(run), opened, opened)
+    people = audit_people.everybody(open_run(run), opened, opened)
     assert {person.patient for person in people if person.inside} == one
     assert {person.patient for person in people if person.coin} == everybody
     # Validation people chose the weights of this run, so they are neither.
@@ -97,7 +97,7 @@ def test_losses_are_those_of_a_plain_loop_and_do_not_depend_on_the_batch(run: Pa
     from volgen.core.rng import normal
 
     trained, device = open_run(run), torch.device("cpu")
-    people = audit_people.find(trained, Store.open(store), Store.open(store))[:2]
+    people = audit_people.everybody(trained, Store.open(store), Store.open(store))[:2]
     sigmas = losses.levels(trained, 2)
     found = losses.losses(trained, people, sigmas, 3, 7, device)
     np.testing.assert_allclose(found, losses.losses(trained, people, sigmas, 3, 7, device, batch_size=2), rtol=1e-5)

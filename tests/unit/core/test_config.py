@@ -1,4 +1,4 @@
-"""Configuration: strict keys, dotted overrides, errors that name the nearest valid key."""
+"""Configuration: strict keys, dotted overrides, errors that name the nearest_word valid key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, PositiveInt
 
 from volgen.core.config import Config, apply_overrides, dump_yaml, load, read_yaml, validate
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 
 
 class Plain(Config):
@@ -183,8 +183,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_nearest_lists_what_exists_when_nothing_is_near() -> None:
-    assert nearest("zzz", ["heun", "euler"]) == "choose one of euler, heun"
-    assert nearest("hune", ["heun", "euler"]) == "did you mean 'heun'?"
+    assert nearest_word("zzz", ["heun", "euler"]) == "choose one of euler, heun"
+    assert nearest_word("hune", ["heun", "euler"]) == "did you mean 'heun'?"
 
 
 def test_user_error_is_one_sentence_after_the_other() -> None:

@@ -27,7 +27,7 @@ from volgen.runs.trained import TrainedRun
 Errors = NDArray[np.float64]
 
 
-class People(Protocol):
+class PeopleOptions(Protocol):
     """Whose scans, and how they are noised."""
 
     @property
@@ -44,14 +44,14 @@ class People(Protocol):
 
 
 @dataclass(frozen=True)
-class Volumes:
+class Unseen:
     """What is denoised: volumes [X, Y, Z] in [-1, 1] and, for each, the number of its person."""
 
     volumes: list[Tensor]
     person: NDArray[np.int64]
 
 
-def read(config: People, store: Store, runs: Sequence[TrainedRun]) -> Volumes:
+def read(config: PeopleOptions, store: Store, runs: Sequence[TrainedRun]) -> Unseen:
     records = store.split(config.split)[: config.volumes]
     if not records:
         raise UserError(str(store.path), f"has nobody in its {config.split} split", "people whom the runs have not seen", "choose --split")
@@ -64,7 +64,7 @@ def read(config: People, store: Store, runs: Sequence[TrainedRun]) -> Volumes:
             found = f"scan '{strange.id}' has shape {list(strange.shape)}"
             raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of {trained.directory}")
     volumes = [to_model(torch.from_numpy(store.read_unit(record))) for record in records]
-    return Volumes(volumes, np.unique([record.patient for record in records], return_inverse=True)[1])
+    return Unseen(volumes, np.unique([record.patient for record in records], return_inverse=True)[1])
 
 
 def names_of(directories: Sequence[Path]) -> list[str]:
@@ -78,7 +78,7 @@ def names_of(directories: Sequence[Path]) -> list[str]:
 
 
 def errors_of(
-    denoise: Denoiser, reference: Preconditioner, volumes: Sequence[Tensor], grid: Sequence[float], config: People,
+    denoise: Denoiser, reference: Preconditioner, volumes: Sequence[Tensor], grid: Sequence[float], config: PeopleOptions,
     device: torch.device, done: Callable[[], None],
 ) -> Errors:  # fmt: skip
     """Weighted squared errors [volumes, grid]; the noise depends on seed, volume and level alone."""

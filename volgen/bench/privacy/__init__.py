@@ -16,7 +16,7 @@ from statistics import median
 
 from pydantic import PositiveInt
 
-from volgen.bench.privacy.arms import Found, measure
+from volgen.bench.privacy.arms import Exercised, measure
 from volgen.commands.bench.result import Row, row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import validate
@@ -32,7 +32,7 @@ REFERENCE = ARMS[1]
 
 
 @dataclass(frozen=True)
-class Case:
+class PrivacyCase:
     """One size of network and of volume.
 
     Attributes:
@@ -50,9 +50,9 @@ class Case:
 
 WAVELET = {"kind": "wavelet_unet3d", "channels": [48, 112, 184]}
 CASES = (
-    Case("32^3 wavelet_unet3d 10 M", 32, 4, WAVELET),
-    Case("32^3 unet3d 10 M", 32, 4, {"kind": "unet3d", "channels": [32, 64, 160]}),
-    Case("64^3 wavelet_unet3d 10 M", 64, 2, WAVELET),
+    PrivacyCase("32^3 wavelet_unet3d 10 M", 32, 4, WAVELET),
+    PrivacyCase("32^3 unet3d 10 M", 32, 4, {"kind": "unet3d", "channels": [32, 64, 160]}),
+    PrivacyCase("64^3 wavelet_unet3d 10 M", 64, 2, WAVELET),
 )
 
 
@@ -75,7 +75,7 @@ def run(config: Config) -> list[Row]:
     with progress("bench", len(cases) * config.rounds * len(ARMS)) as ticker:
         for case in cases:
             content = _recipe(case).model_dump_json()
-            found: dict[str, list[Found]] = {arm: [] for arm in ARMS}
+            found: dict[str, list[Exercised]] = {arm: [] for arm in ARMS}
             for _ in range(config.rounds):
                 for number, arm in enumerate(ARMS):
                     with ProcessPoolExecutor(1, context) as process:
@@ -98,7 +98,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _rows(case: Case, found: Mapping[str, Sequence[Found]]) -> list[Row]:
+def _rows(case: PrivacyCase, found: Mapping[str, Sequence[Exercised]]) -> list[Row]:
     rows: list[Row] = []
     for arm in ARMS:
         values = (
@@ -111,7 +111,7 @@ def _rows(case: Case, found: Mapping[str, Sequence[Found]]) -> list[Row]:
     return rows
 
 
-def _recipe(case: Case) -> Recipe:
+def _recipe(case: PrivacyCase) -> Recipe:
     content = {
         "name": "measured", "data": {"store": "none", "shape": [case.edge] * 3, "batch_size": case.patients},
         "schedule": {"kind": "log_snr", "points": 4}, "network": dict(case.network), "preconditioner": {"kind": "edm"},

@@ -41,7 +41,7 @@ Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class Exercised:
     """What one process measured.
 
     Attributes:
@@ -57,7 +57,7 @@ class Found:
     beyond: int
 
 
-def measure(content: str, arm: int) -> Found:
+def measure(content: str, arm: int) -> Exercised:
     """What one arm takes; to be called once in a process.
 
     Args:
@@ -79,7 +79,7 @@ def measure(content: str, arm: int) -> Found:
     wall, cpu = timed(step, MOST)
     peak = peak_memory_bytes()
     end()
-    return Found(wall, cpu, peak, peak - before)
+    return Exercised(wall, cpu, peak, peak - before)
 
 
 def _task() -> Task:

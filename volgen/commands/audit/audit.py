@@ -12,7 +12,7 @@ import torch
 
 from volgen.commands.audit import losses as audit_losses
 from volgen.commands.audit import samples
-from volgen.commands.audit.people import HALF, Examined, check_cohort, find, open_store, trained_on
+from volgen.commands.audit.people import HALF, Examined, check_cohort, everybody, open_store, trained_on
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
@@ -94,7 +94,7 @@ def audit(
             raise UserError(f"--{option}", str(value), f"at least {least}")
     where, trained, store = usable_device(device), open_run(run), open_store(members, "--members")
     others = store if non_members is None else open_store(non_members, "--non-members")
-    people = find(trained, store, others)
+    people = everybody(trained, store, others)
     shadows, other_half = [open_run(path) for path in shadow], None if twin is None else open_run(twin)
     _check_shadows(trained, shadows, store)
     if other_half:
@@ -234,12 +234,12 @@ def _copies(
         return {"nearest": skipped, "twins": skipped}
     points, volumes = samples.placed(people), samples.drawn(trained, count, seed, where)
     found: dict[str, Any] = {
-        "nearest": samples.nearest(points, volumes, seed),
+        "nearest": samples.copies(points, volumes, seed),
         "twins": {"skipped": "no run on the other half (--twin)"},
     }
     if twin:
         others = samples.drawn(twin, count, seed, where)
-        found["twins"] = samples.twins(points, people, volumes, twin, others, store)
+        found["twins"] = samples.compared_with_twin(points, people, volumes, twin, others, store)
     return found
 
 

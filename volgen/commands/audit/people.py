@@ -37,7 +37,7 @@ class Examined:
         return self.scans[0].patient
 
 
-def find(trained: TrainedRun, members: Store, others: Store) -> list[Examined]:
+def everybody(trained: TrainedRun, members: Store, others: Store) -> list[Examined]:
     """Everybody, in the order of the stores, which knows nothing of coins.
 
     Of the members' store: those trained on, and as others the rest of the training split, if the run was trained on a half of it. If the

@@ -16,7 +16,7 @@ from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.data.store import Store
 from volgen.evaluation import memorisation
-from volgen.images.blocks import means
+from volgen.images.blocks import block_means
 from volgen.images.intensity import from_model
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun
@@ -33,7 +33,7 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
     edge = memorisation.cube(trained.geometry.shape)
 
     def take(_: int, volume_CXYZ: Tensor) -> None:
-        found.append(means(from_model(volume_CXYZ[0]).numpy(), [edge] * 3))
+        found.append(block_means(from_model(volume_CXYZ[0]).numpy(), [edge] * 3))
 
     white = config_class("volgen.sampling.noises", "white")()
     drawing = Drawing(
@@ -48,11 +48,11 @@ def placed(people: Sequence[Examined]) -> memorisation.People:
     """Everybody as points."""
     scans = [(number, person, scan) for number, person in enumerate(people) for scan in person.scans]
     edge = memorisation.cube(scans[0][2].shape)
-    volumes = [means(person.store.read_unit(scan), [edge] * 3) for _, person, scan in scans]
-    return memorisation.place(volumes, [number for number, _, _ in scans], [person.inside for _, person, _ in scans])
+    volumes = [block_means(person.store.read_unit(scan), [edge] * 3) for _, person, scan in scans]
+    return memorisation.points(volumes, [number for number, _, _ in scans], [person.inside for _, person, _ in scans])
 
 
-def nearest(points: memorisation.People, volumes: Sequence[Unit], seed: int) -> dict[str, Any]:
+def copies(points: memorisation.People, volumes: Sequence[Unit], seed: int) -> dict[str, Any]:
     """:func:`volgen.evaluation.memorisation.nearest` with a verdict in words."""
     found = memorisation.nearest(points, volumes, seed)
     if found["copies"]:
@@ -87,7 +87,7 @@ def check_twin(run: TrainedRun, twin: TrainedRun, members: Store) -> None:
     check_cohort(twin, members)
 
 
-def twins(
+def compared_with_twin(
     points: memorisation.People,
     people: Sequence[Examined],
     volumes: Sequence[Unit],

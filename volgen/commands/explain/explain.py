@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import fill
 
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.keys import Key, Kind, Section, sections, simple
 from volgen.recipe import Recipe
 
@@ -20,7 +20,7 @@ def explain(key: str = "") -> str:
         key: dotted; a section; a section and one of its kinds (``sampler.heun``); or empty, for the list of sections.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: there is none; the message names the nearest_word.
     """
     plain, parts = simple(Recipe), {section.name: section for section in sections(Recipe)}
     if not key:
@@ -92,10 +92,10 @@ def _names(section: Section) -> Iterator[str]:
 
 
 def _hint(key: str, known: Sequence[str], names: Sequence[str]) -> str:
-    """The nearest key; a last word that some section has is meant more often than a section of a similar name."""
+    """The nearest_word key; a last word that some section has is meant more often than a section of a similar name."""
     last = key.rpartition(".")[2]
     same = sorted({name for name in known if name.rpartition(".")[2] == last})
     if same and key not in known:
         return f"did you mean {' or '.join(repr(name) for name in same[:3])}?"
-    found = nearest(key, known)
-    return found if found.startswith("did") else nearest(key, names)
+    found = nearest_word(key, known)
+    return found if found.startswith("did") else nearest_word(key, names)

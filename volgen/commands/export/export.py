@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.files import synced_together, write_json
 from volgen.core.folder import claim
 from volgen.core.manifest import NAME as MANIFEST
@@ -123,7 +123,7 @@ def _chosen(cohort: Store, ids: Sequence[str] | None) -> list[SubjectRecord]:
     names = list(known) if ids is None else list(ids)
     for name in names:
         if name not in known:
-            raise UserError(str(cohort.path), f"has no scan '{name}'", "the id of one of its scans", nearest(name, known))
+            raise UserError(str(cohort.path), f"has no scan '{name}'", "the id of one of its scans", nearest_word(name, known))
     labels = [bids_name(name) for name in names]
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)

@@ -24,7 +24,7 @@ from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes
 from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say, say_next
-from volgen.data.ingest.choose import Choice
+from volgen.data.ingest.choose import ScanChoice
 from volgen.data.ingest.discover import Found, select
 from volgen.data.ingest.patients import PatientTable
 from volgen.data.ingest.preprocess import IngestConfig, check_grid
@@ -92,7 +92,7 @@ def ingest(
         check_grid(config.shape, "shape")
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
     table = None if patients is None else PatientTable.read(patients)
-    selection = select(source, Choice(config.suffix, config.glob, config.space, config.every), table)
+    selection = select(source, ScanChoice(config.suffix, config.glob, config.space, config.every), table)
     scans = selection.scans
     with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
         # Before anything is written: strangers written here would make the right source's next ingest be refused.

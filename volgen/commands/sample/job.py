@@ -14,7 +14,7 @@ from volgen.commands.sample.steering import Steering
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.config import Config
-from volgen.core.files import verify, write_json
+from volgen.core.files import check_digest, write_json
 from volgen.data import derivative
 from volgen.images import nifti
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
@@ -97,7 +97,7 @@ class Job:
         """Makes sure that a volume or sidecar that stays is what the manifest knows; one of a command that was stopped is not known yet."""
         if name in folder.files:
             what, do = "a volume that was drawn before", "delete it to have it drawn again"
-            verify(self.out / name, folder.files[name], manifest.NAME, what=what, do=do)
+            check_digest(self.out / name, folder.files[name], manifest.NAME, what=what, do=do)
 
     def _filled(self, config: Any) -> Any:
         """Settings of samples that were drawn before, with the default of every option that was not there yet."""

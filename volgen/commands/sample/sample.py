@@ -15,7 +15,7 @@ from volgen.commands.sample.job import WHITE, Claimed, Job
 from volgen.commands.sample.ranks import crew, flow_of
 from volgen.commands.sample.steering import Steering, words
 from volgen.core.config import validate
-from volgen.core.errors import UserError, nearest
+from volgen.core.errors import UserError, nearest_word
 from volgen.core.noise import choose
 from volgen.core.progress import say, say_next
 from volgen.core.registry import config_class, kinds
@@ -156,7 +156,7 @@ def _component(option: str, package: str, asked: str | Mapping[str, Any] | None,
     if default is not None and kind == default.kind:
         content = {**default.model_dump(mode="json"), **content}
     if kind not in kinds(package):
-        raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest(str(kind), kinds(package)))
+        raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest_word(str(kind), kinds(package)))
     return validate(config_class(package, kind), content, option)
 
 

@@ -16,7 +16,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class ScanChoice:
     """What a user asks for.
 
     Attributes:
@@ -33,7 +33,7 @@ class Choice:
 
 
 @dataclass
-class Chosen:
+class Filtered:
     """What is taken of a source.
 
     Attributes:
@@ -47,7 +47,7 @@ class Chosen:
     warnings: list[str] = field(default_factory=list)
 
 
-def choose(names: Sequence[Name], people: Sequence[Person], choice: Choice, source: str, *, bids: bool) -> Chosen:
+def choose(names: Sequence[Name], people: Sequence[Person], choice: ScanChoice, source: str, *, bids: bool) -> Filtered:
     """Applies the filters, then takes one image of each visit, of the same contrast and space everywhere.
 
     Args:
@@ -60,7 +60,7 @@ def choose(names: Sequence[Name], people: Sequence[Person], choice: Choice, sour
     Raises:
         UserError: a filter leaves nothing.
     """
-    chosen = Chosen(list(range(len(names))))
+    chosen = Filtered(list(range(len(names))))
     suffix = choice.suffix or ("T1w" if bids else None)
     if choice.glob is not None:
         _keep(chosen, names, lambda name: _matches(name, choice.glob or ""), lambda _: f"does not match --glob {choice.glob}")
@@ -83,7 +83,7 @@ def choose(names: Sequence[Name], people: Sequence[Person], choice: Choice, sour
     return chosen
 
 
-def _one_space(chosen: Chosen, names: Sequence[Name], people: Sequence[Person], choice: Choice, source: str) -> None:
+def _one_space(chosen: Filtered, names: Sequence[Name], people: Sequence[Person], choice: ScanChoice, source: str) -> None:
     visits = _visits_by(chosen, names, people, lambda name: name.space)
     wanted = choice.space
     if wanted is not None:
@@ -98,7 +98,7 @@ def _one_space(chosen: Chosen, names: Sequence[Name], people: Sequence[Person], 
         _keep(chosen, names, lambda name: name.space == best, lambda name: f"is in another space ({name.space}) than {best}")
 
 
-def _one_contrast(chosen: Chosen, names: Sequence[Name], people: Sequence[Person]) -> None:
+def _one_contrast(chosen: Filtered, names: Sequence[Name], people: Sequence[Person]) -> None:
     known = _visits_by(chosen, names, people, lambda name: name.contrast)
     if len(known) < 2:
         return
@@ -115,7 +115,7 @@ def _one_contrast(chosen: Chosen, names: Sequence[Name], people: Sequence[Person
     )  # fmt: skip
 
 
-def _one_of_each_visit(chosen: Chosen, names: Sequence[Name], people: Sequence[Person]) -> None:
+def _one_of_each_visit(chosen: Filtered, names: Sequence[Name], people: Sequence[Person]) -> None:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index in chosen.taken:
         groups[people[index].visit].append(index)
@@ -142,7 +142,7 @@ def _kind(name: Name) -> tuple[str, ...]:
 
 
 def _visits_by(
-    chosen: Chosen, names: Sequence[Name], people: Sequence[Person], of: Callable[[Name], str | None]
+    chosen: Filtered, names: Sequence[Name], people: Sequence[Person], of: Callable[[Name], str | None]
 ) -> dict[str, set[tuple[str, ...]]]:
     visits: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for index in chosen.taken:
@@ -151,13 +151,13 @@ def _visits_by(
     return visits
 
 
-def _keep(chosen: Chosen, names: Sequence[Name], wanted: Callable[[Name], bool], reason: Callable[[Name], str]) -> None:
+def _keep(chosen: Filtered, names: Sequence[Name], wanted: Callable[[Name], bool], reason: Callable[[Name], str]) -> None:
     out = [index for index in chosen.taken if not wanted(names[index])]
     chosen.others |= {names[index].relative: reason(names[index]) for index in out}
     chosen.taken = [index for index in chosen.taken if wanted(names[index])]
 
 
-def _some(chosen: Chosen, source: str, found: str, expected: str, do: str = "") -> None:
+def _some(chosen: Filtered, source: str, found: str, expected: str, do: str = "") -> None:
     if not chosen.taken:
         raise UserError(source, found, expected, do)
 

@@ -14,7 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import fingerprint, unfinished
 from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.progress import say
-from volgen.data.ingest.choose import Choice, choose
+from volgen.data.ingest.choose import ScanChoice, choose
 from volgen.data.ingest.names import parse
 from volgen.data.ingest.patients import PatientTable
 from volgen.data.people import Person, Way, people_of
@@ -79,12 +79,12 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
     relative = [path.relative_to(root).as_posix() for path in files]
     if bids:
         names = [parse(inside) for inside in relative]
-        chosen = choose(names, people_of(names), Choice(suffix=suffix, every=True), str(source), bids=True)
+        chosen = choose(names, people_of(names), ScanChoice(suffix=suffix, every=True), str(source), bids=True)
         files, relative = [files[index] for index in chosen.taken], [relative[index] for index in chosen.taken]
     return _found(files, relative, people_of([parse(inside) for inside in relative]), suffix)
 
 
-def select(source: Path, choice: Choice, table: PatientTable | None = None) -> Selection:
+def select(source: Path, choice: ScanChoice, table: PatientTable | None = None) -> Selection:
     """The scans of a source that are to be learnt from: what :func:`discover` finds, less masks, other contrasts and other spaces.
 
     Raises:

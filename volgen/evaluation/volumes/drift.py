@@ -13,7 +13,7 @@ from scipy import ndimage
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
 from volgen.evaluation.scan import HeadScan, Image
-from volgen.images.blocks import padded_means, voxels_in
+from volgen.images.blocks import padded_block_means, voxels_in
 
 SMALLEST = 1e-6
 SLIDES = "slants: its slices slide to one side along the stack (drift to the {})"
@@ -53,8 +53,8 @@ class Config(BaseConfig):
             return CheckResult({metric.name: (float("nan"),) * 3 for metric in self.metrics})
         box = tuple(slice(max(end[0] - 1, 0), end[1] + 2) for end in ends if end)
         factors = [voxels_in(size, self.pixel) for size in scan.voxel_size]
-        unit = padded_means(scan.unit[box], factors)
-        mask = padded_means(scan.mask[box].astype(np.float32), factors) > 0.5
+        unit = padded_block_means(scan.unit[box], factors)
+        mask = padded_block_means(scan.mask[box].astype(np.float32), factors) > 0.5
         edges = [size * count for size, count in zip(scan.voxel_size, factors, strict=True)]
         fine = _gradients(unit, _core(mask, self.rim), edges)
         smooth = _gradients(ndimage.gaussian_filter(unit, 1.0), _core(mask, self.coarse_rim), edges)

@@ -13,7 +13,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
 from volgen.evaluation.scan import Curve, HeadScan, large
 from volgen.evaluation.slices import curves, summary, triple
-from volgen.images.blocks import padded_means, voxels_in
+from volgen.images.blocks import padded_block_means, voxels_in
 
 
 class Config(BaseConfig):
@@ -49,7 +49,7 @@ class Config(BaseConfig):
         stack = scan.stack(axis)
         edges = [voxels_in(size, self.pixel) for other, size in enumerate(scan.voxel_size) if other != axis]
         # [n, mirrored edge, other edge]: the first edge left runs from left to right, of sagittal slices from back to front.
-        images = padded_means(stack.images * stack.inside, (1, *edges))
+        images = padded_block_means(stack.images * stack.inside, (1, *edges))
         length = 2 * images.shape[1]
         waves = fft.rfft(images, length, axis=1)
         energy = np.einsum("nrc,nrc->n", images, images, dtype=np.float64)

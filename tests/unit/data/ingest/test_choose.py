@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from volgen.core.errors import UserError
-from volgen.data.ingest.choose import Choice
+from volgen.data.ingest.choose import ScanChoice
 from volgen.data.ingest.discover import Selection, select
 from volgen.data.ingest.names import common_base, parse, without_visit
 from volgen.data.ingest.patients import PatientTable
 
-NOTHING = Choice()
+NOTHING = ScanChoice()
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -45,14 +45,14 @@ def test_brats_folders_are_people_with_visits_and_one_contrast(tmp_path: Path, f
 
 def test_filters_work_on_any_tree(tmp_path: Path) -> None:
     root = brats(tmp_path, "BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
-    for choice in (Choice(suffix="t2f"), Choice(suffix="T2F"), Choice(glob="*-t2f.nii.gz"), Choice(glob="BraTS*/*-t2f.*")):
+    for choice in (ScanChoice(suffix="t2f"), ScanChoice(suffix="T2F"), ScanChoice(glob="*-t2f.nii.gz"), ScanChoice(glob="BraTS*/*-t2f.*")):
         assert [name[-10:] for name in taken(select(root, choice))] == ["t2f.nii.gz"] * 2
-    assert len(taken(select(root, Choice(every=True)))) == 8, "masks are never scans"
-    assert [name[-10:] for name in taken(select(root, Choice(suffix="seg")))] == ["seg.nii.gz"] * 2, "unless they are asked for"
+    assert len(taken(select(root, ScanChoice(every=True)))) == 8, "masks are never scans"
+    assert [name[-10:] for name in taken(select(root, ScanChoice(suffix="seg")))] == ["seg.nii.gz"] * 2, "unless they are asked for"
     for choice, word in (
-        (Choice(suffix="T1w"), "holds no T1w images (found seg (2), t1c (2), t1n (2), t2f (2), t2w (2))"),
-        (Choice(glob="*.img"), "no image that matches --glob '*.img'"),
-        (Choice(space="MNI"), "no image in the space 'MNI' (found native (2))"),
+        (ScanChoice(suffix="T1w"), "holds no T1w images (found seg (2), t1c (2), t1n (2), t2f (2), t2w (2))"),
+        (ScanChoice(glob="*.img"), "no image that matches --glob '*.img'"),
+        (ScanChoice(space="MNI"), "no image in the space 'MNI' (found native (2))"),
     ):
         with pytest.raises(UserError) as caught:
             select(root, choice)
@@ -108,8 +108,8 @@ def test_one_image_of_a_visit_in_bids_derivatives(tmp_path: Path) -> None:
     selection = select(touch(tmp_path, *names, "sub-09/anat/sub-09_desc-brain_T1w.nii.gz"), NOTHING)
     assert [name.partition("desc-")[2][:5] for name in taken(selection)] == ["brain"] * 4, "what most have, the same for all"
     assert all("another image of a visit" in reason for reason in selection.others.values()) and len(selection.warnings) == 1
-    assert len(taken(select(tmp_path, Choice(every=True)))) == 10
-    assert len(taken(select(tmp_path, Choice(glob="*_desc-preproc_T1w*")))) == 3, "without contrast agent before with it"
+    assert len(taken(select(tmp_path, ScanChoice(every=True)))) == 10
+    assert len(taken(select(tmp_path, ScanChoice(glob="*_desc-preproc_T1w*")))) == 3, "without contrast agent before with it"
 
 
 def test_runs_acquisitions_and_sessions_are_scans_of_their_own(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_one_space_is_taken_and_said(tmp_path: Path) -> None:
     names = [f"sub-0{p}/anat/sub-0{p}_{space}desc-preproc_T1w.nii" for p in range(3) for space in ("", "space-MNI_")]
     touch(tmp_path, *names, "sub-09/anat/sub-09_space-MNI_res-2_desc-preproc_T1w.nii")
     assert {name.count("space-MNI") for name in taken(select(tmp_path, NOTHING))} == {1}, "four visits have it, three the native one"
-    selection = select(tmp_path, Choice(space="native"))
+    selection = select(tmp_path, ScanChoice(space="native"))
     assert len(selection.scans) == 3 and not any("space-" in name for name in taken(selection)) and not selection.warnings
     assert any("several spaces (MNI (4), native (3)): those in MNI" in warning for warning in select(tmp_path, NOTHING).warnings)
 
