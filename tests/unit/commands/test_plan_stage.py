@@ -22,7 +22,7 @@ from volgen.experts.plan import ExpertsConfig
 from volgen.experts.plan import plan as phases_of
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
-from volgen.parallel.launch import Launch, start
+from volgen.parallel.launch import Launch, take_part
 from volgen.parallel.memory_trace import Allocations
 from volgen.planning.checkpoints import checkpoint_bytes
 from volgen.planning.step import trace
@@ -177,7 +177,7 @@ def test_the_fit_of_the_preconditioner_is_planned_where_it_takes_most(config: Pa
 
 def test_a_checkpoint_takes_what_the_plan_says(config: Path, tmp_path: Path) -> None:
     """A kind of state once as tensors and once as bytes, and the best weights as bytes: no more."""
-    start(Launch())
+    take_part(Launch())
     recipe = recipes.load(config, [("network.channels", "[64, 128]")])
     network = recipe.network.build(inputs=1)
     whole = 4 * sum(p.numel() for p in network.parameters())
