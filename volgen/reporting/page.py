@@ -184,7 +184,7 @@ def _place(volume: Mapping[str, Any], axis: str, slices: Sequence[int] | None) -
     planes: list[int | None] = [None] * 3
     if slices:
         planes[AXES.index(axis)] = sum(slices) // 2
-    return " ".join(f"{share:.4f}" for share in previews.shares(volume.get("shape", [1, 1, 1]), planes))
+    return " ".join(f"{share:.4f}" for share in previews.place_in_preview(volume.get("shape", [1, 1, 1]), planes))
 
 
 def _charts(volume: Mapping[str, Any], rows: dict[str, list[dict[str, str]]], bands: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -20,7 +20,7 @@ MOST = 20
 LARGEST_EDGE = 112
 
 
-def shares(shape: Sequence[int], slices: Sequence[int | None]) -> list[float]:
+def place_in_preview(shape: Sequence[int], slices: Sequence[int | None]) -> list[float]:
     """Where slices of the whole volume lie in its preview, as shares of the edges; the middle for None."""
     step = edge_for(shape, LARGEST_EDGE)
     return [0.5 if z is None else (z + 0.5) / (-(-n // step) * step) for n, z in zip(shape, slices, strict=True)]

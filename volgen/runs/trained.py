@@ -226,7 +226,7 @@ def open_run(directory: Path) -> TrainedRun:
         "preconditioner",
         *(name for name in ("assembly", "method", "level", "view", "conditions") if recipe.stated(name)),
     ]
-    model = recipe.model_dump(mode="json", include=set(sections), exclude_unset=True)
+    model = recipe.model_dump(mode="json", include=set(sections), exclude_unset=True, serialize_as_any=True)
     identity = fingerprint({"model": model, "precision": recipe.engine.precision, "files": decisive})
     return TrainedRun(directory, recipe, ensemble, geometry, ledger, provenance, identity)
 

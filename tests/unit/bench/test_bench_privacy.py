@@ -23,7 +23,7 @@ def test_ratios_are_to_ordinary_training_that_holds_one_volume() -> None:
 
 @pytest.mark.slow
 def test_every_arm_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = privacy.Case("tiny", 8, 2, {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4})
+    tiny = privacy.PrivacyCase("tiny", 8, 2, {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4})
     monkeypatch.setattr(privacy, "CASES", (tiny,))
     rows = privacy.run(privacy.Config(cases=1, rounds=1))
     assert len(rows) == len(ARMS) * len(MEASURES) and all(row.value > 0 for row in rows)

@@ -98,9 +98,9 @@ def test_what_is_written_beside_the_image_is_the_same_for_any_two_scans(run: Pat
 
 def test_two_promises_of_different_kinds_are_not_added() -> None:
     """(3, 1e-5) about taking part is (6, 1e-5 (1 + e^3)) about being exchanged; only then the release's own (2, 1e-6) is added."""
-    own = stage._both(3.0, 1e-5, stage.Budget(1.0, 1.0 / mu_of(2.0, 1e-6), 1e-6), exchanged=4.7)
+    own = stage._both(3.0, 1e-5, stage.ScanBudget(1.0, 1.0 / mu_of(2.0, 1e-6), 1e-6), exchanged=4.7)
     assert "costs at most (4.7, 1e-05)" in own and "together at most (6.7, " in own, "what the ledger itself has is less"
-    said = stage._both(3.0, 1e-5, stage.Budget(1.0, 1.0 / mu_of(2.0, 1e-6), 1e-6))
+    said = stage._both(3.0, 1e-5, stage.ScanBudget(1.0, 1.0 / mu_of(2.0, 1e-6), 1e-6))
     assert "the two are not added" in said and "(6, 0.00022)" in said
     total = 1e-5 * (1 + np.e**3) + 1e-6
     assert "at most (8" in said and upper(total, 2) in said

@@ -22,6 +22,7 @@ from volgen.core.span import tile
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
 
 Change = Callable[[Path], None]
@@ -49,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(directory / "ensemble.json", Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     save_file({}, directory / "preconditioner.safetensors")
     Geometry((8, 8, 8), (2.0, 2.0, 2.0), IntensityMap(0.0, 1.0), skull_stripped=True).write(directory)
-    write_json(directory / "privacy_ledger.json", recipe.privacy.ledger())
+    write_json(directory / "privacy_ledger.json", NOTHING)
     return directory
 
 

@@ -26,6 +26,7 @@ from volgen.core.span import tile
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
 
 SHAPE = (8, 12, 8)
@@ -65,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(directory / "ensemble.json", Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     save_file({}, directory / "preconditioner.safetensors")
     Geometry(SHAPE, VOXEL_SIZE, WINDOW, skull_stripped=True).write(directory)
-    write_json(directory / "privacy_ledger.json", recipe.privacy.ledger())
+    write_json(directory / "privacy_ledger.json", NOTHING)
     return directory
 
 

@@ -189,7 +189,7 @@ def test_a_preview_is_small_keeps_its_place_and_is_the_same_every_time(tmp_path:
     image = nib.load(tmp_path / "a.nii.gz")
     assert image.shape == (77, 17, 14)  # blocks of 3
     assert image.header.get_zooms() == (3.0, 6.0, 9.0)
-    assert previews.shares(unit.shape, [121, None, None]) == [121.5 / 231, 0.5, 0.5]
+    assert previews.place_in_preview(unit.shape, [121, None, None]) == [121.5 / 231, 0.5, 0.5]
     assert np.asarray(image.dataobj)[int(121.5 / 231 * 77)].min() == 255
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 

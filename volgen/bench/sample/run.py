@@ -18,6 +18,7 @@ from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import Recipe
 from volgen.runs.paths import Paths
 from volgen.runs.trained import TrainedRun, open_run
@@ -57,6 +58,6 @@ def make_run(directory: Path, shape: Shape3, channels: Sequence[int], experts: i
     ]
     ensemble.write(directory / ENSEMBLE, Ensemble(tuple(records), grid[-1], grid[0], tuple(grid)))
     Geometry(shape, (1.0, 1.0, 1.0), IntensityMap(0.0, 1.0), skull_stripped=True).write(directory)
-    write_json(directory / LEDGER, recipe.privacy.ledger())
+    write_json(directory / LEDGER, NOTHING)
     save_file({}, directory / PRECONDITIONER)
     return open_run(directory)
