@@ -37,6 +37,7 @@ Preconditioner: Any = union("volgen.models.preconditioners")
 Condition: Any = union("volgen.models.conditions")
 Assembly: Any = union("volgen.models.assemblies")
 Adapter: Any = union("volgen.models.adapters")
+Objective: Any = union("volgen.training.objectives")
 Start: Any = union("volgen.origin.starts")
 Sampler: Any = union("volgen.sampling.samplers")
 Privacy: Any = union("volgen.privacy.plans")
@@ -139,6 +140,8 @@ class Recipe(Config):
     """Which weights are trained."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """How the weights change from step to step."""
+    objective: Objective = Field(default_factory=lambda: {"kind": "denoising"})
+    """What training makes small."""
     ema: EMAConfig = EMAConfig()
     """Averaging of weights."""
     stopping: StoppingConfig = StoppingConfig()

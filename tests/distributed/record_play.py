@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.commands.train import parts
 from volgen.core.config import validate
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
+from volgen.methods import Fitted
 from volgen.parallel import launch as launches
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass, PrivateEngine
@@ -138,8 +138,8 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         engine = PrivateEngine(network, asked.engine, at_once=at_once, per_sample=each)
         noises = [torch.randn((EDGE,) * 3, generator=torch.Generator().manual_seed(number)) for number in range(8)]
         preconditioner = asked.preconditioner.fit(lambda: iter(noises), [str(number) for number in range(8)], 0)
-        objective = parts.make_objective(stream, preconditioner, brought=True)(engine)
-        task = Task("0", "test", lambda quantile: 0.2 + 3.0 * quantile, folder, 0, False)
+        objective = asked.build().objective(asked.phases()[-1], Fitted(preconditioner), lambda quantile: 0.2 + 3.0 * quantile)
+        task = Task("0", "test", folder, 0, False)
         for step in range(1, STEPS + 1):
             trainer._gradient(task, engine, objective, step, step - 1)
             engine.step(1e-2)

@@ -129,7 +129,7 @@ class ExpertBank:
         self._device, self._capacity = torch.device(device), capacity
         self._copier = Copier(self._device)
         self._spans = ensemble.spans
-        owners = [self._owner(sigma) for sigma in (ensemble.grid if levels is None else levels)]
+        owners = [self.owner(sigma) for sigma in (ensemble.grid if levels is None else levels)]
         self._order = [index for index, _ in itertools.groupby(owners)]
         self._place = 0
         self._resident: OrderedDict[int, _Slot] = OrderedDict()
@@ -149,7 +149,7 @@ class ExpertBank:
             UserError: a weight file is damaged or does not fit the network.
             ValueError: a noise level is above the bank's last span.
         """
-        owners = [self._owner(sigma) for sigma in sigma_B.tolist()]
+        owners = [self.owner(sigma) for sigma in sigma_B.tolist()]
         with torch.set_grad_enabled(torch.is_grad_enabled() and y_BCXYZ.requires_grad):
             if len(set(owners)) == 1:
                 return self._expert(owners[0]).ask(y_BCXYZ, sigma_B, given)
@@ -158,6 +158,14 @@ class ExpertBank:
                 rows = torch.tensor([row for row, found in enumerate(owners) if found == index], device=y_BCXYZ.device)
                 x0_BCXYZ[rows] = self._expert(index).ask(y_BCXYZ[rows], sigma_B[rows], given[rows])
             return x0_BCXYZ
+
+    def network(self, index: int) -> nn.Module:
+        """The bare network of an expert, in memory until another expert is asked for.
+
+        Raises:
+            UserError: its weight file is damaged or does not fit.
+        """
+        return self._expert(index).module
 
     @property
     def resident(self) -> list[int]:
@@ -175,7 +183,12 @@ class ExpertBank:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _owner(self, sigma: float) -> int:
+    def owner(self, sigma: float) -> int:
+        """Index of the expert that owns a noise level.
+
+        Raises:
+            ValueError: it is above the bank's last span.
+        """
         top = self._ensemble.sigma_max
         # The grid is float64 and tensors are float32: a rounded sigma_max may lie a hair above the last span.
         return owner(self._spans, top if top < sigma <= top * (1.0 + 1e-6) else sigma)

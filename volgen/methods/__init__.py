@@ -7,6 +7,7 @@ sampling ask the method that a recipe builds (:meth:`volgen.recipe.Recipe.build`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -21,6 +22,24 @@ from volgen.models.condition import ConditionConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.model import Model
 from volgen.parallel.engine import EngineConfig
+from volgen.training.objective import Objective, ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted to the cohort before anything was trained.
+
+    Attributes:
+        preconditioner: it.
+        numbers: scans that it was fitted to, by id: the number of each in the pass of the fit. None if it was fitted to other people.
+    """
+
+    preconditioner: Preconditioner
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def without(self, ids: Sequence[str]) -> Preconditioner:
+        """The preconditioner as if each of these scans were somebody's who is new; for scans that it was fitted to, or for none of them."""
+        return self.preconditioner.held_out([self.numbers[name] for name in ids]) if self.numbers and ids else self.preconditioner
 
 
 class Sections(Protocol):
@@ -77,6 +96,11 @@ class Sections(Protocol):
         ...
 
     @property
+    def objective(self) -> ObjectiveConfig:
+        """What is minimised."""
+        ...
+
+    @property
     def experts(self) -> ExpertsConfig:
         """How many experts there are, and how they are trained."""
         ...
@@ -128,6 +152,16 @@ class Method(Protocol):
 
     def forward(self, network: nn.Module) -> Network:
         """A network as it computes without an engine, in the precision that it is trained in."""
+        ...
+
+    def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
+        """What the training of a phase makes small; validation, planning, audits and benchmarks ask the same object.
+
+        Args:
+            phase: which.
+            fitted: what was fitted, on the device that computes.
+            sigma: quantile in [0, 1) -> noise level; that of the phase's training if None.
+        """
         ...
 
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:

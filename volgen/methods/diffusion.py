@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +15,11 @@ from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Denoiser
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
-from volgen.methods import Sections
+from volgen.methods import Fitted, Sections
 from volgen.models.condition import conditioned
-from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
 from volgen.parallel.precision import InPrecision
+from volgen.training.objective import Objective
 
 
 class Config(BaseConfig):
@@ -86,6 +87,10 @@ class Diffusion:
         """The network under autocast, if it is trained in bf16."""
         return InPrecision(network, self.recipe.engine)
 
+    def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
+        """The loss of the recipe's objective at the noise levels of a phase."""
+        return self.recipe.objective.build(_Trainee(self.recipe, phase, fitted, sigma))
+
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """The network inside the preconditioner, at the level and with the view of its experts."""
         return self.recipe.model.denoiser(self.forward(network), preconditioner)
@@ -93,3 +98,22 @@ class Diffusion:
     def _plain(self, checkpointing: bool = False) -> nn.Module:
         network = self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
         return conditioned(network, self.recipe.conditions, getattr(self.recipe.network, "embedding", 0))
+
+
+class _Trainee:
+    """A :class:`~volgen.training.objective.Trainee`: noise levels and denoiser are those of the level at which an expert works."""
+
+    def __init__(self, recipe: Sections, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None) -> None:
+        self._recipe, self._phase, self._own = recipe, phase, sigma
+        self._fitted = Fitted(recipe.model.within(fitted.preconditioner), fitted.numbers)
+
+    @property
+    def points(self) -> Sequence[float]:
+        return [self._recipe.model.sigma(point) for point in self._phase.points]
+
+    def sigma(self, quantile: float) -> float:
+        full = self._own(quantile) if self._own else self._phase.sigma(quantile, self._recipe.experts.on_grid)
+        return self._recipe.model.sigma(full)
+
+    def denoiser(self, network: Network, ids: Sequence[str] = ()) -> PreconditionedDenoiser:
+        return PreconditionedDenoiser(network, self._fitted.without(ids))

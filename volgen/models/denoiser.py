@@ -149,3 +149,7 @@ class PreconditionedDenoiser:
             return self.network(seen, noise_B, given.values) if given.values else self.network(seen, noise_B)
 
         return self.preconditioner.denoise(network, y_BCXYZ, sigma_B)
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """The preconditioner's loss weight [B]."""
+        return self.preconditioner.weight(sigma_B)

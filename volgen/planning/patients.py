@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
+from volgen.methods import Fitted
+from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.group import Group
 from volgen.parallel.machine import identity
 from volgen.parallel.memory import FP32, NetworkSize, engine_memory
 from volgen.parallel.memory_trace import Allocations, conv_workspace
 from volgen.parallel.private_engine import Pass
+from volgen.planning.blank import BlankDraws
 from volgen.privacy.per_sample import PerSample, differs, meets
 from volgen.recipe import Recipe
-from volgen.training.loss import denoising_loss
+from volgen.training.draws import StepDraws
 
 GIB = 2**30
 SHARE = 0.5
@@ -113,17 +115,17 @@ def _exact(recipe: Recipe, network: nn.Module, passes: Sequence[Pass], place: in
 
 def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> str:
     generator, count = torch.Generator().manual_seed(0), at_once.patients * recipe.privacy.views
-    examples = recipe.build().examples(count, partial(torch.randn, generator=generator)).to(group.device)
-    z = torch.randn(examples.x_BCXYZ.shape, generator=generator).to(group.device)
-    sigma = torch.logspace(-0.5, 0.5, count, device=group.device)
+    method = recipe.build()
+    examples = method.examples(count, partial(torch.randn, generator=generator)).to(group.device)
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
     blank = recipe.preconditioner.blank(recipe.data.shape, count).state()
     fitted = {name: torch.rand(tensor.shape, generator=generator) + 0.5 for name, tensor in blank.items()}
-    preconditioner: Preconditioner = recipe.model.within(recipe.preconditioner.restore(fitted).to(group.device))
+    preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
+
+    objective = method.objective(recipe.trained()[-1], Fitted(preconditioner), lambda quantile: 10.0 ** (quantile - 0.5))
 
     def loss(network: Network, rows: Sequence[int]) -> Tensor:
-        denoise, some = PreconditionedDenoiser(network, preconditioner), examples[rows]
-        return denoising_loss(denoise, preconditioner.weight, some.x_BCXYZ, z[rows], sigma[rows], some.given)
+        return objective.loss(network, examples[rows], StepDraws(0, "meets", 1, count, rows))
 
     return meets(copy.deepcopy(network).to(group.device), loss, at_once.patients, recipe.privacy.views)
 
@@ -156,19 +158,20 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
     views = recipe.privacy.views
     count = at_once.patients * views if at_once.all_views else 1
     with FakeTensorMode():
-        network = recipe.build().network(recipe.trained()[-1])  # all are alike
+        phase, method = recipe.trained()[-1], recipe.build()  # all are alike
+        network = method.network(phase)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         each = PerSample(network) if at_once.patients > 1 else None
-        bare = recipe.build().forward(network)
-        preconditioner: Preconditioner = recipe.model.within(recipe.preconditioner.blank(recipe.data.shape, count))
+        bare = method.forward(network)
+        ids = [str(number) for number in range(count)]
+        fitted = Fitted(recipe.preconditioner.blank(recipe.data.shape, count), {name: number for number, name in enumerate(ids)})
+        objective = method.objective(phase, fitted)
 
         def call(inputs: Tensor, noise: Tensor) -> Tensor:
             return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)))
 
         def losses() -> Tensor:
-            examples, held = recipe.build().examples(count), preconditioner.held_out(range(count))
-            x, denoise = examples.x_BCXYZ, PreconditionedDenoiser(call, held)
-            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(count), examples.given)
+            return objective.loss(call, method.examples(count), BlankDraws(count), ids)
 
         with Allocations(None if gpu else conv_workspace) as followed:
             for _ in range(1 if at_once.all_views else min(views, 2)):  # the mean over views is kept while the next one is computed

@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from volgen.experts.plan import Phase
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.methods import Fitted
 from volgen.parallel.memory import NetworkSize
 from volgen.parallel.memory_trace import Allocations, conv_workspace
+from volgen.planning.blank import BlankDraws
 from volgen.recipe import Recipe
-from volgen.training.loss import denoising_loss
 
 _RAISED = (nn.GroupNorm, nn.LayerNorm, nn.Softmax)
 """What autocast runs in fp32 on a GPU and in bf16 on a CPU."""
@@ -75,16 +75,13 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
                 module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
         size = size_of(recipe, phase, network)
         with Allocations() as fitted:
-            fitted_to_all: Preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)
-            preconditioner = recipe.model.within(fitted_to_all)
-        callable_network = method.forward(network)
+            numbers = {str(number): number for number in range(micro_batch)}
+            objective = method.objective(phase, Fitted(recipe.preconditioner.blank(recipe.data.shape, people), numbers))
+        computing = method.forward(network)
 
         def loss(volumes: int) -> Tensor:
-            examples = method.examples(volumes)
-            x = examples.x_BCXYZ
-            held = preconditioner.held_out(range(volumes))
-            denoise = PreconditionedDenoiser(callable_network, held)
-            return denoising_loss(denoise, held.weight, x, torch.zeros_like(x), torch.ones(volumes), examples.given).mean()
+            ids = [str(number) for number in range(volumes)]
+            return objective.loss(computing, method.examples(volumes), BlankDraws(volumes), ids).mean()
 
         def backward() -> None:
             loss(micro_batch).backward()

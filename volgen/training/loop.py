@@ -15,16 +15,17 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.files import atomic_path
+from volgen.core.given import Examples
 from volgen.core.progress import progress
 from volgen.core.protocols import Pulse
 from volgen.core.run_files import WEIGHTS
 from volgen.training import checkpoint, relaunch
 from volgen.training.checkpoint import Moment
-from volgen.training.draws import noise, quantiles
+from volgen.training.draws import StepDraws
 from volgen.training.ema import EMA, EMAConfig
 from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
-from volgen.training.loss import Objective, denoising_loss
 from volgen.training.metrics import Metrics
+from volgen.training.objective import Objective
 from volgen.training.optimiser import OptimiserConfig, learning_rate
 from volgen.training.protocols import NO_PULSE, Batch, Engine, Ranks
 from volgen.training.stopping import Stopping
@@ -42,7 +43,6 @@ class Task:
     Attributes:
         name: key of its random draws and of its metrics.
         title: for people, such as ``expert 3 of 16 (sigma 0.2 to 0.5)``.
-        sigma: quantile in [0, 1) -> noise level.
         folder: holds its checkpoint and its exported weights.
         first_batch: number of the data stream's batch that its first step takes; a checkpoint brings its own.
         warm: whether it starts from trained weights, which may be good enough already: they are validated before the first step.
@@ -50,7 +50,6 @@ class Task:
 
     name: str
     title: str
-    sigma: Callable[[float], float]
     folder: Path
     first_batch: int
     warm: bool
@@ -120,7 +119,7 @@ class Trainer:
         together(self.ranks, task.folder, checkpoint.MAKE_ROOM, lambda: self.metrics.begin(task.name, place.step, place.metrics))
         best: dict[str, Tensor] = {}
         if task.warm and not found:
-            self._validate(task, engine, stopping, 0, best)
+            self._validate(task, engine, objective, stopping, 0, best)
         skipped = 0
         with progress(task.title, stopping.max_steps) as ticker:
             ticker.advance(place.step)
@@ -140,7 +139,7 @@ class Trainer:
                         self._fail(task, step, f"the gradient was not finite {skipped} times in a row")
                 if stopping.due(step):
                     with ema.swapped(engine.masters()):
-                        values["validation_loss"] = self._validate(task, engine, stopping, step, best)
+                        values["validation_loss"] = self._validate(task, engine, objective, stopping, step, best)
                 self.metrics.write(task.name, step, values)
                 ticker.advance(note=self._note(loss, stopping))
                 self.pulse.beat()
@@ -155,7 +154,7 @@ class Trainer:
                         raise Interrupted(stop)
             if stopping.late(step):
                 with ema.swapped(engine.masters()):
-                    self._validate(task, engine, stopping, step, best)
+                    self._validate(task, engine, objective, stopping, step, best)
         self._export(weights, best)
         return Outcome(step, stopping.best_step, stopping.best, self.metrics.digest())
 
@@ -165,15 +164,10 @@ class Trainer:
     def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
         """Forward and backward of one global batch; returns its mean loss and the signal that told any rank to stop, or 0."""
         batch = self.batch(number)
-        levels = quantiles(self.batch_size, self.seed, task.name, step)
         losses: list[Tensor] = []
         for rows in _micro_batches(len(batch.positions), engine.accumulation):
-            positions = batch.positions[rows]
-            x = batch.x_BCXYZ[rows]
-            z = noise(x, positions, self.seed, task.name, step)
-            sigma = torch.tensor([task.sigma(levels[position]) for position in positions], device=x.device)
-            denoise, weight = objective(batch.ids[rows])
-            loss_B = denoising_loss(denoise, weight, x, z, sigma, batch.given[rows])
+            draws = StepDraws(self.seed, task.name, step, self.batch_size, batch.positions[rows])
+            loss_B = objective.loss(engine, Examples(batch.x_BCXYZ, batch.given)[rows], draws, batch.ids[rows])
             engine.backward(loss_B.mean())
             losses.append(loss_B.detach())
         loss_B = torch.cat(losses)
@@ -185,11 +179,13 @@ class Trainer:
             self._fail(task, step, f"the loss is {total} for {', '.join(subjects)}")
         return total / self.batch_size, next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
 
-    def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
+    def _validate(
+        self, task: Task, engine: Engine, objective: Objective, stopping: Stopping, step: int, best: dict[str, Tensor]
+    ) -> float:  # fmt: skip
         """Scores the weights that the engine holds now, and keeps them in ``best`` if they are."""
         state = engine.full_state()
         assert self.validator is not None, "whoever trains without one takes weights another way"
-        loss = self.validator.score(state, task.sigma)
+        loss = self.validator.score(state, objective, step)
         if not math.isfinite(loss):
             self._fail(task, step, f"the validation loss is {loss}")
         if stopping.update(step, loss) and self.ranks.rank == 0:

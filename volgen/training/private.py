@@ -13,11 +13,11 @@ from torch import Tensor
 
 from volgen.core.given import Examples
 from volgen.training import checkpoint
-from volgen.training.draws import noise, quantiles
+from volgen.training.draws import JoinedDraws, StepDraws
 from volgen.training.interrupt import SIGNALS
 from volgen.training.loop import Task, Trainer
-from volgen.training.loss import Objective, denoising_loss
 from volgen.training.metrics import Metrics
+from volgen.training.objective import Objective
 from volgen.training.protocols import Batch, Engine, Ranks
 from volgen.training.stopping import Stopping, StoppingConfig
 from volgen.training.together import together
@@ -247,34 +247,33 @@ class PrivateTrainer(Trainer):
         self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]
     ) -> Iterator[list[Tensor]]:  # fmt: skip
         """For each patient the gradient of the mean loss over the views."""
-        parts = [self._part(task, engine, step, patient, batch) for patient, batch in people]
         ids = [name for _, batch in people for name in batch.ids]
         if engine.at_once.all_views:
-            examples = Examples.joined([part[0] for part in parts])
-            z, sigma = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
-            yield from engine.gradients_of(_loss(objective, ids, examples, z, sigma), len(people))
+            examples = Examples.joined([Examples(batch.x_BCXYZ, batch.given) for _, batch in people]).to(engine.device)
+            draws = JoinedDraws([self._draws(task, step, patient, batch, batch.positions) for patient, batch in people])
+            yield from engine.gradients_of(objective.loss(engine, examples, draws, ids), len(people))
             return
-        ((examples, z, sigma),) = parts
+        ((patient, batch),) = people
+        examples = Examples(batch.x_BCXYZ, batch.given).to(engine.device)
         mean: list[Tensor] = []
         for view, name in enumerate(ids):
             row = slice(view, view + 1)
-            gradients = engine.gradients(_loss(objective, [name], examples[row], z[row], sigma[row]).mean() / len(ids))
+            loss_B = objective.loss(engine, examples[row], self._draws(task, step, patient, batch, batch.positions[row]), [name])
+            gradients = engine.gradients(loss_B.mean() / len(ids))
             if mean:
                 torch._foreach_add_(mean, gradients)
             else:
                 mean = gradients
         yield mean
 
-    def _part(self, task: Task, engine: PatientEngine, step: int, patient: str, batch: Batch) -> tuple[Examples, Tensor, Tensor]:
-        """A patient's volumes, noise and noise levels."""
+    def _draws(self, task: Task, step: int, patient: str, batch: Batch, positions: Sequence[int]) -> StepDraws:
+        """Random numbers of some of a patient's views, which follow from the patient's own seed."""
         assert self.sanitiser is not None
-        seed = self.sanitiser.seed(patient)
-        levels = quantiles(len(batch.positions), seed, task.name, step)
-        examples = Examples(batch.x_BCXYZ, batch.given).to(engine.device)
-        z = noise(examples.x_BCXYZ, batch.positions, seed, task.name, step)
-        return examples, z, torch.tensor([task.sigma(levels[position]) for position in batch.positions], device=z.device)
+        return StepDraws(self.sanitiser.seed(patient), task.name, step, len(batch.positions), positions)
 
-    def _validate(self, task: Task, engine: Engine, stopping: Stopping, step: int, best: dict[str, Tensor]) -> float:
+    def _validate(
+        self, task: Task, engine: Engine, objective: Objective, stopping: Stopping, step: int, best: dict[str, Tensor]
+    ) -> float:  # fmt: skip
         """Takes the weights that the engine holds now; there is nobody to score them with."""
         assert isinstance(stopping, PrivateStopping)
         state = engine.full_state()
@@ -285,8 +284,3 @@ class PrivateTrainer(Trainer):
 
     def _note(self, loss: float, stopping: Stopping) -> str:
         return "private: losses are not looked at"
-
-
-def _loss(objective: Objective, ids: Sequence[str], examples: Examples, noise_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-    denoise, weight = objective(ids)
-    return denoising_loss(denoise, weight, examples.x_BCXYZ, noise_BCXYZ, sigma_B, examples.given)

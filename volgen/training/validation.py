@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from volgen.core.given import Examples
-from volgen.core.protocols import Denoiser
 from volgen.core.rng import normal, permutation
-from volgen.training.loss import Weight, denoising_loss
+from volgen.training.objective import Network, Objective
 from volgen.training.protocols import Ranks
 
 
@@ -19,8 +20,7 @@ class Validator:
 
     Args:
         network: takes the weights; its device is where validation runs.
-        denoise: the denoiser made of ``network``.
-        weight: its loss weight.
+        forward: ``network`` as it computes.
         volumes: the validation volumes, or pieces, with what is known beside them, the same on every rank; they stay where they are.
         draws: noise draws for each volume.
         seed: of the run.
@@ -28,31 +28,47 @@ class Validator:
     """
 
     def __init__(
-        self, network: nn.Module, denoise: Denoiser, weight: Weight, volumes: Examples, draws: int, seed: int, ranks: Ranks,
+        self, network: nn.Module, forward: Network, volumes: Examples, draws: int, seed: int, ranks: Ranks,
     ) -> None:  # fmt: skip
-        self._network, self._denoise, self._weight = network.eval().requires_grad_(False), denoise, weight
+        self._network, self._forward = network.eval().requires_grad_(False), forward
         self._volumes, self._draws, self._seed, self._ranks = volumes, draws, seed, ranks
 
-    def score(self, state: Mapping[str, Tensor], sigma: Callable[[float], float]) -> float:
+    def score(self, state: Mapping[str, Tensor], objective: Objective, step: int) -> float:
         """Mean loss of the weights ``state``. A collective call.
-
-        Noise levels are the mid-quantiles of the phase's training distribution, dealt to volumes in a fixed random order.
 
         Args:
             state: full weights and buffers by name.
-            sigma: quantile in [0, 1) -> noise level.
+            objective: of the phase.
+            step: after which it is.
         """
         self._network.load_state_dict(state)
         device = next(self._network.parameters()).device
         items = len(self._volumes) * self._draws
-        places = permutation(items, self._seed, "validation", "sigma")
         total = 0.0
         for item in range(self._ranks.rank, items, self._ranks.world_size):
             index = item // self._draws
             examples = self._volumes[index : index + 1].to(device)
-            x = examples.x_BCXYZ
-            z = normal(x.shape, self._seed, "validation", "noise", item).to(device)
-            level = torch.tensor([sigma((places[item] + 0.5) / items)], device=device)
             with torch.no_grad():
-                total += float(denoising_loss(self._denoise, self._weight, x, z, level, examples.given))
+                total += float(objective.loss(self._forward, examples, _ItemDraws(self._seed, items, item, step)))
         return self._ranks.sum([total])[0] / items
+
+
+@dataclass(frozen=True)
+class _ItemDraws:
+    """Of one item of a validation. Quantiles are the middles of equal parts of [0, 1), dealt to items in a fixed random order."""
+
+    seed: int
+    items: int
+    item: int
+    step: int
+
+    def quantiles(self, purpose: str = "sigma") -> list[float]:
+        return [(_places(self.items, self.seed, purpose)[self.item] + 0.5) / self.items]
+
+    def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
+        return normal((1, *shape), self.seed, "validation", purpose, self.item)
+
+
+@lru_cache(maxsize=8)
+def _places(items: int, seed: int, purpose: str) -> list[int]:
+    return permutation(items, seed, "validation", purpose)

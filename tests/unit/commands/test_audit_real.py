@@ -31,7 +31,6 @@ from volgen.privacy.one_run import lower_bound
 from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
-from volgen.training.loss import denoising_loss
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SHAPE = (12, 16, 12)
@@ -108,6 +107,12 @@ def test_a_private_model_of_the_same_people_is_not_accused(store: Path, tmp_path
     assert found["epsilon"]["epsilon"] <= found["claim"]["epsilon"] <= 3.0
 
 
+def weighted(denoise: PreconditionedDenoiser, x_BCXYZ: torch.Tensor, z_BCXYZ: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
+    """The loss, written down once more."""
+    error = denoise(x_BCXYZ + sigma_B[:, None, None, None, None] * z_BCXYZ, sigma_B) - x_BCXYZ
+    return (denoise.weight(sigma_B) * error.square().mean(dim=(1, 2, 3, 4))).mean()
+
+
 def by_mechanism(x_BCXYZ: torch.Tensor, inside: np.ndarray, noise: float, steps: int) -> np.ndarray:
     """Losses [people, 1] after training by the mechanism of private runs in a plain loop: two patients a step, 16 views of each."""
     torch.manual_seed(0)
@@ -122,14 +127,14 @@ def by_mechanism(x_BCXYZ: torch.Tensor, inside: np.ndarray, noise: float, steps:
         for person in mechanism.draw(len(members)):
             views = x_BCXYZ[members[[person] * 16]]
             sigma_B = torch.exp(torch.empty(16).uniform_(math.log(0.1), math.log(1.5)))
-            loss = denoising_loss(denoise, edm.weight, views, torch.randn_like(views), sigma_B).mean()
+            loss = weighted(denoise, views, torch.randn_like(views), sigma_B)
             mechanism.add(total, torch.autograd.grad(loss, weights))
         for parameter, gradient in zip(weights, mechanism.finish(total), strict=True):
             parameter.grad = gradient
         optimiser.step()
     with torch.no_grad():
         z, sigma_B = torch.randn(8, *x_BCXYZ.shape[1:]), torch.full((8,), 0.144)
-        losses = [denoising_loss(denoise, edm.weight, x[None].expand_as(z), z, sigma_B).mean() for x in x_BCXYZ]
+        losses = [weighted(denoise, x[None].expand_as(z), z, sigma_B) for x in x_BCXYZ]
     return np.array(losses, dtype=np.float64)[:, None]
 
 

@@ -25,7 +25,7 @@ from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
-from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.methods import Fitted
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
 from volgen.parallel.private_engine import Pass
@@ -134,10 +134,8 @@ def contributions(asked: Recipe, folder: Path, key: bytes) -> dict[str, Tensor]:
             asked.optimiser, asked.ema, lambda _: None, 1, None, 1, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
         )  # fmt: skip
         trainer = asked.privacy.build(asked).trainer(plain, stream, group)
-        task = Task(phase.name, "attack", lambda quantile: phase.sigma(quantile, asked.experts.on_grid), folder, 0, False)
-        trainer._gradient(
-            task, engine, lambda ids: (PreconditionedDenoiser(engine, preconditioner), preconditioner.weight), 1, 0  # type: ignore[arg-type]
-        )  # fmt: skip
+        objective = asked.build().objective(phase, Fitted(preconditioner))
+        trainer._gradient(Task(phase.name, "attack", folder, 0, False), engine, objective, 1, 0)  # type: ignore[arg-type]
         people = trainer.patients  # type: ignore[attr-defined]
     return {person: added / asked.privacy.clip_norm for person, added in zip(people, KnownDraws.added, strict=True)}
 

@@ -22,6 +22,7 @@ REGISTRIES = (
     "volgen.evaluation.volumes",
     "volgen.methods",
     "volgen.origin.starts",
+    "volgen.training.objectives",
     "volgen.models.adapters",
     "volgen.models.assemblies",
     "volgen.models.networks",

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from volgen.commands.plan.measure import timed
+from volgen.core.given import Examples
 from volgen.core.manifest import peak_memory_bytes
-from volgen.core.protocols import Denoiser
 from volgen.data.stream import Batch
 from volgen.images.intensity import to_model
-from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.methods import Fitted
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
@@ -26,12 +26,12 @@ from volgen.privacy.per_sample import PerSample
 from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
-from volgen.training.draws import noise
+from volgen.training.draws import StepDraws
 from volgen.training.ema import EMA
 from volgen.training.interrupt import Interrupt
 from volgen.training.loop import Task, Trainer
-from volgen.training.loss import Weight, denoising_loss
 from volgen.training.metrics import NoMetrics
+from volgen.training.objective import Objective
 from volgen.training.private import PrivateTrainer
 
 MOST = 20
@@ -83,7 +83,12 @@ def measure(content: str, arm: int) -> Exercised:
 
 
 def _task() -> Task:
-    return Task("bench", "bench", lambda quantile: 0.2 + quantile, Path(), 0, False)
+    return Task("bench", "bench", Path(), 0, False)
+
+
+def _objective(recipe: Recipe) -> Objective:
+    fitted = Fitted(recipe.preconditioner.blank(recipe.data.shape, 1))
+    return recipe.build().objective(recipe.phases()[-1], fitted, lambda quantile: 0.2 + quantile)
 
 
 def _plain(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
@@ -142,10 +147,7 @@ def _usual(recipe: Recipe, group: Group, batch: Any) -> dict[str, Any]:
 
 
 def _steps(recipe: Recipe, trainer: Trainer, engine: Engine) -> Step:
-    preconditioner, ema = recipe.preconditioner.blank(recipe.data.shape, 1), EMA(recipe.ema, engine.masters())
-
-    def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
-        return PreconditionedDenoiser(engine, preconditioner), preconditioner.weight
+    objective, ema = _objective(recipe), EMA(recipe.ema, engine.masters())
 
     def step(number: int) -> None:
         trainer._gradient(_task(), engine, objective, number + 1, number)
@@ -167,13 +169,11 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
     adam = torch.optim.AdamW(wrapped.parameters(), lr=RATE, betas=recipe.optimiser.betas)
     optimiser = DPOptimizer(adam, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=size, loss_reduction="sum")
     weights = [p.data for p in network.parameters()]
-    preconditioner, ema = recipe.preconditioner.blank(recipe.data.shape, 1), EMA(recipe.ema, weights)
-    denoise = PreconditionedDenoiser(wrapped, preconditioner)
+    objective, ema = _objective(recipe), EMA(recipe.ema, weights)
 
     def step(number: int) -> None:
         x = to_model(torch.rand(size, 1, *recipe.data.shape)).to(device)
-        z = noise(x, range(size), recipe.seed, "bench", number)
-        denoising_loss(denoise, preconditioner.weight, x, z, torch.linspace(0.2, 1.2, size, device=device)).sum().backward()
+        objective.loss(wrapped, Examples(x), StepDraws(recipe.seed, "bench", number, size, range(size))).sum().backward()
         optimiser.step()
         optimiser.zero_grad()
         ema.update(weights)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,16 +18,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from volgen.commands.plan.measure import made_up
+from volgen.commands.plan.measure import SOMEBODY, made_up
 from volgen.core.config import validate
+from volgen.core.given import Examples
 from volgen.core.manifest import peak_memory_bytes
-from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import Network
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
-from volgen.parallel.precision import InPrecision
 from volgen.recipe import Recipe
 from volgen.training.ema import EMA, EMAConfig
-from volgen.training.loss import denoising_loss
+from volgen.training.objective import Objective
 
 GIB, PEOPLE = 2**30, 16
 _EXHAUSTED = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc", "could not create a memory")
@@ -131,20 +131,21 @@ def _train(arm: Arm, steps: int) -> Figures:
     recipe = _recipe(arm)
     device = launches.take_part(launches.Launch())
     torch.manual_seed(0)
-    network = recipe.build().network(recipe.phases()[-1])
+    method, phase = recipe.build(), recipe.phases()[-1]
+    network = method.network(phase)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if arm.channels_last:
         network.register_forward_pre_hook(_innermost)
     if arm.compiled:
         network.compile()
-    preconditioner = made_up(recipe, PEOPLE).to(device)
+    objective = method.objective(phase, made_up(recipe, PEOPLE, device), lambda _: 1.0)
     step = (_with_engine if arm.loop == "volgen" else _bare)(recipe, arm, network.to(device))
     cpu, wall = [], []
     for number in range(1 + steps):
         _wait(device)
         began, spent = time.perf_counter(), time.process_time()
         x = torch.rand(arm.batch // arm.passes, 1, *recipe.data.shape, device=device)
-        step(partial(_loss, preconditioner=preconditioner, x_BCXYZ=x))
+        step(partial(_loss, objective=objective, x_BCXYZ=x))
         _wait(device)
         if number:
             cpu.append(time.process_time() - spent)
@@ -158,10 +159,22 @@ def _innermost(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return x_BCXYZ.contiguous(memory_format=torch.channels_last_3d), *others
 
 
-def _loss(network: Network, preconditioner: Preconditioner, x_BCXYZ: Tensor) -> Tensor:
-    held = preconditioner.held_out([0] * len(x_BCXYZ))
-    sigma_B = torch.ones(len(x_BCXYZ), device=x_BCXYZ.device)
-    return denoising_loss(PreconditionedDenoiser(network, held), held.weight, x_BCXYZ, torch.randn_like(x_BCXYZ), sigma_B).mean()
+def _loss(network: Network, objective: Objective, x_BCXYZ: Tensor) -> Tensor:
+    return objective.loss(network, Examples(x_BCXYZ), _Draws(x_BCXYZ), [SOMEBODY] * len(x_BCXYZ)).mean()
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Noise that is drawn where the volumes are: what is measured is the network, not torch's generators."""
+
+    like_BCXYZ: Tensor
+    step: int = 1
+
+    def quantiles(self, purpose: str = "sigma") -> list[float]:
+        return [0.5] * len(self.like_BCXYZ)
+
+    def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
+        return torch.randn_like(self.like_BCXYZ)
 
 
 Step = Callable[[Callable[[Network], Tensor]], None]
@@ -184,7 +197,7 @@ def _bare(recipe: Recipe, arm: Arm, network: nn.Module) -> Step:
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-6, weight_decay=0.0, fused=arm.fused or None)
     weights = list(network.parameters())
     ema = EMA(EMAConfig(), [weight.data for weight in weights])
-    forward = InPrecision(network, recipe.engine)
+    forward = recipe.build().forward(network)
 
     def step(loss: Callable[[Network], Tensor]) -> None:
         loss(forward).backward()

@@ -6,6 +6,8 @@ Legend: P people, L noise levels, B noises.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,14 +18,14 @@ from volgen.commands.audit.people import Examined
 from volgen.core.errors import UserError
 from volgen.core.given import Examples
 from volgen.core.progress import progress
-from volgen.core.protocols import Denoiser
-from volgen.core.rng import normal
+from volgen.core.protocols import Cut
+from volgen.core.rng import normal, uniform
 from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
 from volgen.images.intensity import to_model
-from volgen.models.denoiser import Preconditioner
+from volgen.methods import Fitted
 from volgen.runs.trained import TrainedRun
-from volgen.training.loss import denoising_loss
+from volgen.training.objective import Network, Objective
 
 
 def levels(trained: TrainedRun, count: int) -> list[float]:
@@ -56,12 +58,18 @@ def losses(
     Raises:
         UserError: a denoiser has diverged, or a file of the run or of a store is damaged.
     """
-    preconditioner = trained.preconditioner(device)
+    fitted = Fitted(trained.preconditioner(device))
+    phases = {phase.index: phase for phase in trained.recipe.phases()}
     found = np.zeros((len(people), len(sigmas)))
-    with trained.bank(preconditioner, device, sigmas) as bank, progress(f"losses of {trained.recipe.name}", found.size) as ticker:
+    with trained.bank(fitted.preconditioner, device, sigmas) as bank, progress(f"losses of {trained.recipe.name}", found.size) as ticker:
         for place, sigma in enumerate(sigmas):
+            index = bank.owner(sigma)
+            own = trained.recipe.of(phases[index])
+            method = own.build()
+            network = method.forward(bank.network(index))
+            objective = method.objective(phases[index], fitted, partial(_only, sigma))
             for number, person in enumerate(people):
-                per_scan = [_loss(bank, trained, preconditioner, volume(person, scan), place, sigma, draws, seed, device, batch_size)
+                per_scan = [_loss(objective, network, own.cut, volume(person, scan), place, draws, seed, device, batch_size)
                             for scan in range(len(person.scans))]  # fmt: skip
                 found[number, place] = max(float(np.mean(per_scan)), np.finfo(np.float64).tiny)
                 ticker.advance(note=f"sigma {sigma:.3g}")
@@ -78,19 +86,36 @@ def volume(person: Examined, scan: int) -> Tensor:
 
 
 def _loss(
-    bank: Denoiser, trained: TrainedRun, preconditioner: Preconditioner, volume_XYZ: Tensor, place: int, sigma: float, draws: int,
-    seed: int, device: torch.device, batch_size: int,
+    objective: Objective, network: Network, cut: Cut, volume_XYZ: Tensor, place: int, draws: int, seed: int,
+    device: torch.device, batch_size: int,
 ) -> float:  # fmt: skip
-    shape = trained.geometry.shape
-    total = 0.0
+    x, y, z = volume_XYZ.shape
+    scan, total = VolumeScan((x, y, z), lambda: volume_XYZ), 0.0
     for first in range(0, draws, batch_size):
         chosen = range(first, min(first + batch_size, draws))
-        cuts = [trained.recipe.assembly.cut(VolumeScan(shape, lambda: volume_XYZ), seed, "audit", place, draw) for draw in chosen]
-        examples = Examples.joined(cuts).to(device)
-        x_BCXYZ = examples.x_BCXYZ
-        z_BCXYZ = torch.stack([normal(x_BCXYZ.shape[1:], seed, "audit noise", place, draw) for draw in chosen]).to(device)
-        level_B = torch.full((len(chosen),), sigma, device=device)
+        cuts = [cut(scan, seed, "audit", place, draw) for draw in chosen]
         with torch.no_grad():
-            loss_B = denoising_loss(bank, preconditioner.weight, x_BCXYZ, z_BCXYZ, level_B, examples.given)
+            loss_B = objective.loss(network, Examples.joined(cuts).to(device), _AuditDraws(seed, place, chosen))
             total += float(loss_B.sum(dtype=torch.float64))
     return total / draws
+
+
+def _only(sigma: float, _: float) -> float:
+    """A distribution of one noise level."""
+    return sigma
+
+
+@dataclass(frozen=True)
+class _AuditDraws:
+    """The same for everybody and every run."""
+
+    seed: int
+    place: int
+    chosen: Sequence[int]
+    step: int = 1
+
+    def quantiles(self, purpose: str = "sigma") -> list[float]:
+        return [uniform(self.seed, f"audit {purpose}", self.place, draw) for draw in self.chosen]
+
+    def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
+        return torch.stack([normal(shape, self.seed, f"audit {purpose}", self.place, draw) for draw in self.chosen])

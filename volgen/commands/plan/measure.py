@@ -13,14 +13,15 @@ import torch
 
 from volgen import recipe as recipes
 from volgen.commands.plan.process import run_apart
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.methods import Fitted
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
-from volgen.training.draws import noise
+from volgen.training.draws import StepDraws
 from volgen.training.ema import EMA
-from volgen.training.loss import denoising_loss
 
+SOMEBODY = "somebody"
+"""Id of the one made-up scan."""
 STEPS, SECONDS, MOST = 2, 2.0, 40
 """Least number of steps that are timed, seconds to time them for, and the largest number of them: one short step says little."""
 
@@ -51,21 +52,18 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
         people: training volumes, which size the preconditioner.
     """
     device = launches.take_part(launches.Launch())
-    network = recipe.build().network(recipe.trained()[-1])
-    preconditioner = recipe.model.within(made_up(recipe, people).to(device))
+    method, phase = recipe.build(), recipe.trained()[-1]  # all are alike
+    network = method.network(phase)
+    objective = method.objective(phase, made_up(recipe, people, device))
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
     engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
     ema = EMA(recipe.ema, engine.masters())
 
     def step(number: int) -> None:
         for _ in range(recipe.engine.accumulation):
-            examples = recipe.build().examples(micro_batch, partial(torch.rand, device=device))
-            x = examples.x_BCXYZ
-            z = noise(x, range(micro_batch), recipe.seed, "plan", number)
-            held = preconditioner.held_out([0] * micro_batch)
-            denoise, sigma = PreconditionedDenoiser(engine, held), torch.ones(micro_batch, device=device)
-            loss = denoising_loss(denoise, held.weight, x, z, sigma, examples.given)
-            engine.backward(loss.mean())
+            examples = method.examples(micro_batch, partial(torch.rand, device=device))
+            draws = StepDraws(recipe.seed, "plan", number, micro_batch, range(micro_batch))
+            engine.backward(objective.loss(engine, examples, draws, [SOMEBODY] * micro_batch).mean())
         engine.step(1e-6)
         ema.update(engine.masters())
         if device.type != "cpu":
@@ -79,12 +77,11 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     return Measured(wall, cpu, micro_batch, device.type)
 
 
-def made_up(recipe: Recipe, people: int) -> Preconditioner:
-    """A preconditioner as large as a fit to ``people`` volumes, whose numbers keep the loss finite."""
+def made_up(recipe: Recipe, people: int, device: torch.device) -> Fitted:
+    """A preconditioner as large as a fit to ``people`` volumes, :data:`SOMEBODY` among them, whose numbers keep the loss finite."""
     state = recipe.preconditioner.blank(recipe.data.shape, people).state(training=True)
     numbers = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    preconditioner: Preconditioner = recipe.preconditioner.restore(numbers)
-    return preconditioner
+    return Fitted(recipe.preconditioner.restore(numbers).to(device), {SOMEBODY: 0})
 
 
 def timed(step: Callable[[int], None], most: int = MOST) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -21,9 +21,9 @@ from volgen.core.run_files import WEIGHTS
 from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts.plan import Phase
+from volgen.methods import Fitted
 from volgen.models.denoiser import Preconditioner
 from volgen.origin.start import Start
-from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.privacy.plan import Regime
 from volgen.recipe import Recipe
@@ -33,7 +33,6 @@ from volgen.runs.record import PhaseRecord
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
 from volgen.training.loop import Task, Trainer
-from volgen.training.loss import Objective
 from volgen.training.metrics import Metrics, MetricsFile, NoMetrics
 from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
 
@@ -81,13 +80,13 @@ class _Tools:
         recipe: of the model.
         regime: how it trains.
         trainer: trains.
-        learn: makes the objective of an engine.
+        fitted: what was fitted to the cohort.
     """
 
     recipe: Recipe
     regime: Regime
     trainer: Trainer
-    learn: Callable[[Engine], Objective]
+    fitted: Fitted
 
 
 class _Equipment:
@@ -120,11 +119,10 @@ class _Equipment:
         self._held.callback(stream.close)
         trainer = Trainer(
             recipe.optimiser, recipe.ema, parts.batches(stream, group.device), recipe.data.batch_size,
-            parts.make_validator(recipe, self._store, self._preconditioner, group) if recipe.privacy.validates else None,
+            parts.make_validator(recipe, self._store, group) if recipe.privacy.validates else None,
             recipe.engine.checkpoint_every, recipe.seed, group, regime.metrics(self._metrics), self._interrupt, self._pulse,
         )  # fmt: skip
-        learn = parts.make_objective(stream, recipe.model.within(self._preconditioner), recipe.start.brings_fit)
-        return _Tools(recipe, regime, regime.trainer(trainer, stream, group), learn)
+        return _Tools(recipe, regime, regime.trainer(trainer, stream, group), parts.fitted(recipe, stream, self._preconditioner))
 
 
 @dataclass(frozen=True)
@@ -173,13 +171,10 @@ class _Crew:
         engine = regime.engine(network, group, parts.at_once(recipe))
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
-        task = Task(
-            phase.name, title, lambda quantile: recipe.model.sigma(phase.sigma(quantile, recipe.experts.on_grid)), folder,
-            _first_batch(recipe, phase), recipe.warm(phase),
-        )  # fmt: skip
+        task = Task(phase.name, title, folder, _first_batch(recipe, phase), recipe.warm(phase))
         trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = trainer.run(task, engine, tools.learn(engine), regime.stopping(phase, group))
+            outcome = trainer.run(task, engine, recipe.build().objective(phase, tools.fitted), regime.stopping(phase, group))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other

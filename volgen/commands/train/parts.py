@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +12,20 @@ from torch import nn
 
 from volgen.core.errors import UserError
 from volgen.core.progress import say
-from volgen.core.protocols import Denoiser
 from volgen.core.rng import seeded
 from volgen.core.run_files import FOR_TRAINING
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
+from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
-from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import Preconditioner
 from volgen.origin.start import Start
-from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
 from volgen.planning.patients import choose
 from volgen.privacy.plan import AtOnce
 from volgen.recipe import Recipe
 from volgen.runs.fitted import check_all, check_unchanged, restore, restore_assembly, write
-from volgen.training.loss import Objective, Weight
 from volgen.training.together import on_chief
 from volgen.training.validation import Validator
 
@@ -63,33 +61,23 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
     return fitted.to(group.device)
 
 
-def make_objective(stream: Stream, preconditioner: Preconditioner, brought: bool) -> Callable[[Engine], Objective]:
+def fitted(recipe: Recipe, stream: Stream, preconditioner: Preconditioner) -> Fitted:
     """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
 
     Those that a start has brought know nobody of the cohort.
     """
-    numbers = {record.id: number for number, record in enumerate(stream.records)}
-
-    def learn(engine: Engine) -> Objective:
-        def objective(ids: Sequence[str]) -> tuple[Denoiser, Weight]:
-            held_out = preconditioner if brought else preconditioner.held_out([numbers[name] for name in ids])
-            return PreconditionedDenoiser(engine, held_out), held_out.weight
-
-        return objective
-
-    return learn
+    numbers = {} if recipe.start.brings_fit else {record.id: number for number, record in enumerate(stream.records)}
+    return Fitted(preconditioner, numbers)
 
 
-def make_validator(recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group) -> Validator:
+def make_validator(recipe: Recipe, store: Store, group: Group) -> Validator:
     """Scores weights on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
         volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.examples_of_each)
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):
         network = method.released(recipe.phases()[-1]).to(group.device)
-    within = recipe.model.within(preconditioner)
-    denoise = PreconditionedDenoiser(method.forward(network), within)
-    return Validator(network, denoise, within.weight, volumes, recipe.stopping.validation_draws, recipe.seed, group)
+    return Validator(network, method.forward(network), volumes, recipe.stopping.validation_draws, recipe.seed, group)
 
 
 def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:

@@ -1,0 +1,89 @@
+"""What a training minimises: one number for each example of a batch. A file of ``volgen/training/objectives`` is a kind of objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from volgen.core.given import Examples
+from volgen.core.protocols import Denoiser
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""``network(input_BCXYZ, noise_B) -> output_BCXYZ``: an engine that trains it, or a network as it computes without one."""
+
+
+class Draws(Protocol):
+    """Random numbers for the examples of a batch. Training, private training, validation, planning and audits each bring their own.
+
+    Each number is a function of its example's place, of the step and of what it is for, never of the other examples.
+    """
+
+    @property
+    def step(self) -> int:
+        """Optimiser step that the batch belongs to, from 1; what is validated or audited belongs to the last one."""
+        ...
+
+    def quantiles(self, purpose: str = "sigma") -> list[float]:
+        """For each example a uniform number in [0, 1), spread evenly over the examples of a step and over steps."""
+        ...
+
+    def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
+        """For each example standard normal numbers of ``shape``: float32 [B, *shape], on the CPU."""
+        ...
+
+
+class Weighted(Denoiser, Protocol):
+    """A denoiser that knows how much its errors matter."""
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """Positive weights [B] of squared errors, so that an untrained network has a loss near 1 at every noise level."""
+        ...
+
+
+class Trainee(Protocol):
+    """What a phase trains, as its objective sees it: made by a method (``volgen/methods``)."""
+
+    @property
+    def points(self) -> Sequence[float]:
+        """Noise levels of the schedule that it owns, ascending."""
+        ...
+
+    def sigma(self, quantile: float) -> float:
+        """The noise level at a quantile in [0, 1) of those that it is trained on."""
+        ...
+
+    def denoiser(self, network: Network, ids: Sequence[str] = ()) -> Weighted:
+        """The denoiser that a network makes.
+
+        Args:
+            network: being trained, or to be judged.
+            ids: scans that it will denoise; those of the training cohort are denoised as a new person's would be (cross-fitting).
+        """
+        ...
+
+
+class Objective(Protocol):
+    """A loss."""
+
+    def loss(self, network: Network, examples: Examples, draws: Draws, ids: Sequence[str] = ()) -> Tensor:
+        """The loss [B] of each example: not averaged, so that a bad scan can be named and gradients can be clipped by patient.
+
+        Args:
+            network: being trained, or to be judged; asked as often as it takes.
+            examples: clean volumes or pieces, with what is known beside them.
+            draws: random numbers for them.
+            ids: their scans; empty where nobody of the training cohort is among them.
+        """
+        ...
+
+
+class ObjectiveConfig(Protocol):
+    """What every file in ``volgen/training/objectives`` offers as ``Config``."""
+
+    kind: str
+
+    def build(self, trainee: Trainee) -> Objective:
+        """The loss of one phase."""
+        ...

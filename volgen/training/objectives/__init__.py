@@ -1,0 +1,1 @@
+"""Losses (``objective.kind``): what a network is trained to make small."""
