@@ -115,7 +115,7 @@ class ExpertBank:
         Args:
             ensemble: the experts.
             directory: the run directory; weight files are relative to it.
-            makers: of each expert; one object for experts of the same model.
+            makers: what makes the network of each expert; one object for experts of the same model.
             device: where the networks compute.
             capacity: experts in memory at once, at least 1.
             levels: noise levels in the order in which they will be asked for, so that owners are read ahead; the ensemble's grid if None.
@@ -254,7 +254,7 @@ class ExpertBank:
         return _Arrival(index, slot, self._reader.submit(self._load, index, slot, self._copier.released()))
 
     def _load(self, index: int, slot: _Slot, released: Released) -> None:
-        """In the reading thread: builds, checks and fills."""
+        """Builds, checks and fills a network, in the reading thread."""
         if not slot.built:
             slot.module = blank(slot.maker.build, self._matrices, self._device).eval().requires_grad_(False)
             slot.denoiser, slot.built = slot.maker.wrap(slot.module), True

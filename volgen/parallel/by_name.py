@@ -183,7 +183,7 @@ def _muon(parameter: nn.Parameter) -> bool:
 
 
 def gathered(stage: int, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
-    """In this block ranks hold the parameters whole, which ZeRO-3 splits among them."""
+    """Gathers parameters for a block, in which ranks hold whole what ZeRO-3 splits among them."""
     if stage != 3:
         return nullcontext()
     from deepspeed.runtime.zero import GatheredParameters

@@ -15,7 +15,7 @@ class BlankDraws:
 
     Attributes:
         count: examples.
-        step: of training.
+        step: step of training.
     """
 
     count: int
@@ -26,5 +26,5 @@ class BlankDraws:
         return [0.5] * self.count
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """Zeros."""
+        """Zeros of ``shape`` for everybody."""
         return torch.zeros(self.count, *shape)

@@ -45,7 +45,7 @@ class Moment:
 
     Attributes:
         phase: name of what is trained; with the seed and the step, all random draws follow from it.
-        seed: of the run.
+        seed: seed of the run.
         step: steps of training behind it.
         first_batch: number of the data stream's batch that step 1 took; step s takes ``first_batch + s - 1``.
         metrics: digest of the numbers written so far (:meth:`volgen.training.metrics.Metrics.digest`); empty where nobody knows it.
@@ -62,7 +62,7 @@ def latest(folder: Path, passed: Callable[[Path, str], None] = lambda path, wron
     """The newest checkpoint in a phase's folder whose every byte is as it was written.
 
     Args:
-        folder: of the phase.
+        folder: where the phase's checkpoints are.
         passed: hears of newer ones that are damaged, and what is wrong with them.
     """
     for path in _newest_first(folder):

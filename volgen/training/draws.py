@@ -38,7 +38,7 @@ class StepDraws:
     """The :class:`~volgen.training.objective.Draws` of some examples of one training step.
 
     Attributes:
-        seed: of the run, or of one patient.
+        seed: seed of the run, or of one patient.
         phase: name of the network that is trained.
         step: from 1.
         count: examples of the whole global batch.
@@ -57,7 +57,7 @@ class StepDraws:
         return [drawn[position] for position in self.positions]
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """Of each position its own."""
+        """The numbers of each position."""
 
         def draw(position: int) -> Tensor:
             return normal(shape, self.seed, purpose, self.phase, self.step, position)

@@ -83,7 +83,7 @@ class Trainer:
         batch_size: volumes of a global batch.
         validator: scores weights; None where nothing may be looked at.
         checkpoint_every: steps.
-        seed: of the run.
+        seed: seed of the run.
         ranks: the processes.
         metrics: where numbers go.
         interrupt: says when to stop.

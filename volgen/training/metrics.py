@@ -38,7 +38,7 @@ class Metrics(Protocol):
 
         Args:
             phase: name of what is trained.
-            step: of the checkpoint that training goes on from, 0 for none.
+            step: step of the checkpoint that training goes on from, 0 for none.
             digest: what :meth:`digest` was then, if anybody knows.
         """
         ...
@@ -57,23 +57,23 @@ class Metrics(Protocol):
 
 
 class NoMetrics:
-    """For ranks other than 0."""
+    """Metrics that nobody writes, for ranks other than 0."""
 
     def begin(self, phase: str, step: int, digest: str = "") -> None:
-        """Nothing."""
+        """Does nothing: rank 0 writes."""
 
     def digest(self) -> str:
         """Empty: no lines are written here."""
         return ""
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Does nothing: rank 0 writes."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Does nothing: rank 0 writes."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing: rank 0 writes."""
 
 
 class MetricsFile:
@@ -141,7 +141,7 @@ class MetricsFile:
             raise UserError(str(self._directory / METRICS), found, "room and permission to write", do) from None
 
     def close(self) -> None:
-        """Ends both."""
+        """Ends both files."""
         if self._board is not None:
             self.flush()
             self._board.close()

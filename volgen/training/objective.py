@@ -26,11 +26,11 @@ class Draws(Protocol):
         ...
 
     def quantiles(self, purpose: str = "sigma") -> list[float]:
-        """For each example a uniform number in [0, 1), spread evenly over the examples of a step and over steps."""
+        """A uniform number in [0, 1) for each example, spread evenly over the examples of a step and over steps."""
         ...
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """For each example standard normal numbers of ``shape``: float32 [B, *shape], on the CPU."""
+        """Standard normal numbers of ``shape`` for each example: float32 [B, *shape], on the CPU."""
         ...
 
 
@@ -65,7 +65,7 @@ class Trainee(Protocol):
 
 
 class Objective(Protocol):
-    """A loss."""
+    """A loss of a batch, one number for each example."""
 
     def loss(self, network: Network, examples: Examples, draws: Draws, ids: Sequence[str] = ()) -> Tensor:
         """The loss [B] of each example: not averaged, so that a bad scan can be named and gradients can be clipped by patient.

@@ -31,7 +31,7 @@ class Pass(Protocol):
 
     @property
     def patients(self) -> int:
-        """At most."""
+        """Most patients in one pass."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class PatientEngine(Engine, Protocol):
 
     @property
     def shapes(self) -> list[torch.Size]:
-        """Of the trained parameters."""
+        """Shapes of the trained parameters."""
         ...
 
     @property
@@ -84,7 +84,7 @@ class Sanitiser(Protocol):
         ...
 
     def seed(self, patient: str) -> int:
-        """Of all random numbers of one patient's part; nobody else knows it, and it has nothing to do with the other patients."""
+        """Seed of all random numbers of one patient's part; nobody else knows it, and it has nothing to do with the other patients."""
         ...
 
     def zeros(self, shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
@@ -119,7 +119,7 @@ class Withheld:
         self._metrics.begin(phase, step, digest)
 
     def digest(self) -> str:
-        """Of the lines that were passed on."""
+        """The digest of the lines that were passed on."""
         return self._metrics.digest()
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
@@ -139,7 +139,7 @@ class Allowance(Protocol):
         ...
 
     def take(self, scope: str, step: int) -> bool:
-        """Enters a step before it is taken; False if there is no budget for it, and nothing was entered."""
+        """Enters a step before it is taken, and says whether there is budget for it; if not, nothing was entered."""
         ...
 
 
@@ -189,7 +189,7 @@ class PrivateStopping(Stopping):
         return not self._granted[step]
 
     def due(self, step: int) -> bool:
-        """Weights are taken once, at the end."""
+        """Whether weights are taken now: once, at the end."""
         return self.done(step)
 
     def late(self, step: int) -> bool:
@@ -246,7 +246,7 @@ class PrivateTrainer(Trainer):
     def _contributions(
         self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]
     ) -> Iterator[list[Tensor]]:  # fmt: skip
-        """For each patient the gradient of the mean loss over the views."""
+        """The gradient of each patient's mean loss over the views."""
         ids = [name for _, batch in people for name in batch.ids]
         if engine.at_once.all_views:
             examples = Examples.joined([Examples(batch.x_BCXYZ, batch.given) for _, batch in people]).to(engine.device)

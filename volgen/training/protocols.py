@@ -16,14 +16,14 @@ class Batch(Protocol):
 
     Attributes:
         x_BCXYZ: clean volumes in [-1, 1].
-        positions: their places in the global batch.
+        positions: places of the volumes in the global batch.
         ids: their subjects.
         given: what is known beside them.
     """
 
     @property
     def x_BCXYZ(self) -> Tensor:
-        """Clean volumes."""
+        """Clean volumes in [-1, 1]."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Batch(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """Subjects."""
+        """Ids of their subjects."""
         ...
 
     @property

@@ -29,7 +29,7 @@ class StoppingConfig(Config):
     validation_draws: PositiveInt = 2
     """Fixed (noise level, noise) draws for each validation volume."""
     validation_volumes: int = Field(default=16, ge=1)
-    """At most this many validation volumes, a fixed choice."""
+    """Most validation volumes that are looked at, a fixed choice."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -38,7 +38,7 @@ class StoppingConfig(Config):
         return self
 
     def bounds(self, points: int) -> StoppingConfig:
-        """The rule of an expert that owns so many of the schedule's points."""
+        """The rule of an expert that owns ``points`` of the schedule's points."""
         times = points if self.steps_per == "point" else 1
         return self.model_copy(update={"max_steps": times * self.max_steps, "min_steps": times * self.min_steps, "steps_per": "expert"})
 

@@ -23,7 +23,7 @@ class Validator:
         forward: ``network`` as it computes.
         volumes: the validation volumes, or pieces, with what is known beside them, the same on every rank; they stay where they are.
         draws: noise draws for each volume.
-        seed: of the run.
+        seed: seed of the run.
         ranks: share the work.
     """
 
@@ -38,7 +38,7 @@ class Validator:
 
         Args:
             state: full weights and buffers by name.
-            objective: of the phase.
+            objective: loss of the phase.
             step: after which it is.
         """
         self._network.load_state_dict(state)
@@ -55,7 +55,7 @@ class Validator:
 
 @dataclass(frozen=True)
 class _ItemDraws:
-    """Of one item of a validation. Quantiles are the middles of equal parts of [0, 1), dealt to items in a fixed random order."""
+    """Draws of one item of a validation. Quantiles are the middles of equal parts of [0, 1), dealt to items in a fixed random order."""
 
     seed: int
     items: int

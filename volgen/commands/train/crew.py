@@ -77,7 +77,7 @@ class _Tools:
     """What networks of one model are trained with.
 
     Attributes:
-        recipe: of the model.
+        recipe: the model's recipe.
         regime: how it trains.
         trainer: trains.
         fitted: what was fitted to the cohort.

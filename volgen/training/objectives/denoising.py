@@ -26,7 +26,7 @@ class Config(BaseConfig):
 
 @dataclass(frozen=True)
 class Denoising:
-    """An :class:`~volgen.training.objective.Objective`.
+    """The :class:`~volgen.training.objective.Objective` of denoising.
 
     Attributes:
         trainee: what is trained.
