@@ -146,6 +146,7 @@ def test_people_of_a_public_cohort_belong_to_no_fold(public: Path, patients: Pat
     [
         ({"network": {"channels": [16]}}, "network.channels is .16,. here and .8,. there"),
         ({"preconditioner": {"rank": 3}}, "preconditioner.rank is 3 here and 2 there"),
+        ({"experts": {"models": [{"points": 2}, {"points": 2, "level": 1}]}}, "level is 1 here and 0 there"),
         ({"schedule": {"sigma_max": 40.0}}, "knows noise levels 0.02 to 20"),
         ({"adapter": {"kind": "attention"}}, "no attention layers"),
         ({"privacy": {**DP, "skull_stripped": False}}, "this cohort whole heads"),

@@ -142,4 +142,5 @@ def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[st
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
         "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.shape) * people),
         "best weights": FP32 * size.released + size.buffers,
+        **({"volumes of the level": FP32 * math.prod(recipe.model.shape(recipe.data.shape)) * people} if recipe.level else {}),
     }

@@ -120,6 +120,7 @@ class GaussianPreconditioner:
         self.statistics = statistics
         self.folds = folds
         self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
+        self._coarser: dict[int, Self] = {}
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """Posterior mean of the Gaussian plus the network's correction, in units of the posterior's standard deviation."""
@@ -144,12 +145,15 @@ class GaussianPreconditioner:
         """
         if not level:
             return self
+        if level in self._coarser:  # two experts in memory need it once
+            return self._coarser[level]
         assert level <= self.config.coarsest, "components reach into the bands that would be left out"
         corner, scale, s = low_pass(self.statistics.mean.shape[1:], level), 2.0 ** (-1.5 * level), self.statistics
         seen = Statistics(s.mean[corner] * scale, s.components, s.residual[corner] * scale**2, s.variances * scale**2)
         folds = replace(self.folds, means=self.folds.means[corner] * scale) if self.folds else None
         depth = {"levels": self.config.levels - level, "rank_level": self.config.rank_level - level}
-        return type(self)(self.config.model_copy(update=depth), seen, folds)
+        self._coarser[level] = type(self)(self.config.model_copy(update=depth), seen, folds)
+        return self._coarser[level]
 
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """A sample of the Gaussian under noise, m + (covariance + s^2)^(1/2) z: exact at any sigma at which the fit describes the data.
