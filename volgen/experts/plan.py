@@ -84,10 +84,11 @@ class Phase:
         name: ``shared`` (``shared-<model>`` if there are several models) or the expert's index; also its folder in ``experts/``.
         index: the expert's index, None for a shared network.
         span: noise levels it owns.
-        points: the schedule's points inside the span, ascending; never empty.
+        points: the schedule's points inside the span, ascending; empty for a network that knows no noise.
         start: name of the phase whose exported weights it starts from, None for random ones.
         max_steps: upper bound of its training, None for that of the stopping rule.
         model: what it is made of, a number among the models of the run; it starts only from networks of the same model.
+        needs: names of other phases that have to be finished before it, such as the autoencoder of its latents.
     """
 
     name: str
@@ -97,13 +98,21 @@ class Phase:
     start: str | None
     max_steps: int | None = None
     model: int = 0
+    needs: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """What people call it."""
         if self.index is not None:
             return f"expert {self.index}"
-        return "the shared network" if self.name == SHARED else f"the shared network of model {self.model}"
+        if self.name == SHARED:
+            return "the shared network"
+        return f"the shared network of model {self.model}" if self.name.startswith(SHARED) else f"the {self.name}"
+
+    @property
+    def levels(self) -> str:
+        """Its noise levels, for people; "" if it has none."""
+        return f" (sigma {self.points[0]:.3g} to {self.points[-1]:.3g})" if self.points else ""
 
     def sigma(self, quantile: float, on_grid: bool) -> float:
         """Noise level at a quantile in [0, 1) of this phase's training distribution.
@@ -172,8 +181,8 @@ def blocker(phase: Phase, phases: Sequence[Phase], finished: Collection[str]) ->
     """The phase that has to be trained next before ``phase`` can begin; None if it can begin now."""
     named = {other.name: other for other in phases}
     found = None
-    while phase.start is not None and phase.start not in finished:
-        phase = found = named[phase.start]
+    while unmet := [name for name in (phase.start, *phase.needs) if name is not None and name not in finished]:
+        phase = found = named[unmet[0]]
     return found
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from volgen.core.errors import UserError
-from volgen.experts.plan import ExpertsConfig, blocker, indices, plan, select
+from volgen.experts.plan import ExpertsConfig, Phase, blocker, indices, plan, select
 
 GRID = [20.0, 5.0, 1.0, 0.3, 0.1, 0.02]
 
@@ -120,3 +121,15 @@ def test_on_the_grid_points_are_equally_likely_and_off_it_log_sigma_is_uniform()
     logs = [math.log(phase.sigma(quantile, False)) for quantile in (0.0, 0.25, 0.5, 0.75, 1 - 2**-53)]
     low, high = math.log(0.02), math.log(20.0)
     assert logs == pytest.approx([low + share * (high - low) for share in (0.0, 0.25, 0.5, 0.75, 1.0)])
+
+
+def test_a_phase_waits_for_what_it_needs_though_it_starts_from_something_else() -> None:
+    experts = [replace(phase, needs=("autoencoder",)) for phase in plan(ExpertsConfig(count=2), [3.0, 2.0, 1.0, 0.5])]
+    first = Phase("autoencoder", None, experts[0].span, (), None, max_steps=3)
+    phases = [first, *experts]
+    assert (first.label, first.levels) == ("the autoencoder", "") and experts[0].levels == " (sigma 2 to 3)"
+    assert blocker(first, phases, set()) is None
+    assert blocker(experts[1], phases, set()) is first, "by way of the expert that it starts from"
+    assert blocker(experts[1], phases, {experts[0].name}) is first, "also if that is there"
+    assert blocker(experts[1], phases, {"autoencoder"}) is experts[0]
+    assert blocker(experts[1], phases, {"autoencoder", experts[0].name}) is None

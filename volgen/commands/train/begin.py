@@ -111,7 +111,7 @@ def _keep(recipe: Recipe, start: Start) -> None:
         with Lock.wait(folder / LOCK), atomic_path(paths.weights(phase.name)) as temporary:
             shutil.copyfile(kept.path, temporary)
         PhaseRecord(0, 0, None, kept.parameters, kept.sha256).write(folder)
-        say(f"{phase.label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g}) is that of the public run, unchanged.")
+        say(f"{phase.label}{phase.levels} is that of the public run, unchanged.")
 
 
 @contextmanager

@@ -170,7 +170,7 @@ class _Crew:
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         engine = regime.engine(network, group, parts.at_once(recipe))
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
-        title = f"{label} (sigma {phase.points[0]:.3g} to {phase.points[-1]:.3g})"
+        title = f"{label}{phase.levels}"
         task = Task(phase.name, title, folder, _first_batch(recipe, phase), recipe.warm(phase))
         trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
         try:
