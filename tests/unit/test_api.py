@@ -240,6 +240,7 @@ def test_explain_knows_every_key_of_a_configuration(there: Path, capsys: pytest.
             assert key in volgen.explain(key) or key.endswith(".kind"), key
     assert "heun" in volgen.explain("sampler") and "(of ddim)" in volgen.explain("sampler.eta") and "Haar" in volgen.explain("network.kind")
     assert all(f"\n{section} " in volgen.explain() for section in ("sampler", "privacy", "data"))
+    assert volgen.explain("experts.models[0].points") == volgen.explain("experts.models.points") in volgen.explain("experts.models")
     learning_rate = "optimiser.learning_rate"
     for typo, meant in {"optimizer.learning_rat": learning_rate, "learning_rate": learning_rate, "smapler": "sampler"}.items():
         with pytest.raises(volgen.UserError, match=f"there is no key '{typo}'.*Did you mean '{meant}'"):

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from volgen.core.config import Config
 
-NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null"}
+NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null", Any: "section"}
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 REQUIRED = "required"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from textwrap import fill
 
@@ -25,6 +26,7 @@ def explain(key: str = "") -> str:
     plain, parts = simple(Recipe), {section.name: section for section in sections(Recipe)}
     if not key:
         return "\n".join([*_listed([*((one.name, one.meaning) for one in plain), *((n, s.meaning) for n, s in parts.items())]), "", MORE])
+    key = re.sub(r"\[\d*\]", "", key)  # of a list of sections: whichever
     name, _, rest = key.partition(".")
     if name in parts:
         lines = list(_section(parts[name]) if not rest else _inside(parts[name], key, rest))
@@ -56,8 +58,9 @@ def _inside(section: Section, key: str, rest: str) -> Iterator[str]:
             for one in kind.keys:
                 yield from ["", *_key(one)]
             return
-    exact = [(kind, one) for kind in section.kinds for one in kind.keys if one.name == key]
-    below = [(kind, one) for kind in section.kinds for one in kind.keys if one.name.startswith(f"{key}.")]
+    every = [(kind, one, one.name.replace("[]", "")) for kind in section.kinds for one in kind.keys]
+    exact = [(kind, one) for kind, one, name in every if name == key]
+    below = [(kind, one) for kind, one, name in every if name.startswith(f"{key}.")]
     groups: dict[Key, list[Kind]] = {}
     for kind, one in [*exact, *below]:
         groups.setdefault(one, []).append(kind)
@@ -88,7 +91,7 @@ def _names(section: Section) -> Iterator[str]:
     for kind in section.kinds:
         if kind.name:
             yield from (f"{section.name}.kind", f"{section.name}.{kind.name}")
-        yield from (one.name for one in kind.keys)
+        yield from (one.name.replace("[]", "") for one in kind.keys)
 
 
 def _hint(key: str, known: Sequence[str], names: Sequence[str]) -> str:
