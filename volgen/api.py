@@ -20,11 +20,10 @@ from volgen.core.progress import muted
 from volgen.core.tree import each
 
 if TYPE_CHECKING:
-    import nibabel as nib
-
     from volgen.commands.ingest.ingest import IngestSummary
     from volgen.commands.report.compare import Comparison
     from volgen.commands.report.report import Judged
+    from volgen.images.nifti import Image
     from volgen.runs.model import Model
 
 __all__ = ["Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train"]
@@ -208,7 +207,7 @@ def sample(
     start_index: int = 0,
     memory_gib: float = 4.0,
     stages: int | None = None,
-) -> list[nib.Nifti1Image]:
+) -> list[Image]:
     """Draws volumes from a run: ``volgen sample``, bit for bit.
 
     Args:
@@ -304,7 +303,7 @@ def report(
     return found
 
 
-def evaluate(samples: StrPath | Sequence[nib.Nifti1Image], reference: StrPath) -> dict[str, Any]:
+def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str, Any]:
     """Measures a set of generated volumes as a whole against real people: the cohort's figures of ``volgen report``.
 
     Args:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from volgen.core.config import Config
 
@@ -114,11 +113,7 @@ def _keys(prefix: str, cls: type[Config]) -> Iterator[Key]:
 
 
 def _key(name: str, field: FieldInfo) -> Key:
-    default = (
-        REQUIRED
-        if field.default is PydanticUndefined and field.default_factory is None
-        else _value(field.get_default(call_default_factory=True, validated_data={}))
-    )
+    default = REQUIRED if field.is_required() else _value(field.get_default(call_default_factory=True, validated_data={}))
     return Key(name, _type(field.annotation, field.metadata), default, _text(field.description))
 
 

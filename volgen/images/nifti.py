@@ -25,6 +25,8 @@ from volgen.core.files import atomic_path
 from volgen.images import orientation
 from volgen.images.volume import Volume, shear
 
+Image = nib.Nifti1Image
+"""An image as nibabel has it, for those who know nibabel."""
 SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")
 ALIGNED = 2
 """Transform code of everything volgen writes: world coordinates are anatomical and in mm, but the grid is no longer the scanner's own
@@ -143,7 +145,7 @@ def write(path: Path, volume: Volume, *, dtype: Literal["float32", "int16"] = "f
             _write_to(raw, head, voxels)
 
 
-def image(path: Path, *, in_memory: bool = False) -> nib.Nifti1Image:
+def image(path: Path, *, in_memory: bool = False) -> Image:
     """What :func:`write` wrote, as nibabel's image; its voxels are read now, or when they are looked at."""
     if not in_memory:
         return nib.Nifti1Image.from_filename(path)
@@ -151,13 +153,13 @@ def image(path: Path, *, in_memory: bool = False) -> nib.Nifti1Image:
         return nib.Nifti1Image.from_bytes(stream.read())
 
 
-def to_image(volume: Volume, description: str = "") -> nib.Nifti1Image:
+def to_image(volume: Volume, description: str = "") -> Image:
     """A volume as nibabel's image, float32, with the header that :func:`write` gives it."""
     head = header(volume.shape, volume.affine, np.dtype("<f4"), 1.0, 0.0, description)
     return nib.Nifti1Image(volume.voxels.astype("<f4"), volume.affine, nib.Nifti1Header(head))
 
 
-def of_image(given: nib.Nifti1Image) -> Volume:
+def of_image(given: Image) -> Volume:
     """An image of nibabel's as a canonical RAS+ volume, float32."""
     if len(given.shape) != 3:
         raise UserError("image", f"is {len(given.shape)}D: its dimensions are {list(given.shape)}", "one 3D image")

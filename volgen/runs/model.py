@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -103,7 +102,7 @@ class Model:
         """Samples of the noisiest marginal, at ``grid[0]``, from standard normal noise: what a sampler begins with."""
         return self._preconditioner.prior(noise_BCXYZ.to(self.device), self.grid[0])
 
-    def image(self, x_BCXYZ: Tensor) -> nib.Nifti1Image:
+    def image(self, x_BCXYZ: Tensor) -> nifti.Image:
         """One volume [X, Y, Z], with axes of length 1 in front or not, as an image in RAS+, mm and the cohort's intensity units.
 
         Raises:
