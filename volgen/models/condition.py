@@ -62,7 +62,7 @@ class ConditionConfig(Config):
 
     @abstractmethod
     def build(self, width: int) -> nn.Module:
-        """The module: numbers [B, *edges] -> embedding [B, width]."""
+        """The module: numbers ``[B, *edges]`` -> embedding ``[B, width]``."""
 
 
 class Conditioned(nn.Module):

@@ -30,7 +30,7 @@ class Draws(Protocol):
         ...
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """Standard normal numbers of ``shape`` for each example: float32 [B, *shape], on the CPU."""
+        """Standard normal numbers of ``shape`` for each example: float32 ``[B, *shape]`` on the CPU."""
         ...
 
 
