@@ -13,7 +13,7 @@ from part import Part, apart_by, volgen
 
 from volgen.core.exit_codes import BAD_INPUT
 
-LIMIT = {"cuda": 120, "cpu": 180}
+LIMIT = {"cuda": 170, "cpu": 180}
 TURN = 2
 pytestmark = pytest.mark.gpu
 SECONDS = 40

