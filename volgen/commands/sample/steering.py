@@ -14,6 +14,7 @@ from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.protocols import Measurement
 from volgen.data import derivative
 from volgen.images import nifti
@@ -21,11 +22,11 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import to_model
 from volgen.sampling.guidances.none import Config as Unguided
 
-MEASURED = """# Brain MRI around measurements
+MEASURED = f"""# Brain MRI around measurements
 
 Every image in this folder was drawn from a generative model by volgen so that it agrees with measurements of a scan. Where it was
 measured it shows whom that scan shows, and is as private as the scan; the rest is the model's invention and must not be used for
-diagnosis. `manifest.json` says how the images were made.
+diagnosis. `{MANIFEST}` says how the images were made.
 """
 SAME_MM = 1e-2
 """Largest difference between affines of one frame."""
