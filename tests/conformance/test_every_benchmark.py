@@ -46,7 +46,7 @@ def test_unknown_benchmarks_and_options_are_one_message(capsys: pytest.CaptureFi
     assert main(["bench", "store", "nowhere", "--repeat", "3"]) == 2
     assert "unknown argument '--repeat'. Did you mean '--repeats'?" in capsys.readouterr().err
     assert main(["bench", "store", "nowhere", "--repeats", "0"]) == 2
-    assert "repeats: Input should be greater than 0" in capsys.readouterr().err
+    assert "volgen bench store: --repeats: Input should be greater than 0" in capsys.readouterr().err
 
 
 def test_an_out_that_is_a_folder_is_refused_before_the_work(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:

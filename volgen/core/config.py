@@ -1,6 +1,6 @@
 """Typed, strict configuration: YAML in, frozen pydantic models out.
 
-An unknown key is an error that names the nearest_word valid key; overrides are dotted (``--experts.count 8``) and are applied to the
+An unknown key is an error that names the nearest valid key; overrides are dotted (``--experts.count 8``) and are applied to the
 mapping before it is validated, so a value from the command line and one from the file go the same way. A value is what the schema
 wants it to be: ``name: 2024`` is the name "2024".
 """
@@ -8,7 +8,7 @@ wants it to be: ``name: 2024`` is the name "2024".
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_origin
@@ -138,18 +138,24 @@ def apply_overrides(content: Mapping[str, Any], overrides: Overrides) -> dict[st
     return result
 
 
-def validate(cls: type[T], content: Mapping[str, Any], where: str) -> T:
+def validate(cls: type[T], content: Mapping[str, Any], where: str, *, called: Callable[[str], str] = str) -> T:
     """Validates a mapping against a configuration class.
 
+    Args:
+        cls: of the configuration.
+        content: keys and values.
+        where: where they come from, for messages.
+        called: what messages call a key.
+
     Raises:
-        UserError: names the key, what was found, what was expected and the nearest_word valid key.
+        UserError: names the key, what was found, what was expected and the nearest valid key.
     """
     try:
         return cls.model_validate(_settled(content, cls))
     except ValidationError as error:
         details = error.errors(include_url=False)
         first = details[0]
-        path = [str(part) for part in first["loc"]]
+        path = [str(part) if place else called(str(part)) for place, part in enumerate(first["loc"])]
         more = f" ({len(details) - 1} more after this one)" if len(details) > 1 else ""
         if first["type"] == "extra_forbidden":
             siblings = _keys_at(cls, first["loc"][:-1])

@@ -197,7 +197,7 @@ def from_options(cls: type[T], options: argparse.Namespace, parser: argparse.Arg
         keys = [pair for pair in pairs if pair[0].startswith(f"{name}.")]
         given |= apply_overrides({}, [*kind, *keys])
         pairs = [pair for pair in pairs if pair not in keys]
-    return validate(cls, {**given, **{name: tuple(pairs) for name in others}}, parser.prog)
+    return validate(cls, {**given, **{name: tuple(pairs) for name in others}}, parser.prog, called=partial(_called, cls))
 
 
 def _add(parser: argparse.ArgumentParser, cls: type[Config], name: str) -> None:
@@ -215,7 +215,7 @@ def _add(parser: argparse.ArgumentParser, cls: type[Config], name: str) -> None:
         parser.add_argument(name, metavar=place.metavar, nargs=count, type=convert, default=default, help=text)
         return
     shown = _mark(field, Option) or Option(section.metavar if section else "")
-    names = shown.names or (f"--{name.replace('_', '-')}",)
+    names = _spellings(cls, name)
     common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
     if field.annotation is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction if default else "store_true", **common)
@@ -230,6 +230,17 @@ def _add(parser: argparse.ArgumentParser, cls: type[Config], name: str) -> None:
         choices = None if types else [leaf for leaf in leaves if isinstance(leaf, str)]
         metavar = shown.metavar or (None if choices else "VALUE")  # type: ignore[assignment]
         parser.add_argument(*names, metavar=metavar, type=convert, choices=choices, required=required, **common)
+
+
+def _spellings(cls: type[Config], name: str) -> tuple[str, ...]:
+    shown = _mark(cls.model_fields[name], Option)
+    return (shown and shown.names) or (f"--{name.replace('_', '-')}",)
+
+
+def _called(cls: type[Config], name: str) -> str:
+    """What a field is called on the command line."""
+    place = _mark(cls.model_fields[name], Positional) if name in cls.model_fields else None
+    return place.metavar if place else _spellings(cls, name)[0] if name in cls.model_fields else name
 
 
 def _help(text: str, default: Any, choices: Sequence[str]) -> str:

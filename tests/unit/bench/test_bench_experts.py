@@ -104,7 +104,7 @@ def test_runs_that_cannot_be_compared_are_refused(
 
     assert "twice" in refused(pair[0], pair[0], "--store", blob_store)
     assert "there is no such directory" in refused(pair[0], tmp_path / "none", "--store", blob_store)
-    assert "split: Input should be" in refused(pair[0], "--store", blob_store, "--split", "tset")
+    assert "invalid choice: 'tset'" in refused(pair[0], "--store", blob_store, "--split", "tset")
     unfinished = tmp_path / "unfinished"
     shutil.copytree(pair[0], unfinished)
     (unfinished / "ensemble.json").unlink()

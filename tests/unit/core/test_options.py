@@ -65,8 +65,8 @@ def test_values_are_those_of_the_class_where_nothing_is_given() -> None:
     [
         (["--store", "s"], "the following arguments are required: RUN"),
         (["one"], "the following arguments are required: --store"),
-        (["one", "--store", "s", "--rate", "-1"], "rate: Input should be greater than 0"),
-        (["one", "--store", "s", "--shape", "x"], "shape.0: Input should be a valid integer"),
+        (["one", "--store", "s", "--rate", "-1"], "tool: --rate: Input should be greater than 0 (found -1.0)"),
+        (["one", "--store", "s", "--shape", "x"], "tool: --shape.0: Input should be a valid integer"),
     ],
 )
 def test_bad_usage_says_what_is_wrong(words: list[str], message: str) -> None:

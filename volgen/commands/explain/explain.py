@@ -21,7 +21,7 @@ def explain(key: str = "") -> str:
         key: dotted; a section; a section and one of its kinds (``sampler.heun``); or empty, for the list of sections.
 
     Raises:
-        UserError: there is none; the message names the nearest_word.
+        UserError: there is none; the message names the nearest.
     """
     plain, parts = simple(Recipe), {section.name: section for section in sections(Recipe)}
     if not key:
@@ -95,7 +95,7 @@ def _names(section: Section) -> Iterator[str]:
 
 
 def _hint(key: str, known: Sequence[str], names: Sequence[str]) -> str:
-    """The nearest_word key; a last word that some section has is meant more often than a section of a similar name."""
+    """The nearest key; a last word that some section has is meant more often than a section of a similar name."""
     last = key.rpartition(".")[2]
     same = sorted({name for name in known if name.rpartition(".")[2] == last})
     if same and key not in known:
