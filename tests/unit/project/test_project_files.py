@@ -94,6 +94,11 @@ def test_a_notebook_has_short_cells_and_no_outputs(path: Path) -> None:
     assert all(len(cell["source"]) <= 16 for cell in code)
 
 
+def test_the_reference_of_functions_has_all_of_them() -> None:
+    text = (ROOT / "docs" / "reference" / "python.md").read_text()
+    assert {*re.findall(r":: volgen\.(\w+)$", text, re.MULTILINE)} - {"api"} == {*volgen.__all__} - {"__version__"}
+
+
 def test_the_readme_starts_with_the_two_commands() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
     assert "bash launch/quickstart.sh" in first_screen
