@@ -20,7 +20,7 @@ from volgen.data.store import Store
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.models.condition import telling
-from volgen.models.model import Model
+from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.watch import WatchConfig
 from volgen.training.checkpoint import CheckpointConfig
@@ -159,9 +159,9 @@ class Recipe(Config):
         return Path(self.runs) / self.name
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ExpertModel:
         """What experts are made of, where nothing else is said of them: ask the recipe :meth:`of` a network."""
-        return Model(self.network, self.view, self.level)
+        return ExpertModel(self.network, self.view, self.level)
 
     def of(self, phase: Phase) -> Recipe:
         """The recipe of one network of the plan: as if all were made, and trained, as this one is."""

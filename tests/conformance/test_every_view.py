@@ -12,7 +12,7 @@ from volgen.core.protocols import Shape3
 from volgen.core.registry import config_class, kinds
 from volgen.data.scan import VolumeScan
 from volgen.models.denoiser import PreconditionedDenoiser
-from volgen.models.model import Model
+from volgen.models.model import ExpertModel
 
 PACKAGE = "volgen.models.views"
 KINDS = kinds(PACKAGE)
@@ -23,9 +23,9 @@ ASSEMBLY: Any = config_class("volgen.models.assemblies", "whole")()
 NETWORK: Any = config_class("volgen.models.networks", "wavelet_unet3d").model_validate({"channels": [8], "norm_groups": 4})
 
 
-def model(kind: str, level: int) -> Model:
+def model(kind: str, level: int) -> ExpertModel:
     view: Any = config_class(PACKAGE, kind)()
-    return Model(NETWORK, view, level)
+    return ExpertModel(NETWORK, view, level)
 
 
 def scan() -> VolumeScan:
@@ -33,7 +33,7 @@ def scan() -> VolumeScan:
     return VolumeScan(SHAPE, lambda: volume)
 
 
-def network(made: Model) -> torch.nn.Module:
+def network(made: ExpertModel) -> torch.nn.Module:
     torch.manual_seed(0)
     built: torch.nn.Module = NETWORK.build(inputs=made.inputs(EDM) + made.view.known)
     for parameter in built.parameters():  # the last layer begins with zeros

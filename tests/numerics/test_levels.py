@@ -11,7 +11,7 @@ from torch import Tensor
 from volgen.core.registry import config_class
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.haar import low_pass, means, pyramid, spread, unpyramid
-from volgen.models.model import Model, scaled
+from volgen.models.model import ExpertModel, sigma_of_means
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner, Statistics
 
 SHAPE = (12, 12, 12)
@@ -34,9 +34,9 @@ def gaussian() -> GaussianPreconditioner:
     return GaussianPreconditioner(CONFIG, Statistics(random(3, 1, *SHAPE), components, residual, torch.tensor([2.0, 0.9, 0.4]).double()))
 
 
-def model(level: int) -> Model:
+def model(level: int) -> ExpertModel:
     network = config_class("volgen.models.networks", "wavelet_unet3d")()
-    return Model(network, config_class("volgen.models.views", "whole")(), level)  # type: ignore[arg-type]
+    return ExpertModel(network, config_class("volgen.models.views", "whole")(), level)  # type: ignore[arg-type]
 
 
 def posterior(prior: Tensor, mean: Tensor, y: Tensor, sigma_B: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def moments(preconditioner: GaussianPreconditioner, shape: tuple[int, ...]) -> t
 @pytest.mark.parametrize("level", LEVELS)
 def test_means_of_white_noise_are_white_at_the_scaled_noise_level(level: int) -> None:
     columns = means(torch.eye(SIZE, dtype=torch.float64).view(SIZE, 1, *SHAPE), level).flatten(1)
-    expected = torch.eye(columns.shape[1], dtype=torch.float64) * scaled(1.0, level) ** 2
+    expected = torch.eye(columns.shape[1], dtype=torch.float64) * sigma_of_means(1.0, level) ** 2
     torch.testing.assert_close(columns.T @ columns, expected)
 
 
@@ -101,7 +101,7 @@ def test_the_corner_is_the_experts_and_finer_bands_are_what_is_expected(level: i
         return inputs[:, :1].sin()
 
     found = pyramid(model(level).denoiser(network, gaussian())(y, SIGMAS), level)
-    inner = PreconditionedDenoiser(network, gaussian().coarse(level))(means(y, level), scaled(SIGMAS, level))
+    inner = PreconditionedDenoiser(network, gaussian().coarse(level))(means(y, level), sigma_of_means(SIGMAS, level))
     expected = pyramid(gaussian().expected(y, SIGMAS), level)
     torch.testing.assert_close(found[corner], inner * 2 ** (1.5 * level))
     found[corner] = expected[corner] = 0.0

@@ -20,7 +20,7 @@ from volgen.experts.plan import ExpertsConfig, Phase
 from volgen.models.adapter import AdapterConfig
 from volgen.models.condition import ConditionConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
-from volgen.models.model import Model
+from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.training.objective import Objective, ObjectiveConfig
 
@@ -66,7 +66,7 @@ class Sections(Protocol):
         ...
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ExpertModel:
         """That network, with the level and the view of an expert."""
         ...
 

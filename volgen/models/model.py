@@ -29,7 +29,7 @@ Sigma = TypeVar("Sigma", float, Tensor)
 
 
 @dataclass(frozen=True)
-class Model:
+class ExpertModel:
     """What an expert is made of; experts of equal models can take over each other's weights.
 
     Attributes:
@@ -75,7 +75,7 @@ class Model:
 
     def sigma(self, sigma: Sigma) -> Sigma:
         """The noise level that the expert sees where a volume at full resolution has ``sigma``."""
-        return scaled(sigma, self.level)
+        return sigma_of_means(sigma, self.level)
 
     def cut(self, cut: Cut) -> Cut:
         """What of a scan at full resolution the expert is trained on, from what the run's assembly makes of it."""
@@ -109,7 +109,7 @@ class LevelDenoiser:
         expected = self._preconditioner.expected(y_BCXYZ, sigma_B)
         if given.channels is not None:
             given = replace(given, channels=means(given.channels, self.level))
-        coarse = self.inner(means(y_BCXYZ, self.level), scaled(sigma_B, self.level), given)
+        coarse = self.inner(means(y_BCXYZ, self.level), sigma_of_means(sigma_B, self.level), given)
         return expected + spread(coarse - means(expected, self.level), self.level)
 
 
@@ -143,6 +143,6 @@ class CoarseScan:
         return self._scan.coarse(edge * self._edge)
 
 
-def scaled(sigma: Sigma, level: int) -> Sigma:
+def sigma_of_means(sigma: Sigma, level: int) -> Sigma:
     """Noise level of the means over cubes of 2^level voxels, where the voxels have ``sigma``: s / 2^(1.5 l)."""
     return sigma / 2 ** (1.5 * level)
