@@ -58,7 +58,8 @@ class Option:
         metavar: what the help calls its value.
         names: all of its spellings; ``--`` and the field's name, with dashes, if empty.
         verbatim: whether commas and spaces belong to the words of an option of several values, as in names; else they part them.
-        repeated: whether the option may be given several times, each with more values; else the last one counts.
+        repeated: whether each value of several has the option in front of it (``--given age=70 --given sex=F``), so that the words behind
+            it are left alone; else they stand behind one.
     """
 
     metavar: str = ""
@@ -221,11 +222,11 @@ def _add(parser: argparse.ArgumentParser, cls: type[Config], name: str) -> None:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction if default else "store_true", **common)
     elif several:
         numbers = bool(types & {int, float})
-        action: Any = "extend" if shown.repeated else _Numbers if numbers else "store"
+        action: Any = "append" if shown.repeated else _Numbers if numbers else "store"
+        count = None if shown.repeated else "+"
         metavar = shown.metavar or ("N" if numbers else "VALUE")
-        parser.add_argument(
-            *names, metavar=metavar, nargs="+", action=action, type=convert if convert is Path else str, required=required, **common
-        )
+        kind = convert if convert is Path else str
+        parser.add_argument(*names, metavar=metavar, nargs=count, action=action, type=kind, required=required, **common)
     else:
         choices = None if types else [leaf for leaf in leaves if isinstance(leaf, str)]
         metavar = shown.metavar or (None if choices else "VALUE")  # type: ignore[assignment]

@@ -131,10 +131,10 @@ def _read(cls: type[Config], *words: str) -> Any:
 
 
 def test_every_kind_of_field_is_read_from_the_command_line() -> None:
-    words = "--dtype int16 --noise.spacing 2 there --count 3 --no-pictures --labels a,b c --given age=7 --given sex=F site=2"
+    words = "--dtype int16 --noise.spacing 2 --count 3 --no-pictures --labels a,b c --given age=7 --given sex=F there"
     read = _read(_Command, *words.split(), "--noise", "slerp", "--noise.axis", "A", "--x.y", "4", "5")
     assert (read.run, read.dtype, read.count, read.pictures, read.names) == (Path("there"), "int16", 3, False, ("a,b", "c"))
-    assert read.given == ("age=7", "sex=F", "site=2") and plain(read.noise) == {"kind": "slerp", "axis": "A", "spacing": 2}
+    assert read.given == ("age=7", "sex=F") and plain(read.noise) == {"kind": "slerp", "axis": "A", "spacing": 2}
     assert read.overrides == (("x.y", "[4, 5]"),)
     nothing = _read(_Command)
     assert nothing == _Command() and nothing.run is None and nothing.noise is None and nothing.pictures
