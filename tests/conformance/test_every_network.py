@@ -59,6 +59,19 @@ def test_shape_is_kept_and_one_channel_comes_out(kind: str, inputs: int) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_state_may_have_several_channels(kind: str) -> None:
+    torch.manual_seed(0)
+    module = config(kind).build(inputs=2, outputs=3)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, noise = volumes(kind, 2)
+    with torch.no_grad():
+        y = module(x, noise)
+    assert y.shape == (2, 3, *x.shape[2:])
+    assert (y[:, 0] - y[:, 1]).abs().max() > 0 and (y[:, 1] - y[:, 2]).abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_edge_of_the_declared_multiple_is_enough(kind: str) -> None:
     a, b, c = config(kind).multiples
     for factor in (3, 5):

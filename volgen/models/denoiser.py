@@ -128,8 +128,8 @@ class NetworkConfig(Protocol):
         """Edges of a volume along X, Y, Z must be multiples of these."""
         ...
 
-    def build(self, inputs: int, checkpointing: bool = False) -> torch.nn.Module:
-        """The module: ``forward(input_BCXYZ with C = inputs, noise_B) -> output_BCXYZ with C = 1``."""
+    def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> torch.nn.Module:
+        """The module: ``forward(input_BCXYZ with C = inputs, noise_B) -> output_BCXYZ with C = outputs``, those of a state."""
         ...
 
 

@@ -18,7 +18,7 @@ from volgen.commands.audit.people import Examined
 from volgen.core.errors import UserError
 from volgen.core.given import Examples
 from volgen.core.progress import progress
-from volgen.core.protocols import Cut
+from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import normal, uniform
 from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
@@ -69,7 +69,7 @@ def losses(
             network = method.forward(bank.network(index))
             objective = method.objective(phases[index], fitted, partial(_only, sigma))
             for number, person in enumerate(people):
-                per_scan = [_loss(objective, network, own.cut, volume(person, scan), place, draws, seed, device, batch_size)
+                per_scan = [_loss(objective, network, own.cut, examined(person, scan), place, draws, seed, device, batch_size)
                             for scan in range(len(person.scans))]  # fmt: skip
                 found[number, place] = max(float(np.mean(per_scan)), np.finfo(np.float64).tiny)
                 ticker.advance(note=f"sigma {sigma:.3g}")
@@ -80,17 +80,17 @@ def losses(
     return found
 
 
-def volume(person: Examined, scan: int) -> Tensor:
-    """One scan of a person, float32 [X, Y, Z] in [-1, 1]."""
-    return to_model(torch.from_numpy(person.store.read_unit(person.scans[scan])))
+def examined(person: Examined, scan: int) -> VolumeScan:
+    """One scan of a person, and what the store says of it."""
+    record = person.scans[scan]
+    return VolumeScan(record.shape, lambda: to_model(torch.from_numpy(person.store.read_unit(record))), record.to_dict())
 
 
 def _loss(
-    objective: Objective, network: Network, cut: Cut, volume_XYZ: Tensor, place: int, draws: int, seed: int,
+    objective: Objective, network: Network, cut: Cut, scan: Scan, place: int, draws: int, seed: int,
     device: torch.device, batch_size: int,
 ) -> float:  # fmt: skip
-    x, y, z = volume_XYZ.shape
-    scan, total = VolumeScan((x, y, z), lambda: volume_XYZ), 0.0
+    total = 0.0
     for first in range(0, draws, batch_size):
         chosen = range(first, min(first + batch_size, draws))
         cuts = [cut(scan, seed, "audit", place, draw) for draw in chosen]

@@ -32,21 +32,21 @@ class SliceConfig(ResidualUNetConfig):
 
 
 class Slices(ResidualUNet):
-    """``forward(x_BCXYZ, noise_B) -> [B, 1, X, Y, Z]``: slice i is denoised from slices i - k ... i + k, the noise and its place.
+    """``forward(x_BCXYZ, noise_B) -> [B, outputs, X, Y, Z]``: slice i is denoised from slices i - k ... i + k, the noise and its place.
 
     The place is (2 i + 1) / N - 1, in (-1, 1): where in the head a slice lies, whatever its number of voxels.
     """
 
-    def __init__(self, config: SliceConfig, axis: Axis, inputs: int, checkpointing: bool) -> None:
+    def __init__(self, config: SliceConfig, axis: Axis, inputs: int, checkpointing: bool, outputs: int) -> None:
         bands = 4**config.haar_levels
         # Whole chunks of slices are computed again, so their inner activations need not be.
-        super().__init__(2, bands * inputs * (2 * config.neighbours + 1), bands, config, checkpointing=False)
+        super().__init__(2, bands * inputs * (2 * config.neighbours + 1), bands * outputs, config, checkpointing=False)
         self.axis, self.haar_levels = AXES.index(axis) + 2, config.haar_levels
         self.neighbours, self.slices_at_once, self.recompute = config.neighbours, config.slices_at_once, checkpointing
         self.embed_place = FourierEmbedding(self.embedding)
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
-        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         x_BCNHW = x_BCXYZ.movedim(self.axis, 2)
         count = x_BCNHW.shape[2]
         made: list[Tensor] = []
@@ -56,10 +56,10 @@ class Slices(ResidualUNet):
                 made.append(checkpoint(self._chunk, x_BCNHW, noise_B, told_BE, start, stop, use_reentrant=False))
             else:
                 made.append(self._chunk(x_BCNHW, noise_B, told_BE, start, stop))
-        return torch.cat(made, dim=1)[:, None].movedim(2, self.axis)
+        return torch.cat(made, dim=1).movedim(2, 1).movedim(2, self.axis)
 
     def _chunk(self, x_BCNHW: Tensor, noise_B: Tensor, told_BE: Tensor | None, start: int, stop: int) -> Tensor:
-        """Slices ``start`` ... ``stop - 1``: [B, stop - start, H, W]."""
+        """Slices ``start`` ... ``stop - 1``: [B, stop - start, outputs, H, W]."""
         count, k = x_BCNHW.shape[2], self.neighbours
         low, high = max(start - k, 0), min(stop + k, count)
         seen = functional.pad(x_BCNHW[:, :, low:high], (0, 0, 0, 0, low - start + k, stop + k - high))
@@ -73,4 +73,4 @@ class Slices(ResidualUNet):
         h = super().forward(h, embedding.flatten(0, 1))
         for _ in range(self.haar_levels):
             h = synthesise(h)
-        return h[:, 0].unflatten(0, windows.shape[:2])  # type: ignore[no-any-return]
+        return h.unflatten(0, windows.shape[:2])  # type: ignore[no-any-return]

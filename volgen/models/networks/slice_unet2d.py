@@ -27,6 +27,6 @@ class Config(SliceConfig):
         """The two edges of a slice must divide by 2 for every Haar level; there can be any number of slices."""
         return self.multiples_across((self.axis,))
 
-    def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
-        """The network with ``inputs`` input channels and one output channel."""
-        return Slices(self, self.axis, inputs, checkpointing)
+    def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> nn.Module:
+        """The network with ``inputs`` input channels and ``outputs`` output channels."""
+        return Slices(self, self.axis, inputs, checkpointing, outputs)

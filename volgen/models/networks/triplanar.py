@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -39,17 +38,18 @@ class Config(SliceConfig):
         """Every edge of a slice, of any plane, must divide by 2 for every Haar level."""
         return self.multiples_across(self.planes)
 
-    def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
-        """The network with ``inputs`` input channels and one output channel."""
-        return _Planes(self, inputs, checkpointing)
+    def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> nn.Module:
+        """The network with ``inputs`` input channels and ``outputs`` output channels."""
+        return _Planes(self, inputs, checkpointing, outputs)
 
 
 class _Planes(nn.Module):
     """sum_p w_p(noise) F_p(x, noise), with w a softmax that starts as the mean."""
 
-    def __init__(self, config: Config, inputs: int, checkpointing: bool) -> None:
+    def __init__(self, config: Config, inputs: int, checkpointing: bool, outputs: int) -> None:
         super().__init__()
-        self.planes = nn.ModuleList(Slices(config, axis, inputs, checkpointing) for axis in config.planes)
+        self.outputs = outputs
+        self.planes = nn.ModuleList(Slices(config, axis, inputs, checkpointing, outputs) for axis in config.planes)
         width = config.embedding
         self.embed_noise = FourierEmbedding(width)
         self.embed_weights = nn.Linear(width, len(config.planes))
@@ -57,9 +57,9 @@ class _Planes(nn.Module):
         nn.init.zeros_(self.embed_weights.bias)
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
-        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         weights_BP = self.embed_weights(beside(self.embed_noise(noise_B), told_BE).to(x_BCXYZ.dtype)).softmax(dim=1)
-        result = torch.zeros_like(x_BCXYZ[:, :1])
+        result = x_BCXYZ.new_zeros(len(x_BCXYZ), self.outputs, *x_BCXYZ.shape[2:])
         for number, plane in enumerate(self.planes):
             result = result + weights_BP[:, number, None, None, None, None] * plane(x_BCXYZ, noise_B, told_BE)
         return result

@@ -55,25 +55,25 @@ class Config(BaseConfig):
         edge = int(2 ** (len(self.channels) - 1))
         return edge, edge, edge
 
-    def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
-        """The network with ``inputs`` input channels and one output channel."""
-        return _UNet(self, inputs, checkpointing)
+    def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> nn.Module:
+        """The network with ``inputs`` input channels and ``outputs`` output channels."""
+        return _UNet(self, inputs, checkpointing, outputs)
 
 
 class _UNet(nn.Module):
-    def __init__(self, config: Config, inputs: int, checkpointing: bool) -> None:
+    def __init__(self, config: Config, inputs: int, checkpointing: bool, outputs: int) -> None:
         super().__init__()
         # Imported here: it takes seconds, and every command reads this file's Config.
         from monai.networks.nets import DiffusionModelUNet
 
         self.checkpointing, self.levels = checkpointing, len(config.channels)
         self.net = DiffusionModelUNet(
-            spatial_dims=3, in_channels=inputs, out_channels=1, num_res_blocks=config.residual_blocks, channels=config.channels,
+            spatial_dims=3, in_channels=inputs, out_channels=outputs, num_res_blocks=config.residual_blocks, channels=config.channels,
             attention_levels=config.attention, norm_num_groups=config.norm_groups, num_head_channels=config.head_channels,
         )  # fmt: skip
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, 1, X, Y, Z]."""
+        """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, outputs, X, Y, Z]."""
         timesteps = noise_B * EMBEDDING_SCALE
         wrong = any(wrong_in_bf16(x_BCXYZ, [edge >> level for edge in x_BCXYZ.shape[2:]]) for level in range(self.levels))
         if wrong and all(parameter.dtype == torch.float32 for parameter in self.net.parameters()):  # bf16 weights are not trained

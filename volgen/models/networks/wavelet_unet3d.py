@@ -26,19 +26,19 @@ class Config(ResidualUNetConfig):
         edge = int(2**self.haar_levels)
         return edge, edge, edge
 
-    def build(self, inputs: int, checkpointing: bool = False) -> nn.Module:
-        """The network with ``inputs`` input channels and one output channel."""
-        return _WaveletUNet(self, inputs, checkpointing)
+    def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> nn.Module:
+        """The network with ``inputs`` input channels and ``outputs`` output channels."""
+        return _WaveletUNet(self, inputs, checkpointing, outputs)
 
 
 class _WaveletUNet(ResidualUNet):
-    def __init__(self, config: Config, inputs: int, checkpointing: bool) -> None:
+    def __init__(self, config: Config, inputs: int, checkpointing: bool, outputs: int) -> None:
         bands = 8**config.haar_levels
-        super().__init__(3, bands * inputs, bands, config, checkpointing)
+        super().__init__(3, bands * inputs, bands * outputs, config, checkpointing)
         self.haar_levels = config.haar_levels
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
-        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, 1, X, Y, Z]."""
+        """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         h = x_BCXYZ
         for _ in range(self.haar_levels):
             h = analyse(h)
