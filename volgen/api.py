@@ -212,7 +212,7 @@ def sample(
 
     Args:
         run: directory that :func:`train` made.
-        out: folder for the files, new or to be continued; None writes none.
+        out: folder for the files, new or to be continued; if None, they are made in a temporary one and read into memory.
         count: number of volumes.
         seed: volume i depends on this seed and i alone.
         steps: how many of the run's noise levels to visit; all if None.
@@ -243,6 +243,7 @@ def sample(
     """
     from volgen.data.derivative import names_in
     from volgen.images import nifti
+    from volgen.parallel.launch import discover
 
     options = {
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
@@ -254,6 +255,8 @@ def sample(
     if out is not None:
         folder: Path = _answer("sample", out=out, **options)
         return [nifti.image(folder / names_in(folder).image(index)) for index in indices]
+    if discover().world_size > 1:
+        raise UserError("out", "is None, and several ranks draw these volumes together", "a folder that all of them see")
     with TemporaryDirectory(prefix="volgen-sample-") as temporary, muted():
         folder = _answer("sample", out=temporary, **options)
         return [nifti.image(folder / names_in(folder).image(index), in_memory=True) for index in indices]

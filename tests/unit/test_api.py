@@ -103,6 +103,13 @@ def test_sample_gives_the_volumes_of_the_command(options: dict[str, Any], there:
     assert {path.name for path in there.iterdir()} >= {"by_command", "by_function"} and not list(there.glob("volgen-sample-*"))
 
 
+def test_ranks_that_sample_together_need_a_folder(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(volgen.UserError, match="out: is None, and several ranks"):
+        volgen.sample(RUN)
+
+
 def test_what_samples_without_a_folder_says_of_no_folder(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volgen.sample(RUN)
     assert "volgen-sample" not in capsys.readouterr().err
