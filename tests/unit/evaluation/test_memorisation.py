@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from volgen.evaluation import memorisation
-from volgen.evaluation.memorisation import nearest, place, twins
+from volgen.evaluation.memorisation import nearest, points, twins
 
 SHAPE = (12, 12, 12)
 
@@ -26,7 +26,7 @@ def heads(count: int, seed: int) -> list[np.ndarray]:
 
 @pytest.fixture(name="people")
 def _people() -> memorisation.People:
-    return place(heads(20, 0), range(20), [number < 10 for number in range(20)])
+    return points(heads(20, 0), range(20), [number < 10 for number in range(20)])
 
 
 def test_a_copy_with_a_little_noise_is_found(people: memorisation.People) -> None:
@@ -62,7 +62,7 @@ def test_two_scans_of_one_person_count_once_and_are_not_strangers_to_each_other(
     one, two = heads(2, 0)
     rest = heads(8, 1)
     volumes = [one, one, two, *rest]
-    people = place(volumes, [0, 0, 1, *range(2, 10)], [True, True, True, *[number < 4 for number in range(8)]])
+    people = points(volumes, [0, 0, 1, *range(2, 10)], [True, True, True, *[number < 4 for number in range(8)]])
     found = nearest(people, heads(3, 2), 0)
     assert found["members"] == 6 and found["others"] == 4 and found["smallest_between_people"] > 0.05
 
@@ -87,7 +87,7 @@ def test_noise_and_models_that_share_no_seeds_are_not_accused_as_twins(people: m
 def test_a_patient_with_two_ids_does_not_hide_copies() -> None:
     real = heads(20, 0)
     twice = np.clip(real[15] + np.random.default_rng(4).normal(0, 1e-3, SHAPE), 0, 1).astype(np.float32)
-    people = place([*real, twice], range(21), [number < 10 for number in range(21)])
+    people = points([*real, twice], range(21), [number < 10 for number in range(21)])
     generator = np.random.default_rng(1)
     drawn = [np.clip(volume + generator.normal(0, 0.005, SHAPE), 0, 1).astype(np.float32) for volume in real[:3]] + heads(5, 2)
     found = nearest(people, drawn, 0)
