@@ -236,11 +236,11 @@ def test_matrices_may_be_narrow_and_vectors_stay(tmp_path: Path) -> None:
 def test_only_the_next_visited_expert_is_read_ahead(ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def recorded(path: Path) -> str:
+    def recorded(path: Path, **options: Any) -> str:
         read.append(path.name)
-        return sha256(path)
+        return sha256(path, **options)
 
-    monkeypatch.setattr("volgen.experts.ensemble.sha256", recorded)
+    monkeypatch.setattr("volgen.core.files.sha256", recorded)
     with open_bank(ensemble, tmp_path, levels=[8.0, 2.0, 0.25]) as bank:
         bank(*volumes(8.0))
         bank._reader.submit(int).result()  # the thread has done what it was given
@@ -277,9 +277,14 @@ class Scale(nn.Module):
         return self.value * y.square()
 
 
+def scales(ensemble: Ensemble) -> Any:
+    """The makers of experts that are :class:`Scale`."""
+    return [Made(Scale)] * len(ensemble.experts)
+
+
 @pytest.mark.parametrize("capacity", [1, 2])
 def test_an_expert_is_not_overwritten_while_a_gradient_needs_it(ensemble: Ensemble, tmp_path: Path, capacity: int) -> None:
-    with ExpertBank(ensemble, tmp_path, Scale, wrap, capacity=capacity) as bank:  # type: ignore[arg-type]
+    with ExpertBank(ensemble, tmp_path, scales(ensemble), capacity=capacity) as bank:
         y = torch.full((1, 1, 2, 2, 2), 3.0, requires_grad=True)
         results = [bank(y, torch.tensor([sigma])) for sigma in GRID]
         for index, x0 in zip(reversed(range(len(GRID))), results, strict=True):
@@ -290,7 +295,7 @@ def test_an_expert_is_not_overwritten_while_a_gradient_needs_it(ensemble: Ensemb
 
 
 def test_storage_goes_back_when_gradients_are_done(ensemble: Ensemble, tmp_path: Path) -> None:
-    with ExpertBank(ensemble, tmp_path, Scale, wrap, capacity=2, levels=[8.0]) as bank:  # type: ignore[arg-type]
+    with ExpertBank(ensemble, tmp_path, scales(ensemble), capacity=2, levels=[8.0]) as bank:
         y = torch.ones(1, 1, 2, 2, 2, requires_grad=True)
         kept = [bank(y, torch.tensor([sigma])) for sigma in GRID[:4]]
         assert len(bank._resident) == 4
@@ -301,7 +306,7 @@ def test_storage_goes_back_when_gradients_are_done(ensemble: Ensemble, tmp_path:
 
 
 def test_no_graph_is_kept_where_no_gradient_is_asked_for(ensemble: Ensemble, tmp_path: Path) -> None:
-    with ExpertBank(ensemble, tmp_path, Scale, wrap) as bank:  # type: ignore[arg-type]
+    with ExpertBank(ensemble, tmp_path, scales(ensemble)) as bank:
         y = torch.ones(1, 1, 2, 2, 2)
         assert not bank(y, torch.tensor([8.0])).requires_grad
         with torch.no_grad():
@@ -333,7 +338,7 @@ def test_after_a_damaged_file_the_other_experts_are_still_right(ensemble: Ensemb
 
 def test_missing_weights_are_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:
     (tmp_path / "0.safetensors").unlink()
-    with open_bank(ensemble, tmp_path) as bank, pytest.raises(UserError, match=r"0\.safetensors: cannot be read"):
+    with open_bank(ensemble, tmp_path) as bank, pytest.raises(UserError, match=r"0\.safetensors: there is no such file"):
         bank(*volumes(0.25))
 
 
