@@ -142,7 +142,7 @@ def validate(cls: type[T], content: Mapping[str, Any], where: str, *, called: Ca
     """Validates a mapping against a configuration class.
 
     Args:
-        cls: of the configuration.
+        cls: class of the configuration.
         content: keys and values.
         where: where they come from, for messages.
         called: what messages call a key.
