@@ -34,8 +34,7 @@ from volgen.privacy.per_sample import PerSample
 from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.recipe import Recipe
 from volgen.training.interrupt import Interrupt
-from volgen.training.loop import Task, Trainer
-from volgen.training.metrics import NoMetrics
+from volgen.training.protocols import NO_PULSE
 
 STEPS, RATE, EDGE = 2, 0.7, 8
 ONE, WHOLE, FOUR = Pass(), Pass(1, all_views=True), Pass(4, all_views=True)
@@ -123,11 +122,8 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
     """What each patient added in each step, on any rank."""
     asked, at_once = recipe(case, str(store.path), folder), case[4]
     with without(gone), closing(Stream(store, "train", asked.data, asked.seed, group.rank, group.world_size)) as stream:
-        plain = Trainer(
-            asked.optimiser, asked.ema, lambda _: None, 4, None, 10, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
-        )  # fmt: skip
         protected.GradientMechanism = Recorder  # type: ignore[misc]
-        trainer = asked.privacy.build(asked).trainer(plain, stream, group)
+        rule = asked.privacy.build(asked).gradient(stream, group, Interrupt(watch_parent=False), NO_PULSE)
         network = asked.build().network(asked.phases()[-1])
         for weight in network.parameters():
             if not weight.any():  # nothing would reach what is before it
@@ -139,13 +135,12 @@ def play(case: Case, store: Store, folder: Path, gone: str, group: Group) -> dic
         noises = [torch.randn((EDGE,) * 3, generator=torch.Generator().manual_seed(number)) for number in range(8)]
         preconditioner = asked.preconditioner.fit(lambda: iter(noises), [str(number) for number in range(8)], 0)
         objective = asked.build().objective(asked.phases()[-1], Fitted(preconditioner), lambda quantile: 0.2 + 3.0 * quantile)
-        task = Task("0", "test", folder, 0, False)
         for step in range(1, STEPS + 1):
-            trainer._gradient(task, engine, objective, step, step - 1)
+            rule.take("0", engine, objective, step, step - 1)
             engine.step(1e-2)
         engine.destroy()
     found: dict[str, str] = {}
-    for text in group.gather(json.dumps(trainer.sanitiser.found)):  # type: ignore[attr-defined]
+    for text in group.gather(json.dumps(rule.sanitiser.found)):
         found |= json.loads(text)
     return found
 

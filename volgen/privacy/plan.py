@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 from torch import nn
 
+from volgen.core.protocols import Pulse
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase
@@ -17,10 +18,13 @@ from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
 from volgen.privacy.ledger import Neighbouring
-from volgen.training.loop import Trainer
+from volgen.training.gradient import GradientRule
+from volgen.training.interrupt import Interrupt
+from volgen.training.judge import Judge
 from volgen.training.metrics import Metrics
 from volgen.training.optimiser import OptimiserConfig
-from volgen.training.stopping import Stopping, StoppingConfig
+from volgen.training.stopping import StoppingConfig
+from volgen.training.validation import Validator
 
 AtOnce = Callable[[nn.Module, Group], Pass]
 """(network, ranks) -> how many patients may go through the network at once; a collective call (``volgen/planning/patients.py``)."""
@@ -32,6 +36,11 @@ class Run(Protocol):
     @property
     def directory(self) -> Path:
         """Where the run lives."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Every random number without privacy follows from it."""
         ...
 
     @property
@@ -274,14 +283,26 @@ class Regime(Protocol):
         """Where numbers go."""
         ...
 
-    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        """What trains the phases of the run."""
+    def gradient(self, stream: Stream, group: Group, interrupt: Interrupt, pulse: Pulse) -> GradientRule:
+        """How gradients of this launch are taken. A collective call.
+
+        Args:
+            stream: examples of training scans.
+            group: the processes.
+            interrupt: tells when to stop.
+            pulse: hears of what takes time.
+        """
         ...
 
     def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:
         """The engine of one phase. A collective call."""
         ...
 
-    def stopping(self, phase: Phase, group: Group) -> Stopping:
-        """The rule of one phase."""
+    def judges(self, group: Group, validator: Callable[[], Validator]) -> Callable[[Phase], Judge]:
+        """Who watches each phase.
+
+        Args:
+            group: the processes.
+            validator: makes what scores weights, if anybody's loss may be looked at.
+        """
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from torch import nn
 from volgen.core.errors import UserError
 from volgen.core.given import Examples
 from volgen.core.progress import say
+from volgen.core.protocols import Pulse
 from volgen.core.rng import uniform
 from volgen.core.rounding import upper
 from volgen.data.record import SubjectRecord, by_patient
@@ -31,10 +31,11 @@ from volgen.privacy.mechanism import GradientMechanism
 from volgen.privacy.per_sample import PerSample
 from volgen.privacy.plan import AtOnce, Run
 from volgen.privacy.secret import Secret
-from volgen.training.loop import Trainer
+from volgen.training.interrupt import Interrupt
+from volgen.training.judge import Judge
 from volgen.training.metrics import Metrics
-from volgen.training.private import PrivateStopping, PrivateTrainer, Views, Withheld
-from volgen.training.stopping import Stopping
+from volgen.training.private import BudgetJudge, PatientGradient, Views, Withheld
+from volgen.training.validation import Validator
 
 Facts = dict[str, Any]
 
@@ -159,16 +160,14 @@ class Protected:
         """Only what is noised already."""
         return Withheld(metrics)
 
-    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        """A trainer whose unit is the patient. A collective call."""
+    def gradient(self, stream: Stream, group: Group, interrupt: Interrupt, pulse: Pulse) -> PatientGradient:
+        """A gradient whose unit is the patient. A collective call."""
         secret = Secret(bytes.fromhex(group.gather(Secret().hex())[0]))
         mechanism = Ledger(self._run.directory).mechanism
         sanitiser = GradientMechanism(mechanism, self._run.data.batch_size, secret, group.rank, group.world_size)
-        usual = {field.name: getattr(plain, field.name) for field in fields(plain)}
-        # In an order of their own ids: a patient's scans keep their numbers whoever else is there.
         scans = by_patient(sorted(stream.records, key=lambda record: (record.patient, record.id)))
         views = _views(stream, scans, self._plan.views, sanitiser.seed)
-        return PrivateTrainer(**usual, sanitiser=sanitiser, views=views, patients=tuple(scans))
+        return PatientGradient(sanitiser, views, tuple(scans), group, interrupt, pulse)
 
     def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:
         """An engine whose gradients pass through our hands. A collective call."""
@@ -181,11 +180,15 @@ class Protected:
             at_once=self._at_once, per_sample=PerSample(network) if self._at_once.patients > 1 else None, release=recipe.build().release,
         )  # fmt: skip
 
-    def stopping(self, phase: Phase, group: Group) -> Stopping:
-        """A rule of exactly the steps that are configured, each paid for before it is taken."""
-        rule, directory = self._run.rule(phase), self._run.directory
-        allowance = None if group.rank else _Allowance(directory, cold=not self._run.warm(phase))
-        return PrivateStopping(rule, rule.max_steps, phase.name, allowance, group, directory)
+    def judges(self, group: Group, validator: Callable[[], Validator]) -> Callable[[Phase], Judge]:
+        """Judges that grant the steps that are configured, each paid for before it is taken; nobody is validated on."""
+
+        def judge(phase: Phase) -> Judge:
+            directory = self._run.directory
+            allowance = None if group.rank else _Allowance(directory, cold=not self._run.warm(phase))
+            return BudgetJudge(self._run.rule(phase).max_steps, phase.name, allowance, group, directory)
+
+        return judge
 
 
 class _Allowance:

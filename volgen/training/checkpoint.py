@@ -22,8 +22,7 @@ from volgen.core.progress import say
 from volgen.core.run_files import BEST, CHECKPOINT, DAMAGED, STATE
 from volgen.training.checkpoint_files import File, Parts, damage, write_through
 from volgen.training.ema import EMA
-from volgen.training.protocols import Engine, Ranks
-from volgen.training.stopping import Stopping
+from volgen.training.protocols import Engine, Ranks, Remembers
 from volgen.training.together import together
 
 AVERAGE = "average"
@@ -100,7 +99,7 @@ def find(folder: Path, ranks: Ranks) -> Path | None:
     return folder / name if name else None
 
 
-def save(place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> None:
+def save(place: Moment, engine: Engine, ema: EMA, judge: Remembers, ranks: Ranks, exported: Path) -> None:
     """Writes ``checkpoint-<step>`` beside ``exported``; once it is verified, all but the last two go. A collective call.
 
     Every rank writes its share of the tensors to a folder of another name, and reads it back; rank 0 renames the folder.
@@ -109,7 +108,7 @@ def save(place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ran
         place: where training is.
         engine: weights and moments.
         ema: the average.
-        stopping: the rule's memory.
+        judge: has a memory.
         ranks: the processes.
         exported: the best weights so far, if there are any; copied, because they belong to this state.
 
@@ -142,7 +141,7 @@ def save(place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ran
                     raise UserError(str(partial / file), found, shared, "put `runs` on one")
         content = {
             "phase": place.phase, "seed": place.seed, "step": place.step, "first_batch": place.first_batch, "updates": engine.updates,
-            "stopping": stopping.state(), "ledger": None, "world_size": ranks.world_size, "files": files, "metrics": place.metrics,
+            "stopping": judge.state(), "ledger": None, "world_size": ranks.world_size, "files": files, "metrics": place.metrics,
         }  # fmt: skip
         write_json(partial / STATE, {**content, "fingerprint": fingerprint(content)})
         sync(partial)
@@ -169,7 +168,7 @@ def save(place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ran
         raise
 
 
-def load(checkpoint: Path, place: Moment, engine: Engine, ema: EMA, stopping: Stopping, ranks: Ranks, exported: Path) -> Moment:
+def load(checkpoint: Path, place: Moment, engine: Engine, ema: EMA, judge: Remembers, ranks: Ranks, exported: Path) -> Moment:
     """Restores all state, with any number of ranks and any ZeRO stage, and returns where it was written. A collective call.
 
     Args:
@@ -177,7 +176,7 @@ def load(checkpoint: Path, place: Moment, engine: Engine, ema: EMA, stopping: St
         place: where training would begin without it.
         engine: takes weights and moments.
         ema: takes the average.
-        stopping: takes the rule's memory.
+        judge: takes its memory.
         ranks: the processes.
         exported: gets the best weights that belong to this state.
 
@@ -195,7 +194,7 @@ def load(checkpoint: Path, place: Moment, engine: Engine, ema: EMA, stopping: St
         for kind in engine.kinds:
             engine.write(kind, parts[kind])
     engine.updates = int(content["updates"])
-    stopping.restore(content["stopping"])
+    judge.restore(content["stopping"])
 
     def put_back() -> None:
         if ranks.rank:

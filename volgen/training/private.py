@@ -1,8 +1,8 @@
-"""Training in which each patient's part of a step is bounded and drowned in noise; the loop around it is the usual one."""
+"""The gradient in which each patient's part is bounded and drowned in noise, and who ends training without looking at losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import Examples
+from volgen.core.protocols import Pulse
 from volgen.training import checkpoint
 from volgen.training.draws import JoinedDraws, StepDraws
-from volgen.training.interrupt import SIGNALS
-from volgen.training.loop import Task, Trainer
+from volgen.training.gradient import Taken, first, heard
+from volgen.training.interrupt import Interrupt
+from volgen.training.judge import Look
 from volgen.training.metrics import Metrics
 from volgen.training.objective import Objective
-from volgen.training.protocols import Batch, Engine, Ranks
-from volgen.training.stopping import Stopping, StoppingConfig
+from volgen.training.protocols import NO_PULSE, Batch, Engine, Ranks
 from volgen.training.together import together
 
 PUBLIC = ("learning_rate", "gradient_norm")
@@ -143,15 +144,14 @@ class Allowance(Protocol):
         ...
 
 
-class PrivateStopping(Stopping):
+class BudgetJudge:
     """A fixed number of steps, or as many as the budget allows. No loss is looked at.
 
     A step is entered in the ledger when the loop first asks whether there is one more, so before anything of it is computed. Whoever is
     stopped in between has paid for nothing; nobody has ever got anything unpaid.
 
     Args:
-        config: the rule.
-        max_steps: its upper bound, which is also its lower.
+        max_steps: number of steps that are wanted.
         scope: name of the network.
         allowance: the ledger; only rank 0 needs one.
         ranks: the processes, which are all told the same.
@@ -159,12 +159,11 @@ class PrivateStopping(Stopping):
     """
 
     def __init__(
-        self, config: StoppingConfig, max_steps: int, scope: str, allowance: Allowance | None, ranks: Ranks, where: Path
+        self, max_steps: int, scope: str, allowance: Allowance | None, ranks: Ranks, where: Path
     ) -> None:  # fmt: skip
-        super().__init__(config, max_steps)
+        self.max_steps, self.best_step, self.loss, self.note = max_steps, 0, None, ""
         self._scope, self._allowance, self._ranks, self._where = scope, allowance, ranks, where
         self._granted: dict[int, bool] = {}
-        self._exported = False
 
     def done(self, step: int) -> bool:
         """Whether training ends after ``step``; if not, the next step is paid for. A collective call.
@@ -192,18 +191,27 @@ class PrivateStopping(Stopping):
         """Whether weights are taken now: once, at the end."""
         return self.done(step)
 
-    def late(self, step: int) -> bool:
-        """Whether training ended without its weights having been taken: it was resumed when nothing was left to spend."""
-        return step > 0 and not self._exported
+    def first(self, step: int, *, warm: bool) -> bool:
+        """Whether to take weights before training goes on: trained ones, and those of a checkpoint after which there is no budget."""
+        return self.done(step) if step else warm
 
-    def take_weights(self, step: int) -> None:
-        """The weights of ``step`` are the ones that are exported."""
-        self.best_step, self._exported = step, True
+    def look(self, state: Mapping[str, Tensor], objective: Objective, step: int) -> Look:
+        """Takes the weights: there is nobody to score them with."""
+        self.best_step = step
+        return Look(kept=True)
+
+    def state(self) -> dict[str, float | int | None]:
+        """What a rule of losses remembers before it has seen any: checkpoints of private runs have that form."""
+        return {"best": None, "reference": None, "best_step": self.best_step, "without_gain": 0}
+
+    def restore(self, state: Mapping[str, float | int | None]) -> None:
+        """Inverse of :meth:`state`."""
+        self.best_step = int(state["best_step"] or 0)
 
 
 @dataclass(frozen=True)
-class PrivateTrainer(Trainer):
-    """A trainer whose unit is the patient.
+class PatientGradient:
+    """A gradient whose unit is the patient.
 
     What a patient adds to a step is a function of their scans, of the secret and of public settings. Nothing of it may follow from who
     else is there: not the place in a list, not the neighbours in a pass, not how many there are.
@@ -212,45 +220,49 @@ class PrivateTrainer(Trainer):
         sanitiser: sampling, clipping and noise.
         views: what a patient contributes with.
         patients: ids of all.
+        ranks: the processes.
+        interrupt: says when to stop.
+        pulse: hears of every pass.
     """
 
-    sanitiser: Sanitiser | None = None
-    views: Views | None = None
-    patients: Sequence[str] = ()
+    sanitiser: Sanitiser
+    views: Views
+    patients: Sequence[str]
+    ranks: Ranks
+    interrupt: Interrupt
+    pulse: Pulse = NO_PULSE
 
-    def _gradient(self, task: Task, engine: Engine, objective: Objective, step: int, number: int) -> tuple[float, int]:
-        """One noisy gradient; no loss is returned (NaN), because nothing would protect it."""
-        private: PatientEngine = engine  # type: ignore[assignment]  # the command brings the two together
-        assert self.sanitiser is not None and self.views is not None
+    def take(self, phase: str, engine: Engine, objective: Objective, step: int, number: int) -> Taken:
+        """One noisy gradient; no loss is told, because nothing would protect it."""
+        private: PatientEngine = engine  # type: ignore[assignment]  # a regime brings the two together
         drawn = self.sanitiser.draw(self.patients)
         mine = drawn[self.ranks.rank :: self.ranks.world_size]
         rounds = -(-len(drawn) // self.ranks.world_size) if private.in_step else len(mine)
         # Ranks that have to keep up with the others compute somebody's gradient, and forget it.
         turns = [*mine, *drawn[:1] * (rounds - len(mine))]
         total = self.sanitiser.zeros(private.shapes, private.device)
-        pairs = zip(turns, self.views(turns, task.name, step), strict=True)
+        pairs = zip(turns, self.views(turns, phase, step), strict=True)
         place = 0
         while people := list(islice(pairs, private.at_once.patients)):
             count = len(people)
             # A pass is always as large: kernels choose their order of summation by the size.
             people += people[:1] * (private.at_once.patients - count)
-            for contribution in islice(self._contributions(task, private, objective, step, people), count):
+            for contribution in islice(self._contributions(phase, private, objective, step, people), count):
                 if place < len(mine):
                     self.sanitiser.add(total, contribution)
                 place += 1
             self.pulse.beat()
         private.give(self.sanitiser.finish(total))
-        told = self.ranks.sum([float(self.interrupt.received == number) for number in SIGNALS])
-        return float("nan"), next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
+        return Taken({}, "private: losses are not looked at", first(self.ranks.sum(heard(self.interrupt))))
 
     def _contributions(
-        self, task: Task, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]
+        self, phase: str, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]
     ) -> Iterator[list[Tensor]]:  # fmt: skip
         """The gradient of each patient's mean loss over the views."""
         ids = [name for _, batch in people for name in batch.ids]
         if engine.at_once.all_views:
             examples = Examples.joined([Examples(batch.x_BCXYZ, batch.given) for _, batch in people]).to(engine.device)
-            draws = JoinedDraws([self._draws(task, step, patient, batch, batch.positions) for patient, batch in people])
+            draws = JoinedDraws([self._draws(phase, step, patient, batch, batch.positions) for patient, batch in people])
             yield from engine.gradients_of(objective.loss(engine, examples, draws, ids), len(people))
             return
         ((patient, batch),) = people
@@ -258,7 +270,7 @@ class PrivateTrainer(Trainer):
         mean: list[Tensor] = []
         for view, name in enumerate(ids):
             row = slice(view, view + 1)
-            loss_B = objective.loss(engine, examples[row], self._draws(task, step, patient, batch, batch.positions[row]), [name])
+            loss_B = objective.loss(engine, examples[row], self._draws(phase, step, patient, batch, batch.positions[row]), [name])
             gradients = engine.gradients(loss_B.mean() / len(ids))
             if mean:
                 torch._foreach_add_(mean, gradients)
@@ -266,21 +278,6 @@ class PrivateTrainer(Trainer):
                 mean = gradients
         yield mean
 
-    def _draws(self, task: Task, step: int, patient: str, batch: Batch, positions: Sequence[int]) -> StepDraws:
+    def _draws(self, phase: str, step: int, patient: str, batch: Batch, positions: Sequence[int]) -> StepDraws:
         """Random numbers of some of a patient's views, which follow from the patient's own seed."""
-        assert self.sanitiser is not None
-        return StepDraws(self.sanitiser.seed(patient), task.name, step, len(batch.positions), positions)
-
-    def _validate(
-        self, task: Task, engine: Engine, objective: Objective, stopping: Stopping, step: int, best: dict[str, Tensor]
-    ) -> float:  # fmt: skip
-        """Takes the weights that the engine holds now; there is nobody to score them with."""
-        assert isinstance(stopping, PrivateStopping)
-        state = engine.full_state()
-        if self.ranks.rank == 0:
-            best.update(state)
-        stopping.take_weights(step)
-        return float("nan")
-
-    def _note(self, loss: float, stopping: Stopping) -> str:
-        return "private: losses are not looked at"
+        return StepDraws(self.sanitiser.seed(patient), phase, step, len(batch.positions), positions)

@@ -108,3 +108,15 @@ class _NoPulse:
 
 NO_PULSE: Pulse = _NoPulse()
 """Nobody listens: nothing but this process can die."""
+
+
+class Remembers(Protocol):
+    """What has to go on where it was after a restart, such as who judges a phase."""
+
+    def state(self) -> dict[str, float | int | None]:
+        """Its memory, for a checkpoint."""
+        ...
+
+    def restore(self, state: Mapping[str, float | int | None]) -> None:
+        """Inverse of :meth:`state`."""
+        ...

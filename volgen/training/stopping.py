@@ -81,10 +81,6 @@ class Stopping:
         """Whether training ends after ``step``."""
         return step >= self.max_steps or (step >= self._config.min_steps and self._without_gain >= self._config.patience)
 
-    def late(self, step: int) -> bool:
-        """Whether training ended after ``step`` although weights were never looked at: not where validation decides."""
-        return False
-
     def state(self) -> dict[str, float | int | None]:
         """Numbers for a checkpoint; JSON has no infinity, so None stands for it."""
         losses = {"best": self.best, "reference": self._reference}

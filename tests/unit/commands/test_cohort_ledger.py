@@ -100,7 +100,7 @@ def test_a_finished_run_that_is_trained_on_counts_with_all_it_may_take(store: Pa
     for lost in ("ensemble.json", "experts/0/weights.safetensors", "experts/0/phase.json"):
         (run / lost).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("volgen.training.private.PrivateTrainer._gradient", lambda *_: 1 / 0)
+        patch.setattr("volgen.training.private.PatientGradient.take", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(recipe(store, "one"))
     spent = ledger_of(store).spent()

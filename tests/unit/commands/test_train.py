@@ -35,7 +35,7 @@ from volgen.recipe import Recipe
 from volgen.runs import queue
 from volgen.runs.record import PhaseRecord
 from volgen.runs.trained import open_run
-from volgen.training import loop, relaunch
+from volgen.training import relaunch, stopping
 from volgen.training.ema import EMA
 
 PowerCut = Callable[[int], AbstractContextManager[None]]
@@ -348,7 +348,7 @@ def test_best_weights_survive_a_kill_whatever_was_validated_since(
 
     def run(runs: Path, kill_at: int | None) -> Path:
         stepped = 0
-        step, update = Engine.step, loop.Stopping.update
+        step, update = Engine.step, stopping.Stopping.update
 
         def counted(self: Engine, rate: float) -> float:
             nonlocal stepped
@@ -362,7 +362,7 @@ def test_best_weights_survive_a_kill_whatever_was_validated_since(
 
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "step", counted)
-            patch.setattr(loop.Stopping, "update", scripted)
+            patch.setattr(stopping.Stopping, "update", scripted)
             return train(recipe(blob_store, runs, **settings))
 
     whole = run(tmp_path / "whole", None)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from volgen.commands.train.train import train
 from volgen.core.config import validate
+from volgen.core.given import Examples
+from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
 from volgen.methods import Fitted
@@ -36,8 +38,7 @@ from volgen.privacy.plans.dp_sgd import Mechanism
 from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
 from volgen.training.interrupt import Interrupt
-from volgen.training.loop import Task, Trainer
-from volgen.training.metrics import NoMetrics
+from volgen.training.protocols import NO_PULSE
 
 SIGN = math.sqrt(2.0 / math.pi)
 """What a unit shift of a standard normal number does to the mean of its sign."""
@@ -66,9 +67,12 @@ def world(store: Path, gone: str = "", contrasts: bool = False) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StreamConfig, "records", lambda *a: [record for record in whole(*a) if record.patient != gone])
         if contrasts:
-            patch.setattr(
-                Stream, "_example", lambda self, record, *key: plain(self, record, *key) * (-1.0 if record.patient in odd else 1.0)
-            )
+
+            def contrasted(self: Stream, record: SubjectRecord, *key: int | str) -> Examples:
+                found = plain(self, record, *key)
+                return Examples(found.x_BCXYZ * (-1.0 if record.patient in odd else 1.0), found.given)
+
+            patch.setattr(Stream, "_example", contrasted)
         yield
 
 
@@ -130,14 +134,10 @@ def contributions(asked: Recipe, folder: Path, key: bytes) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch, closing(Stream(Store.open(asked.data.store), "train", asked.data, asked.seed)) as stream:
         patch.setattr(protected, "GradientMechanism", KnownDraws)
         patch.setattr(KnownDraws, "key", key)
-        plain = Trainer(
-            asked.optimiser, asked.ema, lambda _: None, 1, None, 1, asked.seed, group, NoMetrics(), Interrupt(watch_parent=False)  # type: ignore[arg-type,return-value]
-        )  # fmt: skip
-        trainer = asked.privacy.build(asked).trainer(plain, stream, group)
+        rule = asked.privacy.build(asked).gradient(stream, group, Interrupt(watch_parent=False), NO_PULSE)
         objective = asked.build().objective(phase, Fitted(preconditioner))
-        trainer._gradient(Task(phase.name, "attack", folder, 0, False), engine, objective, 1, 0)  # type: ignore[arg-type]
-        people = trainer.patients  # type: ignore[attr-defined]
-    return {person: added / asked.privacy.clip_norm for person, added in zip(people, KnownDraws.added, strict=True)}
+        rule.take(phase.name, engine, objective, 1, 0)
+    return {person: added / asked.privacy.clip_norm for person, added in zip(rule.patients, KnownDraws.added, strict=True)}
 
 
 @dataclass(frozen=True)

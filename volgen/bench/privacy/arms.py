@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,11 +26,10 @@ from volgen.privacy.secret import Secret
 from volgen.recipe import Recipe
 from volgen.training.draws import StepDraws
 from volgen.training.ema import EMA
+from volgen.training.gradient import BatchGradient, GradientRule
 from volgen.training.interrupt import Interrupt
-from volgen.training.loop import Task, Trainer
-from volgen.training.metrics import NoMetrics
 from volgen.training.objective import Objective
-from volgen.training.private import PrivateTrainer
+from volgen.training.private import PatientGradient
 
 MOST = 20
 """Least number of steps that are timed, seconds to time them for, and the largest number of them."""
@@ -82,10 +79,6 @@ def measure(content: str, arm: int) -> Exercised:
     return Exercised(wall, cpu, peak, peak - before)
 
 
-def _task() -> Task:
-    return Task("bench", "bench", Path(), 0, False)
-
-
 def _objective(recipe: Recipe) -> Objective:
     fitted = Fitted(recipe.preconditioner.blank(recipe.data.shape, 1))
     return recipe.build().objective(recipe.phases()[-1], fitted, lambda quantile: 0.2 + quantile)
@@ -110,8 +103,8 @@ def _ordinary(recipe: Recipe, network: nn.Module, group: Group, accumulation: in
         x = to_model(torch.rand(size, 1, *recipe.data.shape))
         return Batch(x.to(group.device), list(range(size)), ["made up"] * size)
 
-    trainer = Trainer(**_usual(recipe, group, batch))
-    return _steps(recipe, trainer, engine), engine.destroy
+    rule = BatchGradient(batch, size, recipe.seed, group, Interrupt(watch_parent=False))
+    return _steps(recipe, rule, engine), engine.destroy
 
 
 def _one_patient(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Callable[[], None]]:
@@ -135,22 +128,15 @@ def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) ->
         for _ in patients:
             yield Batch(to_model(torch.rand(1, 1, *recipe.data.shape)), [0], ["made up"])
 
-    trainer = PrivateTrainer(**_usual(recipe, group, None), sanitiser=sanitiser, views=views, patients=[f"{n}" for n in range(people)])
-    return _steps(recipe, trainer, engine), engine.destroy
+    rule = PatientGradient(sanitiser, views, [f"{n}" for n in range(people)], group, Interrupt(watch_parent=False))
+    return _steps(recipe, rule, engine), engine.destroy
 
 
-def _usual(recipe: Recipe, group: Group, batch: Any) -> dict[str, Any]:
-    return {
-        "optimiser": recipe.optimiser, "ema": recipe.ema, "batch": batch, "batch_size": recipe.data.batch_size, "validator": None,
-        "checkpoint_every": MOST, "seed": recipe.seed, "ranks": group, "metrics": NoMetrics(), "interrupt": Interrupt(watch_parent=False),
-    }  # fmt: skip
-
-
-def _steps(recipe: Recipe, trainer: Trainer, engine: Engine) -> Step:
+def _steps(recipe: Recipe, rule: GradientRule, engine: Engine) -> Step:
     objective, ema = _objective(recipe), EMA(recipe.ema, engine.masters())
 
     def step(number: int) -> None:
-        trainer._gradient(_task(), engine, objective, number + 1, number)
+        rule.take("bench", engine, objective, number + 1, number)
         engine.step(RATE)
         ema.update(engine.masters())
         _wait()

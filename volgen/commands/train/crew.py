@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -32,6 +31,7 @@ from volgen.runs.queue import Patience, Queue, Wait
 from volgen.runs.record import PhaseRecord
 from volgen.training import checkpoint, relaunch
 from volgen.training.interrupt import Interrupt, Interrupted
+from volgen.training.judge import Judge
 from volgen.training.loop import Task, Trainer
 from volgen.training.metrics import Metrics, MetricsFile, NoMetrics
 from volgen.training.together import WAIT, Pulses, on_chief, told_to_stop, when_ready
@@ -80,12 +80,14 @@ class _Tools:
         recipe: the model's recipe.
         regime: how it trains.
         trainer: trains.
+        judges: says who watches a phase.
         fitted: what was fitted to the cohort.
     """
 
     recipe: Recipe
     regime: Regime
     trainer: Trainer
+    judges: Callable[[Phase], Judge]
     fitted: Fitted
 
 
@@ -117,12 +119,12 @@ class _Equipment:
         group, regime = self._group, recipe.privacy.build(recipe)
         stream = Stream(self._store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)
         self._held.callback(stream.close)
+        judges = regime.judges(group, lambda: parts.make_validator(recipe, self._store, group))
         trainer = Trainer(
-            recipe.optimiser, recipe.ema, parts.batches(stream, group.device), recipe.data.batch_size,
-            parts.make_validator(recipe, self._store, group) if recipe.privacy.validates else None,
-            recipe.engine.checkpoint_every, recipe.seed, group, regime.metrics(self._metrics), self._interrupt, self._pulse,
+            recipe.optimiser, recipe.ema, regime.gradient(stream, group, self._interrupt, self._pulse), recipe.engine.checkpoint_every,
+            recipe.seed, group, regime.metrics(self._metrics), self._pulse,
         )  # fmt: skip
-        return _Tools(recipe, regime, regime.trainer(trainer, stream, group), parts.fitted(recipe, stream, self._preconditioner))
+        return _Tools(recipe, regime, trainer, judges, parts.fitted(recipe, stream, self._preconditioner))
 
 
 @dataclass(frozen=True)
@@ -174,22 +176,23 @@ class _Crew:
         task = Task(phase.name, title, folder, _first_batch(recipe, phase), recipe.warm(phase))
         trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
         try:
-            outcome = trainer.run(task, engine, recipe.build().objective(phase, tools.fitted), regime.stopping(phase, group))
+            outcome = trainer.run(task, engine, recipe.build().objective(phase, tools.fitted), tools.judges(phase))
         finally:
             engine.destroy()
             gc.collect()  # an engine is a web of hooks that point at each other
         group.barrier()
 
         def finish() -> None:
-            loss = outcome.validation_loss if math.isfinite(outcome.validation_loss) else None
-            record = PhaseRecord(outcome.steps, outcome.best_step, loss, parameters, sha256(folder / WEIGHTS), outcome.metrics)
+            digest = sha256(folder / WEIGHTS)
+            record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, digest, outcome.metrics)
             self.queue.done(phase, record)
             relaunch.saved()
             checkpoint.remove(folder)
 
         on_chief(group, finish)
-        loss = f", validation loss {outcome.validation_loss:.5f} at step {outcome.best_step}" if recipe.privacy.validates else ""
-        say(f"{title}: {outcome.steps} steps{loss}.")
+        loss = outcome.validation_loss
+        scored = "" if loss is None else f", validation loss {loss:.5f} at step {outcome.best_step}"
+        say(f"{title}: {outcome.steps} steps{scored}.")
 
     def _network(self, phase: Phase) -> nn.Module:
         weights = self.start.weights(phase)

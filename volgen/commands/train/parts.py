@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from volgen.core.errors import UserError
@@ -15,7 +12,7 @@ from volgen.core.progress import say
 from volgen.core.rng import seeded
 from volgen.core.run_files import FOR_TRAINING
 from volgen.data.store import Store
-from volgen.data.stream import Batch, Stream
+from volgen.data.stream import Stream
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
@@ -78,16 +75,6 @@ def make_validator(recipe: Recipe, store: Store, group: Group) -> Validator:
     with seeded(recipe.seed, "weights", "validation"):
         network = method.released(recipe.phases()[-1]).to(group.device)
     return Validator(network, method.forward(network), volumes, recipe.stopping.validation_draws, recipe.seed, group)
-
-
-def batches(stream: Stream, device: torch.device) -> Callable[[int], Batch]:
-    """Number of a batch -> this rank's part of it, on its device."""
-
-    def batch(step: int) -> Batch:
-        found = stream.batch(step)
-        return replace(found, x_BCXYZ=found.x_BCXYZ.to(device, non_blocking=True), given=found.given.to(device, non_blocking=True))
-
-    return batch
 
 
 def at_once(recipe: Recipe) -> AtOnce:

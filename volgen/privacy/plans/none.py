@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +12,22 @@ from torch import nn
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
+from volgen.core.protocols import Pulse
 from volgen.core.run_files import CONFIG, LEDGER
 from volgen.data.store import Store
-from volgen.data.stream import Stream
+from volgen.data.stream import Batch, Stream
 from volgen.experts.plan import Phase
 from volgen.images.geometry import Geometry
 from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
 from volgen.privacy.plan import AtOnce, Run
-from volgen.training.loop import Trainer
+from volgen.training.gradient import BatchGradient
+from volgen.training.interrupt import Interrupt
+from volgen.training.judge import LossJudge
 from volgen.training.metrics import Metrics
 from volgen.training.stopping import Stopping
+from volgen.training.validation import Validator
 
 AGAIN = "restore the file from a copy, or train the run again"
 NOTHING: dict[str, Any] = {
@@ -142,9 +147,15 @@ class Plain:
         """All of them."""
         return metrics
 
-    def trainer(self, plain: Trainer, stream: Stream, group: Group) -> Trainer:
-        """The usual one."""
-        return plain
+    def gradient(self, stream: Stream, group: Group, interrupt: Interrupt, pulse: Pulse) -> BatchGradient:
+        """That of the mean loss of a batch."""
+
+        def batch(number: int) -> Batch:
+            found = stream.batch(number)
+            x_BCXYZ = found.x_BCXYZ.to(group.device, non_blocking=True)
+            return replace(found, x_BCXYZ=x_BCXYZ, given=found.given.to(group.device, non_blocking=True))
+
+        return BatchGradient(batch, self._run.data.batch_size, self._run.seed, group, interrupt)
 
     def engine(self, network: nn.Module, group: Group, at_once: AtOnce) -> Engine:
         """The usual one, to which micro-batches are given whole."""
@@ -155,7 +166,12 @@ class Plain:
             matrix_rate=run.optimiser.matrix_learning_rate / run.optimiser.learning_rate, release=run.build().release,
         )  # fmt: skip
 
-    def stopping(self, phase: Phase, group: Group) -> Stopping:
-        """When the validation loss stops paying."""
-        rule = self._run.rule(phase)
-        return Stopping(rule, rule.max_steps)
+    def judges(self, group: Group, validator: Callable[[], Validator]) -> Callable[[Phase], LossJudge]:
+        """The validation loss decides."""
+        scores = validator()
+
+        def judge(phase: Phase) -> LossJudge:
+            rule = self._run.rule(phase)
+            return LossJudge(Stopping(rule, rule.max_steps), scores)
+
+        return judge
