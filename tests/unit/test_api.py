@@ -21,6 +21,7 @@ import yaml
 
 import volgen
 from volgen import api, cli, commands
+from volgen.core import exit_codes
 from volgen.core.given import Given
 from volgen.core.protocols import Denoiser
 from volgen.images import nifti
@@ -228,6 +229,15 @@ def test_train_makes_the_run_of_the_command(there: Path) -> None:
     assert volgen.sample(run)[0].shape == (16, 16, 16)
     with pytest.raises(volgen.UserError, match=r"unknown key 'experts.cuont'; expected a key of the configuration\. Did you mean 'count'"):
         volgen.train("run.yaml", {"experts": {"cuont": 2}})
+
+
+@pytest.mark.parametrize(("code", "raised"), [(exit_codes.INTERRUPTED, KeyboardInterrupt), (exit_codes.SAVED, SystemExit)])
+def test_a_stop_of_training_is_the_kind_of_error_that_python_has_for_it(
+    code: int, raised: type[BaseException], there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("volgen.commands.train.train.train", lambda recipe, only: sys.exit(code))
+    with pytest.raises(raised):
+        volgen.train("run.yaml", {"name": "stopped"})
 
 
 def test_explain_knows_every_key_of_a_configuration(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
