@@ -46,9 +46,11 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RANDOM = {"private": re.compile(r"weights|metrics|losses|ensemble|manifest|journal|seal|training|README")}
 """What of a private run depends on its secret."""
+IGNORED = re.compile(r"^all/|/tensorboard/|lock$|^log\.txt$|\.privacy\.jsonl$")
+"""Files with the time or the process in their name or content."""
 VARYING = {
     "wall_time_seconds", "wall_seconds", "seconds", "peak_memory_bytes", "peak_memory", "volgen_version", "git_revision", "started",
-    "finished", "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "entry", "command",
+    "finished", "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "hours", "hours_per_expert", "step_seconds", "entry", "command",
 }  # fmt: skip
 
 
@@ -135,7 +137,12 @@ def content(path: Path) -> Any:
 def differing(old: Path, new: Path) -> list[str]:
     """Names of files that only one has, or that differ."""
     names = [
-        {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and "all/" not in str(path)} for root in (old, new)
+        {
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*")
+            if path.is_file() and not IGNORED.search(path.relative_to(root).as_posix())
+        }
+        for root in (old, new)
     ]
     found = [f"only {'old' if name in names[0] else 'new'}: {name}" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
