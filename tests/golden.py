@@ -50,7 +50,8 @@ IGNORED = re.compile(r"^all/|/tensorboard/|lock$|^log\.txt$|\.privacy\.jsonl$")
 """Files with the time or the process in their name or content."""
 VARYING = {
     "wall_time_seconds", "wall_seconds", "seconds", "peak_memory_bytes", "peak_memory", "volgen_version", "git_revision", "started",
-    "finished", "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "hours", "hours_per_expert", "step_seconds", "entry", "command",
+    "finished", "GeneratedBy", "hostname", "machine", "time", "created", "sha256", "files", "seal", "digest", "hours",
+    "hours_per_expert", "step_seconds", "entry", "command",
 }  # fmt: skip
 
 
