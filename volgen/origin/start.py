@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -90,6 +90,16 @@ class FinishedRun(Protocol):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all that decides what it draws."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any] | None:
+        """Content of its manifest; None where that was lost."""
+        ...
+
+    @property
+    def cohort(self) -> str | None:
+        """Fingerprint of the cohort that it was trained on; None for a run that does not know it, as a released one."""
         ...
 
     def preconditioner(self, device: torch.device) -> Preconditioner:

@@ -31,8 +31,6 @@ from volgen.images.geometry import Geometry
 from volgen.origin import people
 from volgen.origin.start import Facts, FinishedRun, Fit, Kept, Open, Recipe
 
-RELEASED = "release"
-"""Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
 DIGITS = 1e-3
 
 
@@ -149,7 +147,7 @@ class Public:
         for variant in recipe.variants:
             with torch.device("meta"):
                 variant.build().network(recipe.phases()[-1])
-        digest, seen = _seen(directory)
+        digest, seen = _seen(run)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         said, known = people.compare(recipe, people.cohorts(directory, seen, run.recipe.data.store), store, public)
         kept = [phase.name for phase in recipe.phases() if config.keeps(phase.points)]
@@ -246,12 +244,8 @@ class Public:
         return bank.experts[owners[0]]
 
 
-def _seen(run: Path) -> tuple[str | None, Facts | None]:
+def _seen(run: FinishedRun) -> tuple[str | None, Facts | None]:
     """SHA-256 of a run's manifest and what it says of its inputs; the latter is None for a released run, whose manifest knows no cohort."""
-    if not (run / MANIFEST).exists():
+    if run.provenance is None:
         return None, None
-    content = manifest.read(run, "the manifest of a finished run", limit=MANIFEST_BYTES)
-    inputs = content.get("inputs")
-    if not isinstance(inputs, dict):
-        raise UserError(str(run / MANIFEST), "has another form", "the manifest of a finished run")
-    return sha256(run / MANIFEST), None if content.get("stage") == RELEASED else inputs
+    return sha256(run.directory / MANIFEST), None if run.cohort is None else run.provenance["inputs"]
