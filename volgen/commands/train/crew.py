@@ -92,7 +92,7 @@ class _Tools:
 
 
 class _Equipment:
-    """Has the tools for a network: made when the first of its model is trained, and kept until one of another model is."""
+    """Has the tools for a network: made when the first of its model is trained, and kept until one of another is, or one without noise."""
 
     def __init__(
         self, recipe: Recipe, store: Store, preconditioner: Preconditioner, group: Group, metrics: Metrics, interrupt: Interrupt,
@@ -101,25 +101,26 @@ class _Equipment:
         self._recipe, self._store, self._preconditioner, self._group = recipe, store, preconditioner, group
         self._metrics, self._interrupt, self._pulse = metrics, interrupt, pulse
         self._held = ExitStack()
-        self._model: int | None = None
+        self._made_for: tuple[int, bool] | None = None
 
     def of(self, phase: Phase) -> _Tools:
         """The tools for a phase. A collective call."""
-        if phase.model != self._model:
+        wanted = phase.model, bool(phase.points)
+        if wanted != self._made_for:
             self.close()
-            self._tools, self._model = self._make(self._recipe.of(phase)), phase.model
+            self._tools, self._made_for = self._make(self._recipe.of(phase), phase), wanted
         return self._tools
 
     def close(self) -> None:
         """Ends the threads that read ahead."""
         self._held.close()
-        self._model = None
+        self._made_for = None
 
-    def _make(self, recipe: Recipe) -> _Tools:
+    def _make(self, recipe: Recipe, phase: Phase) -> _Tools:
         group, regime = self._group, recipe.privacy.build(recipe)
         stream = Stream(self._store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)
         self._held.callback(stream.close)
-        judges = regime.judges(group, lambda: parts.make_validator(recipe, self._store, group))
+        judges = regime.judges(group, lambda: parts.make_validator(recipe, phase, self._store, group))
         trainer = Trainer(
             recipe.optimiser, recipe.ema, regime.gradient(stream, group, self._interrupt, self._pulse), recipe.engine.checkpoint_every,
             recipe.seed, group, regime.metrics(self._metrics), self._pulse,

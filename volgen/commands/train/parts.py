@@ -13,6 +13,7 @@ from volgen.core.rng import seeded
 from volgen.core.run_files import FOR_TRAINING
 from volgen.data.store import Store
 from volgen.data.stream import Stream
+from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
@@ -67,13 +68,13 @@ def fitted(recipe: Recipe, stream: Stream, preconditioner: Preconditioner) -> Fi
     return Fitted(preconditioner, numbers)
 
 
-def make_validator(recipe: Recipe, store: Store, group: Group) -> Validator:
-    """Scores weights on a fixed choice of validation volumes."""
+def make_validator(recipe: Recipe, phase: Phase, store: Store, group: Group) -> Validator:
+    """Scores weights of a phase, or of one with the same network, on a fixed choice of validation volumes."""
     with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
         volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.examples_of_each)
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):
-        network = method.released(recipe.phases()[-1]).to(group.device)
+        network = method.released(phase).to(group.device)
     return Validator(network, method.forward(network), volumes, recipe.stopping.validation_draws, recipe.seed, group)
 
 
