@@ -15,7 +15,6 @@ import pytest
 from volgen.commands.ingest.ingest import ingest
 from volgen.core import registry
 from volgen.data.ingest.preprocess import IngestConfig
-from volgen.privacy import refusals
 
 from .record_play import CASES, EDGE, MUTANT, SHARED
 
@@ -72,6 +71,8 @@ def test_draws_by_place_would_be_noticed(found: tuple[int, dict[str, dict[str, i
 
 def test_no_kind_is_left_out() -> None:
     networks, preconditioners, adapters = ({case[place] for case in CASES.values()} for place in (0, 1, 2))
-    assert networks == set(refusals.NETWORKS)
-    assert preconditioners == {*refusals.PRECONDITIONERS, *refusals.FITTED}
+    package = "volgen.models.networks"
+    said = {kind for kind in registry.kinds(package) if getattr(registry.config_class(package, kind), "patients_apart", False)}
+    assert networks == said, "a network that says so of itself has to be played"
+    assert preconditioners == set(registry.kinds("volgen.models.preconditioners"))
     assert adapters == set(registry.kinds("volgen.models.adapters"))
