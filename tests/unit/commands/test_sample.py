@@ -232,6 +232,7 @@ def test_an_option_of_the_runs_sampler_leaves_its_other_settings_alone() -> None
 
 def test_an_option_that_comes_later_leaves_samples_to_be_continued(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = sample(run, tmp_path / "out", count=1, seed=1, steps=2, sampler="heun")
+    real = sample_stage._component
 
     class Newer(config_class("volgen.sampling.samplers", "heun")):  # type: ignore[misc]
         corrections: int = 1
@@ -241,7 +242,7 @@ def test_an_option_that_comes_later_leaves_samples_to_be_continued(run: Path, tm
         monkeypatch.setattr(
             sample_stage,
             "_component",
-            lambda option, *_, newer=newer: newer if option == "--sampler" else config_class("volgen.sampling.noises", "white")(),
+            lambda option, *rest, newer=newer: newer if option == "--sampler" else real(option, *rest),
         )
         if same:
             assert sample(run, out, count=1, seed=1, steps=2) == out
