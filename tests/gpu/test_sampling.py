@@ -26,7 +26,7 @@ SWITCHES = 48
 
 def _too_much(patch: pytest.MonkeyPatch) -> None:
     real = Copier.copy
-    patch.setattr(Copier, "copy", lambda self, target, source: real(self, target, source * 1.5))
+    patch.setattr(Copier, "copy", lambda self, target, source: real(self, target, source * 3))
 
 
 def _another_each_time(patch: pytest.MonkeyPatch) -> None:

@@ -250,9 +250,10 @@ def main() -> int:
     options = parser.parse_args()
     device = "cpu" if options.cpu else "cuda"
     parts = sorted((Part.read(path, device) for path in options.parts.glob("test_*.py")), key=lambda part: (part.turn, part.name))
-    parts = [part for part in parts if not options.only or part.name in options.only]
-    if not parts:
-        parser.error(f"there is no part {' '.join(options.only)}")
+    if strange := {*options.only} - {part.name for part in parts}:
+        parser.error(f"there is no part {' '.join(sorted(strange))}")
+    # What comes before all others makes what they need.
+    parts = [part for part in parts if not options.only or part.name in options.only or part.turn == 0]
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     check = Check(parts, options.parts.resolve(), out, device, 60 * options.minutes, jobs=max(1, min(4, len(os.sched_getaffinity(0)))))
