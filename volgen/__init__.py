@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, report, sample, train
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
 __all__ = ["Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train"]
 
 if not TYPE_CHECKING:  # a type checker shall know the names above, and no others
