@@ -9,6 +9,7 @@ import argparse
 import errno
 import inspect
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 import volgen
 from volgen import commands
 from volgen.core.errors import UserError
-from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED
+from volgen.core.exit_codes import BAD_INPUT, DEFECT, INTERRUPTED, UNHEARD
 from volgen.core.options import Parser, add_options, from_options
 from volgen.core.printable import printable
 
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _bad_input(str(error), words)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not _heard():
+            return UNHEARD
         # A full disk or a folder without permission: nothing that a traceback would explain.
         return _bad_input(_of_system(error), words)
     except KeyboardInterrupt:
@@ -94,11 +97,31 @@ def run() -> NoReturn:
         code: int | str | None = main()
     except SystemExit as leaving:
         code = leaving.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code if _heard() else UNHEARD
     if isinstance(code, int) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _heard() -> bool:
+    """Whether somebody may still read the standard output; if not, what is left of it goes nowhere, or Python would fail at its end."""
+    try:
+        out = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file at all, as in a test
+        return True
+    poll = select.poll()
+    poll.register(out, 0)  # errors are told of in any case
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return True
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, out)
+    os.close(nowhere)
+    return False
 
 
 def _of_system(error: OSError) -> str:

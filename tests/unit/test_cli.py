@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import os
 import re
 import resource
 import subprocess
@@ -191,6 +192,24 @@ def test_what_a_stage_raises_decides_the_exit_code(
     err = capsys.readouterr().err
     assert message in err
     assert ("Traceback" in err) == traceback
+
+
+@pytest.mark.parametrize("words", [["explain", "network.channels"], ["explain", "network"]])
+def test_who_reads_the_output_may_go(words: list[str]) -> None:
+    """As in ``volgen explain | head -0``: no message, and the code that such a pipe gives other programs."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "volgen", *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.stderr, done.returncode) == ("", exit_codes.UNHEARD)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: object) -> Answer[None]:
+        raise BrokenPipeError(32, "Broken pipe", "a fifo")
+
+    monkeypatch.setattr("volgen.commands.cohort.run", run)
+    assert cli.main(["cohort", "x"]) == 2 and "a fifo: Broken pipe" in capsys.readouterr().err
 
 
 def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:

@@ -16,3 +16,5 @@ SAVED = 85
 what this job's experts start from."""
 INTERRUPTED = 130
 """Ctrl-C; the same command goes on."""
+UNHEARD = 141
+"""Whoever read the standard output has gone, as in ``volgen explain | head``; a shell says the same of programs that such a pipe ends."""
