@@ -100,6 +100,11 @@ class BankConfig(ExpertsConfig):
         """How many experts each model has, lowest noise first."""
         return tuple(len(model.points) for model in self.models) or (self.count,)
 
+    @property
+    def own_batches(self) -> bool:
+        """Whether a model has a batch of its own."""
+        return any(model.batch_size is not None for model in self.models)
+
 
 class MachineryConfig(WatchConfig, CheckpointConfig, EngineConfig):
     """How a network is sharded and in which precision it runs; how often that is saved, and when a rank counts as gone."""

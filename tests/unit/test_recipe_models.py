@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from volgen.commands.plan.settings import Cluster, Planner, disk_bytes
-from volgen.commands.train import size
+from volgen.commands.train import crew, size
 from volgen.core.config import apply_overrides, dump_yaml, validate
 from volgen.core.errors import UserError
 from volgen.recipe import Recipe, load
@@ -62,6 +62,15 @@ def test_weights_pass_on_among_experts_of_one_model_only() -> None:
         recipe(experts={"groups": 4})
 
 
+def test_where_a_phase_begins_in_the_data_follows_from_the_steps_of_those_before_it() -> None:
+    def firsts(made: Recipe) -> dict[str, int]:
+        return {phase.name: crew._first_batch(made, phase) for phase in made.phases()}
+
+    assert firsts(recipe()) == {"4": 0, "3": 5, "2": 10, "1": 17, "0": 22}
+    each = {"experts": {"count": 3, "points": [1, 3, 4], "shared_steps": 6}, "stopping": {"max_steps": 10, "steps_per": "point"}}
+    assert firsts(validate(Recipe, {**BASE, **each}, "test")) == {"shared": 0, "2": 6, "1": 46, "0": 76}
+
+
 def test_one_model_that_says_nothing_is_the_recipe_itself() -> None:
     one, plain = recipe([{"points": [3, 5]}]), validate(Recipe, {**BASE, "experts": {"count": 2, "points": [3, 5]}}, "test")
     assert one.phases() == plain.phases()
@@ -81,6 +90,10 @@ def test_one_model_that_says_nothing_is_the_recipe_itself() -> None:
     ([{"points": 8, "level": 1}], {"preconditioner": {"kind": "edm"}, "assembly": {"kind": "autoregressive", "thickness": 2}},
      "level 1 and view.kind 'whole' are of whole volumes, but assembly.kind 'autoregressive' makes pieces"),
     ([{"points": 8, "batch_size": 3}], {"engine": {"accumulation": 2}}, r"experts\.models\.0: data.batch_size 3 is not a multiple"),
+    ([{"points": 4, "batch_size": 8}, {"points": 4, "batch_size": 8}],
+     {"preconditioner": {"kind": "edm"}, "optimiser": {"gradient_clip": 0.0}, "stopping": {"max_steps": 5, "min_steps": 5},
+      "privacy": {"kind": "dp_sgd", "epsilon": 8.0, "delta": 1e-3}},
+     "experts.models have a batch_size of their own: the ledger has one sampling rate"),
     ([{"points": 8, "netwrok": SMALL}], {}, r"unknown key 'experts.models.0.netwrok'"),
     ([{"points": 0}], {}, "greater than or equal to 1|greater than 0"),
     ([{"points": []}], {}, "points"),

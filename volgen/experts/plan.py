@@ -45,6 +45,11 @@ class ExpertsConfig(Config):
         return (self.count,)
 
     @property
+    def own_batches(self) -> bool:
+        """Whether some are trained on batches of another size than the run's."""
+        return False
+
+    @property
     def heads(self) -> set[int]:
         """Places in the order of training at which a chain of neighbours begins: where chains are cut, and where other models begin."""
         sizes = self.alike[::-1] if self.order == "high_to_low" else self.alike

@@ -79,7 +79,7 @@ def deepspeed() -> Any:
 def join(launch: Launch, name: str = "world", world: Launch | None = None, patience: float = PATIENCE) -> torch.device:
     """Makes the process group, unless there is one, and returns this rank's device.
 
-    Use :func:`volgen.parallel.launch.start` or :func:`volgen.parallel.split.split`.
+    Use :func:`volgen.parallel.launch.take_part` or :func:`volgen.parallel.split.split`.
 
     Args:
         launch: this rank in the group.

@@ -11,7 +11,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json
 from volgen.core.progress import say
 from volgen.core.run_files import MANIFEST
-from volgen.privacy.accounting import Accountant, Steps
+from volgen.privacy.accounting import Accountant
 from volgen.privacy.cohort_ledger import ASSUMED, ENTRY, KEPT, MISSING, CohortLedger
 from volgen.privacy.ledger import Ledger
 
@@ -33,8 +33,7 @@ def enter(cohort: CohortLedger, ledger: Ledger, more: int) -> None:
     """
     name = _name(ledger)
     if name:
-        mechanism = ledger.mechanism
-        cohort.enter_run(name, [*ledger.steps(), Steps(mechanism.sampling_rate, mechanism.noise_multiplier, more)], finished=False)
+        cohort.enter_run(name, [*ledger.steps(), ledger.mechanism.cost(more)], finished=False)
 
 
 def enter_untouched(run: Path) -> None:

@@ -47,8 +47,8 @@ def of_recipe(recipe: Run) -> Iterator[str]:
         )
     if recipe.experts.groups != 1:
         yield f"experts.groups is {recipe.experts.groups}: groups side by side are not tested. Set it to 1, or use jobs with --only"
-    if len({variant.data.batch_size for variant in recipe.variants}) > 1:
-        yield "experts.models differ in batch_size: the ledger has one sampling rate. Leave batch_size out of them"
+    if recipe.experts.own_batches:
+        yield "experts.models have a batch_size of their own: the ledger has one sampling rate. Leave it out of them"
     if recipe.engine.offload != "none":
         yield f"engine.offload '{recipe.engine.offload}' is not tested. Set it to none"
 

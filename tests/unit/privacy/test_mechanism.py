@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
+from volgen.privacy import cohort_entries
 from volgen.privacy.accounting import Steps
 from volgen.privacy.ledger import _entry, costs
 from volgen.privacy.mechanism import GradientMechanism, clipped
@@ -180,3 +182,12 @@ def test_another_mechanism_chooses_noises_and_costs_in_its_own_way() -> None:
     assert costs([_entry("0", mechanism, 5)]) == [Steps(0.2, 3.0, 3)]
     assert costs([_entry("0", Mechanism(0.1, 3.0, 0.5), 5)]) == [Steps(0.1, 3.0, 5)]
     assert _entry("0", Mechanism(0.1, 3.0, 0.5), 5).keys() == {"scope", "mechanism", *vars(Mechanism(0.1, 3.0, 0.5)), "steps"}
+
+
+def test_the_ledger_of_a_cohort_counts_what_steps_of_any_plan_cost() -> None:
+    entered: list[tuple[str, list[Steps]]] = []
+    cohort: Any = SimpleNamespace(enter_run=lambda name, steps, finished: entered.append((name, steps)))
+    taken, assumed = [Steps(0.2, 3.0, 3)], {"cohort": {"entry": "ab"}}
+    ledger: Any = SimpleNamespace(mechanism=Banded(0.1, 3.0, 0.5), assumed=assumed, steps=lambda: taken)
+    cohort_entries.enter(cohort, ledger, more=9)
+    assert entered == [("ab", [*taken, Steps(0.2, 3.0, 5)])]

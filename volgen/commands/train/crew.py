@@ -174,7 +174,7 @@ class _Crew:
         engine = regime.engine(network, group, parts.at_once(recipe))
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label}{phase.levels}"
-        task = Task(phase.name, title, folder, _first_batch(recipe, phase), recipe.warm(phase))
+        task = Task(phase.name, title, folder, _first_batch(self.recipe, phase), recipe.warm(phase))
         trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
         try:
             outcome = trainer.run(task, engine, recipe.build().objective(phase, tools.fitted), tools.judges(phase))
@@ -205,6 +205,6 @@ class _Crew:
 
 
 def _first_batch(recipe: Recipe, phase: Phase) -> int:
-    """Where in the data stream a phase begins: a matter of the plan alone, not of how long the phases before it were really trained."""
+    """Where in the data stream a phase of a run begins: a matter of the plan alone, not of how long those before it were really trained."""
     before = takewhile(lambda other: other.name != phase.name, recipe.phases())
     return sum(recipe.rule(other).max_steps for other in before)
