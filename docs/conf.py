@@ -79,8 +79,7 @@ def _methods() -> Iterator[str]:
     for found in pkgutil.walk_packages(volgen.__path__, "volgen."):
         if not found.ispkg or found.name.startswith("volgen.bench"):
             continue
-        names = kinds(found.name)
-        modules = [importlib.import_module(f"{found.name}.{name}") for name in names if not (Path(found.name) / name).is_dir()]
+        modules = [importlib.import_module(f"{found.name}.{name}") for name in kinds(found.name)]
         if modules and all("kind" in getattr(getattr(module, "Config", None), "model_fields", {}) for module in modules):
             yield f"\n## {found.name.partition('.')[2]}\n" + AUTOMODULE.format(found.name, "\n   :no-members:")
             for module in modules:

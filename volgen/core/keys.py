@@ -14,6 +14,7 @@ from volgen.core.config import Config
 
 NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null", Any: "section"}
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+PLURAL = re.compile(r"^((?:whole )?number|section)\b")
 REQUIRED = "required"
 
 
@@ -127,7 +128,9 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         words = " or ".join(dict.fromkeys(_type(argument) for argument in arguments))
     elif origin in (tuple, list):
         many = origin is list or arguments[-1] is Ellipsis
-        words = f"list of {_type(arguments[0])}" if many else f"[{', '.join(_type(argument) for argument in arguments)}]"
+        words = (
+            "list of " + PLURAL.sub(r"\1s", _type(arguments[0])) if many else f"[{', '.join(_type(argument) for argument in arguments)}]"
+        )
     elif _classes(annotation):
         words = "section"
     else:

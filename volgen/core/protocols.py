@@ -5,7 +5,7 @@ Legend: B batch, C channel, X Y Z voxels (left-right, posterior-anterior, inferi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -223,7 +223,6 @@ Axis = Literal["R", "A", "S"]
 """An axis of a RAS+ volume; slices across R are sagittal, across A coronal, across S axial."""
 AXES: tuple[Axis, Axis, Axis] = ("R", "A", "S")
 """Names of the array axes of a RAS+ volume."""
-SubjectIds = Sequence[str]
 
 
 class Pulse(Protocol):

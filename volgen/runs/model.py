@@ -108,7 +108,7 @@ class Model:
         Raises:
             ValueError: it is not one volume.
         """
-        if x_BCXYZ.numel() != x_BCXYZ[..., :, :, :].shape[-3:].numel():
+        if x_BCXYZ.ndim < 3 or x_BCXYZ.numel() != x_BCXYZ.shape[-3:].numel():
             raise ValueError(f"{list(x_BCXYZ.shape)} is not one volume")
         x_XYZ = x_BCXYZ.detach().reshape(x_BCXYZ.shape[-3:]).float().cpu()
         return nifti.to_image(self._geometry.volume(x_XYZ), derivative.description(derivative.NOBODY))
