@@ -210,8 +210,10 @@ class Recipe(Config):
 
     def stated(self, section: str) -> bool:
         """Whether a section is other than where nobody mentions it."""
-        default = type(self).model_fields[section].get_default(call_default_factory=True)
-        return bool(self.model_dump(include={section})[section] != default)
+        default, own = type(self).model_fields[section].get_default(call_default_factory=True), getattr(self, section)
+        if isinstance(own, Config):  # an option that has come since is at its default, and says nothing
+            own = {"kind": own.model_dump()["kind"], **own.model_dump(exclude_defaults=True)}
+        return bool(own != default)
 
     def warm(self, phase: Phase) -> bool:
         """Whether a network starts from trained weights, which are validated before its first step."""

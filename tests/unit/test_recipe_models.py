@@ -12,6 +12,7 @@ from volgen.commands.plan.settings import Cluster, Planner, disk_bytes
 from volgen.commands.train import crew, size
 from volgen.core.config import apply_overrides, dump_yaml, validate
 from volgen.core.errors import UserError
+from volgen.core.registry import config_class
 from volgen.recipe import Recipe, load
 
 SMALL = {"kind": "wavelet_unet3d", "channels": [4], "norm_groups": 2}
@@ -153,3 +154,17 @@ def test_the_plan_of_several_models_is_made_of_the_plans_of_each() -> None:
     assert both.memory == max((one.memory for one in each), key=lambda memory: memory.total)
     sizes = [traced.network for traced in planner.traces]
     assert disk_bytes(both.recipe, sizes, 0)["weights (EMA) of all networks"] == sum(2 * 4 * of.released for of in sizes)
+
+
+def test_an_option_that_comes_later_is_not_stated_where_it_is_at_its_default() -> None:
+    """Else it would be in the fingerprint of every run from before."""
+
+    class Newer(config_class("volgen.models.assemblies", "whole")):  # type: ignore[misc]
+        margin: int = 0
+
+    before = validate(Recipe, BASE, "test")
+    assert not any(before.stated(section) for section in ("assembly", "method", "level", "view", "conditions"))
+    assert not before.model_copy(update={"assembly": Newer()}).stated("assembly")
+    assert not before.model_copy(update={"assembly": Newer(margin=0)}).stated("assembly"), "typed, and the same"
+    assert before.model_copy(update={"assembly": Newer(margin=2)}).stated("assembly")
+    assert before.model_copy(update={"level": 1}).stated("level")

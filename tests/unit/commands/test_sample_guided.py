@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from volgen import cli
+from volgen.commands.sample import sample as sample_stage
+from volgen.core.registry import config_class
 
 
 def volgen(*words: str | Path) -> int:
@@ -44,6 +46,23 @@ def test_a_head_is_completed_from_its_lower_half(there: Path) -> None:
     assert "None shows a person" not in (there / "completed/README.md").read_text()
     # A folder of one measurement is not continued with another.
     assert volgen(*words, "--out", "completed", "--count", "2", "--operator.share", "0.25") == 2
+
+
+def test_an_option_that_comes_later_leaves_guided_samples_to_be_continued(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scan,) = (there / "scan").rglob("sub-*.nii.gz")
+    words = ["sample", "runs/finished", "--out", "completed", "--count", "1", "--steps", "2", "--data", str(scan)]
+    assert volgen(*words, "--guidance", "projection", "--operator", "inpaint") == 0
+    real = sample_stage._component
+
+    class Newer(config_class("volgen.operators", "inpaint")):  # type: ignore[misc]
+        margin: int = 0
+
+    for margin, code in ((0, 0), (3, 2)):
+        newer = Newer(margin=margin)
+        monkeypatch.setattr(
+            sample_stage, "_component", lambda option, *rest, newer=newer: newer if option == "--operator" else real(option, *rest)
+        )
+        assert volgen(*words, "--guidance", "projection") == code
 
 
 def test_samples_of_the_prior_do_not_say_that_nothing_guided_them(there: Path) -> None:

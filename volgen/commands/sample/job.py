@@ -102,10 +102,11 @@ class Job:
     def _filled(self, config: Any) -> Any:
         """Settings of samples that were drawn before, with the default of every option that was not there yet."""
         filled = dict(config) if isinstance(config, Mapping) else {}
-        for name, mine in (("sampler", self.solver), ("noise", self.noise)):
+        sections = {"sampler": self.solver, "noise": self.noise, "guidance": self.steering.guidance, "operator": self.steering.operator}
+        for name, mine in sections.items():
             section = filled.get(name)
-            if isinstance(section, Mapping) and section.get("kind") == mine.model_dump().get("kind"):
-                filled[name] = {**type(mine)().model_dump(mode="json"), **section}
+            if mine is not None and isinstance(section, Mapping) and section.get("kind") == mine.model_dump().get("kind"):
+                filled[name] = {**type(mine).model_construct().model_dump(mode="json"), **section}
         return filled
 
     def holds(self, index: int) -> bool:
