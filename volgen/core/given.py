@@ -96,7 +96,7 @@ class Examples:
         return len(self.x_BCXYZ)
 
     def __getitem__(self, rows: Rows) -> Examples:
-        """Some of them."""
+        """Some of the examples."""
         return Examples(self.x_BCXYZ[rows], self.given[rows])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:

@@ -1,4 +1,4 @@
-"""Volumes on a coarser grid: block_means over blocks of voxels."""
+"""Volumes on a coarser grid: means over blocks of voxels."""
 
 from __future__ import annotations
 

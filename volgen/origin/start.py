@@ -64,7 +64,7 @@ class FinishedRun(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Where it is."""
+        """The directory that it is in."""
         ...
 
     @property
@@ -103,7 +103,7 @@ class FinishedRun(Protocol):
         ...
 
     def preconditioner(self, device: torch.device) -> Preconditioner:
-        """What it fitted."""
+        """What it fitted to its cohort before training, on a device."""
         ...
 
     def assembly(self) -> Assembly:

@@ -85,7 +85,7 @@ class Run(Protocol):
 
     @property
     def view(self) -> Any:
-        """A kind of view."""
+        """What of a volume goes through the network at once."""
         ...
 
     @property

@@ -98,7 +98,7 @@ class Drawing:
         return Problem(self.preconditioner.prior, self.measurement)
 
     def sampler(self) -> Sampler:
-        """A new one."""
+        """A new solver, as configured."""
         return self.solver.build()  # type: ignore[no-any-return]
 
     def noise(self, shape: Shape4, seed: int, *key: int | str) -> Tensor:

@@ -16,7 +16,7 @@ from volgen.privacy.statement import statement
 from volgen.reporting import statement_page
 from volgen.runs.trained import TrainedRun
 
-AUDIT = "audit.json"
+AUDIT, CERTIFICATE = "audit.json", "certificate.json"
 PAGE = statement_page.NAME
 STATEMENT = (statement_page.STATEMENT, PAGE)
 FILES = (AUDIT, *STATEMENT)

@@ -82,13 +82,13 @@ class JoinedDraws:
 
     @property
     def step(self) -> int:
-        """That of all of them."""
+        """The step that all of them are of."""
         return self.each[0].step
 
     def quantiles(self, purpose: str = "sigma") -> list[float]:
-        """Those of all."""
+        """The quantiles of all, one after another."""
         return [quantile for one in self.each for quantile in one.quantiles(purpose)]
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """Those of all."""
+        """The noise of all, one after another."""
         return torch.cat([one.normal(shape, purpose) for one in self.each])

@@ -57,7 +57,7 @@ CASES = (
 
 
 class Config(BaseConfig):
-    """How much of it."""
+    """How much is measured."""
 
     cases: PositiveInt = len(CASES)
     """How many of the cases are measured, from the first on."""

@@ -26,11 +26,10 @@ from volgen.parallel.device import usable_device
 from volgen.privacy.ledger import REPLACE
 from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Clip, ScanBudget, certificate, needed_sigma, release, replaced
 from volgen.privacy.secret import Secret
-from volgen.runs.statement import PAGE, STATEMENT, write_statement
+from volgen.runs.statement import CERTIFICATE, PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
-CERTIFICATE = "certificate.json"
 FILES = (CERTIFICATE, *derivative.DESCRIPTION, *STATEMENT)
 RUN = "run"
 README = """# A brain MRI under local differential privacy

@@ -44,7 +44,7 @@ class Crew:
     mail: pipeline.Mail | None
 
     def meet(self) -> None:
-        """Waits for all."""
+        """Waits until all ranks are here."""
         if self.mail:
             self.mail.meet()
 

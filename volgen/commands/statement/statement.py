@@ -9,7 +9,7 @@ from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256
 from volgen.core.progress import say
-from volgen.runs.statement import AUDIT, PAGE, STATEMENT, claim, write_statement
+from volgen.runs.statement import AUDIT, CERTIFICATE, PAGE, STATEMENT, claim, write_statement
 from volgen.runs.trained import open_run
 
 AUDITED = {"people", "membership", "epsilon", "nearest", "twins", "findings", "refuted", "verdict", "run_fingerprint"}
@@ -36,7 +36,7 @@ def statement(run: Path, out: Path, *, audit: Path | None = None, certificate: S
     audited = None if audit is None else read_json(audit / AUDIT, "the findings of volgen audit", lambda content: _has(content, AUDITED))
     if audited and audited["run_fingerprint"] != trained.fingerprint:
         raise UserError(str(audit), "is the audit of another run", f"an audit of {trained.recipe.name}")
-    paths = [path / "certificate.json" for path in certificate]
+    paths = [path / CERTIFICATE for path in certificate]
     certificates = [read_json(path, "a certificate of volgen anonymise", lambda content: _has(content, CERTIFIED)) for path in paths]
     for path, content in zip(paths, certificates, strict=True):
         if not isinstance(content["denoiser"], dict) or content["denoiser"].get("run_fingerprint") != trained.fingerprint:

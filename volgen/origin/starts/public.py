@@ -67,7 +67,7 @@ class Config(BaseConfig):
 
     @property
     def places(self) -> list[str]:
-        """The public run."""
+        """Where the public run is."""
         return [self.run]
 
     def check(self, recipe: Recipe) -> None:
@@ -102,7 +102,7 @@ class Config(BaseConfig):
         return not any(inside)
 
     def told(self, recipe: Recipe) -> str:
-        """The public run."""
+        """A few words on the public run, for a table of sizes."""
         return f"a public run (adapter {recipe.adapter.kind}; {len(recipe.trained())} of {recipe.experts.count} trained)"
 
     def assumptions(self) -> list[str]:

@@ -77,7 +77,7 @@ class Config(BaseConfig):
         return engine
 
     def micro_batch(self, volumes: int) -> int:
-        """All of them."""
+        """All volumes go through the network at once."""
         return volumes
 
     def passes(self, share: int, *, several: bool) -> list[Pass]:
@@ -144,7 +144,7 @@ class Plain:
         """What was written at the beginning stands."""
 
     def metrics(self, metrics: Metrics) -> Metrics:
-        """All of them."""
+        """Every number is written."""
         return metrics
 
     def gradient(self, stream: Stream, group: Group, interrupt: Interrupt, pulse: Pulse) -> BatchGradient:
