@@ -135,6 +135,23 @@ def test_a_store_opens_whole_and_is_ingested_again_without_a_change(there: Path,
     assert [record.to_dict() for record in again.records] == [record.to_dict() for record in store.records]
 
 
+def test_a_finished_run_is_audited(there: Path, cohort: Path) -> None:
+    store = Store.open(there / "cohort.zarr")
+    known, before = {record.patient for record in store.records}, files(there / "runs/finished")
+    (there / "scans").mkdir()
+    shutil.copy(cohort / "dataset_description.json", there / "scans")
+    for folder in [path for path in sorted(cohort.glob("sub-*")) if path.name not in known][:5]:
+        shutil.copytree(folder, there / "scans" / folder.name)
+    assert volgen("ingest", "scans", "others.zarr", "--shape", "16", "--voxel-size", "14", "--workers", "1") == 0
+    people = ("--members", "cohort.zarr", "--non-members", "others.zarr")
+    assert volgen("audit", "runs/finished", *people, "--out", "audit", "--count", "2", "--levels", "2", "--draws", "2") in (0, 1)
+    found = json.loads((there / "audit/audit.json").read_text())
+    assert found["run_fingerprint"] == open_run(there / "runs/finished").fingerprint and found["claim"]["epsilon"] is None
+    assert (found["people"]["members"], found["people"]["others"]) == (sum(r.split == "train" for r in store.records), 5)
+    assert found["people"]["store_checked"] and 0 <= found["membership"]["p_value"] <= 1 and found["nearest"]["drawn"] == 2
+    assert files(there / "runs/finished") == before, "an audit looks, and changes nothing"
+
+
 def test_samples_a_reference_and_a_report_are_taken(there: Path) -> None:
     assert volgen("report", "samples", "--reference", "cohort.zarr", "--out", "report") == 0
     assert volgen("report", "samples", "--reference", "report/bands.json", "--out", "other") == 0

@@ -100,3 +100,23 @@ default = {"kind": "dp_sgd"}
 scan.whole()
 """
     assert _questions(ast.parse(text), {"dp_sgd", "whole"}) == [2, 3, 4, 5, 6]
+
+
+GLUE = re.compile(r"\b(network\.build|objective\.build|adapter\.attach|adapter\.merge|view\.denoiser|PreconditionedDenoiser)\(")
+"""What makes a network, a loss or a denoiser of the sections of a recipe."""
+METHODS = ("methods/", "models/")
+"""Who may: the methods, and the models that they put together."""
+
+
+def test_a_method_alone_puts_network_preconditioner_adapter_and_objective_together() -> None:
+    calls = {
+        name: [found[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and (found := GLUE.search(ast.unparse(node)))]
+        for name, tree in _trees().items()
+    }
+    assert calls["methods/diffusion.py"], "they are found where they are"
+    assert {name: found for name, found in calls.items() if found and not name.startswith(METHODS)} == {}
+    losses = {
+        name for name, tree in _trees().items() for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("volgen.training.objectives")
+    }  # fmt: skip
+    assert losses == set(), "a loss is asked for by its protocol"
