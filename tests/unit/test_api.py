@@ -130,6 +130,19 @@ def test_a_loop_of_ones_own_gives_the_volume_of_the_sampler(there: Path) -> None
         assert np.ptp(expected.get_fdata()) > 50.0
 
 
+def test_a_run_whose_networks_see_a_coarser_level_is_a_denoiser_of_whole_volumes(there: Path) -> None:
+    stopping = {"max_steps": 2, "min_steps": 1, "validate_every": 2, "validation_volumes": 1, "validation_draws": 1}
+    run = volgen.train("run.yaml", {"name": "coarse", "level": 1, "preconditioner": {"kind": "edm"}, "stopping": stopping})
+    (expected,) = volgen.sample(run, sampler="euler")
+    with volgen.load(run, device="cpu") as model:
+        assert model.shape == expected.shape
+        x = model.prior(model.noise())
+        for sigma, lower in itertools.pairwise([*model.grid, 0.0]):
+            x0 = model(x, sigma)
+            x = x0 + lower / sigma * (x - x0)
+        assert model.image(x).to_bytes() == expected.to_bytes()
+
+
 def test_the_loop_in_the_docs_is_such_a_loop(there: Path, repository: Path) -> None:
     (there / "runs" / "first").symlink_to(there / RUN)
     page = (repository / "docs" / "python.md").read_text()

@@ -83,7 +83,7 @@ class Drawing:
 
                 told = [one | self.given for one in given]
                 return descent.sample(
-                    bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.recipe.piece),
+                    bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.piece),
                     device=self.device, problem=self.problem, guidance=self.guidance, noise=there, given=told, done=done,
                 )  # fmt: skip
 

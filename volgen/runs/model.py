@@ -60,7 +60,7 @@ class Model:
         self.device = usable_device(device)
         found = open_run(run)
         self.name, self.directory = found.recipe.name, run
-        self.shape: Shape3 = found.recipe.piece
+        self.shape: Shape3 = found.piece
         self.grid: tuple[float, ...] = tuple(found.ensemble.grid)
         self.sigma_min, self.sigma_max = min(self.grid), found.ensemble.sigma_max
         self.voxel_size: tuple[float, float, float] = found.geometry.voxel_size

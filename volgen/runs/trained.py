@@ -18,7 +18,7 @@ from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
-from volgen.core.protocols import Denoiser
+from volgen.core.protocols import Denoiser, Shape3
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
@@ -75,6 +75,11 @@ class TrainedRun:
     def paths(self) -> Paths:
         """Where its networks lie."""
         return Paths(self.directory)
+
+    @property
+    def piece(self) -> Shape3:
+        """Voxels along X, Y, Z of what its bank denoises at once: of a volume, or of a piece of one, whatever its networks see of that."""
+        return self.recipe.assembly.piece(self.recipe.data.shape)  # type: ignore[no-any-return]
 
     @property
     def privacy(self) -> str:
@@ -144,7 +149,7 @@ class TrainedRun:
                 raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
         # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
         meta = torch.device("meta")
-        piece = self.recipe.assembly.piece(self.recipe.data.shape)
+        piece = self.piece
         volume, sigma = torch.empty(1, 1, *piece, device=meta), torch.ones(1, device=meta)
         kind = (volume.shape, volume.dtype)
         try:
