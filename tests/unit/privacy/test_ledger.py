@@ -192,6 +192,27 @@ def test_a_journal_of_0_1_0_is_void(tmp_path: Path) -> None:
         Ledger(tmp_path)
 
 
+def test_a_journal_of_0_1_1_counts_as_it_did_and_is_continued_in_its_form(tmp_path: Path) -> None:
+    """Written by 0.1.1, which knew one mechanism; two networks of two steps."""
+    mechanism = '{"sampling_rate": 0.375, "noise_multiplier": 1.031, "clip_norm": 1.0}'
+    header = (
+        '{"version": 2, "randomness": "by patient, from a secret of the launch", "neighbouring": "zero-out", "budget": {"epsilon": 6.0,'
+        f' "delta": 0.001, "accountant": "rdp"}}, "mechanism": {mechanism}, "planned_steps": 9, "assumed": {{"patients": 8, "views": 1}}}}'
+    )
+    steps = [(0, "1", 1), (1, "1", 2), (2, "0", 1), (3, "0", 2)]
+    lines = [f'{{"n": {n}, "scope": "{scope}", "step": {step}, "mechanism": {mechanism}}}' for n, scope, step in steps]
+    (tmp_path / JOURNAL).write_text("".join(f"{line}\n" for line in (header, *lines)))
+    ledger = Ledger(tmp_path)
+    assert (ledger.planned, ledger.count(), ledger.mechanism) == (9, 4, Mechanism(0.375, 1.031, 1.0))
+    assert ledger.epsilon() == epsilon([Steps(0.375, 1.031, 4)], 1e-3, "rdp")
+    entry = '"mechanism": "Poisson-subsampled Gaussian", "sampling_rate": 0.375, "noise_multiplier": 1.031, "clip_norm": 1.0, "steps": 2'
+    assert json.dumps(ledger.summary(finished=True)["entries"]) == f'[{{"scope": "0", {entry}}}, {{"scope": "1", {entry}}}]'
+    ledger.take("0", 3, ledger.mechanism)
+    assert (tmp_path / JOURNAL).read_text().splitlines() == [
+        header, *lines, f'{{"n": 4, "scope": "0", "step": 3, "mechanism": {mechanism}}}',
+    ]  # fmt: skip
+
+
 def test_a_claim_of_0_1_0_does_not_count(tmp_path: Path) -> None:
     make(tmp_path).write_summary(finished=False)
     now = ledgers.read(tmp_path)
