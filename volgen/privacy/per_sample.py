@@ -37,9 +37,10 @@ class PerSample:
         self._leaves: list[Tensor] = []
 
     def inputs(self, input_BCXYZ: Tensor, noise_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network gets instead of its inputs, in the forward pass before :meth:`gradients`."""
-        self._leaves = [tensor.detach().requires_grad_() for tensor in (input_BCXYZ, noise_B)]
-        return self._leaves[0], self._leaves[1]
+        """What the network gets instead of its inputs, in each forward pass before :meth:`gradients`."""
+        leaves = (input_BCXYZ.detach().requires_grad_(), noise_B.detach().requires_grad_())
+        self._leaves += leaves
+        return leaves
 
     def gradients(self, loss_B: Tensor, patients: int) -> list[Tensor]:
         """The gradients of patients' mean losses, [patients, ...] for each trained parameter.

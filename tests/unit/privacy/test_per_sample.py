@@ -50,6 +50,28 @@ def test_every_patients_gradient_is_that_of_the_mean_over_their_views(kind: str)
             assert float((mine[patient] - gradient).abs().max()) < 1e-5 * largest
 
 
+def test_a_loss_may_ask_the_network_more_than_once() -> None:
+    torch.manual_seed(0)
+    network = randomised(NETWORKS["wavelet_unet3d"].build(inputs=1))
+    x, noise = torch.randn(PATIENTS * VIEWS, 1, 8, 8, 8), torch.linspace(-0.5, 0.5, PATIENTS * VIEWS)
+
+    def loss(network: Network, x: Tensor, noise: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = network(0.5 * x, noise)
+        return (network(x, noise) - target).square().mean(dim=(1, 2, 3, 4)) + network(2 * x, noise + 1).square().mean(dim=(1, 2, 3, 4))
+
+    each = PerSample(network)
+    for _ in range(2):
+        found = each.gradients(loss(lambda *inputs: network(*each.inputs(*inputs)), x, noise), PATIENTS)
+    each.close()
+    for patient in range(PATIENTS):
+        views = slice(patient * VIEWS, (patient + 1) * VIEWS)
+        expected = torch.autograd.grad(loss(network, x[views], noise[views]).mean(), list(network.parameters()))
+        largest = max(float(gradient.abs().max()) for gradient in expected)
+        for mine, gradient in zip(found, expected, strict=True):
+            assert float((mine[patient] - gradient).abs().max()) < 1e-5 * largest
+
+
 class Meeting(nn.Module):
     """Adds a rounding error in which patients, or their places, meet."""
 
