@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 import yaml
 
 TOY = '''"""A toy: the middle of the window of a scan's intensities, in thousands."""
@@ -34,6 +35,7 @@ class Config(ConditionConfig):
 '''
 
 
+@pytest.mark.slow
 def test_a_condition_is_one_file(house: Callable[[], Any], made_by_0_1_0: Path) -> None:
     newcomer = house()
     newcomer.add("models/conditions/toy.py", TOY)

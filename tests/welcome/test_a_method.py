@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOY = '''"""A toy of latent diffusion: one number takes volumes to latents, and denoisers work on these."""
 
 from __future__ import annotations
@@ -101,6 +103,7 @@ stopping: {{max_steps: 3, min_steps: 3, validate_every: 5, validation_volumes: 2
 """
 
 
+@pytest.mark.slow
 def test_a_method_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("methods/toy.py", TOY)

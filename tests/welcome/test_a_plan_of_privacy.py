@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOY = '''"""Everybody takes part in every step: the Gaussian mechanism without sampling."""
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Config(ByPatient):
 '''
 
 
+@pytest.mark.slow
 def test_a_plan_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("privacy/plans/everybody.py", TOY)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOY = '''"""Every network begins with weights of zero."""
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class Zeros:
 '''
 
 
+@pytest.mark.slow
 def test_a_start_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("origin/starts/zero.py", TOY)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOY = '''"""A toy: an expert sees one half of the volume, left or right, at a time."""
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ stopping: {{max_steps: 4, min_steps: 4, validate_every: 2, validation_volumes: 2
 """
 
 
+@pytest.mark.slow
 def test_a_view_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("models/views/toy.py", TOY)

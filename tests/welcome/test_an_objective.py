@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOY = '''"""A toy: consistency training (Song et al. 2023, equation 10) between neighbouring levels, the network being its own target."""
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ stopping: {{max_steps: 20, min_steps: 20, validate_every: 2, validation_volumes:
 """
 
 
+@pytest.mark.slow
 def test_an_objective_is_one_file(house: Callable[[], Any], blob_store: Path) -> None:
     newcomer = house()
     newcomer.add("training/objectives/toy.py", TOY)

@@ -76,6 +76,7 @@ def test_the_benchmark_counts_and_its_table_has_every_fault(blob_store: Path) ->
     assert all(row.interval is None or row.interval[0] <= row.value <= row.interval[1] for row in rows)
 
 
+@pytest.mark.slow
 def test_with_another_cohort_there_are_six_settings_and_other_is_not_caught_on_it(blob_store: Path) -> None:
     rows = faults.run(faults.Config(store=blob_store, other=blob_store, cases=1))
     by_name = {row.name: row.value for row in rows}

@@ -475,7 +475,8 @@ def test_damaged_weights_to_start_from_are_named(damage: str, blob_store: Path, 
         weights.unlink()
     else:
         weights.write_bytes(whole[:-100] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"experts/1/weights\.safetensors: .*it was changed.*delete .*experts/1 to train"):
+    found = "there is no such file" if damage == "gone" else "it was changed"
+    with pytest.raises(UserError, match=rf"experts/1/weights\.safetensors: .*{found}.*delete .*experts/1 to train"):
         train(settings)
     shutil.rmtree(folder)
     assert train(settings) == run
@@ -542,8 +543,7 @@ def test_activation_checkpointing_reaches_the_network_and_changes_no_number(blob
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "build", spy)
         recomputed = train(settings)
-    assert called
-    assert all(called)
+    assert called[-1], "the network that is trained; that which is validated computes no gradient"
     assert [line["loss"] for line in metrics(recomputed)] == pytest.approx([line["loss"] for line in metrics(plain)], rel=1e-6)
 
 
