@@ -101,13 +101,23 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def unpacked_0_1_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What volgen 0.1.0 wrote (tests/fixtures/README.md), for :func:`made_by_0_1_0` alone."""
-    folder = tmp_path_factory.mktemp("unpacked") / "v0.1.0"
-    with tarfile.open(Path(__file__).parent / "fixtures" / "v0.1.0.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return _unpacked("v0.1.0", tmp_path_factory)
 
 
 @pytest.fixture
 def made_by_0_1_0(unpacked_0_1_0: Path, tmp_path: Path) -> Path:
     """A folder with what volgen 0.1.0 wrote, to be changed at will."""
     return Path(shutil.copytree(unpacked_0_1_0, tmp_path / "v0.1.0", symlinks=True))
+
+
+@pytest.fixture
+def made_by_0_1_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what volgen 0.1.1 wrote, to be changed at will."""
+    return _unpacked("v0.1.1", tmp_path_factory)
+
+
+def _unpacked(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked") / version
+    with tarfile.open(Path(__file__).parent / "fixtures" / f"{version}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
