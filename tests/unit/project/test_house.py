@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import volgen
-from volgen.core import run_files
+from volgen.core import registry, run_files
 
 PACKAGE = Path(volgen.__file__).parent
 ROOT = PACKAGE.parent
@@ -171,3 +171,31 @@ def test_the_heavy_libraries_are_looked_for(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {IMPORTED_AS.get(found, found) for found in (re.split(r"[<>=]", text)[0] for text in project["dependencies"])}
     assert name in names
+
+
+# How a component comes from its configuration
+
+HOW = {
+    "build": {
+        "methods", "models.conditions", "models.networks", "operators", "origin.starts", "privacy.plans", "sampling.guidances",
+        "sampling.samplers", "training.objectives",
+    },
+    "fit and restore": {"models.assemblies", "models.preconditioners"},
+    "itself": {"evaluation.cohorts", "evaluation.volumes", "models.adapters", "models.views", "sampling.noises", "sampling.schedules"},
+}  # fmt: skip
+"""Folders of kinds: ``Config.build`` makes the component; or the component is fitted to data, or restored from what was fitted; or it is a
+function of its fields and nothing else, so that the configuration is the component."""
+
+
+def _how(config: type) -> str:
+    verbs = {verb for verb in ("build", "fit", "restore") if callable(getattr(config, verb, None))}
+    return {frozenset(): "itself", frozenset({"build"}): "build", frozenset({"fit", "restore"}): "fit and restore"}[frozenset(verbs)]
+
+
+def test_a_configuration_builds_its_component_or_fits_it_or_is_it() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    folders = {_name(path).rpartition(".")[0] for path in PACKAGE.rglob("*.py") if "kind: Literal[" in path.read_text(encoding="utf-8")}
+    for folder in folders:
+        (how,) = {_how(registry.module(folder, kind).Config) for kind in registry.kinds(folder)}  # all kinds of a folder alike
+        found[how].add(folder.removeprefix("volgen."))
+    assert found == {how: names - {"models.conditions"} for how, names in HOW.items()}, "no kind of condition is shipped yet"
