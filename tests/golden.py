@@ -7,6 +7,7 @@ checkout; results go into the CHANGELOG.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -132,6 +133,10 @@ def content(path: Path) -> Any:
         return [bare(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix in {".html", ".md", ".css"}:
         return None  # compared by what is in the JSON beside them
+    if path.name.endswith(".nii.gz"):
+        image = bytearray(gzip.decompress(path.read_bytes()))
+        image[148:228] = bytes(80)  # the header's description, which has volgen's version
+        return bytes(image)
     return path.read_bytes()
 
 
