@@ -54,3 +54,7 @@ DECISIVE = (CONFIG, GEOMETRY, PRECONDITIONER, CHECKSUMS, ASSEMBLY, LEDGER)
 def of_expert(name: str, file: str = "") -> str:
     """Path of a network's folder, or of a file in it, relative to the run, with ``/``; both may be patterns."""
     return f"{EXPERTS}/{name}" + (f"/{file}" if file else "")
+
+
+TRAIN_AGAIN = "restore the file from a copy, or train the run again"
+"""What to do about a file of a finished run that is damaged or does not belong to it."""

@@ -18,12 +18,11 @@ from volgen.core.errors import UserError
 from volgen.core.files import check_digest, read_bytes, write_text
 from volgen.core.limits import ENSEMBLE_BYTES, MAX_POINTS
 from volgen.core.numbers import finite, whole_number
-from volgen.core.run_files import ENSEMBLE
+from volgen.core.run_files import ENSEMBLE, TRAIN_AGAIN
 from volgen.core.seal import read_sealed, sealed
 from volgen.core.span import SigmaSpan
 
 FILES = "files"
-AGAIN = "restore the file from a copy, or train the run again"
 MODEL = {"network": dict, "level": int, "view": dict}
 """What the file may say of an expert's model, and as what."""
 
@@ -136,7 +135,7 @@ def read(path: Path) -> Ensemble:
             directory.
     """
     what = "the experts of a trained run"
-    content = read_sealed(path, what, AGAIN, limit=ENSEMBLE_BYTES, needed=lambda content: FILES in content)
+    content = read_sealed(path, what, TRAIN_AGAIN, limit=ENSEMBLE_BYTES, needed=lambda content: FILES in content)
     try:
         files = content.pop(FILES, {})
         if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from volgen.core.errors import UserError
-from volgen.core.run_files import CONFIG, MANIFEST
+from volgen.core.run_files import CONFIG, MANIFEST, TRAIN_AGAIN
 from volgen.data.store import Store
 from volgen.origin.start import Recipe
 from volgen.privacy.ledger import Ledger
 
-AGAIN = "restore the file from a copy, or train the run again"
 COHORTS = "public_cohorts"
 """Key of a manifest: fingerprints and stores of all cohorts that a run has seen through the runs it began from."""
 ASSUMED = "assumed to be in one cohort only; "
@@ -61,7 +60,7 @@ def cohorts(run: Path, inputs: Mapping[str, Any] | None, configured: str) -> lis
         return [Cohort(None, configured, "")]
     before = inputs.get(COHORTS, [])
     if not isinstance(before, list):
-        raise UserError(str(run / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of cohorts", AGAIN)
+        raise UserError(str(run / MANIFEST), f"inputs.{COHORTS} is {before!r}", "a list of cohorts", TRAIN_AGAIN)
     found = []
     for number, entry in enumerate([inputs, *before]):
         known = entry if isinstance(entry, Mapping) else {"fingerprint": entry}

@@ -57,6 +57,11 @@ def size_of(recipe: Recipe, phase: Phase, network: nn.Module) -> NetworkSize:
     return NetworkSize.of(network, recipe.optimiser.matrix_learning_rate > 0, added)
 
 
+def trained_beside(recipe: Recipe, size: NetworkSize) -> str:
+    """What an adapter leaves to be trained of a network, behind its size; empty where all of it is trained."""
+    return f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
+
+
 def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace:
     """Runs loss, preconditioner and network of a recipe on fake tensors.
 

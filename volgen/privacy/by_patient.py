@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.rounding import lower, upper
-from volgen.core.run_files import CONFIG, LEDGER
+from volgen.core.run_files import CONFIG, LEDGER, TRAIN_AGAIN
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32
 from volgen.parallel.private_engine import Pass
@@ -33,7 +33,6 @@ CLOSE = 1e-6
 """Relative difference of numbers that were written and computed anew."""
 NOISE_SECONDS = 55e-9
 """Seconds of a processor for one weight's noise, measured on one machine (docs/privacy.md)."""
-AGAIN = "restore the file from a copy, or train the run again"
 
 
 class ByPatient(BaseConfig, ABC):
@@ -193,7 +192,7 @@ class ByPatient(BaseConfig, ABC):
             UserError: it has none.
         """
         if ledger.get("epsilon") is None or ledger.get("state") != "finished":
-            raise UserError(str(path), "is not the ledger of a finished private run", "what volgen train wrote", AGAIN)
+            raise UserError(str(path), "is not the ledger of a finished private run", "what volgen train wrote", TRAIN_AGAIN)
 
     def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
         """Whether a guarantee holds: the ledger says what the journal says, what the configuration asks for, and what was trained.
@@ -203,12 +202,14 @@ class ByPatient(BaseConfig, ABC):
         """
         where, journal = run / LEDGER, Ledger(run)
         if not _agree(journal.summary(finished=True), ledger):
-            raise UserError(str(where), "does not say what the privacy journal beside it says", "the ledger that volgen train wrote", AGAIN)
+            raise UserError(
+                str(where), "does not say what the privacy journal beside it says", "the ledger that volgen train wrote", TRAIN_AGAIN
+            )
         budget = (journal.budget.epsilon, journal.budget.delta, journal.budget.accountant, journal.mechanism.clip_norm)
         asked = (self.epsilon, self.delta, self.accountant, self.clip_norm)
         if budget != asked or journal.mechanism.plan != self.kind:
             found = f"is of another training: epsilon, delta, accountant and clip norm are {budget}"
-            raise UserError(str(where), found, f"{asked}, as {CONFIG} says", AGAIN)
+            raise UserError(str(where), found, f"{asked}, as {CONFIG} says", TRAIN_AGAIN)
         for scope, steps in trained.items():
             journal.check(scope, steps)
         return True

@@ -19,7 +19,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Denoiser, Shape3
-from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER
+from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER, TRAIN_AGAIN
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
@@ -39,7 +39,6 @@ from volgen.runs.fitted import (
 from volgen.runs.leftovers import tidy
 from volgen.runs.paths import Paths
 
-AGAIN = "restore the file from a copy, or train the run again"
 RELEASE = "release"
 """Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
 STAGES = ("train", RELEASE)
@@ -115,7 +114,7 @@ class TrainedRun:
         rest = {*listed} - {*self.ensemble.files} - {record.weights for record in self.ensemble.experts}
         rest = {name for name in rest if not name.endswith(EDITABLE)} if names is None else rest & {*names}
         if self.provenance and (found := manifest.verify(self.directory, self.provenance, rest)):
-            raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", AGAIN)
+            raise UserError(str(self.directory), str(found), f"the files that {MANIFEST} lists", TRAIN_AGAIN)
 
     def preconditioner(self, device: torch.device) -> Preconditioner:
         """The run's preconditioner on a device.
@@ -124,9 +123,9 @@ class TrainedRun:
             UserError: it cannot be restored, is not finite, is of volumes of another shape, or was changed.
         """
         config = self.recipe.preconditioner
-        restored = restore(config, self.directory / PRECONDITIONER, AGAIN)
+        restored = restore(config, self.directory / PRECONDITIONER, TRAIN_AGAIN)
         self._check(restored)
-        check_unchanged(self.directory / PRECONDITIONER, AGAIN)
+        check_unchanged(self.directory / PRECONDITIONER, TRAIN_AGAIN)
         return restored.to(device)
 
     def assembly(self) -> Assembly:
@@ -135,10 +134,12 @@ class TrainedRun:
         Raises:
             UserError: what it draws from cannot be restored, is not finite, or was changed.
         """
-        restored = restore_assembly(self.recipe.assembly, self.directory, AGAIN)
+        restored = restore_assembly(self.recipe.assembly, self.directory, TRAIN_AGAIN)
         for name, tensor in restored.state().items():
             if not tensor.isfinite().all():
-                raise UserError(str(self.directory / ASSEMBLY), f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+                raise UserError(
+                    str(self.directory / ASSEMBLY), f"'{name}' holds values that are not finite", "finite numbers only", TRAIN_AGAIN
+                )
         return restored
 
     def _check(self, preconditioner: Preconditioner) -> None:
@@ -146,7 +147,7 @@ class TrainedRun:
         where = str(self.directory / PRECONDITIONER)
         for name, tensor in preconditioner.state().items():
             if not tensor.isfinite().all():
-                raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", AGAIN)
+                raise UserError(where, f"'{name}' holds values that are not finite", "finite numbers only", TRAIN_AGAIN)
         # On the meta device only shapes and types are computed: whatever a preconditioner consists of, it must map a volume to a volume.
         meta = torch.device("meta")
         piece = self.piece
@@ -159,7 +160,7 @@ class TrainedRun:
         except (RuntimeError, ValueError, IndexError) as error:
             found = f"does not fit ({' '.join(str(error).split())[:200]})"
         if found:
-            raise UserError(where, found, f"float32 statistics of volumes of shape {list(piece)}", AGAIN)
+            raise UserError(where, found, f"float32 statistics of volumes of shape {list(piece)}", TRAIN_AGAIN)
 
     def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2) -> ExpertBank:
         """The run's denoiser.
@@ -266,7 +267,7 @@ class _Files:
         """
         listed = self._listed.get(name, "no such file") if self._listed else None
         what = f"a file of every trained run, of at most {limit} bytes"
-        return check_digest(self._directory / name, listed, ENSEMBLE, what=what, do=AGAIN, limit=limit)
+        return check_digest(self._directory / name, listed, ENSEMBLE, what=what, do=TRAIN_AGAIN, limit=limit)
 
 
 def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble) -> None:
@@ -278,7 +279,7 @@ def _check_levels(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
             f"has {len(ensemble.experts)} experts on {len(ensemble.grid)} noise levels, {ensemble.sigma_max:g} to {ensemble.sigma_min:g}"
         )
         expected = f"{recipe.experts.count} on the {len(grid)} levels of {CONFIG}, {grid[0]:g} to {grid[-1]:g}"
-        raise UserError(str(directory / ENSEMBLE), found, expected, AGAIN)
+        raise UserError(str(directory / ENSEMBLE), found, expected, TRAIN_AGAIN)
 
 
 def _experts(recipe: Recipe) -> list[Phase]:
@@ -292,15 +293,15 @@ def _check_models(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
     for phase, record in zip(_experts(recipe), ensemble.experts, strict=True):
         if not recipe.agrees(phase, record.model, str(directory / ENSEMBLE)):
             found = f"expert {record.index} is of another model: {json.dumps(record.model)[:200]}"
-            raise UserError(str(directory / ENSEMBLE), found, f"that of {CONFIG}", AGAIN)
+            raise UserError(str(directory / ENSEMBLE), found, f"that of {CONFIG}", TRAIN_AGAIN)
         path = directory / record.weights
         try:
             size = tensor_bytes(path)
         except OSError as error:
-            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", AGAIN) from None
+            raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", TRAIN_AGAIN) from None
         if size != expected[phase.model]:
             wanted = f"{expected[phase.model]}, which the network in {CONFIG} has"
-            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, AGAIN)
+            raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, TRAIN_AGAIN)
 
 
 def _network_bytes(directory: Path, recipe: Recipe) -> int:
@@ -310,5 +311,5 @@ def _network_bytes(directory: Path, recipe: Recipe) -> int:
             state = recipe.build().released(recipe.phases()[-1]).state_dict()
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
-        raise UserError(str(directory / CONFIG), found, "the network that was trained", AGAIN) from None
+        raise UserError(str(directory / CONFIG), found, "the network that was trained", TRAIN_AGAIN) from None
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

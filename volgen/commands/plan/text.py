@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volgen.commands.plan.settings import Plan, Setting, gib
+from volgen.planning.step import trained_beside
 from volgen.recipe import Recipe
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
@@ -48,9 +49,8 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
 def _parameters(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Sizes of the networks of each model."""
     for number, (size, count) in enumerate(zip(plan.networks, recipe.experts.alike, strict=True)):
-        trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
         of = f" of model {number}" if len(plan.networks) > 1 else ""
-        yield f"parameters           {size.released:,} in each expert{of}, {size.released * count:,} in all{trains}"
+        yield f"parameters           {size.released:,} in each expert{of}, {size.released * count:,} in all{trained_beside(recipe, size)}"
 
 
 def _shared(plan: Plan, first: Setting, ranks: int) -> Iterator[str]:

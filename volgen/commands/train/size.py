@@ -6,7 +6,7 @@ import torch
 
 from volgen.parallel.memory import NetworkSize
 from volgen.planning.checkpoints import checkpoint_bytes
-from volgen.planning.step import size_of
+from volgen.planning.step import size_of, trained_beside
 from volgen.recipe import Recipe
 
 FP32, BF16 = 4, 2
@@ -56,10 +56,9 @@ def _network(recipe: Recipe, size: NetworkSize, count: int) -> list[str]:
     """Sizes of the networks of one model, of which there are ``count``."""
     parameters, total = size.released, size.released * count
     fp32, bf16 = _size(parameters * FP32 + size.buffers), _size(parameters * BF16 + size.buffers)
-    trains = f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
     return [
         f"network              {recipe.network.kind} with {recipe.build().inputs} input channels ({recipe.preconditioner.kind})",
-        f"parameters           {parameters:,} in each expert, {total:,} in all{trains}",
+        f"parameters           {parameters:,} in each expert, {total:,} in all{trained_beside(recipe, size)}",
         f"weights              {fp32} in fp32 or {bf16} in bf16 for each expert; {_size(total * FP32)} or {_size(total * BF16)} in all",
         f"Adam and EMA         {_size(3 * size.parameters * FP32)} in fp32 for the one expert that is being trained",
     ]

@@ -13,7 +13,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.protocols import Pulse
-from volgen.core.run_files import CONFIG, LEDGER
+from volgen.core.run_files import CONFIG, LEDGER, TRAIN_AGAIN
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
 from volgen.experts.plan import Phase
@@ -29,7 +29,6 @@ from volgen.training.metrics import Metrics
 from volgen.training.stopping import Stopping
 from volgen.training.validation import Validator
 
-AGAIN = "restore the file from a copy, or train the run again"
 NOTHING: dict[str, Any] = {
     "unit": "patient", "neighbouring": "add-or-remove-one", "delta": None, "epsilon": None, "accountant": None,
     "why": "the model was trained without differential privacy", "entries": [],
@@ -107,7 +106,7 @@ class Config(BaseConfig):
             UserError: there is one.
         """
         if ledger.get("epsilon") is not None:
-            raise UserError(str(path), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", AGAIN)
+            raise UserError(str(path), f"claims a guarantee, and {CONFIG} asks for none", "files that belong together", TRAIN_AGAIN)
 
     def vouch(self, run: Path, ledger: Mapping[str, Any], trained: Mapping[str, int]) -> bool:
         """Whether anybody vouches for a guarantee: nobody does."""
