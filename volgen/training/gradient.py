@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from volgen.core.given import Examples
 from volgen.training.draws import StepDraws
-from volgen.training.interrupt import SIGNALS, Interrupt
+from volgen.training.interrupt import Interrupt, first, heard
 from volgen.training.objective import Objective
 from volgen.training.protocols import Batch, Engine, Ranks
 
@@ -90,17 +90,6 @@ class BatchGradient:
             raise NotFinite(f"the loss is {total} for {', '.join(subjects)}")
         loss = total / self.size
         return Taken({"loss": loss}, f"loss {loss:.4f}", first(told))
-
-
-def heard(interrupt: Interrupt) -> list[float]:
-    """The signals that this rank has received, each as 0 or 1: to be summed over ranks."""
-    received = interrupt.received
-    return [float(received == number) for number in SIGNALS]
-
-
-def first(told: Sequence[float]) -> int:
-    """The first signal that any rank has received, from the sums of :func:`heard`; 0 if none has."""
-    return next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)
 
 
 def _micro_batches(volumes: int, count: int) -> Iterator[slice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -76,3 +77,14 @@ class Interrupt:
             raise KeyboardInterrupt
         if not self._received:
             self._received, self._when = number, now
+
+
+def heard(interrupt: Interrupt) -> list[float]:
+    """The signals that this rank has received, each as 0 or 1: to be summed over ranks."""
+    received = interrupt.received
+    return [float(received == number) for number in SIGNALS]
+
+
+def first(told: Sequence[float]) -> int:
+    """The first signal that any rank has received, from the sums of :func:`heard`; 0 if none has."""
+    return next((int(number) for number, count in zip(SIGNALS, told, strict=True) if count), 0)

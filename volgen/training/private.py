@@ -15,13 +15,13 @@ from volgen.core.given import Examples
 from volgen.core.protocols import Pulse
 from volgen.training import checkpoint
 from volgen.training.draws import JoinedDraws, StepDraws
-from volgen.training.gradient import Taken, first, heard
+from volgen.training.gradient import Taken
 from volgen.training.interrupt import Interrupt
 from volgen.training.judge import Look
 from volgen.training.metrics import Metrics
 from volgen.training.objective import Objective
 from volgen.training.protocols import NO_PULSE, Batch, Engine, Ranks
-from volgen.training.together import together
+from volgen.training.together import together, told_to_stop
 
 PUBLIC = ("learning_rate", "gradient_norm")
 """Metrics that give nothing away: the norm is that of the noised gradient. Losses would be exact functions of people."""
@@ -253,7 +253,7 @@ class PatientGradient:
                 place += 1
             self.pulse.beat()
         private.give(self.sanitiser.finish(total))
-        return Taken({}, "private: losses are not looked at", first(self.ranks.sum(heard(self.interrupt))))
+        return Taken({}, "private: losses are not looked at", told_to_stop(self.ranks, self.interrupt))
 
     def _contributions(
         self, phase: str, engine: PatientEngine, objective: Objective, step: int, people: Sequence[tuple[str, Batch]]

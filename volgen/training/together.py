@@ -14,7 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.exit_codes import BAD_INPUT
 from volgen.core.progress import say
 from volgen.core.protocols import Pulse
-from volgen.training.interrupt import SIGNALS, Interrupt, Interrupted
+from volgen.training.interrupt import Interrupt, Interrupted, first, heard
 from volgen.training.protocols import Ranks
 
 T = TypeVar("T")
@@ -108,6 +108,5 @@ def when_ready(group: Ranks, look: Callable[[], str], interrupt: Interrupt, puls
 
 
 def told_to_stop(group: Ranks, interrupt: Interrupt) -> int:
-    """The signal that ranks have received, 0 for none; of several the first of :data:`SIGNALS`. A collective call."""
-    received = {int(text) for text in group.gather(str(int(interrupt.received)))}
-    return next((int(number) for number in SIGNALS if number in received), 0)
+    """The signal that ranks have received, 0 for none; of several the first of ``SIGNALS``. A collective call."""
+    return first(group.sum(heard(interrupt)))
