@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -10,15 +11,18 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from volgen import methods
 from volgen.core import config
-from volgen.core.config import MAY_CHANGE, Config
+from volgen.core.config import MAY_CHANGE, Config, three
 from volgen.core.errors import UserError
 from volgen.core.limits import MAX_LEVELS
 from volgen.core.protocols import Cut, Shape3
 from volgen.core.registry import union
+from volgen.core.run_files import CONFIG
 from volgen.core.yaml_text import Scalar, plain
+from volgen.data import field_of_view
 from volgen.data.store import Store
-from volgen.data.stream import StreamConfig
+from volgen.data.stream import FOREGROUND, StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase, plan
+from volgen.images.box import BoxConfig
 from volgen.models.condition import telling
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
@@ -187,7 +191,7 @@ class Recipe(Config):
     @property
     def piece(self) -> Shape3:
         """Voxels along X, Y, Z of what goes through the network at once."""
-        return self.model.piece(self.assembly.piece(self.data.shape))
+        return self.model.piece(self.assembly.piece(self.data.grid))
 
     @property
     def known(self) -> int:
@@ -202,7 +206,7 @@ class Recipe(Config):
     @property
     def examples_of_each(self) -> int:
         """Different examples of a volume that take about its memory: as many of each are validated on."""
-        return int(self.assembly.cuts(self.data.shape) * self.view.examples(self.model.shape(self.data.shape)))
+        return int(self.assembly.cuts(self.data.grid) * self.view.examples(self.model.shape(self.data.grid)))
 
     def build(self) -> methods.Method:
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""
@@ -278,7 +282,7 @@ class Recipe(Config):
 
     def _check_model(self) -> None:
         try:
-            piece = self.assembly.piece(self.data.shape)
+            piece = self.assembly.piece(self.data.grid)
         except ValueError as error:
             raise ValueError(f"assembly: {error}") from None
         kind, whole = self.assembly.kind, not self.assembly.piecewise
@@ -294,7 +298,10 @@ class Recipe(Config):
             raise ValueError(f"conditions: two of {names} have one name")
         if names and not getattr(self.network, "embedding", 0):
             raise ValueError(f"conditions: network.kind '{self.network.kind}' cannot be told anything; use another, such as wavelet_unet3d")
-        maker = "data.shape" if whole else f"a piece of assembly.kind '{kind}'"
+        step = 2**self.level
+        if any(first % step for first in self.data.place.start):
+            raise ValueError(f"data.box.start is {list(self.data.place.start)}, but level {self.level} needs multiples of {step}")
+        maker = ("data.box.size" if self.data.box else "data.shape") if whole else f"a piece of assembly.kind '{kind}'"
         _check_edges(maker, piece, "preconditioner", (self.preconditioner.multiple,) * 3)
         seen = self.model.piece(piece)
         if seen != piece:
@@ -319,22 +326,84 @@ def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, 
     """
     content = config.read_typed(source, own=own) if isinstance(source, Path) else source
     where = str(source) if isinstance(source, Path) else "configuration"
-    return config.validate(Recipe, _with_shape(config.apply_overrides(content, overrides)), where)
-
-
-def _with_shape(content: dict[str, Any]) -> dict[str, Any]:
+    content = config.apply_overrides(content, overrides)
     data = content.get("data")
-    if not isinstance(data, dict) or plain(data.get("shape")) is not None or plain(data.get("store")) is None:
-        return content
-    address = data["store"].text if isinstance(data["store"], Scalar) else str(data["store"])
+    if not isinstance(data, dict) or plain(data.get("store")) is None:
+        return config.validate(Recipe, content, where)
+    boxed, shape = plain(data.get("box")) == FOREGROUND, plain(data.get("shape"))
+    if shape is not None and not boxed:
+        return config.validate(Recipe, content, where)
+    if shape is None:
+        store = _store(data["store"], "data.shape", "is left out, and", "three edges, or a store")
+        content = _with_data(content, shape=list(store.shape or ()))
+    else:
+        store = _store(data["store"], "data.box", f"is {FOREGROUND}, which", "a start and a size, or a store")
+        if list(three(shape)) != list(store.shape or ()):
+            found = f"is {shape}, but scans of {store.path} are {list(store.shape or ())}"
+            raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
+    return _boxed(content, store, where) if boxed else config.validate(Recipe, content, where)
+
+
+def _store(stated: Any, key: str, found: str, expected: str) -> Store:
+    """The store of a recipe that does not say all by itself."""
+    address = stated.text if isinstance(stated, Scalar) else str(stated)
     try:
         store = Store.open(address)
     except UserError as error:
-        found = f"is left out, and cannot be taken from the store ({error})"
-        raise UserError("data.shape", found, "three edges, or a store", "ingest first, or state it") from None
+        raise UserError(key, f"{found} cannot be taken from the store ({error})", expected, "ingest first, or state it") from None
     if store.shape is None:
-        raise UserError("data.shape", f"is left out, and scans of {address} differ in shape", "one shape", "ingest them with --shape")
-    return {**content, "data": {**data, "shape": list(store.shape)}}
+        raise UserError(key, f"{found} scans of {address} differ in shape", "one shape", "ingest them with --shape")
+    return store
+
+
+def _with_data(content: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {**content, "data": {**content["data"], **more}}
+
+
+def _boxed(content: Mapping[str, Any], store: Store, where: str) -> Recipe:
+    """The recipe with the smallest box around the training heads on which its models can work; with all voxels where none fits.
+
+    The box is that of the whole split, also where a half of it is trained on: who is in the half, for an audit, decides nothing else.
+
+    Raises:
+        UserError: the recipe is wrong, or promises its people that nothing but what is accounted for follows from them.
+    """
+    shape, records = store.shape, store.split("train")
+    assert shape is not None
+    trial, multiple = _multiple(content, shape, where)
+    if trial is None:  # whatever is wrong with it is said of the real shape
+        return config.validate(Recipe, _with_data(content, box=BoxConfig.whole(shape).model_dump()), where)
+    if not trial.privacy.looks:
+        found = f"is {FOREGROUND}, which would be a function of people whom privacy.kind '{trial.privacy.kind}' protects"
+        do = f"state data.box.start and data.box.size, or copy them from the {CONFIG} of the public run that this one begins from"
+        raise UserError("data.box", found, "numbers that do not follow from this cohort", do)
+    if not records:
+        expected, do = "heads to put a box around", "state data.box.start and data.box.size"
+        raise UserError(str(store.path), "has nobody in its train split", expected, do)
+    heads = BoxConfig.around(field_of_view.boxes(store, records))
+    if trial.data.augment.flip_left_right:
+        heads = BoxConfig.around([heads, heads.mirrored(shape)])
+    step = 2 ** max(variant.level for variant in trial.variants)
+    for room in (heads.grown(field_of_view.margins(records[0].voxel_size), shape), heads):
+        box = field_of_view.placed(room, shape, multiple, step)
+        if not any(edge % multiple for edge in box.size):
+            break
+    return config.validate(Recipe, _with_data(content, box=box.model_dump()), where)
+
+
+def _multiple(content: Mapping[str, Any], shape: Shape3, where: str) -> tuple[Recipe | None, int]:
+    """Of how many voxels, a power of two, edges have to be multiples for the models of a recipe; and the recipe, for another shape.
+
+    That is a matter of networks, views, levels, assembly and preconditioner: whoever checks them is asked about volumes of odd
+    multiples.
+    """
+    multiple = 1
+    while multiple <= max(shape):
+        edges = [(-(-edge // multiple) | 1) * multiple for edge in shape]
+        with suppress(UserError):
+            return config.validate(Recipe, _with_data(content, shape=edges, box=None), where), multiple
+        multiple *= 2
+    return None, 1
 
 
 def _check_edges(of: str, shape: Shape3, section: str, multiples: Shape3) -> None:

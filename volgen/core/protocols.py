@@ -87,7 +87,13 @@ Proximal = Callable[[Tensor, Tensor], Tensor]
 
 
 class Operator(Protocol):
-    """What an instrument does to a volume: a linear map A from volumes in the model range to data of any shape, real or complex."""
+    """What an instrument does to a volume: a linear map A from volumes in the model range to data of any shape, real or complex.
+
+    Attributes:
+        apart: whether A* A couples no voxel with another, so that :meth:`closed` may be asked about some voxels alone.
+    """
+
+    apart: bool = False
 
     def apply(self, x_BCXYZ: Tensor) -> Tensor:
         """A x; the first axis of the data is B."""

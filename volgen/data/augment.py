@@ -24,6 +24,7 @@ from volgen.core.config import Config
 from volgen.core.protocols import Shape3
 from volgen.core.rng import generator
 from volgen.data.piece import Piece
+from volgen.images.box import BoxConfig
 
 EDGE = 8
 """Voxels along a block in which the foreground is followed."""
@@ -56,8 +57,8 @@ class Augmentation(Protocol):
 
     moves: bool
 
-    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """The whole volume [X, Y, Z], of the same shape and, up to interpolation, the same range."""
+    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+        """What is at a place of the moved volume, [X, Y, Z], up to interpolation of the same range."""
         ...
 
 
@@ -66,9 +67,9 @@ class Unchanged:
 
     moves = False
 
-    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
         """The volume as it is."""
-        return piece.whole()
+        return place.crop(piece.whole())
 
 
 class RandomPose:
@@ -79,8 +80,8 @@ class RandomPose:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, piece: Piece, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """Returns a new volume; equal keys give equal volumes on every rank."""
+    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+        """Returns a new volume, or a box of it; equal keys give equal volumes on every rank."""
         config, source = self.config, generator(seed, "augment", *key)
         draws = (torch.rand(10, generator=source, dtype=torch.float64) * 2 - 1).tolist()
         matrix = np.eye(4)
@@ -96,7 +97,7 @@ class RandomPose:
             mirror = np.eye(4)
             mirror[0, 0], mirror[0, 3] = -1.0, piece.shape[0] - 1.0
             matrix = matrix @ mirror
-        return resample(piece, matrix)
+        return resample(piece, matrix, place)
 
 
 class _Frame:
@@ -125,9 +126,15 @@ def index_matrix(pose: tio.Affine, shape: Shape3, affine: NDArray[np.float64]) -
     return np.asarray(np.linalg.inv(to_lps) @ points @ to_lps)
 
 
-def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
-    """The volume whose voxel i is the source's value at index ``matrix @ i``: trilinear, and the fill outside of it; float32 [X, Y, Z]."""
-    volume_XYZ = np.full(piece.shape, piece.fill, np.float32)
+def resample(piece: Piece, matrix: NDArray[np.float64], place: BoxConfig) -> Tensor:
+    """A box of the volume whose voxel i is the source's value at index ``matrix @ i``: trilinear, and the fill outside of the source.
+
+    Args:
+        piece: the source.
+        matrix: [4, 4].
+        place: the box; float32 [X, Y, Z] of it is returned.
+    """
+    volume_XYZ = np.full(place.size, piece.fill, np.float32)
     # ITK's axes are named in the order of memory, so its x is our Z.
     backwards, shift = matrix[:3, :3][::-1, ::-1], (matrix[:3, 3] - piece.start)[::-1]
     transform = sitk.AffineTransform(3)
@@ -139,16 +146,17 @@ def resample(piece: Piece, matrix: NDArray[np.float64]) -> Tensor:
     work.SetTransform(transform)
     work.SetDefaultPixelValue(piece.fill)
     source = sitk.GetImageFromArray(piece.voxels_XYZ.numpy())
-    for box in _reached(piece, matrix):
+    for box in _reached(piece, matrix, place):
         work.SetOutputOrigin([float(part.start) for part in box[::-1]])
         work.SetSize([part.stop - part.start for part in box[::-1]])
         result = work.Execute(source)
-        volume_XYZ[box] = sitk.GetArrayViewFromImage(result)
+        here = tuple(slice(part.start - first, part.stop - first) for part, first in zip(box, place.start, strict=True))
+        volume_XYZ[here] = sitk.GetArrayViewFromImage(result)
     return torch.from_numpy(volume_XYZ)
 
 
-def _reached(piece: Piece, matrix: NDArray[np.float64]) -> Iterator[tuple[slice, slice, slice]]:
-    """Boxes of the result, one for each 8 of its sagittal slices, outside of which nothing of the piece can be seen.
+def _reached(piece: Piece, matrix: NDArray[np.float64], place: BoxConfig) -> Iterator[tuple[slice, slice, slice]]:
+    """Boxes of the result, one for each 8 of the sagittal slices of a place, outside of which nothing of the piece can be seen there.
 
     A head fills half of its box, and a turned box fills half of its own: this follows the head in blocks of 8^3.
     """
@@ -156,11 +164,11 @@ def _reached(piece: Piece, matrix: NDArray[np.float64]) -> Iterator[tuple[slice,
     centres = np.array(piece.start)[:, None] + (_blocks(piece).T + 0.5) * EDGE - 0.5
     middle = inverse[:3, :3] @ centres + inverse[:3, 3:]
     reach = np.abs(inverse[:3, :3]) @ np.full((3, 1), EDGE / 2 + 1.0)  # a voxel is seen one voxel further
-    sizes = np.array(piece.shape)[:, None]
-    low = np.clip(np.floor(middle - reach), 0, sizes).astype(int)
-    high = np.clip(np.ceil(middle + reach) + 1, 0, sizes).astype(int)
-    for first in range(0, piece.shape[0], EDGE):
-        last = min(first + EDGE, piece.shape[0])
+    starts, stops = np.array(place.start)[:, None], np.array(place.stop)[:, None]
+    low = np.clip(np.floor(middle - reach), starts, stops).astype(int)
+    high = np.clip(np.ceil(middle + reach) + 1, starts, stops).astype(int)
+    for first in range(place.start[0], place.stop[0], EDGE):
+        last = min(first + EDGE, place.stop[0])
         here = (low[0] < last) & (high[0] > first) & (low < high).all(axis=0)
         if here.any():
             y, z = (slice(int(low[axis, here].min()), int(high[axis, here].max())) for axis in (1, 2))

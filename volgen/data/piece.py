@@ -49,7 +49,7 @@ class Piece:
 
 
 def foreground(codes_XYZ: NDArray[Any], record: SubjectRecord) -> Piece:
-    """The box of a scan's codes around all that is not their minimum, in the model's range [-1, 1]."""
+    """The box of a scan's codes, or of codes of a part of it, around all that is not their minimum; in the model's range [-1, 1]."""
     codes_ZYX = codes_XYZ.T
     lowest = codes_ZYX.min()
     other_ZYX = codes_ZYX != lowest
@@ -58,7 +58,8 @@ def foreground(codes_XYZ: NDArray[Any], record: SubjectRecord) -> Piece:
     box = tuple(_span(line) for line in lines)
     fill = float(codes_to_model(np.array([lowest]), record)[0])
     starts = (box[0].start, box[1].start, box[2].start)
-    return Piece(torch.from_numpy(codes_to_model(codes_XYZ[box], record)), starts, record.shape, fill)
+    x, y, z = codes_XYZ.shape
+    return Piece(torch.from_numpy(codes_to_model(codes_XYZ[box], record)), starts, (x, y, z), fill)
 
 
 def _span(line: NDArray[np.bool_]) -> slice:

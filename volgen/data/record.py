@@ -15,12 +15,15 @@ from volgen.core.files import fingerprint
 from volgen.core.limits import MAX_VOXELS
 from volgen.core.protocols import Shape3
 from volgen.data.quantise import CodeType
+from volgen.images.box import BoxConfig
 from volgen.images.intensity import IntensityMap
 from volgen.images.volume import edges, shear
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 AXES = ("RL", "AP", "SI")
+DERIVED = {"foreground"}
+"""Keys of a record that are functions of the voxels, which have a checksum."""
 SHEAR = 1e-3
 """Cosine between axes above which no ingest wrote an affine; wider than ``nifti.SHEAR``, the limit for files."""
 
@@ -42,6 +45,7 @@ class SubjectRecord:
         source_orientation: axis codes of the file that was ingested, so that export can restore its order.
         source_shape: voxels along the file's own axes.
         checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.
+        foreground: box around the head; None in stores that are older than this.
     """
 
     id: str
@@ -56,6 +60,7 @@ class SubjectRecord:
     source_orientation: str
     source_shape: Shape3
     checksum: str
+    foreground: BoxConfig | None = None
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -75,6 +80,7 @@ class SubjectRecord:
             "codes": {"dtype": self.dtype, "slope": self.slope, "inter": self.inter},
             "source": {"orientation": self.source_orientation, "shape": list(self.source_shape)},
             "checksum": self.checksum,
+            **({} if self.foreground is None else {"foreground": self.foreground.model_dump(mode="json")}),
         }
 
     @classmethod
@@ -100,11 +106,15 @@ class SubjectRecord:
         orientation = str(content["source"]["orientation"])
         if sorted(axis for code in orientation for axis, pair in enumerate(AXES) if code in pair) != [0, 1, 2] or len(orientation) != 3:
             raise ValueError(f"there is no orientation '{orientation[:9]}'")
+        shape, foreground = _three(content["shape"]), content.get("foreground")
+        box = None if foreground is None else BoxConfig.model_validate(foreground)
+        if box is not None and not BoxConfig.whole(shape).holds(box):
+            raise ValueError("a foreground is outside of its volume")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
             split=content["split"],
-            shape=_three(content["shape"]),
+            shape=shape,
             affine=affine,
             intensity=intensity,
             slope=float(content["codes"]["slope"]),
@@ -113,6 +123,7 @@ class SubjectRecord:
             source_orientation=orientation,
             source_shape=_three(content["source"]["shape"], most=math.inf),  # what was resampled may have been finer
             checksum=str(content["checksum"]),
+            foreground=box,
         )
 
 
@@ -137,8 +148,8 @@ def checksum(codes_ZYX: NDArray[Any]) -> str:
 
 
 def cohort_fingerprint(records: Sequence[SubjectRecord]) -> str:
-    """One number for everything that training sees."""
-    return fingerprint([record.to_dict() for record in records])
+    """One number for everything that training sees; what follows from the voxels is left out, so stores from before it was noted agree."""
+    return fingerprint([{key: value for key, value in record.to_dict().items() if key not in DERIVED} for record in records])
 
 
 def _three(values: Any, most: float = MAX_VOXELS) -> Shape3:

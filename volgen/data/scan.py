@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
@@ -16,6 +17,7 @@ from volgen.data.piece import Piece, foreground
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.images import intensity
+from volgen.images.box import BoxConfig
 
 Coarse = dict[tuple[str, int], Tensor]
 """Coarse volumes by scan and edge: small, and needed again in every epoch."""
@@ -30,15 +32,19 @@ class StoredScan:
         cache: decoded scans.
         coarse: coarse volumes made so far; shared, and added to.
         cached: whether the cache has room for all that are wanted: then whole scans are kept, otherwise only the chunks of slices are read.
+        place: what of it is looked at, as if there were nothing else.
     """
 
-    def __init__(self, store: Store, record: SubjectRecord, cache: CodeCache, coarse: Coarse, cached: bool) -> None:
+    def __init__(
+        self, store: Store, record: SubjectRecord, cache: CodeCache, coarse: Coarse, cached: bool, place: BoxConfig
+    ) -> None:  # fmt: skip
         self._store, self._record, self._cache, self._coarse, self._cached = store, record, cache, coarse, cached
+        self._place = place
 
     @property
     def shape(self) -> Shape3:
         """Voxels along R, A, S."""
-        return self._record.shape
+        return self._place.size
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -47,27 +53,33 @@ class StoredScan:
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""
-        return self.piece().whole()
+        return foreground(self._codes(), self._record).whole()
 
-    def piece(self) -> Piece:
-        """All voxels but the background around them, in [-1, 1]."""
+    def head(self) -> Piece:
+        """All that the cache keeps of the scan but the background around it, in [-1, 1]: for whoever moves it before looking."""
         return foreground(self._cache.codes(self._record), self._record)
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
         if self._cached:
             place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
-            return torch.from_numpy(codes_to_model(self._cache.codes(self._record)[place], self._record))
-        return intensity.to_model(torch.from_numpy(self._store.read_slices(self._record, axis, start, stop)))
+            return torch.from_numpy(codes_to_model(self._codes()[place], self._record))
+        x, y, z = (first + start * (a == axis) for a, first in enumerate(self._place.start))
+        i, j, k = (stop - start if a == axis else size for a, size in enumerate(self._place.size))
+        return intensity.to_model(torch.from_numpy(self._store.read_block(self._record, (x, y, z), (i, j, k))))
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels; the scan is read once."""
         key = (self._record.id, edge)
         if key not in self._coarse:
             # Not through the cache where slices do not come from it: the scan would push out nothing that is needed, and stay for nobody.
-            whole = self.whole() if self._cached else intensity.to_model(torch.from_numpy(self._store.read_unit(self._record)))
+            whole = self.whole() if self._cached else self.slices(0, 0, self._place.size[0])
             self._coarse[key] = _means(whole, edge)
         return self._coarse[key]
+
+    def _codes(self) -> NDArray[Any]:
+        codes = self._cache.codes(self._record)
+        return codes if codes.shape == self._place.size else self._place.crop(codes)
 
 
 class VolumeScan:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor
 
 from volgen.core.config import MAY_CHANGE, Config, three
@@ -26,9 +26,12 @@ from volgen.data.half import HalfConfig
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.scan import Coarse, StoredScan, VolumeScan
 from volgen.data.store import Store
+from volgen.images.box import BoxConfig
 
 __all__ = ["AugmentConfig", "Batch", "Stream", "StreamConfig", "Wanted"]
 
+FOREGROUND = "foreground"
+"""A box that follows from the cohort: it becomes numbers where a recipe is loaded."""
 AHEAD = 2
 """Batches that are decoded ahead of the one asked for."""
 
@@ -42,6 +45,9 @@ class StreamConfig(Config):
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Voxels along the RAS+ axes, or one number for a cube: that of the store, from which it is taken where it is left out. A dry run
     that states it needs no data."""
+    box: BoxConfig | None = None
+    """Where in volumes all is computed: ``foreground`` for the box of all training heads with a small margin, as large as the models need,
+    or a first voxel and a size. Outside, samples have background. All of them if None, as whole heads want it."""
     batch_size: PositiveInt = 4
     """Volumes in one optimiser step, over all ranks and accumulation steps together."""
     workers: Annotated[PositiveInt, MAY_CHANGE] = 2
@@ -64,6 +70,35 @@ class StreamConfig(Config):
         if not grid_fits(value):
             raise ValueError(f"a grid has {GRID}")
         return value
+
+    @field_validator("box", mode="before")
+    @classmethod
+    def _resolved(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"is '{value}': it is {FOREGROUND}, which a store has, or a start and a size, three numbers each")
+        return value
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if self.box is not None and not BoxConfig.whole(self.shape).holds(self.box):
+            found = f"starts at {list(self.box.start)} and has {list(self.box.size)} voxels"
+            raise ValueError(f"box {found}, which are not all in volumes of {list(self.shape)}")
+        return self
+
+    @property
+    def place(self) -> BoxConfig:
+        """What of a volume is computed on: the box, or all."""
+        return self.box or BoxConfig.whole(self.shape)
+
+    @property
+    def grid(self) -> Shape3:
+        """Voxels along the RAS+ axes of what is computed on."""
+        return self.place.size
+
+    @property
+    def decoded(self) -> BoxConfig:
+        """What of a volume is read and kept: what is computed on, or all where heads are moved and may come into the box from outside."""
+        return BoxConfig.whole(self.shape) if self.augment.build().moves else self.place
 
     def records(self, store: Store, split: Split) -> list[SubjectRecord]:
         """Scans of a split that a run may look at, in the order of the manifest."""
@@ -143,7 +178,7 @@ class Stream:
         local = config.batch_size // world
         self._positions = list(range(rank * local, (rank + 1) * local))
         self._cut, self._augment = cut, config.augment.build()
-        self._store, self._cache = store, CodeCache(store, int(config.cache_gib * 2**30))
+        self._store, self._cache = store, CodeCache(store, int(config.cache_gib * 2**30), config.decoded)
         self._cached = self._cache.holds(self.records)
         self._coarse: Coarse = {}
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="stream")
@@ -222,12 +257,13 @@ class Stream:
         return self.records[self._order[1][place]]
 
     def _scan(self, record: SubjectRecord) -> StoredScan:
-        return StoredScan(self._store, record, self._cache, self._coarse, self._cached)
+        return StoredScan(self._store, record, self._cache, self._coarse, self._cached, self.config.place)
 
     def _example(self, record: SubjectRecord, seed: int, *key: int | str) -> Examples:
         stored = self._scan(record)
         if self._augment.moves:
             # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            moved = VolumeScan(stored.shape, lambda: self._augment(stored.piece(), record.affine, seed, *key), stored.about)
+            place = self.config.place
+            moved = VolumeScan(place.size, lambda: self._augment(stored.head(), place, record.affine, seed, *key), stored.about)
             return self._cut(moved, seed, *key)
         return self._cut(stored, seed, *key)

@@ -16,9 +16,12 @@ from volgen.core.files import read_json, write_json
 from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, grid_fits
 from volgen.core.protocols import Shape3
 from volgen.core.run_files import GEOMETRY
+from volgen.images.box import BoxConfig
 from volgen.images.intensity import IntensityMap, from_model
 from volgen.images.volume import Volume
 
+BACKGROUND = -1.0
+"""Of the model's range: the minimum of the intensity window, which real scans have around a stripped head."""
 FOREGROUND = 0.1
 """Share of the intensity range that is above air and below tissue."""
 LARGEST_BRAIN_LITRES = 2.2
@@ -40,12 +43,14 @@ class Geometry:
         voxel_size: edges of a voxel in mm.
         intensity: the window of a typical training volume; a generated volume is exported in its units.
         skull_stripped: whether the volumes show brains rather than heads.
+        box: where in a volume there is more than background; None: anywhere.
     """
 
     shape: Shape3
     voxel_size: tuple[float, float, float]
     intensity: IntensityMap
     skull_stripped: bool
+    box: BoxConfig | None = None
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
@@ -57,6 +62,25 @@ class Geometry:
             raise ValueError(f"voxels of {self.voxel_size} mm are not between {shortest:g} and {longest:g} mm")
         if max(abs(self.intensity.low), abs(self.intensity.high)) > MAX_INTENSITY:
             raise ValueError(f"an intensity window goes up to {MAX_INTENSITY:g} at most")
+        if not BoxConfig.whole(self.shape).holds(self.place):
+            raise ValueError(f"the box at {self.place.start} with {self.place.size} voxels is not inside of {self.shape}")
+
+    @property
+    def place(self) -> BoxConfig:
+        """What of a volume is drawn: the box, or all."""
+        return self.box or BoxConfig.whole(self.shape)
+
+    @property
+    def grid(self) -> Shape3:
+        """Voxels along the RAS+ axes of what is drawn."""
+        return self.place.size
+
+    @property
+    def grid_affine(self) -> NDArray[np.float64]:
+        """4 x 4, indices of what is drawn -> RAS+ mm."""
+        affine = self.affine
+        affine[:3, 3] += affine[:3, :3] @ np.asarray(self.place.start)
+        return affine
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -66,9 +90,17 @@ class Geometry:
         affine[:3, 3] = -size * (np.asarray(self.shape) - 1) / 2
         return affine
 
+    def alike(self, other: Geometry) -> bool:
+        """Whether volumes of both have the same voxels, and more than background in the same of them."""
+        return (self.shape, self.place) == (other.shape, other.place)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """A whole volume [..., X, Y, Z] in the model's range, of what was drawn of it: around that is background, the minimum."""
+        return self.place.pad(x, self.shape, BACKGROUND)
+
     def volume(self, x_XYZ: Tensor) -> Volume:
-        """A volume in the model's range, [-1, 1], as an image: in the cohort's units; what lies beyond the range is cut off."""
-        return Volume(self.intensity.from_unit(from_model(x_XYZ).numpy()), self.affine)
+        """What was drawn of a volume, in the model's range, as an image of all of it; in the cohort's units, cut off beyond the range."""
+        return Volume(self.intensity.from_unit(from_model(self.whole(x_XYZ)).numpy()), self.affine)
 
     @classmethod
     def of_cohort(
@@ -77,6 +109,7 @@ class Geometry:
         affines: Iterable[NDArray[np.float64]],
         windows: Iterable[IntensityMap],
         examples: Iterable[NDArray[np.float32]],
+        box: BoxConfig | None = None,
     ) -> Geometry:
         """The frame of training volumes: their voxel size and the median of their intensity windows.
 
@@ -85,6 +118,7 @@ class Geometry:
             affines: one 4 x 4 affine per volume, RAS+ up to rotation.
             windows: one intensity map per volume.
             examples: a few volumes [X, Y, Z] in [0, 1], to tell brains from heads by their size.
+            box: where in a volume there is more than background.
 
         Raises:
             ValueError: there are no volumes, or their voxel sizes differ.
@@ -99,7 +133,7 @@ class Geometry:
         x, y, z = (round(float(size), 6) for size in np.median(sizes, axis=0))
         low, high = (float(limit) for limit in np.median(limits, axis=0))
         size = float(np.median([litres(unit, (x, y, z)) for unit in examples]))
-        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES)
+        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES, box=box)
 
     def write(self, directory: Path) -> None:
         """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""
@@ -109,6 +143,7 @@ class Geometry:
             "intensity": self.intensity.to_dict(),
             "skull_stripped": self.skull_stripped,
             "affine": self.affine.tolist(),
+            **({} if self.box is None else {"box": self.box.model_dump(mode="json")}),
         }
         write_json(directory / GEOMETRY, content)
 
@@ -124,6 +159,15 @@ class Geometry:
             x, y, z = (int(edge) for edge in content["shape"])
             i, j, k = (float(size) for size in content["voxel_size"])
             window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
-            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]))
+            box = BoxConfig.model_validate(content["box"]) if "box" in content else None
+            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]), box=box)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(str(directory / GEOMETRY), f"has another form ({error})", "the form that `volgen train` writes") from None
+
+
+def boxed(geometry: Geometry) -> str:
+    """Behind the size of a volume: what of it is drawn, if that is not all."""
+    if geometry.box is None:
+        return ""
+    size, start = (" x ".join(map(str, numbers)) for numbers in (geometry.box.size, geometry.box.start))
+    return f"; {size} of them are drawn, from {start} on, and the rest is background"

@@ -61,6 +61,8 @@ class Inpaint(Operator):
         measured_XYZ: bool.
     """
 
+    apart = True
+
     def __init__(self, measured_XYZ: Tensor) -> None:
         self._measured = measured_XYZ
 

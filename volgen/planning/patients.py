@@ -118,7 +118,7 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     method = recipe.build()
     examples = method.examples(count, partial(torch.randn, generator=generator)).to(group.device)
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
-    blank = recipe.preconditioner.blank(recipe.data.shape, count).state()
+    blank = recipe.preconditioner.blank(recipe.data.grid, count).state()
     fitted = {name: torch.rand(tensor.shape, generator=generator) + 0.5 for name, tensor in blank.items()}
     preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
 
@@ -164,7 +164,7 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
         each = PerSample(network) if at_once.patients > 1 else None
         bare = method.forward(network)
         ids = [str(number) for number in range(count)]
-        fitted = Fitted(recipe.preconditioner.blank(recipe.data.shape, count), {name: number for number, name in enumerate(ids)})
+        fitted = Fitted(recipe.preconditioner.blank(recipe.data.grid, count), {name: number for number, name in enumerate(ids)})
         objective = method.objective(phase, fitted)
 
         def call(inputs: Tensor, noise: Tensor) -> Tensor:

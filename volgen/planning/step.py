@@ -81,7 +81,7 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         size = size_of(recipe, phase, network)
         with Allocations() as fitted:
             numbers = {str(number): number for number in range(micro_batch)}
-            preconditioner = recipe.preconditioner.blank(recipe.data.shape, people)  # stays, whatever an expert's level needs of it
+            preconditioner = recipe.preconditioner.blank(recipe.data.grid, people)  # stays, whatever an expert's level needs of it
             objective = method.objective(phase, Fitted(preconditioner, numbers))
         computing = method.forward(network)
 

@@ -89,6 +89,11 @@ class ByPatient(BaseConfig, ABC):
         return False
 
     @property
+    def looks(self) -> bool:
+        """Whether the configuration may follow from scans: it may not, nothing accounts for that."""
+        return False
+
+    @property
     def measured(self) -> bool:
         """Whether wall time and memory may be told: they may not, they would tell how many patients took part."""
         return False

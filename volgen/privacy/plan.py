@@ -171,6 +171,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def looks(self) -> bool:
+        """Whether the configuration may follow from scans, as a box around all heads does."""
+        ...
+
+    @property
     def measured(self) -> bool:
         """Whether wall time and memory may stand in what is made to be given away."""
         ...

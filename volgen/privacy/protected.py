@@ -99,6 +99,8 @@ class Protected:
         """
         recipe, plan = self._run, self._plan
         assumed = {**assumed, **self._told_apart(store)}
+        if recipe.data.box is not None:
+            assumed |= {"box": f"data.box, {list(recipe.data.box.size)} voxels from {list(recipe.data.box.start)}, is public"}
         patients = len({record.patient for record in recipe.data.records(store, "train")})
         steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
         cohort = CohortLedger(str(store.path), store.fingerprint)
@@ -121,7 +123,8 @@ class Protected:
         """
         # The file is released, so nothing in it is read from a scan: the grid is what ingest was told, the rest is the recipe's.
         size = _voxel_size(store)
-        return Geometry(self._run.data.shape, (size, size, size), IntensityMap(*self._plan.intensity), self._plan.skull_stripped)
+        data, window = self._run.data, IntensityMap(*self._plan.intensity)
+        return Geometry(data.shape, (size, size, size), window, self._plan.skull_stripped, data.box)
 
     def _told_apart(self, store: Store) -> Facts:
         """What the ledger says of a store in which each file counts as a patient.

@@ -53,12 +53,14 @@ class Drawing:
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""
-        return volumes * self.assembly.pieces(self.run.geometry.shape) * len(self.grid)
+        return volumes * self.assembly.pieces(self.run.geometry.grid) * len(self.grid)
 
     def draw(
         self, seed: int, indices: Sequence[int], take: Callable[[int, Tensor], None], done: Done, memory: float = 4 * GIB, capacity: int = 2
     ) -> None:  # fmt: skip
         """Draws volumes and hands each over: its index and [1, X, Y, Z], nominally in [-1, 1]. Volume i depends on ``seed`` and i alone.
+
+        A run that computes in a box hands over the box: :meth:`volgen.images.geometry.Geometry.whole` makes a whole volume of it.
 
         Args:
             seed: seed of all of them.
@@ -68,7 +70,7 @@ class Drawing:
             memory: bytes of host memory for volumes that are under way.
             capacity: experts in memory.
         """
-        whole = self.run.geometry.shape
+        whole = self.run.geometry.grid
         wave = max(1, int(min(memory / (BYTES_PER_VOXEL * math.prod(whole)), len(indices))))
         pieces = self.assembly.pieces(whole)
         if not indices:

@@ -38,7 +38,7 @@ class Model:
         sigma_min: the lowest noise level of the grid.
         sigma_max: the highest noise level that there is an expert for.
         voxel_size: edges of a voxel in mm.
-        affine: 4 x 4, voxel indices -> RAS+ mm.
+        affine: 4 x 4, voxel indices of these -> RAS+ mm.
         config: the run's whole configuration, as its ``config.yaml`` has it.
         fingerprint: SHA-256 of everything that decides what the model computes.
         privacy: one sentence on what the run promises the people it was trained on.
@@ -64,7 +64,7 @@ class Model:
         self.grid: tuple[float, ...] = tuple(found.ensemble.grid)
         self.sigma_min, self.sigma_max = min(self.grid), found.ensemble.sigma_max
         self.voxel_size: tuple[float, float, float] = found.geometry.voxel_size
-        self.affine: NDArray[np.float64] = found.geometry.affine
+        self.affine: NDArray[np.float64] = found.geometry.grid_affine
         self.config: dict[str, Any] = found.recipe.model_dump(mode="json")
         self.fingerprint, self.privacy = found.fingerprint, found.privacy
         self._geometry, self._conditions = found.geometry, found.recipe.conditions
@@ -104,6 +104,8 @@ class Model:
 
     def image(self, x_BCXYZ: Tensor) -> nifti.Image:
         """One volume [X, Y, Z], with axes of length 1 in front or not, as an image in RAS+, mm and the cohort's intensity units.
+
+        Of a run that computes in a box, the image has the background around it too.
 
         Raises:
             ValueError: it is not one volume.

@@ -78,7 +78,7 @@ class TrainedRun:
     @property
     def piece(self) -> Shape3:
         """Voxels along X, Y, Z of what its bank denoises at once: of a volume, or of a piece of one, whatever its networks see of that."""
-        return self.recipe.assembly.piece(self.recipe.data.shape)  # type: ignore[no-any-return]
+        return self.recipe.assembly.piece(self.recipe.data.grid)  # type: ignore[no-any-return]
 
     @property
     def privacy(self) -> str:
@@ -218,12 +218,15 @@ def open_run(directory: Path) -> TrainedRun:
     if geometry.shape != tuple(recipe.data.shape):
         expected = f"{list(recipe.data.shape)}, as {CONFIG} says"
         raise UserError(str(directory / GEOMETRY), f"has shape {list(geometry.shape)}", expected)
+    if geometry.box != recipe.data.box:
+        found, expected = (f"{list(place.start)} with {list(place.size)} voxels" for place in (geometry.place, recipe.data.place))
+        raise UserError(str(directory / GEOMETRY), f"has a box at {found}", f"one at {expected}, as {CONFIG} says", TRAIN_AGAIN)
     ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
     _check_models(directory, recipe, ensemble)
     decisive = {ENSEMBLE: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
-    decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.shape))
+    decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.grid))
     if files.has(ASSEMBLY):
-        decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.shape))
+        decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.grid))
     # The default assembly is left out: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.

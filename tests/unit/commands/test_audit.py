@@ -104,7 +104,7 @@ def test_losses_are_those_of_a_plain_loop_and_do_not_depend_on_the_batch(run: Pa
     preconditioner = trained.preconditioner(device)
     with trained.bank(preconditioner, device, sigmas) as denoise:
         for level, sigma in enumerate(sigmas):
-            x, level_B = losses.examined(people[1], 0).whole()[None, None], torch.tensor([sigma])
+            x, level_B = losses.examined(people[1], 0, trained.geometry.place).whole()[None, None], torch.tensor([sigma])
             noises = [normal((1, 8, 8, 8), 7, "audit noise", level, draw)[None] for draw in range(3)]
             errors = [float((denoise(x + sigma * z, level_B) - x).square().mean()) for z in noises]
             assert found[1, level] == pytest.approx(float(preconditioner.weight(level_B)) * np.mean(errors), rel=1e-5)

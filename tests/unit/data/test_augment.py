@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from volgen.data.augment import AugmentConfig, index_matrix, resample
 from volgen.data.piece import Piece
+from volgen.images.box import BoxConfig
 
 SHAPE = (43, 38, 35)
+ALL = BoxConfig.whole(SHAPE)
 OBLIQUE = np.array([[1.2, 0.2, 0, -20], [-0.2, 1.2, 0.1, 30], [0, -0.1, 1.5, -10], [0, 0, 0, 1.0]])
 
 
@@ -44,8 +46,10 @@ def test_it_is_what_torchio_makes(affine: NDArray[Any], box: Any, scales: Any, d
     around = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
     x, y, z = (part.start for part in around)
     for piece in (Piece.of(volume), Piece(volume[around], (x, y, z), SHAPE, float(volume.min()))):
-        moved = resample(piece, matrix)
+        moved = resample(piece, matrix, ALL)
         assert moved.is_contiguous() and (moved - whole).abs().max() < 2e-5
+        place = BoxConfig(start=(3, 11, 5), size=(30, 16, 21))
+        assert (resample(piece, matrix, place) - place.crop(whole)).abs().max() < 2e-5
 
 
 def test_mirroring_is_part_of_the_same_resampling() -> None:
@@ -54,7 +58,7 @@ def test_mirroring_is_part_of_the_same_resampling() -> None:
     without = AugmentConfig(rotation_degrees=20, translation_mm=3, scale=0.1).build()
     mirrored = 0
     for step in range(8):
-        one, other = (augment(Piece.of(volume), OBLIQUE, 3, step) for augment in (both, without))
+        one, other = (augment(Piece.of(volume), ALL, OBLIQUE, 3, step) for augment in (both, without))
         flipped = (one - other.flip(0)).abs().max() < 2e-5
         assert flipped or (one - other).abs().max() < 2e-5
         mirrored += bool(flipped)
@@ -64,5 +68,5 @@ def test_mirroring_is_part_of_the_same_resampling() -> None:
 def test_nothing_to_do_gives_the_volume_back() -> None:
     volume = head(slice(2, 20), slice(1, 9), slice(3, 14))
     piece = Piece(volume[1:21, 0:10, 2:15], (1, 0, 2), SHAPE, -0.75)
-    assert torch.equal(AugmentConfig().build()(piece, OBLIQUE, 0), volume)
-    assert torch.equal(resample(piece, np.eye(4)), volume)
+    assert torch.equal(AugmentConfig().build()(piece, ALL, OBLIQUE, 0), volume)
+    assert torch.equal(resample(piece, np.eye(4), ALL), volume)

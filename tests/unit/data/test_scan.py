@@ -18,9 +18,11 @@ from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.scan import StoredScan, VolumeScan
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
+from volgen.images.box import BoxConfig
 from volgen.models.assemblies.autoregressive import Config as Autoregressive
 
 SHAPE = (8, 12, 16)
+ALL = BoxConfig.whole(SHAPE)
 SLABS = Autoregressive(coarse_levels=2, thickness=2, axis="S")
 
 
@@ -39,8 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_part_is_the_cut_of_the_whole(store: Store, cached: bool) -> None:
     for record in store.records[:3]:
-        cache = CodeCache(store, 1 << 20)
-        scan = StoredScan(store, record, cache, {}, cached)
+        cache = CodeCache(store, 1 << 20, ALL)
+        scan = StoredScan(store, record, cache, {}, cached, ALL)
         whole = scan.whole()
         plain = VolumeScan(SHAPE, lambda whole=whole: whole)  # type: ignore[misc]
         assert torch.equal(whole, torch.from_numpy(store.read_unit(record)) * 2 - 1)
@@ -56,7 +58,7 @@ def test_a_part_is_the_cut_of_the_whole(store: Store, cached: bool) -> None:
 
 def test_slices_of_a_large_cohort_come_from_the_store_without_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     record = store.records[0]
-    scan = StoredScan(store, record, CodeCache(store, 0), {}, cached=False)
+    scan = StoredScan(store, record, CodeCache(store, 0, ALL), {}, cached=False, place=ALL)
     coarse = scan.coarse(4)
     monkeypatch.setattr(Store, "read_codes", lambda *_: pytest.fail("the whole scan was read"))
     assert scan.slices(1, 4, 6).shape == (8, 2, 16)

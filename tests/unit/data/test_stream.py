@@ -18,6 +18,7 @@ from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.piece import Piece
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, StreamConfig
+from volgen.images.box import BoxConfig
 
 SHAPE = (12, 14, 10)
 MOVING = AugmentConfig(rotation_degrees=20, translation_mm=2, scale=0.1, flip_left_right=True)
@@ -134,7 +135,7 @@ def test_rotation_is_about_the_centre_and_fills_with_the_minimum() -> None:
 
 def test_the_cache_keeps_within_its_limit_and_its_order(store: Store) -> None:
     size = int(np.prod(SHAPE)) * 2
-    cache = CodeCache(store, 2 * size)
+    cache = CodeCache(store, 2 * size, BoxConfig.whole(SHAPE))
     first, second, third = store.records[:3]
     held = cache.codes(first)
     cache.codes(second)
@@ -143,7 +144,7 @@ def test_the_cache_keeps_within_its_limit_and_its_order(store: Store) -> None:
     assert cache.held_bytes == 2 * size and cache.codes(first) is held
     with pytest.raises(ValueError, match="read-only"):
         held[0, 0, 0] = 1
-    nothing = CodeCache(store, 0)
+    nothing = CodeCache(store, 0, BoxConfig.whole(SHAPE))
     assert np.array_equal(nothing.codes(first), held) and nothing.held_bytes == 0
 
 

@@ -59,11 +59,16 @@ def read(config: PeopleOptions, store: Store, runs: Sequence[TrainedRun]) -> Uns
         if trained.recipe.assembly.piecewise:
             found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}')"
             raise UserError(str(trained.directory), found, "runs that denoise whole volumes: their errors are comparable")
+        frame, first = trained.geometry, runs[0].geometry
+        if not frame.alike(first):
+            found = f"computes on {list(frame.grid)} voxels at {list(frame.place.start)}"
+            raise UserError(str(trained.directory), found, f"{list(first.grid)} at {list(first.place.start)}, as {runs[0].directory}")
         strange = next((record for record in records if record.shape != trained.geometry.shape), None)
         if strange is not None:
             found = f"scan '{strange.id}' has shape {list(strange.shape)}"
             raise UserError(str(store.path), found, f"{list(trained.geometry.shape)}, that of {trained.directory}")
-    volumes = [to_model(torch.from_numpy(store.read_unit(record))) for record in records]
+    place = runs[0].geometry.place
+    volumes = [to_model(torch.from_numpy(store.read_block(record, place.start, place.size))) for record in records]
     return Unseen(volumes, np.unique([record.patient for record in records], return_inverse=True)[1])
 
 

@@ -80,7 +80,7 @@ def measure(content: str, arm: int) -> Exercised:
 
 
 def _objective(recipe: Recipe) -> Objective:
-    fitted = Fitted(recipe.preconditioner.blank(recipe.data.shape, 1))
+    fitted = Fitted(recipe.preconditioner.blank(recipe.data.grid, 1))
     return recipe.build().objective(recipe.phases()[-1], fitted, lambda quantile: 0.2 + quantile)
 
 
@@ -100,7 +100,7 @@ def _ordinary(recipe: Recipe, network: nn.Module, group: Group, accumulation: in
     engine = Engine(network, config, size // accumulation, betas=recipe.optimiser.betas)
 
     def batch(number: int) -> Batch:
-        x = to_model(torch.rand(size, 1, *recipe.data.shape))
+        x = to_model(torch.rand(size, 1, *recipe.data.grid))
         return Batch(x.to(group.device), list(range(size)), ["made up"] * size)
 
     rule = BatchGradient(batch, size, recipe.seed, group, Interrupt(watch_parent=False))
@@ -126,7 +126,7 @@ def _private(recipe: Recipe, network: nn.Module, group: Group, at_once: Pass) ->
 
     def views(patients: Sequence[str], phase: str, step: int) -> Iterator[Batch]:
         for _ in patients:
-            yield Batch(to_model(torch.rand(1, 1, *recipe.data.shape)), [0], ["made up"])
+            yield Batch(to_model(torch.rand(1, 1, *recipe.data.grid)), [0], ["made up"])
 
     rule = PatientGradient(sanitiser, views, [f"{n}" for n in range(people)], group, Interrupt(watch_parent=False))
     return _steps(recipe, rule, engine), engine.destroy
@@ -158,7 +158,7 @@ def _opacus(recipe: Recipe, network: nn.Module, group: Group) -> tuple[Step, Cal
     objective, ema = _objective(recipe), EMA(recipe.ema, weights)
 
     def step(number: int) -> None:
-        x = to_model(torch.rand(size, 1, *recipe.data.shape)).to(device)
+        x = to_model(torch.rand(size, 1, *recipe.data.grid)).to(device)
         objective.loss(wrapped, Examples(x), StepDraws(recipe.seed, "bench", number, size, range(size))).sum().backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -71,7 +71,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     run = open_run(directory)
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)
     mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
-    shape = (1, *run.geometry.shape)
+    shape = (1, *run.geometry.grid)
     packing, digests = Packing(sampler, shape), {}
     busy = 0.0
 

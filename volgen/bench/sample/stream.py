@@ -49,7 +49,7 @@ def times(run: TrainedRun, volumes: int, repeats: int, device: torch.device) -> 
 
 def draw(run: TrainedRun, bank: ExpertBank, indices: Sequence[int], device: torch.device) -> list[torch.Tensor]:
     """Samples at all noise levels of a run."""
-    shape, problem = (1, *run.geometry.shape), Problem(run.preconditioner(device).prior)
+    shape, problem = (1, *run.geometry.grid), Problem(run.preconditioner(device).prior)
     solver = run.recipe.sampler.build()
     return descent.sample(
         bank, solver, descent.down(run.ensemble.grid), seed=0, indices=indices, shape=shape, device=device, problem=problem

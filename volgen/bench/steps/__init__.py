@@ -141,10 +141,10 @@ def _measure(
     preconditioner = trained.preconditioner(device)
     with trained.bank(preconditioner, device, grid) as bank:
         volumes = descent.sample(
-            bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.shape),
+            bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.grid),
             device=device, problem=Problem(preconditioner.prior), done=lambda count, note: done(),
         )  # fmt: skip
-    units = [robust_unit(volume[0].numpy()) for volume in volumes]
+    units = [robust_unit(trained.geometry.whole(volume[0]).numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])
     return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, len(grid))), yardstick.project(units), details)
 

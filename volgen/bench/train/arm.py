@@ -144,7 +144,7 @@ def _train(arm: Arm, steps: int) -> Figures:
     for number in range(1 + steps):
         _wait(device)
         began, spent = time.perf_counter(), time.process_time()
-        x = torch.rand(arm.batch // arm.passes, 1, *recipe.data.shape, device=device)
+        x = torch.rand(arm.batch // arm.passes, 1, *recipe.data.grid, device=device)
         step(partial(_loss, objective=objective, x_BCXYZ=x))
         _wait(device)
         if number:

@@ -132,17 +132,17 @@ def _budget(trained: TrainedRun, clip: Clip, epsilon: float, delta: float) -> tu
 
 
 def _centre(centre: str | None, trained: TrainedRun, preconditioner: Preconditioner, device: torch.device) -> Tensor:
-    shape = trained.geometry.shape
+    frame = trained.geometry
     if centre is None:
-        return torch.zeros(shape, dtype=torch.float64)
+        return torch.zeros(frame.grid, dtype=torch.float64)
     if centre == RUN:
         # What sampling begins with, less its noise, is the mean of the data.
-        mean = preconditioner.prior(torch.zeros(1, 1, *shape, device=device), trained.ensemble.sigma_max)
+        mean = preconditioner.prior(torch.zeros(1, 1, *frame.grid, device=device), trained.ensemble.sigma_max)
         return mean[0, 0].double().cpu().clamp(-1.0, 1.0)
     volume = nifti.read(Path(centre))
-    if volume.shape != shape:
-        raise UserError(centre, f"has {list(volume.shape)} voxels", f"the run's {list(shape)}", "give a mean in the run's frame")
-    unit = torch.from_numpy(trained.geometry.intensity.to_unit(volume.voxels)).double()
+    if volume.shape != frame.shape:
+        raise UserError(centre, f"has {list(volume.shape)} voxels", f"the run's {list(frame.shape)}", "give a mean in the run's frame")
+    unit = torch.from_numpy(frame.place.crop(frame.intensity.to_unit(volume.voxels))).double()
     if not unit.isfinite().all():
         raise UserError(centre, "holds NaN or infinite voxels", "finite voxels")
     return to_model(unit)
@@ -155,7 +155,7 @@ def _centre_words(centre: str | None) -> str:
 
 
 def _prepared(scan: Path, geometry: Geometry) -> Tensor:
-    """x_XYZ in [-1, 1] on the run's grid, with a window of its own: a function of this scan alone."""
+    """x_XYZ in [-1, 1], what the run computes on of its frame, with a window of its own: a function of this scan alone."""
     volume = nifti.read(scan)
     check(volume, str(scan))
     sizes = geometry.voxel_size
@@ -167,7 +167,7 @@ def _prepared(scan: Path, geometry: Geometry) -> Tensor:
         window = IntensityMap.robust(conformed.voxels)
     except ValueError as error:
         raise UserError(str(scan), f"has no usable intensity window ({error})") from None
-    return to_model(torch.from_numpy(window.to_unit(conformed.voxels)).double())
+    return to_model(torch.from_numpy(geometry.place.crop(window.to_unit(conformed.voxels))).double())
 
 
 def _grid(levels: list[float], steps: int | None) -> list[float]:
@@ -184,7 +184,7 @@ def _denoised(trained: TrainedRun, preconditioner: Preconditioner, y_XYZ: Tensor
     seed = int.from_bytes(bytes.fromhex(Secret().hex())[:4], "little")
     with trained.bank(preconditioner, device, grid) as bank:
         (volume,) = descent.sample(
-            bank, trained.recipe.sampler.build(), descent.down(grid), seed=seed, indices=[0], shape=(1, *trained.geometry.shape),
+            bank, trained.recipe.sampler.build(), descent.down(grid), seed=seed, indices=[0], shape=(1, *trained.geometry.grid),
             device=device, begin=[y_XYZ.float()[None]],
         )  # fmt: skip
     return volume[0]

@@ -156,8 +156,8 @@ def _check_shadows(trained: TrainedRun, shadows: Sequence[TrainedRun], store: St
                 "everybody" if half is None else f"a half of seed {half.seed}, as another run"
             )
             raise UserError("--shadow", found, "a random half of its own", "volgen train ... --data.half.seed N, another N for each run")
-        if shadow.geometry.shape != trained.geometry.shape or shadow.ensemble.grid != trained.ensemble.grid:
-            raise UserError("--shadow", f"{shadow.recipe.name} has another shape or other noise levels", "the recipe of the run")
+        if not shadow.geometry.alike(trained.geometry) or shadow.ensemble.grid != trained.ensemble.grid:
+            raise UserError("--shadow", f"{shadow.recipe.name} has another shape or box, or other noise levels", "the recipe of the run")
         check_cohort(shadow, store)
         seeds.append(half.seed)
 

@@ -22,6 +22,7 @@ from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import normal, uniform
 from volgen.core.run_files import METRICS
 from volgen.data.scan import VolumeScan
+from volgen.images.box import BoxConfig
 from volgen.images.intensity import to_model
 from volgen.methods import Fitted
 from volgen.runs.trained import TrainedRun
@@ -58,7 +59,7 @@ def losses(
     Raises:
         UserError: a denoiser has diverged, or a file of the run or of a store is damaged.
     """
-    fitted = Fitted(trained.preconditioner(device))
+    fitted, where = Fitted(trained.preconditioner(device)), trained.geometry.place
     phases = {phase.index: phase for phase in trained.recipe.phases()}
     found = np.zeros((len(people), len(sigmas)))
     with trained.bank(fitted.preconditioner, device, sigmas) as bank, progress(f"losses of {trained.recipe.name}", found.size) as ticker:
@@ -69,7 +70,7 @@ def losses(
             network = method.forward(bank.network(index))
             objective = method.objective(phases[index], fitted, partial(_only, sigma))
             for number, person in enumerate(people):
-                per_scan = [_loss(objective, network, own.cut, examined(person, scan), place, draws, seed, device, batch_size)
+                per_scan = [_loss(objective, network, own.cut, examined(person, scan, where), place, draws, seed, device, batch_size)
                             for scan in range(len(person.scans))]  # fmt: skip
                 found[number, place] = max(float(np.mean(per_scan)), np.finfo(np.float64).tiny)
                 ticker.advance(note=f"sigma {sigma:.3g}")
@@ -80,10 +81,12 @@ def losses(
     return found
 
 
-def examined(person: Examined, scan: int) -> VolumeScan:
-    """One scan of a person, and what the store says of it."""
+def examined(person: Examined, scan: int, place: BoxConfig) -> VolumeScan:
+    """What a run computes on of one scan of a person, and what the store says of it."""
     record = person.scans[scan]
-    return VolumeScan(record.shape, lambda: to_model(torch.from_numpy(person.store.read_unit(record))), record.to_dict())
+    return VolumeScan(
+        place.size, lambda: to_model(torch.from_numpy(person.store.read_block(record, place.start, place.size))), record.to_dict()
+    )
 
 
 def _loss(

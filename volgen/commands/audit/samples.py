@@ -33,7 +33,7 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
     edge = memorisation.cube(trained.geometry.shape)
 
     def take(_: int, volume_CXYZ: Tensor) -> None:
-        found.append(block_means(from_model(volume_CXYZ[0]).numpy(), [edge] * 3))
+        found.append(block_means(from_model(trained.geometry.whole(volume_CXYZ[0])).numpy(), [edge] * 3))
 
     white = config_class("volgen.sampling.noises", "white")()
     drawing = Drawing(
@@ -82,8 +82,8 @@ def check_twin(run: TrainedRun, twin: TrainedRun, members: Store) -> None:
         side = "b" if one is None or one.side == "a" else "a"
         expected = f"data.half.seed {one.seed if one else 1} and side {side}"
         raise UserError("--twin", found, expected, "train both by one recipe, with --data.half.side a and --data.half.side b")
-    if run.geometry.shape != twin.geometry.shape or run.ensemble.grid != twin.ensemble.grid:
-        raise UserError("--twin", "has another shape or other noise levels", "a run by the same recipe")
+    if not run.geometry.alike(twin.geometry) or run.ensemble.grid != twin.ensemble.grid:
+        raise UserError("--twin", "has another shape or box, or other noise levels", "a run by the same recipe")
     check_cohort(twin, members)
 
 

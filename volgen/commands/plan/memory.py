@@ -73,7 +73,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     else:
         parts |= {"process before training": process, **host}
     retained = 0.0 if gpu else RETAINED[recipe.engine.precision]
-    fit = recipe.preconditioner.fit_bytes(recipe.data.shape, people)
+    fit = recipe.preconditioner.fit_bytes(recipe.data.grid, people)
     moments = _moments(
         traced, engine, size, retained, gpu and recipe.privacy.buckets, gpu, ranks, average if recipe.engine.zero_stage else 0
     )
@@ -140,7 +140,7 @@ def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[st
     return {
         "validation volumes": FP32 * example * views * validated,
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
-        "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.shape) * people),
+        "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.decoded.size) * people),
         "best weights": FP32 * size.released + size.buffers,
-        **({"volumes of the level": FP32 * math.prod(recipe.model.shape(recipe.data.shape)) * people} if recipe.level else {}),
+        **({"volumes of the level": FP32 * math.prod(recipe.model.shape(recipe.data.grid)) * people} if recipe.level else {}),
     }

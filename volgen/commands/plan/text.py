@@ -14,10 +14,11 @@ COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "total
 def text(recipe: Recipe, plan: Plan) -> str:
     """Parameters, memory of every setting, disk, network and hours; then the answer."""
     cluster = plan.cluster
-    x, y, z = recipe.data.shape
+    (x, y, z), box = recipe.data.shape, recipe.data.box
+    where = f" ({' x '.join(map(str, box.size))} of it computed)" if box else ""
     kind = "GPUs" if cluster.process is None else "processes"
     machines = f"{cluster.nodes} x {cluster.gpus_per_node} {kind} of {gib(cluster.gpu_memory):g} GiB"
-    lines = [f"{recipe.name}: {recipe.experts.count} experts, volumes of {x} x {y} x {z}, on {machines}"]
+    lines = [f"{recipe.name}: {recipe.experts.count} experts, volumes of {x} x {y} x {z}{where}, on {machines}"]
     if plan.settings:
         lines += _costs(recipe, plan)
     lines += ["assumed, not measured:", *(f"  {line}" for line in plan.assumptions)] if plan.assumptions else []

@@ -8,6 +8,7 @@ from typing import Any
 import volgen
 from volgen.core.run_files import LEDGER, MANIFEST
 from volgen.data import derivative
+from volgen.images.geometry import boxed
 from volgen.reporting.statement_page import NAME as PAGE
 from volgen.runs.trained import TrainedRun
 
@@ -35,7 +36,7 @@ Another training can begin from this one: `start: {{kind: public, run: FOLDER}}`
 | | |
 |---|---|
 | shows | {shows} |
-| grid | {shape} voxels of {voxels} mm, RAS+ |
+| grid | {shape} voxels of {voxels} mm, RAS+{box} |
 | intensities | {low:g} to {high:g}, arbitrary units |
 | noise levels | {levels}, from {sigma_max:.3g} down to {sigma_min:.3g}, shared by {experts} |
 | network | `{network}`, {parameters} trained weights in the largest expert, behind the preconditioner `{preconditioner}` |
@@ -78,6 +79,7 @@ def text(trained: TrainedRun, ledger: Mapping[str, Any], statement: Mapping[str,
         name=recipe.name, version=volgen.__version__, private=", differential-privacy" if statement["guarantee"] else "",
         shows="brains without skull" if geometry.skull_stripped else "whole heads",
         shape=" x ".join(str(edge) for edge in geometry.shape), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size),
+        box=boxed(geometry),
         low=geometry.intensity.low, high=geometry.intensity.high, levels=len(bank.grid), sigma_max=bank.sigma_max,
         sigma_min=bank.sigma_min, experts="one expert" if count == 1 else f"{count} experts",
         network="`, `".join(dict.fromkeys(variant.network.kind for variant in recipe.variants)),

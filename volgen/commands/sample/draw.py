@@ -47,7 +47,7 @@ class SampleWork:
             self.job.run.bank(drawing.preconditioner, self.ranks.device, mine, capacity=max(2, len(mine))) as bank,
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
-            sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.shape), self.ranks.device
+            sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.grid), self.ranks.device
             seed, path = self.job.seed, down(grid)
             descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance)
             work = Volumes(descent, Packing(sampler, shape), units, self._export, done, drawing.given)

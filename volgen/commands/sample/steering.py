@@ -20,6 +20,7 @@ from volgen.data import derivative
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import to_model
+from volgen.operators import measured
 from volgen.sampling.guidances.none import Config as Unguided
 
 MEASURED = f"""# Brain MRI around measurements
@@ -92,7 +93,7 @@ class Steering:
         if self.data is None:
             return None
         operator = self.operator.build(geometry.shape, device)
-        return Measurement(operator, operator.apply(_in_frame(self.data, geometry).to(device)))
+        return measured(operator, _in_frame(self.data, geometry).to(device), geometry)
 
 
 def _in_frame(path: Path, geometry: Geometry) -> Tensor:

@@ -19,6 +19,7 @@ from volgen.core.lock import Lock, holder
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.core.run_files import BEGUN, CONFIG, EXPERTS, MANIFEST
+from volgen.data import field_of_view
 from volgen.data.record import SPLITS, Split
 from volgen.data.store import Store
 from volgen.origin.start import Start
@@ -29,6 +30,9 @@ from volgen.privacy.plan import Regime
 from volgen.recipe import Recipe
 from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord, check_same, trained
+
+LOOKED_AT: tuple[Split, Split] = ("train", "validation")
+"""Splits that training reads."""
 
 
 def check(recipe: Recipe, store: Store) -> None:
@@ -91,11 +95,24 @@ def begin(recipe: Recipe, store: Store, start: Start, provenance: Provenance) ->
         cohort_entries.enter_untouched(root)
         _clear(root)
         say(f"{error.where} {error.found}. Nothing was trained in {root} yet: it is begun anew.")
+    _say_who_is_cut(recipe, store)
     regime.begin(store, start.assumed)
     write_text(root / CONFIG, dump_yaml(recipe))
     geometry.write(root)
     provenance.write(root, state="training")
     _keep(recipe, start)
+
+
+def _say_who_is_cut(recipe: Recipe, store: Store) -> None:
+    """Says how many heads reach out of the box, where scans may be looked at for that."""
+    box = recipe.data.box
+    if box is None or not recipe.privacy.looks:
+        return
+    for split in LOOKED_AT:
+        heads = field_of_view.boxes(store, recipe.data.records(store, split))
+        cut = sum(not box.holds(head) for head in heads)
+        if cut:
+            say(f"{cut} of {len(heads)} scans of the {split} split reach out of data.box; what lies outside of it is not looked at.")
 
 
 def _keep(recipe: Recipe, start: Start) -> None:

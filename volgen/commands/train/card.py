@@ -10,7 +10,7 @@ from volgen.core.files import read_json, write_text
 from volgen.core.run_files import CARD, CONFIG, CURVES, ENSEMBLE, LEDGER, MANIFEST, METRICS
 from volgen.data import derivative
 from volgen.experts.ensemble import ExpertRecord
-from volgen.images.geometry import Geometry
+from volgen.images.geometry import Geometry, boxed
 from volgen.recipe import Recipe
 from volgen.reporting import curves
 from volgen.reporting.curves import Curve
@@ -23,7 +23,7 @@ A generator of 3D brain MRI volumes, trained with volgen {version}. None of its 
 | | |
 |---|---|
 | it draws | {shows} |
-| grid | {shape} voxels of {voxels} mm, RAS+ |
+| grid | {shape} voxels of {voxels} mm, RAS+{box} |
 | intensities | {low:g} to {high:g}, arbitrary units |
 | networks | {networks} behind `{preconditioner}`, {steps:,} steps in all |
 | noise levels | {levels}, from {high_sigma:.3g} down to {low_sigma:.3g} |
@@ -62,7 +62,7 @@ def write(recipe: Recipe, experts: Sequence[ExpertRecord]) -> None:
     geometry, ledger, grid = Geometry.read(root), read_json(root / LEDGER, "the privacy ledger of a trained run"), recipe.schedule.grid()
     content = TEXT.format(
         name=recipe.name, version=volgen.__version__, shows="brains without skull" if geometry.skull_stripped else "whole heads",
-        shape=" x ".join(map(str, geometry.shape)), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size),
+        shape=" x ".join(map(str, geometry.shape)), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size), box=boxed(geometry),
         low=geometry.intensity.low, high=geometry.intensity.high, networks=_networks(recipe, experts),
         preconditioner=recipe.preconditioner.kind,
         steps=sum(expert.steps for expert in experts), levels=len(grid), high_sigma=max(grid), low_sigma=min(grid),

@@ -18,11 +18,11 @@ def report(recipe: Recipe) -> str:
     variants, phases = recipe.variants, recipe.phases()
     sizes = [_of(variant) for variant in variants]
     exported = [size.released * FP32 + size.buffers for size in sizes]
-    x, y, z = recipe.data.shape
+    (x, y, z), box = recipe.data.shape, recipe.data.box
+    place = f" ({' x '.join(map(str, box.size))} of it computed, from voxel {', '.join(map(str, box.start))})" if box else ""
     made = f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})" if recipe.assembly.piecewise else ""
-    lines = [
-        f"{recipe.name}: {recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels, volumes of {x} x {y} x {z}{made}"
-    ]
+    bank = f"{recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels"
+    lines = [f"{recipe.name}: {bank}, volumes of {x} x {y} x {z}{place}{made}"]
     for number, (variant, size, count) in enumerate(zip(variants, sizes, recipe.experts.alike, strict=True)):
         if len(variants) > 1:
             first = sum(recipe.experts.alike[:number])
@@ -71,11 +71,11 @@ def _steps(recipe: Recipe) -> str:
 
 def _preconditioner(recipe: Recipe) -> str:
     """What a fit keeps, of a cohort that is large enough for all of its components."""
-    fit = recipe.preconditioner.fit_bytes(recipe.data.shape)
+    fit = recipe.preconditioner.fit_bytes(recipe.data.grid)
     if not fit:
         return "nothing to fit"
     with torch.device("meta"):
-        kept = recipe.preconditioner.blank(recipe.data.shape, 10_000).state(training=True)
+        kept = recipe.preconditioner.blank(recipe.data.grid, 10_000).state(training=True)
     held = sum(tensor.numel() * tensor.element_size() for tensor in kept.values() if tensor.is_floating_point())
     return f"{_size(held)} on each device while training; fitting takes at most {_size(fit)} on rank 0, for any number of people"
 

@@ -20,6 +20,7 @@ import torch
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_folder, open_plain, read_bytes, sha256
 from volgen.core.progress import say
+from volgen.data import field_of_view
 from volgen.data.ingest.content import no_scan, without_padding
 from volgen.data.ingest.discover import Found
 from volgen.data.ingest.names import is_label_word
@@ -231,6 +232,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         source_orientation=scan.orientation,
         source_shape=scan.shape,
         checksum=checksum(codes_ZYX),
+        foreground=field_of_view.of_codes(codes.codes, codes.slope, codes.inter, intensity),
     )
     share = round(kept(whole, volume), 6)
     with atomic_folder(store / found.id) as temporary:

@@ -218,7 +218,8 @@ class Public:
         }
         told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
         pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
-        pairs["data"] = ({"shape": list(mine.data.shape)}, {"shape": list(public.data.shape)})
+        ours, theirs = (recipe.data.model_dump(mode="json", include={"shape", "box"}) for recipe in (mine, public))
+        pairs["data"] = (ours, theirs)
         pairs[""] = ({"level": mine.level}, {"level": public.level})
         differing = [
             f"{section}.{key}".lstrip(".") + f" is {one.get(key)} here and {other.get(key)} there"

@@ -49,6 +49,11 @@ class Config(BaseConfig):
         return True
 
     @property
+    def looks(self) -> bool:
+        """Whether the configuration may follow from scans: it may."""
+        return True
+
+    @property
     def measured(self) -> bool:
         """Whether wall time and memory may be told: they may, nothing is promised that they could break."""
         return True
@@ -134,7 +139,8 @@ class Plain:
         """The cohort's own: its median intensity window, and what a look at some volumes shows."""
         records = self._run.data.records(store, "train")
         examples = (store.read_unit(record) for record in records[:SEEN])
-        return Geometry.of_cohort(self._run.data.shape, [r.affine for r in records], [r.intensity for r in records], examples)
+        data = self._run.data
+        return Geometry.of_cohort(data.shape, [r.affine for r in records], [r.intensity for r in records], examples, data.box)
 
     def check(self, finished: Mapping[str, int]) -> None:
         """Nothing is counted."""
