@@ -206,6 +206,7 @@ def sample(
     dtype: Dtype = "float32",
     start_index: int = 0,
     memory_gib: float = 4.0,
+    full: bool = False,
     stages: int | None = None,
 ) -> list[Image]:
     """Draws volumes from a run: ``volgen sample``, bit for bit.
@@ -227,6 +228,7 @@ def sample(
         dtype: voxels of the images; int16 has a slope.
         start_index: index of the first volume.
         memory_gib: GiB of a rank for volumes under way, and as much for experts.
+        full: whether whole volumes are on their way at all noise levels, where a bank has coarser levels for high noise.
         stages: ranks that each volume passes through, if there are several; chosen if None.
 
     Returns:
@@ -249,7 +251,7 @@ def sample(
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
         "given": tuple(f"{name}={value}" for name, value in (given or {}).items()),
         "operator": operator, "data": data, "batch_size": batch_size,
-        "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "stages": stages,
+        "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "full": full, "stages": stages,
     }  # fmt: skip
     indices = range(start_index, start_index + count)
     if out is not None:

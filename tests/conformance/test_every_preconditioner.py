@@ -12,6 +12,7 @@ from torch import Tensor
 
 from volgen.core.registry import config_class, kinds
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
+from volgen.models.haar import means, spread
 
 PACKAGE = "volgen.models.preconditioners"
 KINDS = kinds(PACKAGE)
@@ -179,3 +180,18 @@ def test_at_a_coarser_level_it_is_a_preconditioner_of_means(kind: str) -> None:
         for seen in (coarse, coarse.held_out([0, 1, 2, 3]), whole.coarse(level).to(torch.device("cpu"))):
             assert seen.denoise(silent, x, SIGMAS).shape == seen.prior(x, 1.0).shape == x.shape
             assert seen.weight(SIGMAS).shape == SIGMAS.shape
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if config(kind).coarsest])
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 20.0])
+def test_one_noise_is_one_path_of_the_flow_in_bands_that_a_level_may_leave_out(kind: str, sigma: float) -> None:
+    """dx/ds = (x - D)/s: so bands may be drawn at any noise level, and solvers know where they come from."""
+
+    def bands(x: Tensor) -> Tensor:
+        return x - spread(means(x, 1), 1)
+
+    made, noise, h = fitted(kind), torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(1)), 0.01 * sigma
+    found = (made.noised(noise, sigma + h) - made.noised(noise, sigma - h)) / (2 * h)
+    x = made.noised(noise, sigma)
+    expected = (x - made.expected(x, torch.tensor([sigma]))) / sigma
+    torch.testing.assert_close(bands(found), bands(expected), rtol=1e-3, atol=1e-3 * float(bands(expected).abs().max()))

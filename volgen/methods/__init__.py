@@ -167,3 +167,7 @@ class Method(Protocol):
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """What trained weights make: the denoiser of a network of :meth:`released`, for the noise levels of its phase."""
         ...
+
+    def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
+        """The same for samples that climb (:mod:`volgen.sampling.climb`): of corners of volumes, where the network sees no more of them."""
+        ...

@@ -95,6 +95,10 @@ class Diffusion:
         """The network inside the preconditioner, at the level and with the view of its experts."""
         return self.recipe.model.denoiser(self.forward(network), preconditioner)
 
+    def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
+        """The network inside the preconditioner of its level's corners."""
+        return self.recipe.model.corner(self.forward(network), preconditioner)
+
     def _plain(self, checkpointing: bool = False) -> nn.Module:
         network = self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
         return conditioned(network, self.recipe.conditions, getattr(self.recipe.network, "embedding", 0))

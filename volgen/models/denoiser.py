@@ -44,6 +44,13 @@ class Preconditioner(Protocol):
         """What sampling begins with: standard normal noise -> a sample of what data look like under noise of ``sigma``."""
         ...
 
+    def noised(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Standard normal noise -> volumes under noise of ``sigma``, if they are such as are expected without a network; at any sigma.
+
+        One noise gives one path of the probability flow of these volumes: m + (covariance + s^2)^(1/2) z.
+        """
+        ...
+
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """What a batch of training volumes is denoised with: fitted as if each of them were somebody new.
 

@@ -88,15 +88,23 @@ class ExpertModel:
 
     def denoiser(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
         """The denoiser of whole volumes at full resolution that a trained network stands for."""
-        inner = self.view.denoiser(network, preconditioner.coarse(self.level))
+        inner = self._inner(network, preconditioner)
         return LevelDenoiser(inner, preconditioner, self.level) if self.level else inner
+
+    def corner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
+        """The denoiser of the level's corners of volumes (:mod:`volgen.models.corners`) that a trained network is: without finer bands."""
+        inner = self._inner(network, preconditioner)
+        return CornerDenoiser(inner, self.level) if self.level else inner
+
+    def _inner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
+        return self.view.denoiser(network, preconditioner.coarse(self.level))
 
 
 class LevelDenoiser:
     """A :class:`~volgen.core.protocols.Denoiser` of volumes at full resolution, made of one of a coarser level.
 
     Attributes:
-        inner: the denoiser of volumes of the level, asked about their noise level: whoever works in the corner alone asks it directly.
+        inner: the denoiser of volumes of the level, asked about their noise level.
         level: number of the level, at least 1.
     """
 
@@ -107,10 +115,25 @@ class LevelDenoiser:
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """Returns x0_BCXYZ by the equation of this module; of images that are given, the expert sees their means too."""
         expected = self._preconditioner.expected(y_BCXYZ, sigma_B)
-        if given.channels is not None:
-            given = replace(given, channels=means(given.channels, self.level))
-        coarse = self.inner(means(y_BCXYZ, self.level), sigma_of_means(sigma_B, self.level), given)
+        coarse = self.inner(means(y_BCXYZ, self.level), sigma_of_means(sigma_B, self.level), _seen(given, self.level))
         return expected + spread(coarse - means(expected, self.level), self.level)
+
+
+class CornerDenoiser:
+    """A :class:`~volgen.core.protocols.Denoiser` of the corners of volumes, made of one of a coarser level.
+
+    Attributes:
+        inner: the denoiser of volumes of the level, asked about their noise level.
+        level: number of the level, at least 1.
+    """
+
+    def __init__(self, inner: Denoiser, level: int) -> None:
+        self.inner, self.level = inner, level
+
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+        """Returns the clean corner; ``sigma_B`` is that of full resolution, which noise has in a corner too."""
+        scale = 2 ** (1.5 * self.level)
+        return self.inner(y_BCXYZ / scale, sigma_of_means(sigma_B, self.level), _seen(given, self.level)) * scale
 
 
 class CoarseScan:
@@ -141,6 +164,11 @@ class CoarseScan:
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels of the level."""
         return self._scan.coarse(edge * self._edge)
+
+
+def _seen(given: Given, level: int) -> Given:
+    """What an expert of a level sees of what is given at full resolution."""
+    return given if given.channels is None else replace(given, channels=means(given.channels, level))
 
 
 def sigma_of_means(sigma: Sigma, level: int) -> Sigma:

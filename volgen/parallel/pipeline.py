@@ -62,15 +62,15 @@ class Work(Protocol[State]):
         """A unit after its last step; its rank keeps the result."""
         ...
 
-    def size(self, unit: int) -> int:
+    def size(self, unit: int, step: int) -> int:
         """Bytes of :meth:`pack`."""
         ...
 
-    def pack(self, unit: int, state: State) -> Tensor:
-        """uint8 on the CPU, one axis."""
+    def pack(self, unit: int, state: State, step: int) -> Tensor:
+        """A unit before a step that is not its first: uint8 on the CPU, one axis."""
         ...
 
-    def unpack(self, unit: int, packed: Tensor) -> State:
+    def unpack(self, unit: int, packed: Tensor, step: int) -> State:
         """Inverse of :meth:`pack`."""
         ...
 
@@ -150,12 +150,13 @@ def run(flow: Flow, rank: int, units: int, work: Work[State], mail: Mail, pulse:
 
     for unit, chunk in tasks:
         while awaited and len(arriving) < AHEAD:
-            coming, stop = awaited.popleft()
-            arriving.append(mail.expect(before, tag(coming, stop - 1), work.size(coming)))
+            coming, next_chunk = awaited.popleft()
+            size = work.size(coming, flow.chunks[next_chunk].start)
+            arriving.append(mail.expect(before, tag(coming, next_chunk - 1), size))
         if chunk == 0:
             state = work.begin(unit)
         else:
-            state = work.unpack(unit, mail.wait(arriving.popleft()))
+            state = work.unpack(unit, mail.wait(arriving.popleft()), flow.chunks[chunk].start)
             if unit in sent:  # it is back, so what was sent last time has been taken
                 mail.wait(sent.pop(unit))
         state = work.advance(unit, state, flow.chunks[chunk])
@@ -164,7 +165,7 @@ def run(flow: Flow, rank: int, units: int, work: Work[State], mail: Mail, pulse:
             work.finish(unit, state)
             pulse.beat()
             continue
-        sent[unit] = mail.send(behind, tag(unit, chunk), work.pack(unit, state))
+        sent[unit] = mail.send(behind, tag(unit, chunk), work.pack(unit, state, flow.chunks[chunk].stop))
         if len(sent) > BEHIND:
             mail.wait(sent.pop(next(iter(sent))))
     for message in sent.values():

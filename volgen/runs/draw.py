@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
+from volgen.experts.bank import ExpertBank
 from volgen.models.assembly import Assembly, Box
+from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
+from volgen.sampling.climb import FULL, Climb
 from volgen.sampling.guidances.none import UNGUIDED
 
 GIB = 2**30
@@ -38,6 +42,7 @@ class Drawing:
         guidance: what a solver asks in place of the denoiser.
         measurement: what volumes have to agree with, on the device; None if there is nothing.
         given: what every volume is asked to be (B = 1).
+        climbs: whether volumes climb; only where the run says that they can, and nothing needs whole volumes on their way.
     """
 
     run: TrainedRun
@@ -50,6 +55,7 @@ class Drawing:
     guidance: Guidance = UNGUIDED
     measurement: Measurement | None = None
     given: Given = NOTHING
+    climbs: bool = False
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""
@@ -75,18 +81,19 @@ class Drawing:
         pieces = self.assembly.pieces(whole)
         if not indices:
             return
-        with self.run.bank(self.preconditioner, self.device, self.grid, capacity) as bank:
+        with self.bank(self.grid, capacity) as bank:
 
             def draw(indices: Sequence[int], place: Box, given: Sequence[Given]) -> list[Tensor]:
                 def there(shape: Shape4, seed: int, *key: int | str) -> Tensor:
-                    drawn = self.noise((1, *whole), seed, *key)
+                    if pieces == 1:
+                        return self.noise(shape, seed, *key)
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
-                    return drawn if pieces == 1 else drawn[(slice(None), *place)].clone()
+                    return self.noise((1, *whole), seed, *key)[(slice(None), *place)].clone()
 
                 told = [one | self.given for one in given]
                 return descent.sample(
                     bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.piece),
-                    device=self.device, problem=self.problem, guidance=self.guidance, noise=there, given=told, done=done,
+                    device=self.device, problem=self.problem, guidance=self.guidance, climb=self.climb, noise=there, given=told, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):
@@ -94,10 +101,19 @@ class Drawing:
                 for index, volume in zip(chosen, self.assembly.generate(draw, whole, seed, chosen), strict=True):
                     take(index, volume)
 
+    def bank(self, grid: Sequence[float], capacity: int) -> ExpertBank:
+        """The denoiser of the descents, of some noise levels."""
+        return self.run.bank(self.preconditioner, self.device, grid, capacity, corners=self.climbs)
+
+    @property
+    def climb(self) -> Climb:
+        """Which corner of a volume is on its way in which step."""
+        return self.run.climbing(self.preconditioner, self.grid) if self.climbs else FULL
+
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        return Problem(self.preconditioner.prior, self.measurement)
+        return Problem(partial(FittedCorners(self.preconditioner).prior, self.climb.level(0)), self.measurement)
 
     def sampler(self) -> Sampler:
         """A new solver, as configured."""

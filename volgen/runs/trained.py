@@ -20,12 +20,14 @@ from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Denoiser, Shape3
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER, TRAIN_AGAIN
+from volgen.core.span import owner
 from volgen.data import derivative
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
 from volgen.experts.plan import Phase
 from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
+from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
@@ -38,6 +40,7 @@ from volgen.runs.fitted import (
 )  # fmt: skip
 from volgen.runs.leftovers import tidy
 from volgen.runs.paths import Paths
+from volgen.sampling.climb import Climbing, never_rise
 
 RELEASE = "release"
 """Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
@@ -162,7 +165,23 @@ class TrainedRun:
         if found:
             raise UserError(where, found, f"float32 statistics of volumes of shape {list(piece)}", TRAIN_AGAIN)
 
-    def bank(self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2) -> ExpertBank:
+    def levels(self, grid: Sequence[float]) -> list[int]:
+        """Level of the expert of each step of a descent, and 0 for the volume in which it ends."""
+        of_expert = [self.recipe.of(phase).level for phase in _experts(self.recipe)]
+        return [*(of_expert[owner(self.ensemble.spans, sigma)] for sigma in grid), 0]
+
+    def climbs(self, grid: Sequence[float]) -> bool:
+        """Whether samples can climb (:mod:`volgen.sampling.climb`) on a grid: from experts of coarser levels to those of finer ones."""
+        levels = self.levels(grid)
+        return never_rise(levels) and levels[0] > levels[-2]
+
+    def climbing(self, preconditioner: Preconditioner, grid: Sequence[float]) -> Climbing:
+        """How they do it; for a bank of corners."""
+        return Climbing(self.levels(grid), FittedCorners(preconditioner))
+
+    def bank(
+        self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2, *, corners: bool = False
+    ) -> ExpertBank:
         """The run's denoiser.
 
         Args:
@@ -170,10 +189,11 @@ class TrainedRun:
             device: where it computes.
             grid: noise levels in the order in which they will be asked for.
             capacity: experts in memory at once: one that works and one that arrives.
+            corners: whether each expert is asked about the corner of volumes that it sees, rather than about whole volumes.
         """
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
-        of_model = [_Maker(variant, preconditioner) for variant in self.recipe.variants]
+        of_model = [_Maker(variant, preconditioner, corners) for variant in self.recipe.variants]
         makers = [of_model[phase.model] for phase in _experts(self.recipe)]
         return ExpertBank(self.ensemble, self.directory, makers, device, capacity=capacity, levels=grid, matrices=matrices)
 
@@ -181,14 +201,15 @@ class TrainedRun:
 class _Maker:
     """Makes experts of one model."""
 
-    def __init__(self, recipe: Recipe, preconditioner: Preconditioner) -> None:
+    def __init__(self, recipe: Recipe, preconditioner: Preconditioner, corners: bool) -> None:
         self._method, self._phase, self._preconditioner = recipe.build(), recipe.phases()[-1], preconditioner
+        self._denoiser = self._method.corner if corners else self._method.denoiser
 
     def build(self) -> nn.Module:
         return self._method.released(self._phase)
 
     def wrap(self, module: nn.Module) -> Denoiser:
-        return self._method.denoiser(module, self._preconditioner)
+        return self._denoiser(module, self._preconditioner)
 
 
 def open_run(directory: Path) -> TrainedRun:

@@ -15,6 +15,7 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import PRIOR, Denoiser, Guidance, Problem, Sampler, Shape4, Step
 from volgen.core.rng import normal
 from volgen.core.run_files import METRICS
+from volgen.sampling.climb import FULL, Climb
 from volgen.sampling.guidances.none import UNGUIDED
 
 Path = Sequence[tuple[float, float]]
@@ -63,19 +64,21 @@ class Descent:
 
     Volume i is a function of the denoiser, the settings, ``seed`` and i, bit for bit: it starts from the noise ``noise(shape, seed,
     "start", i)``, its fresh noise in step n is ``noise(shape, seed, "step", n, i)``, that of a guidance ``noise(shape, seed, "guide", n,
-    i, k)``, and it goes through the network alone, because convolutions and matrix products round differently in another batch. Whoever
-    takes the steps, in whatever order among other volumes, gets the same volume.
+    i, k)``, that of bands that come after step n ``noise(shape, seed, "rise", n, i)``, and it goes through the network alone, because
+    convolutions and matrix products round differently in another batch. Whoever takes the steps, in whatever order among other volumes,
+    gets the same volume.
 
     Attributes:
-        denoise: a denoiser, such as an expert bank.
+        denoise: a denoiser, such as an expert bank; of corners, where the descent climbs.
         sampler: the solver.
         path: noise levels, down or up; :func:`down` makes the usual one.
         seed: seed of all noise.
-        shape: channels and voxels of a state, (C, X, Y, Z).
+        shape: channels and voxels of a state at full resolution, (C, X, Y, Z).
         device: where the denoiser computes.
         problem: where samples of the prior start, and what they have to agree with.
         noise: draws standard normal noise of a key.
         guidance: what a solver asks in place of the denoiser.
+        climb: which corner of the volume is on its way in which step; all of it in all of them by default.
 
     Raises:
         UserError: sampler, path, guidance and problem do not fit each other.
@@ -90,6 +93,7 @@ class Descent:
     problem: Problem = PRIOR
     noise: Noise = white
     guidance: Guidance = UNGUIDED
+    climb: Climb = FULL
 
     def __post_init__(self) -> None:
         levels = [self.path[0][0], *(after for _, after in self.path)]
@@ -107,7 +111,7 @@ class Descent:
         """Volume ``index`` before its first step."""
 
         def noises(k: int) -> Tensor:
-            return self._noise("start", index) if k == 0 else self._noise("guide", "start", index, k)
+            return self._noise(0, "start", index) if k == 0 else self._noise(0, "guide", "start", index, k)
 
         with torch.no_grad():
             return State(self.guidance.prior(self.problem, self.path[0][0], noises).to("cpu"))
@@ -118,8 +122,8 @@ class Descent:
         Raises:
             UserError: the step gave values that are not finite.
         """
-        step = Step(*self.path[number], lambda: self._noise("step", number, index))
-        guided = self.guidance.guide(self.denoise, self.problem, lambda k: self._noise("guide", number, index, k))
+        step = Step(*self.path[number], lambda: self._noise(number, "step", number, index))
+        guided = self.guidance.guide(self.denoise, self.problem, lambda k: self._noise(number, "guide", number, index, k))
         denoise = _told(guided, given.to(self.device))
         with torch.set_grad_enabled(self.guidance.differentiates):
             x, memory = self.sampler.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
@@ -128,10 +132,19 @@ class Descent:
                 f"step {number + 1} of {len(self.path)} (sigma {step.sigma:.4g})", "the volume has values that are not finite", "numbers",
                 f"the expert that owns this noise level has diverged: look at its losses in {METRICS} and train it again",
             )  # fmt: skip
+        with torch.no_grad():
+            x, memory = self.climb.rise(self.sampler, number, step, x, memory, lambda: self._noise(number + 1, "rise", number, index))
         return State(x.detach().to("cpu"), _moved(memory, torch.device("cpu")))
 
-    def _noise(self, *key: int | str) -> Tensor:
-        return self.noise(self.shape, self.seed, *key)[None].to(self.device)
+    def shape_before(self, number: int) -> Shape4:
+        """Channels and voxels of a state before step ``number``, or after the last step."""
+        channels, *edges = self.shape
+        x, y, z = (edge >> self.climb.level(number) for edge in edges)
+        return channels, x, y, z
+
+    def _noise(self, number: int, *key: int | str) -> Tensor:
+        """Of the shape of the state before a step."""
+        return self.noise(self.shape_before(number), self.seed, *key)[None].to(self.device)
 
 
 def sample(
@@ -146,6 +159,7 @@ def sample(
     problem: Problem = PRIOR,
     noise: Noise = white,
     guidance: Guidance = UNGUIDED,
+    climb: Climb = FULL,
     begin: Sequence[Tensor] = (),
     given: Sequence[Given] = (),
     done: Callable[[int, str], None] = lambda count, note: None,
@@ -166,6 +180,7 @@ def sample(
         problem: see there.
         noise: see there.
         guidance: see there.
+        climb: see there.
         begin: samples [C, X, Y, Z] of the path's first level to go on with, one for each index; drawn if empty.
         given: what is known beside the volume of each index (B = 1 each); nothing if empty.
         done: called with the number of steps of volumes that were done since the last call, and a word on where the loop is.
@@ -177,7 +192,7 @@ def sample(
         UserError: a step gave values that are not finite.
     """
     assert len(set(indices)) == len(indices), "an index may be drawn once"
-    descent = Descent(denoise, sampler, path, seed, shape, torch.device(device), problem, noise, guidance)
+    descent = Descent(denoise, sampler, path, seed, shape, torch.device(device), problem, noise, guidance, climb)
     states = [State(x_CXYZ[None]) for x_CXYZ in begin] or [descent.begin(index) for index in indices]
     for number, (sigma, _) in enumerate(path):
         for place, index in enumerate(indices):

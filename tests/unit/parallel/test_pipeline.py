@@ -25,6 +25,7 @@ class Post:
         self.expected: dict[Any, threading.Event] = defaultdict(threading.Event)
         self.sent: dict[Any, threading.Event] = defaultdict(threading.Event)
         self.content: dict[Any, Tensor] = {}
+        self.sizes: dict[Any, int] = {}
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Mail:
 
     def expect(self, source: int, tag: int, size: int) -> Any:
         key = (source, self.rank, tag)
+        self.post.sizes[key] = size
         self.post.expected[key].set()
         return key
 
@@ -55,6 +57,7 @@ class Mail:
         going = key in self.sent
         assert (self.post.expected if going else self.post.sent)[key].wait(20), "locked"
         self.held -= going
+        assert self.post.sizes[key] == self.post.content[key].numel(), "what is sent has the size that is expected"
         return self.post.content[key]
 
 
@@ -75,14 +78,16 @@ class Counting:
     def finish(self, unit: int, state: int) -> None:
         self.done[unit] = state
 
-    def size(self, unit: int) -> int:
-        return 8
+    def size(self, unit: int, step: int) -> int:
+        return 8 * step
 
-    def pack(self, unit: int, state: int) -> Tensor:
-        return torch.tensor([state]).view(torch.uint8)
+    def pack(self, unit: int, state: int, step: int) -> Tensor:
+        assert state == step
+        return torch.full((step,), state).view(torch.uint8)
 
-    def unpack(self, unit: int, packed: Tensor) -> int:
-        return int(packed.view(torch.int64))
+    def unpack(self, unit: int, packed: Tensor, step: int) -> int:
+        assert packed.shape == (self.size(unit, step),), "a message has the size that was expected before that step"
+        return int(packed.view(torch.int64)[0])
 
 
 @pytest.mark.parametrize(("stages", "rounds"), [(2, 1), (2, 3), (3, 2), (5, 4), (8, 2)])

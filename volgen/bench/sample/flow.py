@@ -72,7 +72,7 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
     grid, sampler, preconditioner = run.ensemble.grid, run.recipe.sampler.build(), run.preconditioner(device)
     mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
     shape = (1, *run.geometry.grid)
-    packing, digests = Packing(sampler, shape), {}
+    digests: dict[int, str] = {}
     busy = 0.0
 
     def keep(index: int, volume: Tensor) -> None:
@@ -90,9 +90,9 @@ def _rank(directory: Path, flow: Flow, volumes: int, rank: int, port: int, answe
         for sigma in mine:
             bank(torch.zeros(1, 1, *[SMALL] * 3, device=device), torch.tensor([sigma], device=device))
         descent = Descent(bank, sampler, down(grid), 0, shape, device, Problem(preconditioner.prior))
-        work = Timed(descent, packing, [[index] for index in range(volumes)], keep, lambda count, note: None)
+        work = Timed(descent, [[index] for index in range(volumes)], keep, lambda count, note: None)
         descent.advance(descent.begin(0), flow.steps(flow.place(rank)[1])[0], 0) if flow.place(rank)[1] == 0 else None
-        transfer = _ping(mail, rank, packing.size) if flow.stages > 1 else 0.0
+        transfer = _ping(mail, rank, Packing(sampler, shape).size) if flow.stages > 1 else 0.0
         mail.meet()
         begun = time.perf_counter()
         pipeline.run(flow, rank, volumes, work, mail, NO_PULSE)

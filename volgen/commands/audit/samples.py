@@ -36,9 +36,11 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
         found.append(block_means(from_model(trained.geometry.whole(volume_CXYZ[0])).numpy(), [edge] * 3))
 
     white = config_class("volgen.sampling.noises", "white")()
+    grid = trained.ensemble.grid
     drawing = Drawing(
-        trained, trained.preconditioner(device), trained.assembly(), trained.recipe.sampler, white, trained.ensemble.grid, device
-    )
+        trained, trained.preconditioner(device), trained.assembly(), trained.recipe.sampler, white, grid, device,
+        climbs=trained.climbs(grid),
+    )  # fmt: skip
     with progress("sampling", drawing.steps(count)) as ticker:
         drawing.draw(seed, range(count), take, ticker.advance)
     return found

@@ -15,7 +15,6 @@ from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
 from volgen.sampling.descent import Descent, down
-from volgen.sampling.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class SampleWork:
         mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
         tasks = flow.tasks(rank, len(units))
         with (
-            self.job.run.bank(drawing.preconditioner, self.ranks.device, mine, capacity=max(2, len(mine))) as bank,
+            drawing.bank(mine, capacity=max(2, len(mine))) as bank,
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
             sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.grid), self.ranks.device
             seed, path = self.job.seed, down(grid)
-            descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance)
-            work = Volumes(descent, Packing(sampler, shape), units, self._export, done, drawing.given)
+            descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance, drawing.climb)
+            work = Volumes(descent, units, self._export, done, drawing.given)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 
     @contextmanager

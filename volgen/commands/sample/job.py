@@ -21,6 +21,8 @@ from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
 
 WHITE = "white"
+CLIMBS = "climbs"
+"""Setting of samples that climb; not there for others, so that folders of versions in which none did are continued."""
 FILES = (derivative.OVERVIEW, *derivative.DESCRIPTION, *STATEMENT)
 
 
@@ -28,7 +30,8 @@ FILES = (derivative.OVERVIEW, *derivative.DESCRIPTION, *STATEMENT)
 class Job:
     """A directory of samples and what was asked for.
 
-    ``names`` says where in it volumes lie: as BIDS has it, or without folders in a directory that volgen 0.1.0 began.
+    ``climbs`` says whether only the corners that experts see are on their way (:mod:`volgen.sampling.climb`). ``names`` says where in the
+    directory volumes lie: as BIDS has it, or without folders in one that volgen 0.1.0 began.
     """
 
     out: Path
@@ -40,6 +43,7 @@ class Job:
     seed: int
     dtype: Literal["float32", "int16"]
     requested: Mapping[str, int]  # what may differ between two commands that fill one directory
+    climbs: bool = False
     provenance: manifest.Provenance = field(init=False)
     names: derivative.Names = field(init=False)
 
@@ -51,6 +55,7 @@ class Job:
             # White noise is left out: directories from before there was another can be continued.
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
             **self.steering.told,
+            **({CLIMBS: True} if self.climbs else {}),
         }
         provenance = manifest.Provenance(
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
@@ -127,6 +132,7 @@ class Job:
             "Noise": self.noise.model_dump(mode="json"),
             **({"AskedFor": self.steering.told} if self.steering.told else {}),
             "SigmaGrid": list(self.grid),
+            **({"Levels": self.run.levels(self.grid)} if self.climbs else {}),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,
             "PrivacyStatement": self.run.privacy,
@@ -156,6 +162,18 @@ class Claimed:
     def finish(self) -> None:
         """Writes the final manifest."""
         self.folder.finish(self.found, **self.job._about(self.job.names.complete(self.job.out)))
+
+
+def began_full(out: Path) -> bool:
+    """Whether a directory holds samples that did not climb.
+
+    Raises:
+        UserError: its manifest is damaged.
+    """
+    if not (out / manifest.NAME).is_file():
+        return False
+    before = manifest.read(out, "the manifest of samples", f"restore it from a copy, or {folders.ELSEWHERE}")
+    return before.get("stage") == "sample" and CLIMBS not in (before.get("config") or {})
 
 
 def _writes(name: str) -> bool:

@@ -96,7 +96,6 @@ class Volumes:
 
     Attributes:
         descent: what decides a volume.
-        packing: how one is sent.
         units: indices of the volumes that stay together.
         keep: takes a finished volume [1, X, Y, Z].
         done: is told how many steps are done, and where.
@@ -104,7 +103,6 @@ class Volumes:
     """
 
     descent: Descent
-    packing: Packing
     units: Sequence[Sequence[int]]
     keep: Callable[[int, Tensor], None]
     done: Done
@@ -126,14 +124,19 @@ class Volumes:
         for one, index in zip(state, self.units[unit], strict=True):
             self.keep(index, one.x_BCXYZ[0])
 
-    def size(self, unit: int) -> int:
-        """Bytes of a volume under way."""
-        return len(self.units[unit]) * self.packing.size
+    def size(self, unit: int, step: int) -> int:
+        """Bytes of volumes under way."""
+        return len(self.units[unit]) * self._packing(step).size
 
-    def pack(self, unit: int, state: list[State]) -> Tensor:
+    def pack(self, unit: int, state: list[State], step: int) -> Tensor:
         """One after another."""
-        return torch.cat([self.packing.pack(one) for one in state])
+        return torch.cat([self._packing(step).pack(one) for one in state])
 
-    def unpack(self, unit: int, packed: Tensor) -> list[State]:
+    def unpack(self, unit: int, packed: Tensor, step: int) -> list[State]:
         """Inverse of :meth:`pack`."""
-        return [self.packing.unpack(part) for part in packed.split(self.packing.size)]
+        packing = self._packing(step)
+        return [packing.unpack(part) for part in packed.split(packing.size)]
+
+    def _packing(self, step: int) -> Packing:
+        """How a volume is sent before a step."""
+        return Packing(self.descent.sampler, self.descent.shape_before(step))

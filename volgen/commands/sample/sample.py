@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from volgen.commands.sample import picture
 from volgen.commands.sample.draw import SampleWork
-from volgen.commands.sample.job import WHITE, Claimed, Job
+from volgen.commands.sample.job import WHITE, Claimed, Job, began_full
 from volgen.commands.sample.ranks import crew, flow_of
 from volgen.commands.sample.steering import Steering, words
 from volgen.core.config import validate
@@ -19,6 +19,7 @@ from volgen.core.errors import UserError, nearest_word
 from volgen.core.noise import choose
 from volgen.core.progress import say, say_next
 from volgen.core.registry import config_class, kinds
+from volgen.core.span import owner
 from volgen.data.derivative import OVERVIEW
 from volgen.experts.ensemble import Ensemble
 from volgen.models.condition import asked_for
@@ -52,6 +53,7 @@ def sample(
     dtype: Literal["float32", "int16"] = "float32",
     start_index: int = 0,
     memory_gib: float = 4.0,
+    full: bool = False,
     stages: int | None = None,
 ) -> Path:
     """Draws volumes ``start_index`` ... ``start_index + count - 1`` of a seed and writes them as a BIDS derivative.
@@ -62,6 +64,9 @@ def sample(
     Started as several ranks (torchrun, deepspeed, srun, mpirun), they share the volumes. If a rank has memory for all experts, or if
     all ranks together have not, each draws volumes of its own. Otherwise ranks form rows in which each keeps some of the experts, and
     volumes flow through them (:mod:`volgen.parallel.flow`). The volumes are the same, bit for bit.
+
+    Where experts of high noise work on coarser voxels, volumes climb (:mod:`volgen.sampling.climb`), unless a guidance or correlated
+    noise needs whole ones, or ``out`` was begun without.
 
     Args:
         run: directory that ``volgen train`` made.
@@ -82,6 +87,7 @@ def sample(
         memory_gib: memory of a rank for volumes that are under way; more volumes than fit go through the experts in several waves. As
             much again is for experts, where more than two are kept: on the ranks of a row, and in runs that draw a volume piece by
             piece, each of which needs all of them.
+        full: whether whole volumes are on their way at all noise levels.
         stages: ranks in a row; chosen if None.
 
     Returns:
@@ -111,9 +117,11 @@ def sample(
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
-    costs = descent.evaluations(solver.build(), len(grid))
+    climbs = trained.climbs(grid) and noises.kind == WHITE and guided == Unguided() and not (full or began_full(out))
+    costs = _costs(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
-    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, {"count": count, "start_index": start_index})
+    requested = {"count": count, "start_index": start_index}
+    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs)
     indices = range(start_index, start_index + count)
 
     claimed: list[Claimed] = []
@@ -129,7 +137,7 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured, told)
+        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured, told, climbs)
         work = SampleWork(job, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:
@@ -165,6 +173,13 @@ def _resident(trained: TrainedRun, memory_gib: float) -> int:
     experts = trained.ensemble.experts
     largest = max(expert.parameters for expert in experts) * BYTES_PER_WEIGHT[trained.recipe.engine.precision]
     return max(2, int(min(len(experts), memory_gib * 2**30 / largest)))
+
+
+def _costs(trained: TrainedRun, grid: Sequence[float], evaluations: Sequence[int]) -> list[float]:
+    """Of each step, in proportion: an evaluation costs as its expert has weights and voxels."""
+    experts, levels = trained.ensemble.experts, trained.levels(grid)
+    weights = [experts[owner(trained.ensemble.spans, sigma)].parameters / 8**level for sigma, level in zip(grid, levels, strict=False)]
+    return [count * weight / max(weights) for count, weight in zip(evaluations, weights, strict=True)]
 
 
 def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.limits import MAX_LEVELS
 from volgen.core.noise import c_noise
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
@@ -46,9 +48,14 @@ class ScalarConfig(Config):
         return True
 
     @property
+    def deviation(self) -> float:
+        """Standard deviation of the voxels N(0, d^2) whose exact denoiser the skip path is; 0 if it is that of none."""
+        return 0.0
+
+    @property
     def coarsest(self) -> int:
-        """None but full resolution, unless the skip path is what a distribution of volumes makes one expect."""
-        return 0
+        """Any level, whatever the voxels, where the skip path is what a distribution of volumes makes one expect; else full resolution."""
+        return MAX_LEVELS if self.deviation else 0
 
     @abstractmethod
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
@@ -98,6 +105,10 @@ class ScalarPreconditioner:
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """Noise that drowns the data: sigma z."""
         return noise_BCXYZ * sigma
+
+    def noised(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Independent voxels N(0, d^2 + s^2)."""
+        return noise_BCXYZ * math.hypot(self.config.deviation, sigma)
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """Nothing was fitted, so nobody can be left out."""

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from volgen.core.limits import MAX_LEVELS
 from volgen.models.preconditioners._scalar import Coefficients, ScalarConfig
 
 
@@ -19,9 +18,9 @@ class Config(ScalarConfig):
     """Standard deviation of the data in the model range."""
 
     @property
-    def coarsest(self) -> int:
-        """Any level: the skip path is the denoiser of N(0, sigma_data^2), whatever the voxels."""
-        return MAX_LEVELS
+    def deviation(self) -> float:
+        """``sigma_data``."""
+        return self.sigma_data
 
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """The scalings of table 1."""

@@ -156,10 +156,14 @@ class GaussianPreconditioner:
         return self._coarser[level]
 
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
-        """A sample of the Gaussian under noise, m + (covariance + s^2)^(1/2) z: exact at any sigma at which the fit describes the data.
+        """A sample of the Gaussian under noise: exact at any sigma at which the fit describes the data.
 
         So the grid may start at a noise level that does not drown the data, and no expert is spent above it.
         """
+        return self.noised(noise_BCXYZ, sigma)
+
+    def noised(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Samples of the Gaussian under noise, m + (covariance + s^2)^(1/2) z."""
         s = self.statistics
         inside, outside = (s.variances + sigma**2).sqrt()[None], (s.residual + sigma**2).sqrt()
         return self._synthesise(s.mean[:, None] + self._filtered(pyramid(noise_BCXYZ, self.config.levels), inside, outside))

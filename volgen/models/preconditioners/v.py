@@ -6,7 +6,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from volgen.core.limits import MAX_LEVELS
 from volgen.models.preconditioners._scalar import Coefficients, ScalarConfig
 
 
@@ -19,9 +18,9 @@ class Config(ScalarConfig):
     kind: Literal["v"] = "v"
 
     @property
-    def coarsest(self) -> int:
-        """Any level: the skip path is the denoiser of N(0, 1), whatever the voxels."""
-        return MAX_LEVELS
+    def deviation(self) -> float:
+        """1: the skip path is the denoiser of N(0, 1)."""
+        return 1.0
 
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """x0 = alpha^2 y - s alpha v."""

@@ -1,0 +1,45 @@
+"""What a preconditioner knows of the low-pass corners of volumes, without a network.
+
+The corner of level l is 2^(1.5 l) times the means over cubes of 2^l voxels (:mod:`volgen.models.haar`): noise of sigma in a volume is noise
+of sigma in its corner.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from volgen.models.denoiser import Preconditioner
+from volgen.models.haar import means, spread
+from volgen.models.model import sigma_of_means
+
+
+class FittedCorners:
+    """:class:`volgen.sampling.climb.Corners` from the preconditioner of a run.
+
+    Args:
+        preconditioner: that of volumes at full resolution.
+    """
+
+    def __init__(self, preconditioner: Preconditioner) -> None:
+        self._preconditioner = preconditioner
+
+    def prior(self, level: int, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Standard normal noise -> what sampling begins with, in corners of ``level``."""
+        return self._preconditioner.coarse(level).prior(noise_BCXYZ, sigma_of_means(sigma, level)) * _scale(level)
+
+    def noised(self, level: int, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Standard normal noise -> a sample of corners of ``level`` under noise of ``sigma``."""
+        return self._preconditioner.coarse(level).noised(noise_BCXYZ, sigma_of_means(sigma, level)) * _scale(level)
+
+    def expected(self, level: int, c_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Clean corners of ``level`` expected, given noisy ones."""
+        return self._preconditioner.coarse(level).expected(c_BCXYZ / _scale(level), sigma_of_means(sigma_B, level)) * _scale(level)
+
+    def joined(self, fine_BCXYZ: Tensor, corner_BCXYZ: Tensor) -> Tensor:
+        """The finer bands of ``fine_BCXYZ`` around ``corner_BCXYZ``."""
+        levels = (fine_BCXYZ.shape[-1] // corner_BCXYZ.shape[-1]).bit_length() - 1
+        return fine_BCXYZ + spread(corner_BCXYZ / _scale(levels) - means(fine_BCXYZ, levels), levels)
+
+
+def _scale(level: int) -> float:
+    return float(2 ** (1.5 * level))
