@@ -191,7 +191,7 @@ class Recipe(Config):
     @property
     def piece(self) -> Shape3:
         """Voxels along X, Y, Z of what goes through the network at once."""
-        return self.model.piece(self.assembly.piece(self.data.grid))
+        return self.model.piece(self.assembly.piece(self.data.grid), self.preconditioner)
 
     @property
     def known(self) -> int:
@@ -201,7 +201,7 @@ class Recipe(Config):
     @property
     def cut(self) -> Cut:
         """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
-        return telling(self.model.cut(self.assembly.cut), self.conditions)
+        return telling(self.model.cut(self.assembly.cut, self.preconditioner), self.conditions)
 
     @property
     def examples_of_each(self) -> int:
@@ -303,7 +303,7 @@ class Recipe(Config):
             raise ValueError(f"data.box.start is {list(self.data.place.start)}, but level {self.level} needs multiples of {step}")
         maker = ("data.box.size" if self.data.box else "data.shape") if whole else f"a piece of assembly.kind '{kind}'"
         _check_edges(maker, piece, "preconditioner", (self.preconditioner.multiple,) * 3)
-        seen = self.model.piece(piece)
+        seen = self.model.piece(piece, self.preconditioner)
         if seen != piece:
             maker = f"what view.kind '{self.view.kind}' sees at level {self.level}"
         _check_edges(maker, seen, "network", self.network.multiples)

@@ -13,18 +13,21 @@ from volgen.core.registry import config_class, kinds
 from volgen.experts._weights import narrowed
 
 PACKAGE = "volgen.models.networks"
-KINDS = kinds(PACKAGE)
-# Small enough for a test; a file without an entry is tested with its defaults.
+# Small enough for a test; a file without an entry is tested with its defaults. What stands behind a slash is one more way to set it up.
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": (8, 16), "attention": (False, True), "head_channels": 8, "norm_groups": 4},
     "slice_unet2d": {"channels": (8, 16), "norm_groups": 4, "neighbours": 1, "slices_at_once": 3},
     "triplanar": {"channels": (8, 16), "norm_groups": 4, "neighbours": 1, "slices_at_once": 3},
     "wavelet_unet3d": {"channels": (8, 16), "norm_groups": 4},
+    "wavelet_unet3d/pixel": {"channels": (8, 16), "norm": "pixel"},
+    "wavelet_unet3d/plain": {"channels": (8, 16), "norm": "pixel", "haar_levels": 0},
+    "slice_unet2d/pixel": {"channels": (8, 16), "norm": "pixel", "neighbours": 1, "slices_at_once": 3},
 }
+KINDS = sorted({*kinds(PACKAGE), *SMALL})
 
 
 def config(kind: str) -> Any:
-    return config_class(PACKAGE, kind).model_validate(SMALL.get(kind, {}))
+    return config_class(PACKAGE, kind.split("/")[0]).model_validate(SMALL.get(kind, {}))
 
 
 def awake(kind: str, inputs: int, checkpointing: bool = False) -> nn.Module:

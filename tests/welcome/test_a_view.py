@@ -29,21 +29,23 @@ class Config(BaseConfig):
     kind: Literal["toy"] = "toy"
     known: Literal[1] = 1
     """Which half it is."""
+    places: Literal[False] = False
+    """Not where in the half."""
     anywhere: Literal[False] = False
     """Halves of pieces are no halves of volumes."""
 
-    def inputs(self, preconditioner):
+    def inputs(self, preconditioner, network):
         if not preconditioner.anywhere:
             raise ValueError(f"halves cannot be had with preconditioner.kind '{preconditioner.kind}'")
         return preconditioner.inputs
 
-    def piece(self, shape):
+    def piece(self, shape, aligned):
         return (shape[0] // 2, *shape[1:])
 
     def examples(self, shape):
         return 2
 
-    def cut(self, cut):
+    def cut(self, cut, aligned):
         def half(scan, seed, *key):
             size, side = scan.shape[0] // 2, int(2 * uniform(seed, "half", *key))
             x = scan.slices(0, side * size, (side + 1) * size)[None, None]
@@ -51,10 +53,10 @@ class Config(BaseConfig):
 
         return half
 
-    def within(self, preconditioner):
-        return preconditioner
+    def of_examples(self, network, preconditioner):
+        return PreconditionedDenoiser(network, preconditioner)
 
-    def denoiser(self, network, preconditioner):
+    def denoiser(self, network, preconditioner, made_of):
         inner = PreconditionedDenoiser(network, preconditioner)
 
         def whole(y, sigma, given=NOTHING):

@@ -32,6 +32,14 @@ class Denoiser(Protocol):
         ...
 
 
+class Weighted(Denoiser, Protocol):
+    """A denoiser that knows how much its errors matter."""
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """Positive weights [B] of squared errors, so that an untrained network has a loss near 1 at every noise level."""
+        ...
+
+
 class NoiseSchedule(Protocol):
     """Where on the sigma axis sampling takes place."""
 
@@ -206,6 +214,10 @@ class Scan(Protocol):
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, the others whole; float32 in [-1, 1]."""
+        ...
+
+    def part(self, start: Shape3, size: Shape3) -> Tensor:
+        """A box of ``size`` voxels that begins at ``start``, float32 in [-1, 1]."""
         ...
 
     def coarse(self, edge: int) -> Tensor:

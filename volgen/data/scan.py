@@ -61,12 +61,16 @@ class StoredScan:
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
+        x, y, z = (start * (a == axis) for a in range(3))
+        i, j, k = (stop - start if a == axis else size for a, size in enumerate(self.shape))
+        return self.part((x, y, z), (i, j, k))
+
+    def part(self, start: Shape3, size: Shape3) -> Tensor:
+        """A box of ``size`` voxels that begins at ``start``, float32 in [-1, 1]; only the chunks of its slices are read."""
         if self._cached:
-            place = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
-            return torch.from_numpy(codes_to_model(self._codes()[place], self._record))
-        x, y, z = (first + start * (a == axis) for a, first in enumerate(self._place.start))
-        i, j, k = (stop - start if a == axis else size for a, size in enumerate(self._place.size))
-        return intensity.to_model(torch.from_numpy(self._store.read_block(self._record, (x, y, z), (i, j, k))))
+            return torch.from_numpy(codes_to_model(self._codes()[_box(start, size)], self._record))
+        x, y, z = (first + here for first, here in zip(self._place.start, start, strict=True))
+        return intensity.to_model(torch.from_numpy(self._store.read_block(self._record, (x, y, z), size)))
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels; the scan is read once."""
@@ -100,9 +104,18 @@ class VolumeScan:
         """Slices ``start`` ... ``stop - 1`` along an axis."""
         return self.whole().narrow(axis, start, stop - start)
 
+    def part(self, start: Shape3, size: Shape3) -> Tensor:
+        """A box of ``size`` voxels that begins at ``start``."""
+        return self.whole()[_box(start, size)]
+
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels."""
         return _means(self.whole(), edge)
+
+
+def _box(start: Shape3, size: Shape3) -> tuple[slice, slice, slice]:
+    x, y, z = (slice(first, first + count) for first, count in zip(start, size, strict=True))
+    return x, y, z
 
 
 def _means(volume_XYZ: Tensor, edge: int) -> Tensor:

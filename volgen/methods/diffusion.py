@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Examples, Given
-from volgen.core.protocols import Denoiser
+from volgen.core.protocols import Denoiser, Weighted
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
 from volgen.models.condition import conditioned
-from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner
+from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.training.objective import Objective
 
@@ -109,7 +109,7 @@ class _Trainee:
 
     def __init__(self, recipe: Sections, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None) -> None:
         self._recipe, self._phase, self._own = recipe, phase, sigma
-        self._fitted = Fitted(recipe.model.within(fitted.preconditioner), fitted.numbers)
+        self._fitted = Fitted(fitted.preconditioner.coarse(recipe.model.level), fitted.numbers)
 
     @property
     def points(self) -> Sequence[float]:
@@ -119,5 +119,5 @@ class _Trainee:
         full = self._own(quantile) if self._own else self._phase.sigma(quantile, self._recipe.experts.on_grid)
         return self._recipe.model.sigma(full)
 
-    def denoiser(self, network: Network, ids: Sequence[str] = ()) -> PreconditionedDenoiser:
-        return PreconditionedDenoiser(network, self._fitted.without(ids))
+    def denoiser(self, network: Network, ids: Sequence[str] = ()) -> Weighted:
+        return self._recipe.model.of_examples(network, self._fitted.without(ids))

@@ -17,6 +17,31 @@ Network = Callable[..., Tensor]
 A network that was built with conditions (:class:`volgen.models.condition.Conditioned`) takes named numbers as a third argument."""
 
 
+class Surrounding(Protocol):
+    """What surrounds the network when it denoises."""
+
+    def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Clean volume x0_BCXYZ expected given ``y_BCXYZ`` at ``sigma_B``."""
+        ...
+
+
+class Pieces(Protocol):
+    """A preconditioner of pieces of volumes: each voxel is denoised alike, whatever piece it is seen in."""
+
+    @property
+    def multiple(self) -> int:
+        """Pieces begin and end at multiples of it."""
+        ...
+
+    def at(self, places_BCXYZ: Tensor) -> Surrounding:
+        """What surrounds the network for pieces whose voxels have these coordinates, [B, 3, X, Y, Z] (:mod:`volgen.models.place`)."""
+        ...
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """Loss weight [B], the same for all pieces, so that the mean loss of pieces is that of volumes."""
+        ...
+
+
 class Preconditioner(Protocol):
     """What surrounds the network: scaling, skip path and loss weight. Runs in fp32 whatever the network runs in."""
 
@@ -38,6 +63,10 @@ class Preconditioner(Protocol):
         Args:
             level: at most :attr:`PreconditionerConfig.coarsest`.
         """
+        ...
+
+    def pieces(self) -> Pieces:
+        """The same for pieces of volumes."""
         ...
 
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
@@ -135,9 +164,34 @@ class NetworkConfig(Protocol):
         """Edges of a volume along X, Y, Z must be multiples of these."""
         ...
 
+    @property
+    def strides(self) -> Shape3:
+        """A piece that begins at multiples of these is treated as it is in the volume, far enough from its other borders."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether what it makes of a voxel depends on a neighbourhood of it alone (:mod:`volgen.models.reach` says which)."""
+        ...
+
+    @property
+    def placed(self) -> bool:
+        """Whether its last inputs have to be coordinates (:mod:`volgen.models.place`)."""
+        ...
+
     def build(self, inputs: int, checkpointing: bool = False, outputs: int = 1) -> torch.nn.Module:
         """The module: ``forward(input_BCXYZ with C = inputs, noise_B) -> output_BCXYZ with C = outputs``, those of a state."""
         ...
+
+
+def told(network: Network, given: Given) -> Network:
+    """A network that is told what is given beside what it is asked about."""
+
+    def asked(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
+        seen = inputs_BCXYZ if given.channels is None else torch.cat([inputs_BCXYZ, given.channels], dim=1)
+        return network(seen, noise_B, given.values) if given.values else network(seen, noise_B)
+
+    return asked
 
 
 class PreconditionedDenoiser:
@@ -149,13 +203,7 @@ class PreconditionedDenoiser:
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """Returns x0_BCXYZ. What is given goes to the network as it is, channels behind its other inputs; no preconditioner sees it."""
-        known_BCXYZ = given.channels
-
-        def network(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
-            seen = inputs_BCXYZ if known_BCXYZ is None else torch.cat([inputs_BCXYZ, known_BCXYZ], dim=1)
-            return self.network(seen, noise_B, given.values) if given.values else self.network(seen, noise_B)
-
-        return self.preconditioner.denoise(network, y_BCXYZ, sigma_B)
+        return self.preconditioner.denoise(told(self.network, given), y_BCXYZ, sigma_B)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """The preconditioner's loss weight [B]."""

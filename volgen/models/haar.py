@@ -78,6 +78,33 @@ def voxel_variance(variance_BCXYZ: Tensor, levels: int) -> Tensor:
     return result
 
 
+def pyramid_pieces(c_KXYZ: Tensor, row_B: Tensor, start_B3: Tensor, size: Sequence[int], levels: int) -> Tensor:
+    """Pyramids [B, X, Y, Z] of pieces of volumes, from pyramids of the volumes: pieces of whole cubes have coefficients of their own.
+
+    Args:
+        c_KXYZ: pyramids of volumes.
+        row_B: which of them each piece is of.
+        start_B3: voxels at which pieces begin, multiples of 2^levels. Outside of the volume, what is nearest is repeated.
+        size: voxels of a piece, multiples of 2^levels.
+        levels: levels of the pyramids.
+    """
+    whole, result = c_KXYZ.shape[1:], c_KXYZ.new_empty(len(row_B), *size)
+    for level in range(levels):
+        edge = 2 ** (level + 1)
+        places = list(zip(_octants(whole, level), _octants(size, level), strict=True))
+        for source, target in places if level == levels - 1 else places[1:]:
+            result[target] = _gathered(c_KXYZ[source], row_B, start_B3 // edge, [edges // edge for edges in size])
+    return result if levels else _gathered(c_KXYZ, row_B, start_B3, size)
+
+
+def _gathered(x_KXYZ: Tensor, row_B: Tensor, start_B3: Tensor, size: Sequence[int]) -> Tensor:
+    indices = [row_B.view(-1, 1, 1, 1)]
+    for axis, (count, edge) in enumerate(zip(size, x_KXYZ.shape[1:], strict=True)):
+        index_BN = (start_B3[:, axis, None] + torch.arange(count, device=start_B3.device)).clamp(0, edge - 1)
+        indices.append(index_BN.view([-1, *(count if a == axis else 1 for a in range(3))]))
+    return x_KXYZ[tuple(indices)]
+
+
 def low_pass(shape: Sequence[int], level: int) -> Index:
     """Place of the low-pass corner of [..., X, Y, Z] after ``level`` levels of a pyramid."""
     return (..., *(slice(0, size >> level) for size in shape))

@@ -13,6 +13,7 @@ nothing in the finer bands that E does not know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Cut, Denoiser, Scan, Shape3
+from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.haar import means, spread
 from volgen.models.view import ViewConfig
@@ -48,18 +49,27 @@ class ExpertModel:
         Raises:
             ValueError: this preconditioner has nothing to expect in the bands that the level leaves out, or does not go with the view.
         """
+        if self.network.placed and not self.view.places:
+            raise ValueError(
+                f"network.place: the network is not told where voxels are by view.kind '{self.view.kind}'; set view.place true"
+            )
         if self.level > preconditioner.coarsest:
             found = f"level is {self.level}, but preconditioner.kind '{preconditioner.kind}' knows what to expect of finer voxels"
             raise ValueError(f"{found} up to level {preconditioner.coarsest} only")
-        return self.view.inputs(preconditioner)
+        return self.view.inputs(preconditioner, self.network)
 
-    def piece(self, shape: Shape3) -> Shape3:
+    def aligned(self, preconditioner: PreconditionerConfig) -> Shape3:
+        """What pieces of a volume of the level begin at multiples of: to network and preconditioner they are then what they are in it."""
+        x, y, z = (math.lcm(stride, max(preconditioner.multiple >> self.level, 1)) for stride in self.network.strides)
+        return x, y, z
+
+    def piece(self, shape: Shape3, preconditioner: PreconditionerConfig) -> Shape3:
         """Voxels that go through the network at once, of volumes of ``shape`` at full resolution.
 
         Raises:
             ValueError: such volumes cannot be seen at this level, or with this view.
         """
-        return self.view.piece(self.shape(shape))
+        return self.view.piece(self.shape(shape), self.aligned(preconditioner))
 
     def shape(self, shape: Shape3) -> Shape3:
         """Voxels of the level, of a volume of ``shape`` at full resolution.
@@ -77,14 +87,14 @@ class ExpertModel:
         """The noise level that the expert sees where a volume at full resolution has ``sigma``."""
         return sigma_of_means(sigma, self.level)
 
-    def cut(self, cut: Cut) -> Cut:
+    def cut(self, cut: Cut, preconditioner: PreconditionerConfig) -> Cut:
         """What of a scan at full resolution the expert is trained on, from what the run's assembly makes of it."""
-        seen = self.view.cut(cut)
+        seen = self.view.cut(cut, self.aligned(preconditioner))
         return (lambda scan, seed, *key: seen(CoarseScan(scan, self.level), seed, *key)) if self.level else seen
 
-    def within(self, preconditioner: Preconditioner) -> Preconditioner:
-        """What surrounds the network in training, from the preconditioner of the run; asked about :meth:`sigma`."""
-        return self.view.within(preconditioner.coarse(self.level))
+    def of_examples(self, network: Network, preconditioner: Preconditioner) -> Weighted:
+        """The denoiser of examples that a network makes in training, from the preconditioner of its level; asked about :meth:`sigma`."""
+        return self.view.of_examples(network, preconditioner)
 
     def denoiser(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
         """The denoiser of whole volumes at full resolution that a trained network stands for."""
@@ -97,7 +107,7 @@ class ExpertModel:
         return CornerDenoiser(inner, self.level) if self.level else inner
 
     def _inner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
-        return self.view.denoiser(network, preconditioner.coarse(self.level))
+        return self.view.denoiser(network, preconditioner.coarse(self.level), self.network)
 
 
 class LevelDenoiser:
@@ -160,6 +170,10 @@ class CoarseScan:
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` of the level along an axis."""
         return self.whole().narrow(axis, start, stop - start)
+
+    def part(self, start: Shape3, size: Shape3) -> Tensor:
+        """A box of the level."""
+        return self.whole()[tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))]
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels of the level."""

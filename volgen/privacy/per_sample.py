@@ -46,20 +46,22 @@ class PerSample:
         """The gradients of patients' mean losses, [patients, ...] for each trained parameter.
 
         Args:
-            loss_B: losses, those of as many views of one patient after another.
+            loss_B: losses, those of as many views of one patient after another; each of as many of the network's samples.
             patients: how many they are.
 
         Raises:
             RuntimeError: a parameter was not met, or not once.
         """
         views = len(loss_B) // patients
+        samples = {len(leaf) for leaf in self._leaves}
         torch.autograd.grad(loss_B.sum() / views, self._leaves, allow_unused=True)
         found: list[Tensor] = []
         for parameter in self._trained:
             each, parameter.grad_sample = parameter.grad_sample, None  # type: ignore[attr-defined]
-            if not isinstance(each, Tensor) or len(each) != len(loss_B):
+            if not isinstance(each, Tensor) or {len(each)} != samples or len(each) % len(loss_B):
                 raise RuntimeError("a parameter meets something else than one sample after another")
-            found.append(each if views == 1 else each.unflatten(0, (patients, views)).sum(dim=1))
+            # An example may be several samples, such as patches of a scan, one after another.
+            found.append(each if len(each) == patients else each.unflatten(0, (patients, -1)).sum(dim=1))
         self._leaves = []
         return found
 
@@ -145,10 +147,18 @@ def _module(network: nn.Module) -> Any:
     from opacus.grad_sample import GradSampleModule
 
     ours = {type(layer) for layer in network.modules() if hasattr(layer, "plain")} | {nn.Conv2d, nn.Conv3d}
+    # Layers that Opacus knows nothing of say themselves what the gradient of each sample is.
+    own = {type(layer): _of_each for layer in network.modules() if hasattr(layer, "of_each")}
     # A table of its own: everybody else's stays as Opacus made it.
-    table = {**GradSampleModule.GRAD_SAMPLERS, **dict.fromkeys(ours, _convolution)}
+    table = {**GradSampleModule.GRAD_SAMPLERS, **dict.fromkeys(ours, _convolution), **own}
     kind = type("GradSampleModule", (GradSampleModule,), {"GRAD_SAMPLERS": table})
     return kind(network, loss_reduction="sum", strict=True)
+
+
+def _of_each(layer: Any, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """What a layer with ``of_each(input, gradient of the output)`` says: [B, ...] for each of its parameters."""
+    found: dict[nn.Parameter, Tensor] = layer.of_each(activations[0], backprops)
+    return found
 
 
 def _convolution(layer: Any, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:

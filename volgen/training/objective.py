@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from volgen.core.given import Examples
-from volgen.core.protocols import Denoiser
+from volgen.core.protocols import Weighted
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(input_BCXYZ, noise_B) -> output_BCXYZ``: an engine that trains it, or a network as it computes without one."""
@@ -31,14 +31,6 @@ class Draws(Protocol):
 
     def normal(self, shape: Sequence[int], purpose: str = "noise") -> Tensor:
         """Standard normal numbers of ``shape`` for each example: float32 ``[B, *shape]`` on the CPU."""
-        ...
-
-
-class Weighted(Denoiser, Protocol):
-    """A denoiser that knows how much its errors matter."""
-
-    def weight(self, sigma_B: Tensor) -> Tensor:
-        """Positive weights [B] of squared errors, so that an untrained network has a loss near 1 at every noise level."""
         ...
 
 

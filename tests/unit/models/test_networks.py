@@ -7,8 +7,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from volgen.models.convolution import Conv
 from volgen.models.haar import analyse, synthesise
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
+from volgen.models.networks._place import PlaceConfig, Places
+from volgen.models.networks._residual_unet import FilmNorm, PixelNorm
+from volgen.models.place import PLACES, beginnings, coordinates
 
 
 def wavelet(inputs: int = 2, checkpointing: bool = False, awake: bool = True, **settings: object) -> nn.Module:
@@ -167,6 +171,8 @@ def test_multiples_are_what_the_resolutions_need() -> None:
 THIN = {
     "x-of-2": (wavelet_unet3d.Config(channels=(16, 32), norm_groups=8), (8, 8, 8)),
     "x-of-2-monai": (unet3d.Config(channels=(16, 32), attention=(False, False), head_channels=8, norm_groups=8), (4, 8, 8)),
+    "x-of-2-local": (wavelet_unet3d.Config(channels=(16, 32), norm="pixel"), (8, 8, 8)),
+    "z-of-1-local": (wavelet_unet3d.Config(channels=(16, 32), norm="pixel"), (16, 16, 2)),
     "z-of-1": (wavelet_unet3d.Config(channels=(16, 32), norm_groups=8), (16, 16, 2)),
     "slices-of-1": (slice_unet2d.Config(channels=(16, 32), norm_groups=8), (8, 2, 8)),
 }
@@ -214,3 +220,88 @@ def test_volumes_that_are_thin_inside_can_be_drawn_with_weights_in_bf16(case: st
             y = module(x, torch.zeros(1)).float()
         assert (y - right).norm() < 0.05 * right.norm()
         assert not guided or torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()
+
+
+def local(inputs: int = 2, **settings: object) -> nn.Module:
+    return wavelet(inputs, **{"norm": "pixel", **settings})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_voxel_is_normalised_over_its_channels(dims: int) -> None:
+    torch.manual_seed(0)
+    x, scale, shift = torch.randn(2, 6, *[4] * dims), torch.randn(2, 6), torch.randn(2, 6)
+    plain = (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, keepdim=True, correction=0) + 1e-5).sqrt()
+    norm = PixelNorm(6)
+    weight, bias = norm.norm.weight, norm.norm.bias
+    nn.init.normal_(weight)
+    nn.init.normal_(bias)
+
+    def over(value: Tensor) -> Tensor:
+        return value.view(*value.shape, *[1] * dims)
+
+    torch.testing.assert_close(norm(x), plain * over(weight[None]) + over(bias[None]))
+    torch.testing.assert_close(FilmNorm(6)(x, scale, shift), plain * (1 + over(scale)) + over(shift))
+    doubles = [value.double().requires_grad_() for value in (x, scale, shift)]
+    assert torch.autograd.gradcheck(lambda h, a, b: FilmNorm(6)(h, a, b), doubles)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_convolution_of_a_local_network_sees_channels_last_in_bf16(batch: int) -> None:
+    # Otherwise each would turn its input round and back, which takes as long as the rest of what is not a convolution.
+    module, (x, noise) = local(channels=(8, 16), residual_blocks=2), volume(16, 24, 16, batch=batch)
+    seen: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        (h,) = inputs
+        seen.append(h.is_contiguous(memory_format=torch.channels_last_3d) and (len(seen) == 0 or h.dtype == torch.bfloat16))
+        seen.append(output.is_contiguous(memory_format=torch.channels_last_3d) and output.dtype == torch.bfloat16)
+
+    for layer in module.modules():
+        if isinstance(layer, Conv):
+            layer.register_forward_hook(look)
+    with torch.autocast("cpu", torch.bfloat16):
+        module(x, noise)
+    assert len(seen) > 20 and all(seen)
+
+
+def test_a_local_network_sees_a_neighbourhood_and_a_normalised_volume_all_of_it() -> None:
+    x, noise = volume(96, 4, 4, batch=1)
+    changed = x.clone()
+    changed[:, :, 0] += 1.0
+    for module, far in ((local(channels=(8, 16)), False), (wavelet(channels=(8, 16)), True)):
+        moved = (module(changed, noise) - module(x, noise)).abs().amax(dim=(0, 1, 3, 4))
+        assert moved[0] > 0 and bool(moved[-8:].any()) is far
+
+
+def test_features_of_places_are_trilinear_between_their_nodes() -> None:
+    places = Places(2, PlaceConfig(grid=(2, 3, 1)), edge=2)
+    nodes = torch.stack(torch.meshgrid(torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0]), torch.zeros(1), indexing="ij"))
+    with torch.no_grad():  # a function that is linear in the coordinates, and one that is linear in |y|
+        places.features.copy_(torch.stack([3 * nodes[0] - nodes[1] + 0.5, nodes[1].abs()]).flatten(1))
+    where = torch.cat([coordinates((32, 16, 8), (8, 0, 4), (8, 12, 4)), coordinates((32, 16, 8), (24, 4, 0), (8, 12, 4))])
+    found = places(where)
+    x, y, _ = torch.nn.functional.avg_pool3d(where, 2).unbind(1)
+    torch.testing.assert_close(found, torch.stack([3 * x - y + 0.5, y.abs()], dim=1))
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_network_with_places_can_tell_them_apart_and_learns_to() -> None:
+    module = local(inputs=1 + PLACES, channels=(8,), place={"grid": 3})
+    x, noise = volume(8, 8, 8, inputs=1, batch=1)
+    here, there = (torch.cat([x, coordinates((32, 32, 32), start, (8, 8, 8))], dim=1) for start in ((0, 0, 0), (24, 24, 24)))
+    nn.init.zeros_(module.embed_place.features)
+    assert torch.equal(module(here, noise), module(there, noise)), "it begins without them"
+    module(here, noise).sum().backward()
+    reached = module.embed_place.features.grad.view(8, 3, 3, 3)
+    assert reached[:, :2, :2, :2].all() and not reached[:, 2].any(), "only nodes around the piece learn from it"
+    nn.init.normal_(module.embed_place.features)
+    assert not torch.allclose(module(here, noise), module(there, noise))
+
+
+@pytest.mark.parametrize("start", [(0, 0, 0), (8, 4, 2), (300, 0, 6)])
+def test_where_a_piece_begins_follows_from_its_coordinates(start: tuple[int, int, int]) -> None:
+    shape, size = (311, 8, 10), (11, 4, 4)
+    assert beginnings(coordinates(shape, start, size), shape, (1, 1, 1)).tolist() == [list(start)]
+    made_up = torch.randn(3, PLACES, *size) * 5
+    found = beginnings(made_up, (320, 8, 12), (4, 4, 2))
+    assert (found % torch.tensor([4, 4, 2]) == 0).all() and (found >= 0).all() and (found <= torch.tensor([309, 4, 8])).all()

@@ -17,6 +17,7 @@ from volgen.privacy.per_sample import PerSample, differs, meets
 PATIENTS, VIEWS = 2, 2
 NETWORKS: dict[str, Any] = {
     "wavelet_unet3d": wavelet_unet3d.Config(channels=(8, 16)),
+    "local": wavelet_unet3d.Config(channels=(8, 16), norm="pixel"),
     "unet3d": unet3d.Config(channels=(8, 16), attention=(False, True), head_channels=8, norm_groups=4),
 }
 
@@ -162,12 +163,13 @@ def parametrised() -> nn.Module:
         (NETWORKS["unet3d"].build(inputs=1), True),
         (slice_unet2d.Config(channels=(8,)).build(inputs=1), False),
         (triplanar.Config(channels=(8,)).build(inputs=1), False),
+        (NETWORKS["local"].build(inputs=1), True),
         (Shared(), True),
         (Mixing(), False),
         (Unused(), False),
         (parametrised(), True),
     ],
-    ids=["wavelet_unet3d", "unet3d", "slice_unet2d", "triplanar", "shared", "mixing", "unused", "parametrised"],
+    ids=["wavelet_unet3d", "unet3d", "slice_unet2d", "triplanar", "local", "shared", "mixing", "unused", "parametrised"],
 )
 def test_what_opacus_would_do_wrongly_is_found_out(network: nn.Module, right: bool) -> None:
     torch.manual_seed(1)
@@ -176,3 +178,9 @@ def test_what_opacus_would_do_wrongly_is_found_out(network: nn.Module, right: bo
     assert (reason == "") == right, reason
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(hasattr(p, "grad_sample") for p in network.parameters())
+
+
+def test_features_of_places_have_a_gradient_for_each_patient() -> None:
+    torch.manual_seed(0)
+    network = wavelet_unet3d.Config.model_validate({"channels": (8,), "norm": "pixel", "place": {"grid": [2, 3, 2]}}).build(inputs=4)
+    assert differs(network, torch.randn(2, 4, 8, 8, 8), torch.tensor([0.2, -0.4])) == ""

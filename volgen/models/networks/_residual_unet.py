@@ -1,4 +1,7 @@
-"""The residual U-Net inside our networks, of volumes or of slices: group normalisation, FiLM in every block, weights stored as matrices.
+"""The residual U-Net inside our networks, of volumes or of slices: normalisation, FiLM in every block, weights stored as matrices.
+
+Normalised over the channels of each voxel, it has no operation over space but convolutions: it is *local*, and what it makes of a voxel
+depends on a neighbourhood of it and on nothing else. Then its tensors have channels last in memory, where each voxel's lie together.
 
 Legend: B batch, C channel, E embedding, ... two or three axes in space.
 """
@@ -6,7 +9,7 @@ Legend: B batch, C channel, E embedding, ... two or three axes in space.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -20,20 +23,26 @@ from volgen.models.convolution import Conv
 from volgen.models.haar import low_pass
 
 FREQUENCIES = 16
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory formats with channels last, of slices and of volumes."""
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
 
 class ResidualUNetConfig(Config):
     """What every network around a :class:`ResidualUNet` can choose."""
 
-    haar_levels: int = Field(default=1, ge=1, le=MAX_LEVELS)
-    """Full Haar levels in front of the network: each divides the edges by 2 and multiplies the channels by 8 (by 4 in slices)."""
+    haar_levels: int = Field(default=1, ge=0, le=MAX_LEVELS)
+    """Full Haar levels in front of the network: each divides the edges by 2 and multiplies the channels by 8 (by 4 in slices). 0: none, a
+    plain U-Net on voxels."""
     channels: tuple[Width, ...] = Field(default=(32, 64, 96), min_length=1, max_length=MAX_LEVELS)
     """Width of each resolution, finest first; each next one has half the edge."""
     residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
     """Residual blocks at each resolution, on the way down and again on the way up."""
+    norm: Literal["group", "pixel"] = "group"
+    """What is normalised together: groups of channels over the whole volume (Wu & He 2018), or the channels of each voxel (layer
+    normalisation, Ba et al. 2016), for which a piece of a volume is as good as all of it: experts of patches need that."""
     norm_groups: PositiveInt = 8
-    """Groups of the group normalisation; must divide every width."""
+    """Groups of the group normalisation; must divide every width. ``norm: pixel`` has none."""
 
     @property
     def embedding(self) -> int:
@@ -42,7 +51,7 @@ class ResidualUNetConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if any(width % self.norm_groups for width in self.channels):
+        if self.norm == "group" and any(width % self.norm_groups for width in self.channels):
             raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
         return self
 
@@ -60,8 +69,8 @@ class ResidualUNet(nn.Module):
 
     def __init__(self, dims: int, inputs: int, outputs: int, config: ResidualUNetConfig, checkpointing: bool) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
-        widths, groups = config.channels, config.norm_groups
+        self.checkpointing, self.channels_last = checkpointing, config.norm == "pixel"
+        widths = config.channels
         self.embedding = config.embedding
         # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
         self.embed_noise = FourierEmbedding(self.embedding)
@@ -69,7 +78,7 @@ class ResidualUNet(nn.Module):
         self.down, self.shrink, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
         def block(wide: int, width: int) -> Block:
-            return Block(dims, wide, width, self.embedding, groups)
+            return Block(dims, wide, width, config)
 
         for level, width in enumerate(widths):
             if level:
@@ -81,14 +90,16 @@ class ResidualUNet(nn.Module):
             blocks = [block(below + width if index == 0 else width, width) for index in range(config.residual_blocks)]
             self.up.append(nn.ModuleList(blocks))
         self.middle = block(widths[-1], widths[-1])
-        self.last_norm = nn.GroupNorm(groups, widths[0])
+        self.last_norm = _norm(config, widths[0])
         # An untrained network returns 0, so that the denoiser starts as its skip path.
         self.unembed_volume = Conv(dims, widths[0], outputs, zero=True)
 
-    def forward(self, x: Tensor, embedding_BE: Tensor) -> Tensor:
-        """[B, inputs, ...] -> [B, outputs, ...]; any edges, odd ones are padded inside."""
+    def forward(self, x: Tensor, embedding_BE: Tensor, first: Tensor | None = None) -> Tensor:
+        """[B, inputs, ...] -> [B, outputs, ...]; any edges, odd ones are padded inside. ``first`` is added to the first features."""
         embedding_BE = embedding_BE.to(x.dtype)
-        h = self.embed_volume(x)
+        h = self.embed_volume(x.to(memory_format=LAST[x.dim()]) if self.channels_last else x)
+        if first is not None:
+            h = h + first
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
@@ -115,12 +126,12 @@ class ResidualUNet(nn.Module):
 class Block(nn.Module):
     """norm - SiLU - conv - norm - FiLM - SiLU - conv, with a residual path."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, embedding: int, groups: int) -> None:
+    def __init__(self, dims: int, inputs: int, outputs: int, config: ResidualUNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(math.gcd(groups, inputs), inputs)
+        self.norm1 = _norm(config, inputs)
         self.conv1 = Conv(dims, inputs, outputs)
-        self.film = nn.Linear(embedding, 2 * outputs)
-        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.film = nn.Linear(config.embedding, 2 * outputs)
+        self.norm2 = FilmNorm(outputs) if config.norm == "pixel" else nn.GroupNorm(config.norm_groups, outputs)
         # Blocks start as their residual path; training is then faster from the first step.
         self.conv2 = Conv(dims, outputs, outputs, zero=True)
         self.skip = Conv(dims, inputs, outputs, size=1) if inputs != outputs else nn.Identity()
@@ -129,9 +140,43 @@ class Block(nn.Module):
         """[B, in, ...] -> [B, out, ...]."""
         h = self.conv1(functional.silu(self.norm1(x)))
         modulation = self.film(embedding_BE)
-        scale, shift = modulation.view(*modulation.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
-        h = self.conv2(functional.silu(self.norm2(h) * (1 + scale) + shift))
+        if isinstance(self.norm2, FilmNorm):
+            h = self.norm2(h, *modulation.chunk(2, dim=1))
+        else:
+            scale, shift = modulation.view(*modulation.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        h = self.conv2(functional.silu(h))
         return self.skip(x) + h  # type: ignore[no-any-return]
+
+
+def _norm(config: ResidualUNetConfig, channels: int) -> nn.Module:
+    return PixelNorm(channels) if config.norm == "pixel" else nn.GroupNorm(math.gcd(config.norm_groups, channels), channels)
+
+
+class PixelNorm(nn.Module):
+    """Normalisation of each voxel over its channels, by torch's own layer norm: one pass over memory where channels come last in it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] -> the same, of mean 0 and standard deviation 1 over C, scaled and shifted."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
+class FilmNorm(nn.LayerNorm):
+    """The same with a scale and a shift for each example, which layer norm applies, and takes the gradient of, in the same pass."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, elementwise_affine=False)
+
+    def forward(self, x: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, C, ...] -> normalised over C, times 1 + scale, plus shift."""
+        kind = torch.promote_types(x.dtype, torch.float32)  # which is what torch wants beside bf16
+        rows = zip(x.movedim(1, -1).unbind(), 1 + scale_BC.to(kind), shift_BC.to(kind), strict=True)
+        done = [functional.layer_norm(row, self.normalized_shape, scale, shift, self.eps) for row, scale, shift in rows]
+        return (done[0][None] if len(done) == 1 else torch.stack(done)).movedim(-1, 1)
 
 
 def beside(embedding_BE: Tensor, told_BE: Tensor | None) -> Tensor:

@@ -5,6 +5,8 @@ Legend: B batch, C channel, N slices along the axis, H W the other two axes in t
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -23,6 +25,26 @@ class SliceConfig(ResidualUNetConfig):
     """Slices on each side that a slice sees, at the same noise level; 0: every slice is on its own. Outside of the volume they are zero."""
     slices_at_once: PositiveInt = 32
     """Slices that go through the 2D network together. Fewer take less memory; with activation checkpointing also in training."""
+
+    @property
+    def local(self) -> bool:
+        """Whether what it makes of a voxel depends on a neighbourhood of it alone: not, slices know their place."""
+        return False
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has to be told where voxels are: it need not."""
+        return False
+
+    @property
+    def strides(self) -> Shape3:
+        """What edges are multiples of."""
+        return self.multiples
+
+    @property
+    @abstractmethod
+    def multiples(self) -> Shape3:
+        """What edges of a volume must be multiples of."""
 
     def multiples_across(self, axes: tuple[Axis, ...]) -> Shape3:
         """What edges must be multiples of, for slices across ``axes``: a Haar level halves both edges of a slice."""

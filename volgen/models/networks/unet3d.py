@@ -50,6 +50,21 @@ class Config(BaseConfig):
         return self
 
     @property
+    def local(self) -> bool:
+        """Whether what it makes of a voxel depends on a neighbourhood of it alone: not, groups are normalised over volumes."""
+        return False
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has to be told where voxels are: it need not."""
+        return False
+
+    @property
+    def strides(self) -> Shape3:
+        """What edges are multiples of."""
+        return self.multiples
+
+    @property
     def multiples(self) -> Shape3:
         """Each edge must halve at every resolution but the first."""
         edge = int(2 ** (len(self.channels) - 1))

@@ -79,7 +79,9 @@ class ScalarConfig(Config):
 
 
 class ScalarPreconditioner:
-    """A preconditioner whose skip path is a multiple of the input."""
+    """A preconditioner whose skip path is a multiple of the input; it is that of any piece of a volume too."""
+
+    multiple: ClassVar[int] = 1
 
     def __init__(self, config: ScalarConfig) -> None:
         self.config = config
@@ -96,6 +98,14 @@ class ScalarPreconditioner:
 
     def coarse(self, level: int) -> Self:
         """The same numbers: neighbouring voxels are so alike that their means have nearly the standard deviation of voxels."""
+        return self
+
+    def pieces(self) -> Self:
+        """All voxels are alike to it."""
+        return self
+
+    def at(self, places_BCXYZ: Tensor) -> Self:
+        """The same everywhere."""
         return self
 
     def weight(self, sigma_B: Tensor) -> Tensor:

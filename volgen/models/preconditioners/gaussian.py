@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -37,6 +38,7 @@ from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
+from volgen.models.preconditioners._gaussian_pieces import GaussianPieces
 
 FOLD_PREFIX = "fold_"
 
@@ -87,7 +89,7 @@ class Config(BaseConfig):
         Raises:
             ValueError: there are fewer people than folds.
         """
-        return GaussianPreconditioner(self, *fit(self._layout, volumes, people, seed))
+        return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed))
 
     def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
         """Zeros as large as a fit."""
@@ -99,10 +101,11 @@ class Config(BaseConfig):
 
     def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
         """Host memory of the fit in bytes, most of which the folds' components take."""
-        return fit_bytes(self._layout, shape, volumes)
+        return fit_bytes(self.layout, shape, volumes)
 
     @property
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
+        """Sizes of the fit."""
         return Layout(self.levels, self.rank, self.rank_level, self.folds)
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
@@ -117,10 +120,15 @@ class GaussianPreconditioner:
 
     def __init__(self, config: Config, statistics: Statistics, folds: Folds | None = None) -> None:
         self.config = config
-        self.statistics = statistics
+        self._fitted = statistics
         self.folds = folds
         self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
         self._coarser: dict[int, Self] = {}
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What it is the Gaussian of."""
+        return self._fitted
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """Posterior mean of the Gaussian plus the network's correction, in units of the posterior's standard deviation."""
@@ -155,6 +163,14 @@ class GaussianPreconditioner:
         self._coarser[level] = type(self)(self.config.model_copy(update=depth), seen, folds)
         return self._coarser[level]
 
+    def pieces(self) -> GaussianPieces:
+        """The Gaussian of pieces, in which coefficients are independent."""
+        return self._pieces
+
+    @cached_property
+    def _pieces(self) -> GaussianPieces:
+        return GaussianPieces.of(self.config.layout, self.statistics)
+
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """A sample of the Gaussian under noise: exact at any sigma at which the fit describes the data.
 
@@ -175,9 +191,7 @@ class GaussianPreconditioner:
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """The Gaussian as fitted without the fold of each training volume, one per element of a batch."""
         assert self.folds is not None, "this preconditioner was restored for sampling"
-        folds = self.folds.number[list(volumes)]
-        seen = replace(self.statistics, mean=self.folds.means[folds], components=self.folds.components[folds])
-        return GaussianPreconditioner(self.config, seen)
+        return _HeldOut(self, self.folds.number[list(volumes)])
 
     def state(self, *, training: bool = False) -> dict[str, Tensor]:
         """The statistics by name; with ``training`` also the folds."""
@@ -219,6 +233,33 @@ class GaussianPreconditioner:
         spread_Br = sigma_B[:, None] ** 2 * s.variances / (s.variances + sigma_B[:, None] ** 2)
         variance[self._corner] += self._combine(spread_Br[:, None], s.components**2)
         return variance
+
+
+class _HeldOut(GaussianPreconditioner):
+    """The Gaussian without a fold for each element of a batch; of whole volumes, which patches need not, only when it is asked about."""
+
+    def __init__(self, whole: GaussianPreconditioner, fold_B: Tensor) -> None:
+        super().__init__(whole.config, whole.statistics)
+        assert whole.folds is not None, "this preconditioner was restored for sampling"
+        self._whole, self._without, self._fold_B = whole, whole.folds, fold_B
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean and components of the fold of each element; variances are those of everybody."""
+        seen = {"mean": self._without.means[self._fold_B], "components": self._without.components[self._fold_B]}
+        return replace(self._fitted, **seen)
+
+    def coarse(self, level: int) -> Self:
+        """The same of means over cubes."""
+        return type(self)(self._whole.coarse(level), self._fold_B) if level else self
+
+    def to(self, device: torch.device) -> Self:
+        """Moves what it is put together from."""
+        return type(self)(self._whole.to(device), self._fold_B.to(device))
+
+    def pieces(self) -> GaussianPieces:
+        """Those of each element's fold."""
+        return self._whole.pieces().without(self._without, self._fold_B)
 
 
 def _over(value_B: Tensor) -> Tensor:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
+
 from volgen.core.config import Config as BaseConfig
-from volgen.core.protocols import Cut, Denoiser, Shape3
-from volgen.models.denoiser import Network, PreconditionedDenoiser, Preconditioner, PreconditionerConfig
+from volgen.core.given import NOTHING, Examples, Given
+from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
+from volgen.models.denoiser import Network, NetworkConfig, PreconditionedDenoiser, Preconditioner, PreconditionerConfig
+from volgen.models.place import PLACES, coordinates
 
 
 class Config(BaseConfig):
@@ -14,21 +18,29 @@ class Config(BaseConfig):
 
     kind: Literal["whole"] = "whole"
 
+    place: bool = False
+    """Whether the network is told where each voxel is, by three channels of coordinates."""
+
     @property
     def known(self) -> int:
-        """Nothing is known beside a whole volume."""
-        return 0
+        """Where voxels are, if that is told; nothing else is known beside a whole volume."""
+        return PLACES * self.place
+
+    @property
+    def places(self) -> bool:
+        """Whether it is told."""
+        return self.place
 
     @property
     def anywhere(self) -> bool:
-        """Whether any piece of a volume can be denoised: it can, a piece goes through the network like a volume."""
-        return True
+        """Whether any piece of a volume can be denoised: it goes through the network like a volume, unless that is told its place."""
+        return not self.place
 
-    def inputs(self, preconditioner: PreconditionerConfig) -> int:
+    def inputs(self, preconditioner: PreconditionerConfig, network: NetworkConfig) -> int:
         """What the preconditioner makes."""
         return preconditioner.inputs
 
-    def piece(self, shape: Shape3) -> Shape3:
+    def piece(self, shape: Shape3, aligned: Shape3) -> Shape3:
         """The volume's shape."""
         return shape
 
@@ -36,14 +48,33 @@ class Config(BaseConfig):
         """There is one whole."""
         return 1
 
-    def cut(self, cut: Cut) -> Cut:
+    def cut(self, cut: Cut, aligned: Shape3) -> Cut:
         """What the assembly makes, as it is."""
-        return cut
+        if not self.place:
+            return cut
 
-    def within(self, preconditioner: Preconditioner) -> Preconditioner:
-        """The preconditioner of whole volumes."""
-        return preconditioner
+        def placed(scan: Scan, seed: int, *key: int | str) -> Examples:
+            example = cut(scan, seed, *key)
+            return Examples(example.x_BCXYZ, example.given | _where(example.x_BCXYZ))
 
-    def denoiser(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
-        """The network behind its preconditioner."""
+        return placed
+
+    def of_examples(self, network: Network, preconditioner: Preconditioner) -> Weighted:
+        """The network behind the preconditioner of whole volumes."""
         return PreconditionedDenoiser(network, preconditioner)
+
+    def denoiser(self, network: Network, preconditioner: Preconditioner, made_of: NetworkConfig) -> Denoiser:
+        """The network behind its preconditioner."""
+        inner = PreconditionedDenoiser(network, preconditioner)
+        if not self.place:
+            return inner
+
+        def placed(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            return inner(y_BCXYZ, sigma_B, given | _where(y_BCXYZ))
+
+        return placed
+
+
+def _where(x_BCXYZ: Tensor) -> Given:
+    x, y, z = x_BCXYZ.shape[2:]
+    return Given(coordinates((x, y, z), (0, 0, 0), (x, y, z)).to(x_BCXYZ.device).expand(len(x_BCXYZ), -1, -1, -1, -1))

@@ -1,0 +1,161 @@
+"""The fitted Gaussian as a preconditioner of pieces of volumes, in which every voxel is denoised as it is in any other piece.
+
+A component of the low-rank covariance reaches over the whole volume, and how much of it is there cannot be told from a piece. So here the
+coefficients of the pyramid are independent, each with all of its variance, w = v + sum_j l_j U_j^2:
+
+    D(y, s) = m + w/(w + s^2) (c - m) + q(s) F(inputs, s)
+
+which is the exact posterior mean where there are no components, and what remains of it at noise that is far below them. Means and
+variances are cut from those of the volume; pieces are of whole cubes of the pyramid. q is that of the volume, from one cube around.
+
+Legend: B pieces, K fits (that to everybody, or one without each fold), r components, X Y Z coefficients or voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from volgen.core.noise import c_noise
+from volgen.models.denoiser import Network
+from volgen.models.haar import low_pass, pyramid, pyramid_pieces, unpyramid, voxel_variance
+from volgen.models.place import beginnings
+from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics
+
+BINS = 2048
+"""Bins of variances, evenly spaced on a logarithmic axis: neighbours are 1.7 % apart, and each is represented by its own mean."""
+SMALLEST, LARGEST = 1e-12, 1e3
+"""Variances at the ends of that axis, of intensities in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class GaussianPieces:
+    """The :class:`~volgen.models.denoiser.Pieces` of a fitted Gaussian.
+
+    Attributes:
+        layout: levels of the pyramid and of the components.
+        statistics: the fit to everybody.
+        spectrum: how many coefficients have which variance, :func:`spectrum`.
+        means: m of each fit, [K, X, Y, Z].
+        components: U of each fit, [K, r, x, y, z].
+        fit_B: which fit the pieces of each example are seen through; the first for all of them if None.
+    """
+
+    layout: Layout
+    statistics: Statistics
+    spectrum: tuple[Tensor, Tensor]
+    means: Tensor
+    components: Tensor
+    fit_B: Tensor | None = None
+
+    @classmethod
+    def of(cls, layout: Layout, statistics: Statistics) -> GaussianPieces:
+        """Those of the fit to everybody."""
+        whole = statistics.residual.clone()
+        if len(statistics.variances):
+            whole[low_pass(whole.shape, layout.rank_level)] += torch.einsum(
+                "rxyz,r->xyz", statistics.components[0] ** 2, statistics.variances
+            )
+        return cls(layout, statistics, spectrum(whole), statistics.mean, statistics.components)
+
+    def without(self, folds: Folds, fold_B: Tensor) -> GaussianPieces:
+        """Those of fits without the fold of each example."""
+        return replace(self, means=folds.means, components=folds.components, fit_B=fold_B)
+
+    @property
+    def multiple(self) -> int:
+        """Edge of a cube of the pyramid."""
+        return int(2**self.layout.levels)
+
+    def at(self, places_BCXYZ: Tensor) -> GaussianPiece:
+        """Means and variances of some pieces; all pieces of one example come one after another."""
+        shape, size, edge = self.statistics.residual.shape, places_BCXYZ.shape[2:], self.multiple
+        start_B3 = beginnings(places_BCXYZ, shape, (edge,) * 3)
+        count, everybody = len(start_B3), torch.zeros(len(start_B3), dtype=torch.int64, device=start_B3.device)
+        fit_B = everybody if self.fit_B is None else self.fit_B.repeat_interleave(count // len(self.fit_B))
+        around = [edges + 2 * edge for edges in size]
+        variance = pyramid_pieces(self.statistics.residual[None], everybody, start_B3 - edge, around, self.layout.levels)
+        if rank := len(self.statistics.variances):
+            depth, level = self.layout.levels - self.layout.rank_level, self.layout.rank_level
+            rows = fit_B[:, None] * rank + torch.arange(rank, device=fit_B.device)
+            starts = ((start_B3 - edge) // 2**level).repeat_interleave(rank, dim=0)
+            parts = pyramid_pieces(self.components.flatten(0, 1), rows.flatten(), starts, [edges >> level for edges in around], depth)
+            explained = torch.einsum("brxyz,r->bxyz", parts.unflatten(0, (count, rank)) ** 2, self.statistics.variances)
+            variance[low_pass(around, level)] += explained
+        inside = [
+            ((place := start_B3[:, axis, None] + torch.arange(-1, edges + 1, device=start_B3.device)) >= 0) & (place < shape[axis])
+            for axis, edges in enumerate(size)
+        ]
+        own = torch.arange(count, device=start_B3.device)
+        mean = pyramid_pieces(self.means, fit_B, start_B3, size, self.layout.levels)[:, None]
+        within = pyramid_pieces(variance, own, torch.full_like(start_B3, edge), size, self.layout.levels)[:, None]
+        unit = self.statistics.residual.mean()
+        return GaussianPiece(self.layout.levels, mean, within, variance[:, None], [line.to(variance.dtype) for line in inside], unit)
+
+    def weight(self, sigma_B: Tensor) -> Tensor:
+        """1 / mean posterior variance of a coefficient of the volume: patches of air do not count as much as those of brain."""
+        counts, variances = self.spectrum
+        noise = sigma_B[:, None] ** 2
+        return counts.sum() / (counts * noise * variances / (variances + noise)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class GaussianPiece:
+    """What surrounds the network for some pieces.
+
+    Attributes:
+        levels: levels of the pyramid.
+        mean: m in the pieces, [B, 1, X, Y, Z].
+        variance: w in them.
+        around: w in them and in one cube around.
+        inside: for each axis, 1 where voxels of the pieces and one more at each end are in the volume, 0 where not: [B, X + 2] and so on.
+        unit: v on average over the volume.
+    """
+
+    levels: int
+    mean: Tensor
+    variance: Tensor
+    around: Tensor
+    inside: Sequence[Tensor]
+    unit: Tensor
+
+    def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """By the equation of this file; the network sees what :class:`GaussianPreconditioner` shows it."""
+        noise = sigma_B[:, None, None, None, None] ** 2
+        offset = pyramid(y_BCXYZ, self.levels) - self.mean
+        estimate = unpyramid(self.mean + self.variance / (self.variance + noise) * offset, self.levels)
+        centred = unpyramid(offset, self.levels) * (self.unit + noise).rsqrt()
+        output = network(torch.cat([centred, estimate], dim=1), c_noise(sigma_B))
+        return estimate + self._scale(noise) * output.float()
+
+    def _scale(self, noise: Tensor) -> Tensor:
+        """q(s): the root of the mean posterior variance of a voxel and its neighbours in the volume."""
+        edge = 2**self.levels
+        variance = voxel_variance(noise * self.around / (self.around + noise), self.levels)
+        near = slice(edge - 1, 1 - edge or None)
+        variance = variance[:, :, near, near, near]
+        for axis, line_BN in enumerate(self.inside):
+            line = line_BN.view(len(line_BN), *(-1 if a == axis + 1 else 1 for a in range(4)))
+            variance = _three(variance * line, axis + 2) / _three(line, axis + 2)
+        return variance.sqrt()
+
+
+def spectrum(variance: Tensor) -> tuple[Tensor, Tensor]:
+    """How many numbers lie in each bin of variances, and their mean in it (0 in empty ones): both [bins], float32."""
+    flat = variance.flatten()
+    place = (flat.clamp(SMALLEST, LARGEST).log() - math.log(SMALLEST)) / math.log(LARGEST / SMALLEST) * BINS
+    bins = place.long().clamp(0, BINS - 1)
+    counts, sums = (
+        torch.zeros(BINS, dtype=torch.float64, device=flat.device).index_add_(0, bins, v.double()) for v in (torch.ones_like(flat), flat)
+    )
+    return counts.float(), (sums / counts.clamp(min=1)).float()
+
+
+def _three(x: Tensor, axis: int) -> Tensor:
+    """Sums of three neighbours along an axis, which gets two shorter."""
+    count = x.shape[axis] - 2
+    return x.narrow(axis, 0, count) + x.narrow(axis, 1, count) + x.narrow(axis, 2, count)
