@@ -42,6 +42,9 @@ def ingest(
     shape: int | Sequence[int] | Literal["native"] = 256,
     voxel_size: float | Literal["native"] = 1.0,
     centre: Literal["foreground", "grid"] = "foreground",
+    resampling: Literal["sharp", "linear"] | None = None,
+    bias: Component = "none",
+    registration: Component = "none",
     dtype: Literal["uint8", "uint16"] = "uint16",
     layout: Literal["slices", "volumes"] = "slices",
     suffix: str | None = None,
@@ -64,6 +67,9 @@ def ingest(
         shape: voxels along the RAS+ axes, one number for a cube; ``"native"`` keeps each scan's own.
         voxel_size: edge of the isotropic voxels in mm; ``"native"`` keeps each scan's own.
         centre: what the middle of the new grid is: the foreground's centre of mass, or the middle of the old grid.
+        resampling: how a new voxel is made of old ones; ``"sharp"`` if None, or what the store was begun with.
+        bias: what is done about the shading of scans, such as ``"n4"``.
+        registration: how scans are brought into the frame of a template, such as ``{"kind": "affine", "template": "mni.nii.gz"}``.
         dtype: type of the stored codes.
         layout: what reading is to be quick for: slices in every orientation, or whole volumes alone.
         suffix: last word of the names of images to take, such as ``"T1w"``.
@@ -88,8 +94,9 @@ def ingest(
         {'train': 49, 'validation': 6, 'test': 6}
     """
     found: IngestSummary = _answer(
-        "ingest", source=source, store=store, shape=shape, voxel_size=voxel_size, centre=centre, dtype=dtype, layout=layout, suffix=suffix,
-        glob=glob, space=space, every=every, validation=validation, test=test, patients=patients, strict=strict,
+        "ingest", source=source, store=store, shape=shape, voxel_size=voxel_size, centre=centre,
+        resampling=resampling, bias=bias, registration=registration, dtype=dtype, layout=layout, suffix=suffix, glob=glob,
+        space=space, every=every, validation=validation, test=test, patients=patients, strict=strict,
         **({} if workers is None else {"workers": workers}),
     )  # fmt: skip
     return found

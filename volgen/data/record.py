@@ -46,6 +46,7 @@ class SubjectRecord:
         source_shape: voxels along the file's own axes.
         checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.
         foreground: box around the head; None in stores that are older than this.
+        source_affine: 4 x 4, voxel -> mm of the scan's own frame, where it was brought into another one; None where ``affine`` says it.
     """
 
     id: str
@@ -61,6 +62,7 @@ class SubjectRecord:
     source_shape: Shape3
     checksum: str
     foreground: BoxConfig | None = None
+    source_affine: NDArray[np.float64] | None = None
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -78,7 +80,11 @@ class SubjectRecord:
             "affine": self.affine.tolist(),
             "intensity": self.intensity.to_dict(),
             "codes": {"dtype": self.dtype, "slope": self.slope, "inter": self.inter},
-            "source": {"orientation": self.source_orientation, "shape": list(self.source_shape)},
+            "source": {
+                "orientation": self.source_orientation,
+                "shape": list(self.source_shape),
+                **({} if self.source_affine is None else {"affine": self.source_affine.tolist()}),
+            },
             "checksum": self.checksum,
             **({} if self.foreground is None else {"foreground": self.foreground.model_dump(mode="json")}),
         }
@@ -103,6 +109,10 @@ class SubjectRecord:
             raise ValueError("an affine maps no voxel to millimetres")
         if shear(affine) > SHEAR:
             raise ValueError("an affine is sheared")
+        own = content["source"].get("affine")
+        source_affine = None if own is None else np.array(own, dtype=np.float64)
+        if source_affine is not None and not (source_affine.shape == (4, 4) and abs(np.linalg.det(source_affine)) > 1e-18):  # NaN too
+            raise ValueError("a matrix into a scan's own frame has another form")
         orientation = str(content["source"]["orientation"])
         if sorted(axis for code in orientation for axis, pair in enumerate(AXES) if code in pair) != [0, 1, 2] or len(orientation) != 3:
             raise ValueError(f"there is no orientation '{orientation[:9]}'")
@@ -124,6 +134,7 @@ class SubjectRecord:
             source_shape=_three(content["source"]["shape"], most=math.inf),  # what was resampled may have been finer
             checksum=str(content["checksum"]),
             foreground=box,
+            source_affine=source_affine,
         )
 
 

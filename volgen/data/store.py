@@ -46,17 +46,19 @@ class Store:
         settings: what ``volgen ingest`` was told, as its manifest has it; empty if unknown.
         people: how people were told apart: ``bids`` (names with ``sub-``), ``table``, ``folders``, or ``files``, where each file counts as
             a person.
+        fitted: whether its scans are in a frame that was made of its own people: then what it holds of a patient depends on others.
     """
 
     def __init__(
         self, path: Path | str | Place, records: Sequence[SubjectRecord], settings: Mapping[str, Any] | None = None,
-        people: str | None = None,
+        people: str | None = None, *, fitted: bool = False,
     ) -> None:  # fmt: skip
         self.path = place(path) if isinstance(path, Path | str) else path
         self.records = tuple(records)
         self.fingerprint = cohort_fingerprint(records)
         self.settings = dict(settings or {})
         self.people = people if people in WAYS else _told_apart(self.records)
+        self.fitted = fitted
         self._arrays: OrderedDict[tuple[str, int | None], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -93,7 +95,9 @@ class Store:
         if KEY in content and not fits(content):  # how people were told, or what ingest was told: private training relies on both
             raise UserError(manifest, "was changed: its seal does not fit its content", EXPECTED, "ingest again")
         settings = content.get("config")
-        return cls(where, records, settings if isinstance(settings, dict) else None, content.get("people"))
+        frame = content.get("frame")
+        fitted = bool(frame.get("of_cohort", True)) if isinstance(frame, dict) else frame is not None
+        return cls(where, records, settings if isinstance(settings, dict) else None, content.get("people"), fitted=fitted)
 
     @property
     def shape(self) -> Shape3 | None:

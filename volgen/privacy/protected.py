@@ -95,9 +95,10 @@ class Protected:
         """Begins the ledger of the run, and enters the run in that of the cohort.
 
         Raises:
-            UserError: the budget cannot be kept, the ledger is another run's, or nobody can tell patients apart.
+            UserError: the budget cannot be kept, the ledger is another run's, nobody can tell patients apart, or they depend on each other.
         """
         recipe, plan = self._run, self._plan
+        _refuse_fitted(store)
         assumed = {**assumed, **self._told_apart(store)}
         if recipe.data.box is not None:
             assumed |= {"box": f"data.box, {list(recipe.data.box.size)} voxels from {list(recipe.data.box.start)}, is public"}
@@ -214,6 +215,18 @@ class _Allowance:
             say(f"The budget (epsilon {budget.epsilon:g}) is spent: '{scope}' ends after {step - 1} steps.")
             return False
         return True
+
+
+def _refuse_fitted(store: Store) -> None:
+    """Refuses a store in which what is held of a patient was computed from others too.
+
+    Raises:
+        UserError: its scans were registered to a template that was made of them.
+    """
+    if store.fitted:
+        found = "its scans were registered to a template made of its own people, so that each voxel depends on all of them"
+        do = "ingest with a --registration.template that is public, such as an atlas or the template.nii.gz of a public cohort's store"
+        raise UserError(str(store.path), found, "a store in which nobody depends on anybody else", do)
 
 
 def _voxel_size(store: Store) -> float:

@@ -181,7 +181,10 @@ HOW = {
         "sampling.samplers", "training.objectives",
     },
     "fit and restore": {"models.assemblies", "models.preconditioners"},
-    "itself": {"evaluation.cohorts", "evaluation.volumes", "models.adapters", "models.views", "sampling.noises", "sampling.schedules"},
+    "itself": {
+        "data.ingest.biases", "data.ingest.registrations", "evaluation.cohorts", "evaluation.volumes", "models.adapters", "models.views",
+        "sampling.noises", "sampling.schedules",
+    },
 }  # fmt: skip
 """Folders of kinds: ``Config.build`` makes the component; or the component is fitted to data, or restored from what was fitted; or it is a
 function of its fields and nothing else, so that the configuration is the component."""

@@ -18,6 +18,8 @@ from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
+    "volgen.data.ingest.biases",
+    "volgen.data.ingest.registrations",
     "volgen.evaluation.cohorts",
     "volgen.evaluation.volumes",
     "volgen.methods",

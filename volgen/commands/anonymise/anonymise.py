@@ -17,7 +17,7 @@ from volgen.core.noise import choose
 from volgen.core.progress import say
 from volgen.core.rounding import upper
 from volgen.data import derivative
-from volgen.data.ingest.preprocess import IngestConfig, check, conform
+from volgen.data.ingest.grid import GridConfig, check, conform
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap, to_model
@@ -161,7 +161,7 @@ def _prepared(scan: Path, geometry: Geometry) -> Tensor:
     sizes = geometry.voxel_size
     if max(sizes) - min(sizes) > 1e-3 * max(sizes):
         raise UserError(str(scan), f"cannot be brought to the run's voxels of {list(sizes)} mm", "a run of isotropic voxels")
-    conformed = conform(volume, IngestConfig(shape=geometry.shape, voxel_size=sizes[0]))
+    conformed = conform(volume, GridConfig(shape=geometry.shape, voxel_size=sizes[0]))
     check(conformed, str(scan))
     try:
         window = IntensityMap.robust(conformed.voxels)

@@ -7,11 +7,12 @@ import multiprocessing
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -20,20 +21,29 @@ from typing import Any
 import zarr
 
 from volgen.core.errors import UserError
-from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes
+from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256
 from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say, say_next
 from volgen.data.ingest.choose import ScanChoice
 from volgen.data.ingest.discover import Found, select
+from volgen.data.ingest.frame import TEMPLATE, read_template
+from volgen.data.ingest.grid import check_grid
 from volgen.data.ingest.patients import PatientTable
-from volgen.data.ingest.preprocess import IngestConfig, check_grid
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.ingest.subject import ROOT, SubjectOutcome, ingest_one, prepare_worker, torn_file
+from volgen.data.ingest.template import COHORT, Each, chosen, made, member
 from volgen.data.layout import ATTRIBUTE, consolidate
 from volgen.data.people import WAYS, Way
 from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
 from volgen.data.store import VERSION
+from volgen.images import nifti
+from volgen.images.volume import Volume
 
+OLDER: Mapping[str, Any] = {
+    "layout": "slices", "every": False, "resampling": "linear", "bias": {"kind": "none"}, "registration": {"kind": "none"},
+}  # fmt: skip
+"""Settings of stores that are older than the choice."""
 FOREGROUND_KEPT = 0.99
 """Below this share of a head inside the new grid, the user is told."""
 LISTED = 5
@@ -90,6 +100,7 @@ def ingest(
         raise UserError("workers", f"is {workers}", "at least 1")
     if config.shape is not None:
         check_grid(config.shape, "shape")
+    named, config = config.registration.template, _resolved(store, config)
     provenance = Provenance("ingest", config.model_dump(mode="json"), {})
     table = None if patients is None else PatientTable.read(patients)
     selection = select(source, ScanChoice(config.suffix, config.glob, config.space, config.every), table)
@@ -97,6 +108,7 @@ def ingest(
     with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
         # Before anything is written: strangers written here would make the right source's next ingest be refused.
         _refuse_strangers(store, {found.id for found in scans}, source)
+        frame = {} if named is None else {"frame": _framed(store, named, config, scans, workers)}
         outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
         _refuse_changed(store, outcomes)
         good = [outcome for outcome in outcomes if outcome.record is not None]
@@ -120,6 +132,7 @@ def ingest(
             fingerprint=cohort_fingerprint(records),
             splits=splits,
             people=_told_by(good),
+            **frame,
             warnings=list(warnings),
             notes=[{"source": outcome.found.relative, "notes": list(outcome.notes)} for outcome in good if outcome.notes],
             left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
@@ -131,6 +144,84 @@ def ingest(
     summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
     _tell(summary, store)
     return summary
+
+
+def _resolved(store: Path, config: IngestConfig) -> IngestConfig:
+    """Settings as they are written: the resampling is that with which the store was begun, and a template is called by its checksum.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    update: dict[str, Any] = {}
+    if config.resampling is None:
+        try:
+            update["resampling"] = _begun(store)["resampling"]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that is refused below
+            update["resampling"] = "sharp"
+    template = config.registration.template
+    if template not in (None, COHORT):
+        try:
+            digest = sha256(Path(template), follow=True)
+        except OSError as error:
+            found, expected = f"cannot be opened ({error.strerror or error})", f"an image to register to, or '{COHORT}'"
+            raise UserError(template, found, expected, "see --registration.template") from None
+        update["registration"] = config.registration.model_copy(update={"template": f"sha256:{digest}"})
+    return config.model_copy(update=update)
+
+
+def _framed(store: Path, named: str, config: IngestConfig, scans: Sequence[Found], workers: int) -> dict[str, Any]:
+    """Puts the template into the store, if it is not there, and says what its scans are registered to.
+
+    A store that goes on keeps its template, also where people came to it: all of its scans are in one frame.
+
+    Raises:
+        UserError: nobody is there to make it of, it cannot be read, or it was changed.
+    """
+    path = store / TEMPLATE
+    if torn_file(path):
+        path.unlink(missing_ok=True)
+        nifti.write(path, _of_cohort(scans, config, workers) if named == COHORT else read_template(Path(named)))
+    digest = sha256(path)
+    try:
+        before = json.loads((store / NAME).read_text(encoding="utf-8"))["frame"]["checksum"]
+    except (OSError, ValueError, KeyError, TypeError):  # no manifest yet, or a damaged one, which is written anew
+        before = digest
+    if before != digest:
+        raise UserError(str(path), f"is not that of {NAME}: one of them was changed", "the same", "ingest into a new store")
+    return {"template": TEMPLATE, "checksum": digest, "of_cohort": named == COHORT}
+
+
+def _of_cohort(scans: Sequence[Found], config: IngestConfig, workers: int) -> Volume:
+    people = chosen(scans, config)
+    with progress("template", len(people) * (1 + config.registration.rounds)) as ticker, _hands(workers, ticker) as each:
+        members = [volume for volume in each(member, people) if volume is not None]
+        if not members:
+            found = f"no training person's scan can be used ({len(people)} were tried), so no template can be made of them"
+            raise UserError("registration.template", found, "people to train on, or an image to register to")
+        return made(members, config, each)
+
+
+@contextmanager
+def _hands(workers: int, ticker: Ticker) -> Iterator[Each]:
+    """Who works on several things: this process, or others."""
+    pool = None if workers == 1 else _pool(workers)
+
+    def each(work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+        with _without_script():
+            begun = [partial(work, thing) if pool is None else pool.submit(work, thing).result for thing in things]
+        results = []
+        for result in begun:
+            results.append(result())
+            ticker.advance()
+        return results
+
+    try:
+        yield each
+    except BrokenProcessPool:
+        raise _killed() from None
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
@@ -151,10 +242,7 @@ def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestC
 
 
 def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
-    # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["volgen.data.ingest.subject"])
-    pool = ProcessPoolExecutor(min(workers, max(map(len, batches))), mp_context=context, initializer=prepare_worker)
+    pool = _pool(min(workers, max(map(len, batches))))
     try:
         for scans in batches:
             with _without_script():
@@ -162,10 +250,21 @@ def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConf
             for future in as_completed(futures):
                 yield future.result()
     except BrokenProcessPool:
-        do = "use fewer --workers if memory ran out, and run again: it will resume"
-        raise UserError("ingest", "a worker process was killed", "workers that finish", do) from None
+        raise _killed() from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["volgen.data.ingest.subject"])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
+
+
+def _killed() -> UserError:
+    do = "use fewer --workers if memory ran out, and run again: it will resume"
+    return UserError("ingest", "a worker process was killed", "workers that finish", do)
 
 
 @contextmanager
@@ -214,9 +313,7 @@ def _check(store: Path, config: IngestConfig) -> None:
     if torn_file(store / ROOT) and entries == [ROOT]:  # the power went before anything else was written
         return
     try:
-        attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_JSON))["attributes"]
-        # Stores that are older than a choice have what was done then.
-        before: dict[str, Any] = {"layout": "slices", "every": False, **attributes[ATTRIBUTE]["settings"]}
+        before = _begun(store)
     except (OSError, ValueError, KeyError, TypeError):
         found = "is a Zarr group, but not a store"
         raise UserError(str(store), found, "a store made by `volgen ingest`", "choose another folder") from None
@@ -225,6 +322,16 @@ def _check(store: Path, config: IngestConfig) -> None:
     changed = [f"{key} was {before.get(key)}, now {settings.get(key)}" for key in keys]
     if changed:
         raise UserError(str(store), "was made with other settings: " + "; ".join(changed), "the same settings", "ingest into a new store")
+
+
+def _begun(store: Path) -> dict[str, Any]:
+    """Settings of a store that was begun; where it is older than a choice, what was done then.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is none.
+    """
+    attributes = json.loads(read_bytes(store / ROOT, limit=LARGEST_JSON))["attributes"]
+    return {**OLDER, **attributes[ATTRIBUTE]["settings"]}
 
 
 @contextmanager

@@ -23,8 +23,10 @@ from volgen.core.progress import say
 from volgen.data import field_of_view
 from volgen.data.ingest.content import no_scan, without_padding
 from volgen.data.ingest.discover import Found
+from volgen.data.ingest.frame import open_frame
+from volgen.data.ingest.grid import check
 from volgen.data.ingest.names import is_label_word
-from volgen.data.ingest.preprocess import IngestConfig, check, conform, kept
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.layout import ATTRIBUTE, SEAL, changed, write_group
 from volgen.data.place import open_array
 from volgen.data.quantise import encode
@@ -211,7 +213,8 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
     voxels = _voxel_hash(scan.volume)
     whole, note = without_padding(scan.volume)
     notes = scan.notes if note is None else (*scan.notes, note)
-    volume = conform(whole, config)
+    taken = open_frame(store, config).take(config.bias.corrected(whole))
+    volume = taken.volume
     check(volume, found.relative)
     try:
         intensity = IntensityMap.robust(volume.voxels)
@@ -233,8 +236,9 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         source_shape=scan.shape,
         checksum=checksum(codes_ZYX),
         foreground=field_of_view.of_codes(codes.codes, codes.slope, codes.inter, intensity),
+        source_affine=taken.source,
     )
-    share = round(kept(whole, volume), 6)
+    share = round(taken.kept, 6)
     with atomic_folder(store / found.id) as temporary:
         write_group(temporary, record, codes_ZYX, {"file": file, "voxels": voxels, "kept": share, "notes": list(notes)}, config.layout)
     return SubjectOutcome(found, record, file=file, voxels=voxels, kept=share, notes=notes)

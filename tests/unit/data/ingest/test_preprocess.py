@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from volgen.core.config import apply_overrides, validate
 from volgen.core.errors import UserError
-from volgen.data.ingest.preprocess import IngestConfig, check, conform, kept
+from volgen.data.ingest.grid import check, conform, kept
+from volgen.data.ingest.preprocess import IngestConfig
 from volgen.images.volume import Volume
 
 

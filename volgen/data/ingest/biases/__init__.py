@@ -1,0 +1,1 @@
+"""What is done about a scan's own shading: ``--bias`` of ``volgen ingest``."""

@@ -1,0 +1,1 @@
+"""Which frame scans are brought into: ``--registration`` of ``volgen ingest``."""
