@@ -251,6 +251,25 @@ def test_other_settings_files_or_sources_are_refused(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
+def test_a_store_of_an_older_version_goes_on_with_its_resampling(tmp_path: Path) -> None:
+    people(tmp_path / "in", 2)
+    ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"resampling": "linear"}))
+    root = tmp_path / "store" / "zarr.json"
+    begun = json.loads(root.read_text())
+    for key in ("resampling", "bias", "registration"):  # an older version did not know of them
+        begun["attributes"]["volgen"]["settings"].pop(key)
+    root.write_text(json.dumps(begun))
+    people(tmp_path / "in", 3)
+    assert ingest(tmp_path / "in", tmp_path / "store", CONFIG).resumed == 2
+    ingest(tmp_path / "in", tmp_path / "linear", CONFIG.model_copy(update={"resampling": "linear"}))
+    ingest(tmp_path / "in", tmp_path / "sharp", CONFIG)
+    stores = {name: Store.open(tmp_path / name) for name in ("store", "linear", "sharp")}
+    assert stores["store"].fingerprint == stores["linear"].fingerprint != stores["sharp"].fingerprint
+    assert [stores[name].settings["resampling"] for name in stores] == ["linear", "linear", "sharp"]
+    with pytest.raises(UserError, match="other settings: resampling was linear, now sharp"):
+        ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"resampling": "sharp"}))
+
+
 def test_adding_people_moves_nobody(tmp_path: Path) -> None:
     people(tmp_path / "in", 4)
     ingest(tmp_path / "in", tmp_path / "store", CONFIG)

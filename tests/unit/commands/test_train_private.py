@@ -266,3 +266,16 @@ def _made(directory: Path) -> Path:
 
 def _people(store: Path) -> int:
     return len({record.patient for record in Store.open(store).split("train")})
+
+
+def test_people_in_a_frame_that_was_made_of_them_are_refused(blob_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(blob_store, tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    frame = {"template": "template.nii.gz", "checksum": "0", "of_cohort": False}
+    manifest.write_text(json.dumps(sealed({**content, "frame": frame})))
+    assert not Store.open(tmp_path / "store").fitted
+    manifest.write_text(json.dumps(sealed({**content, "frame": {**frame, "of_cohort": True}})))
+    assert Store.open(tmp_path / "store").fitted
+    with pytest.raises(UserError, match=r"template made of its own people.*template that is public"):
+        train(recipe(tmp_path / "store", tmp_path / "runs"))

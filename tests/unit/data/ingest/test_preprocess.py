@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from volgen.core.config import apply_overrides, validate
 from volgen.core.errors import UserError
-from volgen.data.ingest.grid import check, conform, kept
+from volgen.data.ingest.grid import GridConfig, check, conform, kept
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.images.volume import Volume
 
@@ -55,9 +55,42 @@ def test_downsampling_does_not_alias() -> None:
     """Stripes too fine for the new grid must fade to grey, not turn into coarse stripes."""
     stripes = np.zeros((60, 60, 60), np.float32)
     stripes[::2] = 100.0
-    coarse = conform(Volume(stripes, np.eye(4)), IngestConfig(shape=None, voxel_size=3.0))
-    inner = coarse.voxels[3:-3, 3:-3, 3:-3]
-    assert inner.mean() == pytest.approx(50.0, abs=1.0) and np.ptp(inner) < 25.0
+    for size, resampling, left in ((3.0, "linear", 25.0), (3.0, "sharp", 34.0), (4.0, "sharp", 1e-3), (3.4, "sharp", 34.0)):
+        coarse = conform(Volume(stripes, np.eye(4)), GridConfig(shape=None, voxel_size=size, resampling=resampling))
+        inner = coarse.voxels[3:-3, 3:-3, 3:-3]
+        assert inner.mean() == pytest.approx(50.0, abs=1.0) and np.ptp(inner) < left
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 24), (25, 26, 27)])
+def test_a_voxel_of_whole_voxels_is_their_mean_wherever_they_begin(shape: tuple[int, int, int]) -> None:
+    voxels = np.random.default_rng(1).normal(100, 10, shape).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 1.0, 1.0])
+    affine[:3, 3] = [5, -3, 2]
+    result = conform(Volume(voxels, affine), GridConfig(shape=None, voxel_size=4.0))
+    x, y, z = (n % f // 2 for n, f in zip(shape, (2, 2, 4), strict=True))
+    blocks = voxels[x:, y:, z:][: shape[0] // 2 * 2, : shape[1] // 2 * 2, : shape[2] // 4 * 4]
+    means = blocks.reshape(shape[0] // 2, 2, shape[1] // 2, 2, shape[2] // 4, 4).mean(axis=(1, 3, 5))
+    assert result.shape == means.shape and np.abs(result.voxels - means).max() < 1e-4
+    first = affine @ [x + 0.5, y + 0.5, z + 1.5, 1.0]
+    assert result.affine[:3, 3].tolist() == first[:3].tolist(), "the centre of a voxel is that of its block"
+
+
+def test_detail_that_the_grid_can_hold_is_kept_and_what_rings_is_cut() -> None:
+    """Waves of two fifths of a period a voxel, the shortest that a grid can hold with some room, on a grid at other places."""
+    x = np.arange(80) * 0.9
+    wave = (100 + 50 * np.cos(2 * np.pi * 0.4 * x))[:, None, None] * np.ones((1, 20, 20))
+    volume = Volume(wave.astype(np.float32), np.diag([0.9, 1.0, 1.0, 1.0]))
+    spread = {}
+    for resampling in ("sharp", "linear"):
+        found = conform(volume, GridConfig(shape=None, voxel_size=1.0, resampling=resampling)).voxels[8:-8]
+        spread[resampling] = found.std() / volume.voxels.std()
+    assert spread["sharp"] > 0.95 and spread["linear"] < 0.8
+    edge = np.zeros((40, 20, 20), np.float32)
+    edge[15:25] = 100.0
+    found = conform(Volume(edge, np.diag([0.9, 1.0, 1.0, 1.0])), GridConfig(shape=None, voxel_size=1.0)).voxels
+    assert found.min() == 0.0 and found.max() == 100.0
+    bright = np.flatnonzero(found[:, 10, 10])
+    assert bright[-1] - bright[0] < 11 and (np.diff(bright) == 1).all(), "nothing rings out into the air"
 
 
 @pytest.mark.parametrize(
