@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, report, sample, train
+    from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, report, sample, train, verdicts
 
 __version__ = "0.2.0"
-__all__ = ["Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train"]
+__all__ = ["Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train", "verdicts"]
 
 if not TYPE_CHECKING:  # a type checker shall know the names above, and no others
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from volgen.images.nifti import Image
     from volgen.runs.model import Model
 
-__all__ = ["Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train"]
+__all__ = ["Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train", "verdicts"]
 
 StrPath = str | os.PathLike[str]
 Component = str | Mapping[str, Any]
@@ -342,6 +342,38 @@ def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str
     if isinstance(samples, str | os.PathLike):
         return measure_cohort([source.read for source in sources_of(Path(samples))], Path(reference), str(samples))
     return measure_cohort([partial(nifti.of_image, image) for image in samples], Path(reference), "samples")
+
+
+def verdicts(samples: StrPath | Sequence[Image], reference: StrPath, *, split: Split = "all") -> dict[str, Any]:
+    """Judges volumes one by one against real people: the verdicts of ``volgen report``, without a page, a file or a picture.
+
+    Args:
+        samples: images, as :func:`sample` returns them; or an image file, a folder of them, or a store.
+        reference: a store of real scans, or the ``bands.json`` of an earlier report, which is quicker: no scan is read again.
+        split: people of a reference store to compare with.
+
+    Returns:
+        ``pass``, ``other`` and ``fail``, how many volumes are; ``metrics``, for each ``{"label", "outside", "axes"}``: in how many volumes
+        it is a finding, and for each axis ``{"median", "real"}``, the median of the volumes beside the 2.5th, 50th and 97.5th percentile of
+        real people; ``volumes``, their entries in ``report.json``.
+
+    Raises:
+        UserError: a volume cannot be read, there is none, or its voxels are not those of the reference.
+
+    Example:
+        >>> found = volgen.verdicts(volgen.sample("runs/first", count=16), "cohort.zarr")  # doctest: +SKIP
+        >>> found["pass"], found["metrics"]["fold_course"]["outside"]  # doctest: +SKIP
+        (3, 9)
+    """
+    from volgen.commands.report.sources import sources_of
+    from volgen.commands.report.verdicts import verdicts
+    from volgen.images import nifti
+
+    if isinstance(samples, str | os.PathLike):
+        named = {source.name: source.read for source in sources_of(Path(samples))}
+    else:
+        named = {str(index): partial(nifti.of_image, image) for index, image in enumerate(samples)}
+    return verdicts(named, Path(reference), split)
 
 
 def explain(key: str = "") -> str:

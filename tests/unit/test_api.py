@@ -224,6 +224,20 @@ def test_report_and_evaluate_say_what_the_command_says(there: Path) -> None:
     assert outcome.passed + outcome.failed == len(content["volumes"]) and outcome.page == Path("by_function/report.html")
     images = [nifti.image(path) for path in sorted(Path("samples").glob("*.nii.gz"))]
     assert volgen.evaluate("samples", STORE) == volgen.evaluate(images, STORE) == content["cohort"]
+    found = volgen.verdicts("samples", STORE, split="train")
+    told = [
+        {name: value for name, value in volume.items() if name not in ("file", "shape", "worst", "head")} for volume in content["volumes"]
+    ]
+    assert found["volumes"] == told
+    assert [found[level] for level in ("pass", "other", "fail")] == [content["summary"][key] for key in ("passed", "other", "failed")]
+    assert found["metrics"].keys() == content["metrics"].keys()
+    by_bands = volgen.verdicts(images, "by_command/bands.json")
+    assert [{**entry, "name": ""} for entry in by_bands["volumes"]] == [{**entry, "name": ""} for entry in told]
+    one = by_bands["metrics"]["tv_ratio"]
+    assert one["outside"] == sum(any(f["metric"] == "tv_ratio" for f in volume["findings"]) for volume in told)
+    assert one["axes"]["S"]["median"] == pytest.approx(np.median([volume["metrics"]["tv_ratio"]["S"] for volume in told]))
+    with pytest.raises(volgen.UserError, match="no volume"):
+        volgen.verdicts([], STORE)
     comparison = volgen.report({"ours": "samples", "theirs": "export"}, STORE, "side_by_side")
     assert sorted(comparison.order) == ["ours", "theirs"] and (there / "side_by_side" / "compare.json").exists()
     flat = nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.diag([14.0, 14.0, 14.0, 1.0]))

@@ -40,7 +40,7 @@ def bands(values: Mapping[str, Array], metrics: Sequence[Metric], stretch: float
     alpha = 0.05 is shared by all m ends of all bands (Bonferroni), and the band widens by itself when there are few volumes. The other
     stretches the distances from the median to the 2.5th and the 97.5th percentile by k / 1.96, which follows a skewed distribution.
     """
-    ends = 3 * sum(bool(metric.low) + bool(metric.high) for metric in metrics)
+    ends = sum((1 if metric.whole else 3) * (bool(metric.low) + bool(metric.high)) for metric in metrics)
     count = len(values[metrics[0].name])
     widening = float(stats.t.ppf(1 - FALSE_ALARM / ends, count - 1) * np.sqrt(1 + 1 / count))
     result = {}

@@ -38,6 +38,8 @@ class Metric:
             the volume is of another acquisition than the reference (or blurred or noisy alike along all axes).
         limits: low and high end that no band reaches beyond, however few real volumes it is made from (and wide it is for it), unless one
             of them lies there; None for an end that depends on the reference alone.
+        whole: one number for the whole volume, which stands at all three axes.
+        brain: of the tissues of a brain, and not judged where a skull shows, in the volume or in most of the reference.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Metric:
     transfer: float | None = None
     acquisition: bool = False
     limits: tuple[float | None, float | None] = (None, None)
+    whole: bool = False
+    brain: bool = False
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,9 @@ def _reasons(volumes: Sequence[Mapping[str, Any]], bands: Reference, distances: 
         if len(reasons) < MOST_REASONS and (not groups & told or names - covered):
             covered |= names
             told |= groups
-            reasons.append({"check": check, "metric": name, "axis": axis, "volumes": len(names), "text": _words(metrics.get(name), side)})
+            whole = name in metrics and metrics[name].whole
+            words = _words(metrics.get(name), side)
+            reasons.append({"check": check, "metric": name, "axis": axis, "whole": whole, "volumes": len(names), "text": words})
     return reasons
 
 
@@ -205,7 +207,10 @@ def _text(name: str, verdict: str, condemned: int, other: int, count: int, reaso
     passed = count - condemned - other
     of = f"of {count} volume{'s' if count != 1 else ''}"
     pass_ = "passes" if count == 1 else "pass"
-    words = "; ".join(f"along {reason['axis']} in {reason['volumes']} of {count} it {reason['text']}" for reason in reasons)
+    words = "; ".join(
+        f"{'' if reason['whole'] else 'along ' + reason['axis'] + ' '}in {reason['volumes']} of {count} it {reason['text']}"
+        for reason in reasons
+    )
     if verdict == "passes":
         rest = f"; {condemned + other} outside, as many as real scans may be" if passed < count else ""
         return f"{name}: passes; {passed} {of} {pass_}{rest}"

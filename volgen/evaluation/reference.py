@@ -75,7 +75,17 @@ class Reference:
     @property
     def unknown(self) -> list[str]:
         """Labels of the metrics of this version that bands of an earlier volgen do not hold, and which are not judged."""
-        return [metric.label for check in default_checks() for metric in check.metrics if not self._holds(metric)]
+        whole_heads = mostly_whole_heads(self.head, self.subjects)
+        metrics = (metric for check in default_checks() for metric in check.metrics if not (metric.brain and whole_heads))
+        return [metric.label for metric in metrics if not self._holds(metric)]
+
+    def judged(self, skull: float) -> list[tuple[str, Metric]]:
+        """:attr:`metrics` that a volume is judged by: where it shows a skull, none of the tissues of a brain.
+
+        Args:
+            skull: sign of a skull in the volume, see :func:`volgen.evaluation.stripping.skull_sign`.
+        """
+        return [(kind, metric) for kind, metric in self.metrics if not (metric.brain and skull >= SKULL)]
 
     def _holds(self, metric: Metric) -> bool:
         return metric.name in self.bands and (not metric.placed or metric.curve in self.placements)
@@ -84,6 +94,7 @@ class Reference:
     def fit(cls, measured: Sequence[Measures], checks: Sequence[Check], voxel_size: Triple, shape: tuple[int, int, int]) -> Self:
         """Bands from real volumes; those in which something could not be measured are left out.
 
+        Most of them being whole heads, there are none for what is measured of the tissues of a brain.
         How the bands come about is told in :func:`volgen.evaluation.bands.bands` and :func:`volgen.evaluation.bands.family_stretch`.
         Numbers that are placed on a curve are those of people whom the curve's usual course was not made from (5 groups in turn).
 
@@ -96,7 +107,9 @@ class Reference:
             raise UserError("reference", found, f"at least {FEWEST}, better {FEW} or more", "use a larger store or --split all")
         raw = [{name: value for result in m.results.values() for name, value in result.values.items()} for m in whole]
         means = {name: _triple(np.maximum(np.mean([row[name] for row in raw], axis=0), SMALLEST)) for name in raw[0]}
-        metrics = [metric for check in checks for metric in check.metrics]
+        head = _head(whole)
+        bare = not mostly_whole_heads(head, len(whole))
+        metrics = [metric for check in checks for metric in check.metrics if bare or not metric.brain]
         rows = [{} for _ in whole]  # type: list[dict[str, Triple]]
         group = np.arange(len(whole)) % min(banding.FOLDS, len(whole))
         for fold in range(group.max() + 1):
@@ -115,7 +128,7 @@ class Reference:
         placements = _placements(whole, checks)
         return cls(
             len(whole), left_out, voxel_size, shape, list(checks), means, bands, percentiles, curves, placements, stretch, intervals,
-            _head(whole),
+            head,
         )  # fmt: skip
 
     def values(self, measured: Measures) -> dict[str, Triple]:
@@ -144,7 +157,7 @@ class Reference:
         """Label and band of every metric for ``report.json``; None for an end that is no fault."""
         return {
             metric.name: {
-                "check": kind, "label": metric.label,
+                "check": kind, "label": metric.label, "whole": metric.whole,
                 "bands": {axis: [low if metric.low else None, high if metric.high else None]
                           for axis, (low, high) in zip(AXES, self.bands[metric.name], strict=True)},
             }
@@ -227,6 +240,11 @@ def _limited(ends: Array, metric: Metric, values: Array) -> list[list[float]]:
     high = ends[:, 1] if most is None else np.minimum(ends[:, 1], np.maximum(most, values.max(axis=0)))
     drawn: list[list[float]] = np.stack([low, high], axis=1).tolist()
     return drawn
+
+
+def mostly_whole_heads(head: Mapping[str, Any], subjects: int) -> bool:
+    """Whether more than half of the people of a reference show a skull; of bands that do not say so, not."""
+    return int(head.get("skulls", 0)) * 2 > subjects
 
 
 def _head(measured: Sequence[Measures]) -> dict[str, Any]:

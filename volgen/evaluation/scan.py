@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.evaluation.tissue import Tissue
+
 Triple = tuple[float, float, float]
 Curve = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -90,6 +92,7 @@ class HeadScan:
         self.mask = mask
         self.voxel_size = voxel_size
         self._stacks: dict[int, Stack] = {}
+        self._tissues: dict[float, Tissue] = {}
 
     @cached_property
     def ends(self) -> tuple[tuple[int, int] | None, ...]:
@@ -103,6 +106,24 @@ class HeadScan:
         if axis not in self._stacks:
             self._stacks[axis] = Stack(self.unit, self.mask, self.ends, axis)
         return self._stacks[axis]
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The smallest box that holds the head, with a voxel on either side where there is one; nothing without a head."""
+        return tuple(slice(max(end[0] - 1, 0), end[1] + 2) if end else slice(0, 0) for end in self.ends)
+
+    def tissue(self, pixel: float) -> Tissue:
+        """The inside of the head on blocks of at most ``pixel`` mm; made once for each size. There has to be a head."""
+        if pixel not in self._tissues:
+            self._tissues[pixel] = Tissue(self.unit[self.box], self.mask[self.box], self.voxel_size, pixel)
+        return self._tissues[pixel]
+
+    def in_voxels(self, blocks: NDArray[np.bool_], factors: tuple[int, int, int]) -> NDArray[np.bool_]:
+        """A part of the head's :attr:`box` in blocks of so many voxels as the voxels in it."""
+        for axis, factor in enumerate(factors):
+            blocks = np.repeat(blocks, factor, axis=axis)
+        found: NDArray[np.bool_] = blocks[tuple(slice(0, size) for size in self.mask[self.box].shape)]
+        return found
 
     def mean_difference(self, axis: int) -> float:
         """Mean |V(z + 1) - V(z)| over all pairs of voxels inside the head; NaN if there are none."""

@@ -45,8 +45,9 @@ def judge(name: str, measured: Measures, reference: Reference) -> dict[str, Any]
     head's extent says why).
     """
     values = reference.values(measured)
+    judged = reference.judged(measured.skull)
     outside = [
-        d for kind, metric in reference.metrics for axis in range(3)
+        d for kind, metric in judged for axis in range(3)
         if (d := _departure(kind, metric, axis, values[metric.name][axis], reference)) is not None
     ]  # fmt: skip
     general = _all_axes_alike(outside, values, reference)
@@ -63,11 +64,12 @@ def judge(name: str, measured: Measures, reference: Reference) -> dict[str, Any]
     for departure in _sorted(general):
         findings += _findings(departure, measured, reference)
     levels = ["fail"] * wrong + ["other"] * (len(findings) - wrong)
-    total = 3 * len(reference.metrics)
+    total = 3 * len(judged)
 
     def worst(key: str, value: str) -> str:
         """The severest level of the findings of a check or an axis."""
-        return min((level for f, level in zip(findings, levels, strict=True) if f[key] == value), default="pass")  # "fail" < "other"
+        of = (level for f, level in zip(findings, levels, strict=True) if f[key] == value or (key == "axis" and f["whole"]))
+        return min(of, default="pass")  # "fail" < "other"
 
     return {
         "name": name,
@@ -118,10 +120,15 @@ def _all_axes_alike(departures: Sequence[_Departure], values: Mapping[str, Tripl
 
 
 def _sorted(departures: Sequence[_Departure]) -> list[_Departure]:
-    """Farthest first; of contrasts between the axes only the farthest of each metric."""
+    """Farthest first; of contrasts between the axes only the farthest of each metric, of the whole volume's numbers the last axis alone."""
     order = sorted(departures, key=lambda d: -d.distance)
     first = {d.metric.name: d for d in reversed(order)}
-    return [d for d in order if not d.metric.contrast or first[d.metric.name] is d]
+    last = {d.metric.name: d for d in order}
+
+    def told(d: _Departure) -> bool:
+        return first[d.metric.name] is d if d.metric.contrast else last[d.metric.name] is d if d.metric.whole else True
+
+    return [d for d in order if told(d)]
 
 
 def _beyond(departure: _Departure, reference: Reference) -> _Departure | None:
@@ -143,25 +150,30 @@ def _findings(departure: _Departure, measured: Measures, reference: Reference) -
     below = not departure.above
     places: Sequence[tuple[int, int] | None] = _places(departure, measured, reference, low if below else high, below)
     for place in places or [None]:
-        where = f"Along {axis} ({DIRECTIONS[axis]})" if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}"
+        where = "" if metric.whole else _along(axis) if place is None else f"{PLANES[axis].capitalize()} {_slices(*place)}: "
         words = metric.low if below else metric.high
         usual = f"{low:.3g} to {high:.3g}" if metric.low and metric.high else f"up to {high:.3g}" if metric.high else f"from {low:.3g}"
         unit = " sd" if metric.placed else ""
         numbers = f"{metric.label[0].upper()}{metric.label[1:]}: {departure.value:.3g}{unit}; real volumes: {usual}{unit}."
         yield {
-            "check": departure.check, "metric": metric.name, "axis": axis, "slices": None if place is None else list(place),
-            "value": number(departure.value), "band": [number(low), number(high)], "text": f"{where}: the volume {words}. {numbers}",
+            "check": departure.check, "metric": metric.name, "axis": axis, "whole": metric.whole,
+            "slices": None if place is None else list(place), "value": number(departure.value), "band": [number(low), number(high)],
+            "text": f"{where}{'The' if metric.whole else 'the'} volume {words}. {numbers}",
         }  # fmt: skip
 
 
 def _unmeasured(departure: _Departure, reference: Reference) -> dict[str, Any]:
     axis, metric = AXES[departure.axis], departure.metric
     low, high = reference.bands[metric.name][departure.axis]
-    text = f"Along {axis} ({DIRECTIONS[axis]}): {metric.label} could not be measured: there is no head, or too little of one."
+    text = f"{'' if metric.whole else _along(axis)}{metric.label} could not be measured: there is no head, or too little of one."
     return {
-        "check": departure.check, "metric": metric.name, "axis": axis, "slices": None, "value": None, "band": [number(low), number(high)],
-        "text": text,
+        "check": departure.check, "metric": metric.name, "axis": axis, "whole": metric.whole, "slices": None, "value": None,
+        "band": [number(low), number(high)], "text": text[0].upper() + text[1:],
     }  # fmt: skip
+
+
+def _along(axis: str) -> str:
+    return f"Along {axis} ({DIRECTIONS[axis]}): "
 
 
 def _slices(first: int, last: int) -> str:
@@ -200,6 +212,7 @@ def _not_finite(measured: Measures) -> Iterator[dict[str, Any]]:
         return
     first, last = measured.not_finite
     yield {
-        "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [first, last], "value": number(measured.not_finite_share),
-        "band": [0.0, 0.0], "text": f"Axial {_slices(first, last)}: some voxels are NaN or infinite; they were taken as background.",
+        "check": "finite", "metric": "not_finite_share", "axis": "S", "whole": False, "slices": [first, last],
+        "value": number(measured.not_finite_share), "band": [0.0, 0.0],
+        "text": f"Axial {_slices(first, last)}: some voxels are NaN or infinite; they were taken as background.",
     }  # fmt: skip

@@ -97,9 +97,9 @@ def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per metric and axis, what sets the generators most apart from real volumes first."""
     rows = [
         {
-            "label": metric["label"], "check": metric["check"], "axis": axis, "band": metric["bands"][axis],
+            "label": metric["label"], "check": metric["check"], "axis": "all" if metric["whole"] else axis, "band": metric["bands"][axis],
             "cells": [entry["metrics"][name][axis] for entry in content["generators"]],
         }
-        for name, metric in content["metrics"].items() for axis in page.SHOWN_ORDER
+        for name, metric in content["metrics"].items() for axis in (page.SHOWN_ORDER[:1] if metric["whole"] else page.SHOWN_ORDER)
     ]  # fmt: skip
     return sorted(rows, key=lambda row: -max(cell["distance"]["value"] for cell in row["cells"]))

@@ -34,11 +34,14 @@ def summarise(
             "compare with scans of the kind trained on."
         )
     if not failed + other:
-        text.append("From slice to slice, along all three axes, they cannot be told from real volumes by these checks.")
+        text.append(
+            "From slice to slice, along all three axes, and in their tissues, they cannot be told from real volumes by these checks."
+        )
     else:
-        common = Counter((f["metric"], f["axis"]) for v in volumes for f in {(f["metric"], f["axis"]): f for f in v["findings"]}.values())
+        places = [{(f["metric"], "" if f["whole"] else f" along {f['axis']}") for f in v["findings"]} for v in volumes]
+        common = Counter(place for of_volume in places for place in of_volume)
         named = sorted(common.items(), key=lambda item: (-item[1], item[0]))[:3]
-        words = "; ".join(f"{labels.get(metric, metric)} along {axis} ({count} of {len(volumes)})" for (metric, axis), count in named)
+        words = "; ".join(f"{labels.get(metric, metric)}{where} ({count} of {len(volumes)})" for (metric, where), count in named)
         text.append(f"Most frequently outside the band of real volumes: {words}.")
     if unread:
         text.append(f"{len(unread)} file{'s' if len(unread) > 1 else ''} could not be read.")

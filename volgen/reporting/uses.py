@@ -43,6 +43,9 @@ def _three_dimensional(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if fit == everyone:
         return _answer("yes", "Slices fit together along all three axes as those of real scans do.")
     if not fit:
+        tissue = sum(_of_tissue(volume["findings"]) for volume in volumes)
+        if 2 * tissue > everyone:
+            return _answer("no", f"None is fit, and in {tissue} of {everyone} the tissue itself is not that of a brain, in any plane.")
         return _answer("no", "In none of them do slices fit together as those of real scans do.")
     return _answer("some", f"Take the {fit} of {everyone} that do not fail; volumes.csv lists them.")
 
@@ -52,14 +55,26 @@ def _slices(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if _count(volumes, "fail") == 0:
         return _answer("yes", "In every plane.")
     # A fault between the slices of one axis leaves each of these slices as it is.
-    good = {axis: sum({f["axis"] for f in v["findings"] if f.get("level", "fail") == "fail"} <= {axis} for v in volumes) for axis in PLANES}
+    good = {axis: sum(_between(axis, v["findings"]) for v in volumes) for axis in PLANES}
     best = [axis for axis, count in good.items() if count >= MOST * everyone]
     if best:
         return _answer(
             "some",
             f"{' and '.join(PLANES[axis] for axis in best).capitalize()} slices: faults lie between these. Leave out those named.",
         )
+    if any(_of_tissue(volume["findings"]) for volume in volumes):
+        return _answer("no", "Tissue that is not that of a brain, or faults along more than one axis, show within slices of every plane.")
     return _answer("no", "Faults lie along more than one axis, so that they show within slices of every plane.")
+
+
+def _of_tissue(findings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the volume as a whole fails, and not what is between its slices."""
+    return any(f["whole"] for f in findings if f.get("level", "fail") == "fail")
+
+
+def _between(axis: str, findings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every fault lies between the slices of one axis."""
+    return all(f["axis"] == axis and not f["whole"] for f in findings if f.get("level", "fail") == "fail")
 
 
 def _mixed(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:

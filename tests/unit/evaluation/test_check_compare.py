@@ -41,7 +41,7 @@ def volume(name: str, a: float | None, bands: Reference, b: float = 1.0) -> dict
     """A volume whose number along S is `a`; a finding if it lies outside."""
     low, high = bands.bands["a"][2]
     outside = a is None or not low <= a <= high
-    finding = {"check": "numbers", "metric": "a", "axis": "S", "slices": None, "value": a, "band": [low, high], "text": ""}
+    finding = {"check": "numbers", "metric": "a", "axis": "S", "whole": False, "slices": None, "value": a, "band": [low, high], "text": ""}
     return {
         "name": name, "verdict": "fail" if outside else "pass", "findings": [finding] if outside else [],
         "metrics": {"a": {"R": 5.0, "A": 5.0, "S": a}, "b": {"R": b, "A": 1.0, "S": 1.0}},
@@ -125,8 +125,8 @@ def test_a_verdict_in_words_says_what_where_and_how_often(bands: Reference) -> N
         "along S in 1 of 16 it has too little of a"
     )
     assert second["reasons"] == [
-        {"check": "numbers", "metric": "a", "axis": "S", "volumes": 15, "text": "has slices with too much of a"},
-        {"check": "numbers", "metric": "a", "axis": "S", "volumes": 1, "text": "has too little of a"},
+        {"check": "numbers", "metric": "a", "axis": "S", "whole": False, "volumes": 15, "text": "has slices with too much of a"},
+        {"check": "numbers", "metric": "a", "axis": "S", "whole": False, "volumes": 1, "text": "has too little of a"},
     ]  # fmt: skip
 
 

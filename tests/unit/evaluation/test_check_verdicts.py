@@ -257,7 +257,7 @@ def test_nan_voxels_fail_with_their_slices(brains: list[Brain], reference: Refer
     entry = judge("sub", measure(broken, SIZE, reference.checks), reference)
     assert entry["findings"][0] | {"text": ""} == {
         "check": "finite", "metric": "not_finite_share", "axis": "S", "slices": [18, 20], "value": pytest.approx(3 / broken.size, rel=1e-4),
-        "band": [0.0, 0.0], "text": "", "level": "fail",
+        "band": [0.0, 0.0], "text": "", "level": "fail", "whole": False,
     }  # fmt: skip
 
 

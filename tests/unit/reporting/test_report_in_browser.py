@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 FEW, COUNT, EDGE, SIZE = 6, 20, 112, (2.0, 2.0, 2.0)
-METRICS = {f"metric {m}": {"check": "c", "label": f"change number {m}", "bands": {a: [0.5, 2.0] for a in "RAS"}} for m in range(30)}
+METRICS = {
+    f"metric {m}": {"check": "c", "label": f"change number {m}", "whole": False, "bands": {a: [0.5, 2.0] for a in "RAS"}} for m in range(30)
+}
 BYTES, SECONDS = 25_000_000, 2.0
 
 
@@ -39,6 +41,7 @@ def entry(index: int) -> dict[str, Any]:
         "check": "adjacent_l1",
         "metric": "adjacent_l1_spike",
         "axis": "S",
+        "whole": False,
         "slices": [z, z],
         "value": 3.0,
         "band": [1.0, 2.0],

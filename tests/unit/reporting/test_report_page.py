@@ -26,7 +26,8 @@ HOSTILE = "sub-<b>&1"
 
 
 def entry(name: str, *, failed: bool) -> dict[str, Any]:
-    finding = {"check": "adjacent_l1", "metric": "adjacent_l1_spike", "axis": "S", "slices": [2, 3], "value": 3.0, "band": [1.0, 2.0],
+    finding = {"check": "adjacent_l1", "metric": "adjacent_l1_spike", "axis": "S", "whole": False, "slices": [2, 3], "value": 3.0,
+               "band": [1.0, 2.0],
                "text": "Axial slices 2-3: the volume jumps."}  # fmt: skip
     return {
         "name": name, "verdict": "fail" if failed else "pass", "score": 0.5 if failed else 1.0,
@@ -45,7 +46,7 @@ def directory(tmp_path: Path) -> Path:
                       "false_alarm": 0.05, "warnings": []},
         "summary": summarise(volumes, [], {"adjacent_l1_spike": "sharpest jump"}, None),
         "volumes": volumes, "unread": [{"name": "<i>x.nii", "reason": "is truncated"}],
-        "metrics": {"tv_ratio": {"check": "total_variation", "label": "change", "bands": {a: [0.5, None] for a in "RAS"}}},
+        "metrics": {"tv_ratio": {"check": "total_variation", "label": "change", "whole": False, "bands": {a: [0.5, None] for a in "RAS"}}},
     })  # fmt: skip
     rows = [{"name": v["name"], "axis": a, "slice": z, "head_mm2": float(z > 0), "adjacent_l1": 0.2 if z < 5 else float("nan")}
             for v in volumes for a in "RAS" for z in range(6)]  # fmt: skip

@@ -196,7 +196,7 @@ def _percent(row: Row) -> str:
 
 
 def _right_axis(entry: dict[str, Any], fault: Fault, axis: int) -> bool:
-    findings = entry["findings"]
+    findings = [finding for finding in entry["findings"] if not finding["whole"]]
     if not fault.directed:
         return {finding["axis"] for finding in findings} == set(AXES)
     return bool(findings) and findings[0]["axis"] == AXES[axis]
