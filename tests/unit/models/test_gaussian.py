@@ -235,3 +235,18 @@ def test_one_person_with_most_of_the_scans() -> None:
     people = ["person-0"] * 9 + [f"person-{index}" for index in range(1, 6)]
     fit = fitted(volumes, people, Config(levels=1, rank=24, folds=4))
     assert fit.statistics.variances.shape == (2,), "half of the 5 scans that are left without the largest fold"
+
+
+def test_a_mirrored_fit_is_that_of_volumes_and_their_mirror_images() -> None:
+    volumes = [torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(k)) for k in range(9)]
+    people = [str(k) for k in range(9)]
+    one = Config(levels=1, rank=4, rank_level=0, folds=3, mirrored=True).fit(lambda: iter(volumes), people, 0)
+    both = [each for volume in volumes for each in (volume, volume.flip(0))]
+    other = Config(levels=1, rank=4, rank_level=0, folds=3).fit(lambda: iter(both), [name for name in people for _ in "lr"], 0)
+    assert all(torch.equal(tensor, other.state()[name]) for name, tensor in one.state().items())
+    # Who is left out is left out with both: number k of the pass is volume k, as without mirror images.
+    y, sigma = torch.randn(3, 1, 6, 8, 4), torch.tensor([0.3, 0.5, 1.0])
+    assert torch.equal(one.held_out([0, 4, 8]).expected(y, sigma), other.held_out([0, 8, 16]).expected(y, sigma))
+    # And the mean is symmetric.
+    mean = one.expected(torch.zeros(1, 1, 6, 8, 4), torch.tensor([1e6]))
+    torch.testing.assert_close(mean, mean.flip(2))

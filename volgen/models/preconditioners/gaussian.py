@@ -56,6 +56,9 @@ class Config(BaseConfig):
     """The components live in the low-pass corner after this many levels, at most ``levels`` (0: the whole volume)."""
     folds: int = Field(default=6, ge=2, le=MAX_RANK)
     """Folds of the cross-fit; each keeps a mean and components of its own while training."""
+    mirrored: bool = False
+    """Whether each volume is fitted together with its mirror image, left for right: for cohorts whose midsagittal plane lies in the middle
+    of the volume, with ``data.augment.flip_left_right``. It doubles what components are estimated from."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -89,11 +92,17 @@ class Config(BaseConfig):
         Raises:
             ValueError: there are fewer people than folds.
         """
-        return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed))
+        if not self.mirrored:
+            return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed))
+        both = (lambda: (one for volume in volumes() for one in (volume, volume.flip(0)))), [person for person in people for _ in range(2)]
+        statistics, folds = fit(self.layout, *both, seed)
+        # A training volume and its mirror image are of one person, hence of one fold.
+        return GaussianPreconditioner(self, statistics, replace(folds, number=folds.number[::2].clone()))
 
     def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
         """Zeros as large as a fit."""
-        rank = usable_rank(self.rank, volumes, -(-volumes // self.folds))
+        fitted = self._fitted(volumes)
+        rank = usable_rank(self.rank, fitted, -(-fitted // self.folds))
         corner = [size >> self.rank_level for size in shape]
         statistics = Statistics(torch.zeros(1, *shape), torch.zeros(1, rank, *corner), torch.zeros(shape), torch.zeros(rank))
         number, means = torch.zeros(volumes, dtype=torch.int64), torch.zeros(self.folds, *shape)
@@ -101,7 +110,11 @@ class Config(BaseConfig):
 
     def fit_bytes(self, shape: Shape3, volumes: int | None = None) -> int:
         """Host memory of the fit in bytes, most of which the folds' components take."""
-        return fit_bytes(self.layout, shape, volumes)
+        return fit_bytes(self.layout, shape, None if volumes is None else self._fitted(volumes))
+
+    def _fitted(self, volumes: int) -> int:
+        """Volumes that the fit sees."""
+        return 2 * volumes if self.mirrored else volumes
 
     @property
     def layout(self) -> Layout:
