@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,36 @@ SMALLEST, LARGEST = 1e-12, 1e3
 """Variances at the ends of that axis, of intensities in [-1, 1]."""
 
 
+class Variances:
+    """w of the fit to everybody, in the whole volume; summed up when it is first asked for.
+
+    Args:
+        layout: levels of the pyramid and of the components.
+        statistics: the fit.
+    """
+
+    def __init__(self, layout: Layout, statistics: Statistics) -> None:
+        self._layout, self._statistics = layout, statistics
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """[X, Y, Z]."""
+        result = self._statistics.residual.clone()
+        corner = low_pass(result.shape, self._layout.rank_level)
+        for component, variance in zip(self._statistics.components[0], self._statistics.variances, strict=True):
+            result[corner] += variance * component**2
+        return result
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """How many coefficients lie in each bin of variances, and their mean in it (0 in empty ones): both [bins], float32."""
+        flat = self.whole.flatten()
+        place = (flat.clamp(SMALLEST, LARGEST).log() - math.log(SMALLEST)) / math.log(LARGEST / SMALLEST) * BINS
+        bins, empty = place.long().clamp(0, BINS - 1), torch.zeros(BINS, dtype=torch.float64, device=flat.device)
+        counts, sums = (empty.index_add(0, bins, values.double()) for values in (torch.ones_like(flat), flat))
+        return counts.float(), (sums / counts.clamp(min=1)).float()
+
+
 @dataclass(frozen=True)
 class GaussianPieces:
     """The :class:`~volgen.models.denoiser.Pieces` of a fitted Gaussian.
@@ -39,32 +70,20 @@ class GaussianPieces:
     Attributes:
         layout: levels of the pyramid and of the components.
         statistics: the fit to everybody.
-        spectrum: how many coefficients have which variance, :func:`spectrum`.
-        means: m of each fit, [K, X, Y, Z].
-        components: U of each fit, [K, r, x, y, z].
-        fit_B: which fit the pieces of each example are seen through; the first for all of them if None.
+        variances: w of it.
+        folds: fits without each fold, if pieces are seen through these.
+        fold_B: which of them the pieces of each example are seen through.
     """
 
     layout: Layout
     statistics: Statistics
-    spectrum: tuple[Tensor, Tensor]
-    means: Tensor
-    components: Tensor
-    fit_B: Tensor | None = None
-
-    @classmethod
-    def of(cls, layout: Layout, statistics: Statistics) -> GaussianPieces:
-        """Those of the fit to everybody."""
-        whole = statistics.residual.clone()
-        if len(statistics.variances):
-            whole[low_pass(whole.shape, layout.rank_level)] += torch.einsum(
-                "rxyz,r->xyz", statistics.components[0] ** 2, statistics.variances
-            )
-        return cls(layout, statistics, spectrum(whole), statistics.mean, statistics.components)
+    variances: Variances
+    folds: Folds | None = None
+    fold_B: Tensor | None = None
 
     def without(self, folds: Folds, fold_B: Tensor) -> GaussianPieces:
         """Those of fits without the fold of each example."""
-        return replace(self, means=folds.means, components=folds.components, fit_B=fold_B)
+        return replace(self, folds=folds, fold_B=fold_B)
 
     @property
     def multiple(self) -> int:
@@ -75,30 +94,39 @@ class GaussianPieces:
         """Means and variances of some pieces; all pieces of one example come one after another."""
         shape, size, edge = self.statistics.residual.shape, places_BCXYZ.shape[2:], self.multiple
         start_B3 = beginnings(places_BCXYZ, shape, (edge,) * 3)
-        count, everybody = len(start_B3), torch.zeros(len(start_B3), dtype=torch.int64, device=start_B3.device)
-        fit_B = everybody if self.fit_B is None else self.fit_B.repeat_interleave(count // len(self.fit_B))
-        around = [edges + 2 * edge for edges in size]
-        variance = pyramid_pieces(self.statistics.residual[None], everybody, start_B3 - edge, around, self.layout.levels)
-        if rank := len(self.statistics.variances):
-            depth, level = self.layout.levels - self.layout.rank_level, self.layout.rank_level
-            rows = fit_B[:, None] * rank + torch.arange(rank, device=fit_B.device)
-            starts = ((start_B3 - edge) // 2**level).repeat_interleave(rank, dim=0)
-            parts = pyramid_pieces(self.components.flatten(0, 1), rows.flatten(), starts, [edges >> level for edges in around], depth)
-            explained = torch.einsum("brxyz,r->bxyz", parts.unflatten(0, (count, rank)) ** 2, self.statistics.variances)
-            variance[low_pass(around, level)] += explained
-        inside = [
-            ((place := start_B3[:, axis, None] + torch.arange(-1, edges + 1, device=start_B3.device)) >= 0) & (place < shape[axis])
-            for axis, edges in enumerate(size)
-        ]
-        own = torch.arange(count, device=start_B3.device)
-        mean = pyramid_pieces(self.means, fit_B, start_B3, size, self.layout.levels)[:, None]
-        within = pyramid_pieces(variance, own, torch.full_like(start_B3, edge), size, self.layout.levels)[:, None]
+        first, around = torch.zeros(len(start_B3), dtype=torch.int64, device=start_B3.device), [edges + 2 * edge for edges in size]
+        if self.folds is None or self.fold_B is None:
+            mean = pyramid_pieces(self.statistics.mean, first, start_B3, size, self.layout.levels)
+            variance = pyramid_pieces(self.variances.whole[None], first, start_B3 - edge, around, self.layout.levels)
+        else:
+            fold_B = self.fold_B.repeat_interleave(len(start_B3) // len(self.fold_B))
+            mean = pyramid_pieces(self.folds.means, fold_B, start_B3, size, self.layout.levels)
+            variance = pyramid_pieces(self.statistics.residual[None], first, start_B3 - edge, around, self.layout.levels)
+            self._explain(variance, self.folds, fold_B, start_B3 - edge)
+        own = torch.arange(len(start_B3), device=start_B3.device)
+        within = pyramid_pieces(variance, own, torch.full_like(start_B3, edge), size, self.layout.levels)
+        inside = []
+        for axis, edges in enumerate(size):
+            places = start_B3[:, axis, None] + torch.arange(-1, edges + 1, device=start_B3.device)
+            inside.append(((places >= 0) & (places < shape[axis])).to(variance.dtype))
         unit = self.statistics.residual.mean()
-        return GaussianPiece(self.layout.levels, mean, within, variance[:, None], [line.to(variance.dtype) for line in inside], unit)
+        return GaussianPiece(self.layout.levels, mean[:, None], within[:, None], variance[:, None], inside, unit)
+
+    def _explain(self, variance_BXYZ: Tensor, folds: Folds, fold_B: Tensor, start_B3: Tensor) -> None:
+        """Adds what the components of folds explain of pieces that begin at ``start_B3``."""
+        level, rank, count = self.layout.rank_level, len(self.statistics.variances), len(fold_B)
+        if not rank:
+            return
+        size = [edges >> level for edges in variance_BXYZ.shape[1:]]
+        rows = fold_B[:, None] * rank + torch.arange(rank, device=fold_B.device)
+        starts = (start_B3 // 2**level).repeat_interleave(rank, dim=0)
+        parts = pyramid_pieces(folds.components.flatten(0, 1), rows.flatten(), starts, size, self.layout.levels - level)
+        explained = torch.einsum("brxyz,r->bxyz", parts.unflatten(0, (count, rank)) ** 2, self.statistics.variances)
+        variance_BXYZ[low_pass(variance_BXYZ.shape[1:], level)] += explained
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance of a coefficient of the volume: patches of air do not count as much as those of brain."""
-        counts, variances = self.spectrum
+        counts, variances = self.variances.spectrum
         noise = sigma_B[:, None] ** 2
         return counts.sum() / (counts * noise * variances / (variances + noise)).sum(dim=1)
 
@@ -142,17 +170,6 @@ class GaussianPiece:
             line = line_BN.view(len(line_BN), *(-1 if a == axis + 1 else 1 for a in range(4)))
             variance = _three(variance * line, axis + 2) / _three(line, axis + 2)
         return variance.sqrt()
-
-
-def spectrum(variance: Tensor) -> tuple[Tensor, Tensor]:
-    """How many numbers lie in each bin of variances, and their mean in it (0 in empty ones): both [bins], float32."""
-    flat = variance.flatten()
-    place = (flat.clamp(SMALLEST, LARGEST).log() - math.log(SMALLEST)) / math.log(LARGEST / SMALLEST) * BINS
-    bins = place.long().clamp(0, BINS - 1)
-    counts, sums = (
-        torch.zeros(BINS, dtype=torch.float64, device=flat.device).index_add_(0, bins, v.double()) for v in (torch.ones_like(flat), flat)
-    )
-    return counts.float(), (sums / counts.clamp(min=1)).float()
 
 
 def _three(x: Tensor, axis: int) -> Tensor:

@@ -38,7 +38,7 @@ from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
-from volgen.models.preconditioners._gaussian_pieces import GaussianPieces
+from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Variances
 
 FOLD_PREFIX = "fold_"
 
@@ -182,7 +182,7 @@ class GaussianPreconditioner:
 
     @cached_property
     def _pieces(self) -> GaussianPieces:
-        return GaussianPieces.of(self.config.layout, self.statistics)
+        return GaussianPieces(self.config.layout, self.statistics, Variances(self.config.layout, self.statistics))
 
     def prior(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """A sample of the Gaussian under noise: exact at any sigma at which the fit describes the data.
