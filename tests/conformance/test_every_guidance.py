@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,9 +28,16 @@ def build(kind: str) -> Guidance:
     return config.build()  # type: ignore[no-any-return]
 
 
-def problem() -> Problem:
+def problem(kind: str) -> Problem:
+    """What the guidance is for: a measurement, or samples of the prior."""
     operator = Inpaint().build(SHAPE, torch.device("cpu"))
-    return Problem(measurement=Measurement(operator, operator.apply(TRUTH)))
+    expected = Problem(expected=lambda y, sigma: y / (1 + sigma.view(-1, 1, 1, 1, 1) ** 2))
+    measured = replace(expected, measurement=Measurement(operator, operator.apply(TRUTH)))
+    try:
+        build(kind).check(measured)
+    except UserError:
+        return expected
+    return measured
 
 
 def noises(k: int) -> Tensor:
@@ -41,7 +49,7 @@ def denoise(y: Tensor, sigma: Tensor, given: Given = NOTHING) -> Tensor:
 
 
 def test_the_promised_guidances_exist() -> None:
-    assert set(KINDS) >= {"none", "projection"}
+    assert set(KINDS) >= {"none", "auto", "projection"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,11 +63,11 @@ def test_file_declares_itself(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_makes_a_denoiser_that_is_a_function_of_its_arguments_and_the_noise(kind: str) -> None:
     guidance, y, sigma = build(kind), noises(7) * 2, torch.tensor([2.0])
-    guidance.check(problem())
+    guidance.check(problem(kind))
     before = y.clone()
     with torch.set_grad_enabled(guidance.differentiates):
-        first = guidance.guide(denoise, problem(), noises)(y, sigma)
-        again = guidance.guide(denoise, problem(), noises)(y, sigma)
+        first = guidance.guide(denoise, problem(kind), noises)(y, sigma)
+        again = guidance.guide(denoise, problem(kind), noises)(y, sigma)
     assert first.shape == y.shape and first.dtype == y.dtype and torch.isfinite(first).all()
     assert torch.equal(first, again) and torch.equal(y, before)
 
@@ -68,7 +76,7 @@ def test_it_makes_a_denoiser_that_is_a_function_of_its_arguments_and_the_noise(k
 def test_what_is_given_reaches_the_denoiser(kind: str) -> None:
     guidance, y, sigma = build(kind), noises(7) * 2, torch.tensor([2.0])
     with torch.set_grad_enabled(guidance.differentiates):
-        guided = guidance.guide(denoise, problem(), noises)
+        guided = guidance.guide(denoise, problem(kind), noises)
         told = guided(y, sigma, Given(values={"shift": torch.ones(1)}))
         assert not torch.equal(told, guided(y, sigma))
 

@@ -139,6 +139,10 @@ def _drowned(noise_BCXYZ: Tensor, sigma: float) -> Tensor:
     return noise_BCXYZ * sigma
 
 
+Expected = Callable[[Tensor, Tensor], Tensor]
+"""``(y_BCXYZ, sigma_B) -> x0_BCXYZ``: what is expected of a noisy state without a network."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What sampling is to reach, and what a guidance may know of the prior.
@@ -146,10 +150,12 @@ class Problem:
     Attributes:
         prior: the prior at the highest noise level: makes a sample of it from standard normal noise [B, C, X, Y, Z] and sigma.
         measurement: what the volume has to agree with; None if there is nothing.
+        expected: what is known of a state without a network, be it a volume or the corner of one; None if that is nothing.
     """
 
     prior: Callable[[Tensor, float], Tensor] = _drowned
     measurement: Measurement | None = None
+    expected: Expected | None = None
 
 
 PRIOR = Problem()
@@ -168,10 +174,12 @@ class Guidance(Protocol):
     Attributes:
         differentiates: whether it takes gradients of the denoiser with respect to the sample: then the driver, and a bank, keep graphs.
         renoises: whether what it returns is drawn rather than expected, so that only a sampler that renoises fits.
+        whole: whether it needs whole volumes on their way, rather than the corners that experts of high noise see.
     """
 
     differentiates: bool = False
     renoises: bool = False
+    whole: bool = True
 
     def check(self, problem: Problem) -> None:
         """Looks at a problem before anything is computed.

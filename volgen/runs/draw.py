@@ -113,7 +113,11 @@ class Drawing:
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        return Problem(partial(FittedCorners(self.preconditioner).prior, self.climb.level(0)), self.measurement)
+        return Problem(partial(FittedCorners(self.preconditioner).prior, self.climb.level(0)), self.measurement, self._expected)
+
+    def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        level = (self.run.geometry.grid[-1] // y_BCXYZ.shape[-1]).bit_length() - 1 if self.climbs else 0
+        return FittedCorners(self.preconditioner).expected(level, y_BCXYZ, sigma_B)
 
     def sampler(self) -> Sampler:
         """A new solver, as configured."""

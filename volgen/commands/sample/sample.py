@@ -117,7 +117,8 @@ def sample(
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
-    climbs = trained.climbs(grid) and noises.kind == WHITE and guided == Unguided() and not (full or began_full(out))
+    guide = guided.build()
+    climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
     costs = _costs(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     requested = {"count": count, "start_index": start_index}
@@ -137,7 +138,7 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guided.build(), measured, told, climbs)
+        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs)
         work = SampleWork(job, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:

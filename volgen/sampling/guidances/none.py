@@ -11,6 +11,8 @@ from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
 class Unguided(Guidance):
     """The denoiser as it is."""
 
+    whole = False
+
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """The denoiser as it is."""
         return denoise
