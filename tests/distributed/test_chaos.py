@@ -20,6 +20,7 @@ def chaos(store: Path, folder: Path, repository: Path, *words: str) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_four_faults_change_nothing(blob_store: Path, tmp_path: Path, repository: Path) -> None:
     chaos(blob_store, tmp_path, repository, "--rounds", "4", "--seed", "2", "--faults", "kill_in_write", "full_disk", "damage", "reshape")

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("private_steps.py")
 STAGES = (0, 1, 2, 3)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-rank", "two-ranks"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=["one-rank", "two-ranks"])
 def found(request: pytest.FixtureRequest) -> dict[str, dict[str, float]]:
     launcher = [] if request.param == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
