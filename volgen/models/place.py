@@ -19,10 +19,7 @@ PLACES = 3
 
 
 def coordinates(shape: Shape3, start: Shape3, size: Shape3) -> Tensor:
-    """Coordinates [1, 3, X, Y, Z], float32, of the voxels of a piece of ``size`` that begins at ``start`` of a volume of ``shape``.
-
-    It takes the memory of three lines: each channel is one, repeated.
-    """
+    """Coordinates [1, 3, X, Y, Z], float32, of the voxels of a piece of ``size`` that begins at ``start`` of a volume of ``shape``."""
     lines = [(2 * torch.arange(first, first + count) + 1) / edge - 1 for edge, first, count in zip(shape, start, size, strict=True)]
     return torch.stack(
         torch.broadcast_tensors(*(line.view([-1 if a == axis else 1 for a in range(3)]) for axis, line in enumerate(lines)))

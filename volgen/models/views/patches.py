@@ -45,7 +45,7 @@ class Config(BaseConfig):
     """Patches of one scan in an example, under one noise level; they lie side by side along the first axis. What reading, moving and, in
     private training, protecting one costs is shared by all of them."""
     foreground: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Least share of a patch that is not background (darker than 0.98 below 0 in the model range): other places are tried, up to 8."""
+    """Least share of a patch that is brighter than background (-0.98 of the model range, [-1, 1]): other places are tried, up to 8."""
     tile: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """Voxels that are denoised at once in sampling, without what is needed around them, or one number for a cube; None: all of the
     volume. Small tiles take less memory and, because of what is around them, more time; the result is the same to rounding."""
