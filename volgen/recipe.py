@@ -385,7 +385,7 @@ def _boxed(content: Mapping[str, Any], store: Store, where: str) -> Recipe:
         heads = BoxConfig.around([heads, heads.mirrored(shape)])
     step = 2 ** max(variant.level for variant in trial.variants)
     for room in (heads.grown(field_of_view.margins(records[0].voxel_size), shape), heads):
-        box = field_of_view.placed(room, shape, multiple, step)
+        box = field_of_view.smallest(room, shape, multiple, step)
         if not any(edge % multiple for edge in box.size):
             break
     return config.validate(Recipe, _with_data(content, box=box.model_dump()), where)

@@ -21,11 +21,14 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from volgen.core.config import Config
-from volgen.core.protocols import Shape3
+from volgen.core.protocols import Scan, Shape3
 from volgen.core.rng import generator
 from volgen.data.piece import Piece
+from volgen.data.scan import MirroredScan, StoredScan, VolumeScan
 from volgen.images.box import BoxConfig
 
+MIRRORED = 9
+"""Place of the number that decides whether a volume is mirrored."""
 EDGE = 8
 """Voxels along a block in which the foreground is followed."""
 
@@ -44,55 +47,72 @@ class AugmentConfig(Config):
 
     def build(self) -> Augmentation:
         """The transform, or the one that does nothing."""
-        moves = bool(self.rotation_degrees or self.translation_mm or self.scale)
-        return RandomPose(self) if moves or self.flip_left_right else Unchanged()
+        if self.rotation_degrees or self.translation_mm or self.scale:
+            return RandomPose(self)
+        return Mirroring() if self.flip_left_right else Unchanged()
 
 
 class Augmentation(Protocol):
-    """A random transform that is a function of its key.
+    """A random transform that is a function of its key."""
 
-    Attributes:
-        moves: whether it changes anything; if not, whole volumes need not be read for the sake of a part.
-    """
+    def reach(self, place: BoxConfig, shape: Shape3) -> BoxConfig:
+        """What of a volume of ``shape`` is needed for what may come to a place."""
+        ...
 
-    moves: bool
-
-    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """What is at a place of the moved volume, [X, Y, Z], up to interpolation of the same range."""
+    def __call__(self, scan: StoredScan, seed: int, *key: int | str) -> Scan:
+        """What is at the scan's place once it has moved: of the same shape and, up to interpolation, the same range."""
         ...
 
 
 class Unchanged:
     """Leaves volumes as they are: the null object of augmentation."""
 
-    moves = False
+    def reach(self, place: BoxConfig, shape: Shape3) -> BoxConfig:
+        """The place itself."""
+        return place
 
-    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """The volume as it is."""
-        return place.crop(piece.whole())
+    def __call__(self, scan: StoredScan, seed: int, *key: int | str) -> Scan:
+        """The scan as it is."""
+        return scan
+
+
+class Mirroring:
+    """Half of the volumes are mirrored about the middle of their first axis, which runs from left to right in every store."""
+
+    def reach(self, place: BoxConfig, shape: Shape3) -> BoxConfig:
+        """The place, and the same on the other side."""
+        return BoxConfig.around([place, place.mirrored(shape)])
+
+    def __call__(self, scan: StoredScan, seed: int, *key: int | str) -> Scan:
+        """The scan as it is, or what is on its other side, mirrored."""
+        return MirroredScan(scan.at(scan.place.mirrored(scan.record.shape))) if _draws(seed, *key)[MIRRORED] > 0 else scan
 
 
 class RandomPose:
     """Rotation, translation, scaling about the image centre, and mirroring; uncovered corners hold the volume's minimum."""
 
-    moves = True
-
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
-        """Returns a new volume, or a box of it; equal keys give equal volumes on every rank."""
-        config, source = self.config, generator(seed, "augment", *key)
-        draws = (torch.rand(10, generator=source, dtype=torch.float64) * 2 - 1).tolist()
-        matrix = np.eye(4)
-        if config.rotation_degrees or config.translation_mm or config.scale:
-            pose = tio.Affine(
-                scales=_three([1.0 + config.scale * draw for draw in draws[0:3]]),
-                degrees=_three([config.rotation_degrees * draw for draw in draws[3:6]]),
-                translation=_three([config.translation_mm * draw for draw in draws[6:9]]),
-            )
-            matrix = index_matrix(pose, piece.shape, affine)
-        if config.flip_left_right and draws[9] > 0:
+    def reach(self, place: BoxConfig, shape: Shape3) -> BoxConfig:
+        """All of it."""
+        return BoxConfig.whole(shape)
+
+    def __call__(self, scan: StoredScan, seed: int, *key: int | str) -> Scan:
+        """The moved scan. Interpolation is linear and the fill is the minimum, so it stays in [-1, 1]."""
+        record = scan.record
+        return VolumeScan(scan.shape, lambda: self.moved(scan.head(), scan.place, record.affine, seed, *key), scan.about)
+
+    def moved(self, piece: Piece, place: BoxConfig, affine: NDArray[np.float64], seed: int, *key: int | str) -> Tensor:
+        """A new volume, or a box of it; equal keys give equal volumes on every rank."""
+        config, draws = self.config, _draws(seed, *key)
+        pose = tio.Affine(
+            scales=_three([1.0 + config.scale * draw for draw in draws[0:3]]),
+            degrees=_three([config.rotation_degrees * draw for draw in draws[3:6]]),
+            translation=_three([config.translation_mm * draw for draw in draws[6:9]]),
+        )
+        matrix = index_matrix(pose, piece.shape, affine)
+        if config.flip_left_right and draws[MIRRORED] > 0:
             # Mirrored by index, about the image's middle; axis 0 runs from left to right in every store.
             mirror = np.eye(4)
             mirror[0, 0], mirror[0, 3] = -1.0, piece.shape[0] - 1.0
@@ -182,6 +202,12 @@ def _blocks(piece: Piece) -> NDArray[np.int64]:
     x, y, z = (size // EDGE for size in padded.shape)
     lines = padded.reshape(x, EDGE, y * EDGE, z * EDGE).any(axis=1)  # the axis of the longest rows first: that one is quick
     return np.argwhere(lines.reshape(x, y, EDGE, z * EDGE).any(axis=2).reshape(x, y, z, EDGE).any(axis=3))
+
+
+def _draws(seed: int, *key: int | str) -> list[float]:
+    """Numbers from -1 to 1: three scales, rotations and translations, and :data:`MIRRORED`."""
+    source = generator(seed, "augment", *key)
+    return (torch.rand(10, generator=source, dtype=torch.float64) * 2 - 1).tolist()
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

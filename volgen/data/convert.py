@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.data.levels import FRACTION
 from volgen.data.record import SubjectRecord
 
 SMALL = 2**18
@@ -31,17 +32,22 @@ def contiguous(codes_XYZ: NDArray[Any]) -> NDArray[Any]:
 
 def codes_to_unit(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
     """Codes -> [0, 1] through the record's window (dequantising and windowing are both linear); C order."""
-    return _convert(codes_XYZ, record, model=False)
+    return _convert(codes_XYZ, record, 1.0, model=False)
 
 
 def codes_to_model(codes_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
     """Codes -> [-1, 1], the range of networks: twice :func:`codes_to_unit` minus one, bit for bit; C order."""
-    return _convert(codes_XYZ, record, model=True)
+    return _convert(codes_XYZ, record, 1.0, model=True)
 
 
-def _convert(codes_XYZ: NDArray[Any], record: SubjectRecord, model: bool) -> NDArray[np.float32]:
+def means_to_model(means_XYZ: NDArray[Any], record: SubjectRecord) -> NDArray[np.float32]:
+    """Means of codes as a store keeps them (:mod:`volgen.data.levels`) -> [-1, 1]; C order."""
+    return _convert(means_XYZ, record, 2.0 ** -FRACTION[record.dtype], model=True)
+
+
+def _convert(codes_XYZ: NDArray[Any], record: SubjectRecord, step: float, model: bool) -> NDArray[np.float32]:
     width = record.intensity.high - record.intensity.low
-    factor, shift = np.float32(record.slope / width), np.float32((record.inter - record.intensity.low) / width)
+    factor, shift = np.float32(record.slope * step / width), np.float32((record.inter - record.intensity.low) / width)
     turned = contiguous(codes_XYZ)
     values = np.empty(turned.shape, np.float32)
     rows = max(1, SMALL // max(1, turned[:1].size))

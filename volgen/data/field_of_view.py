@@ -61,7 +61,7 @@ def margins(voxel_size: tuple[float, float, float]) -> Shape3:
     return x, y, z
 
 
-def placed(wanted: BoxConfig, shape: Shape3, multiple: int, step: int) -> BoxConfig:
+def smallest(wanted: BoxConfig, shape: Shape3, multiple: int, step: int) -> BoxConfig:
     """The smallest box around one that is wanted whose edges are multiples, and begins at a multiple of ``step``; all where none fits.
 
     Args:

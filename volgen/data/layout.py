@@ -1,7 +1,7 @@
 """How one scan lies on disk: a Zarr v3 group that is an OME-Zarr 0.5 image and a NIfTI-Zarr at once.
 
-Array ``0`` holds the codes, axes z, y, x, in a single shard; ``nifti`` a fresh NIfTI-1 header. The figures behind the codec and the
-chunk are in docs/store.md.
+Array ``0`` holds the codes, axes z, y, x, in a single shard; ``1`` to ``3`` means over cubes of 2, 4 and 8 voxels an edge
+(:mod:`volgen.data.levels`); ``nifti`` a fresh NIfTI-1 header. The figures behind the codec and the chunk are in docs/store.md.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 
 from volgen.core.files import fingerprint, sha256, write_text
 from volgen.core.protocols import Shape3
+from volgen.data.levels import means_of
 from volgen.data.record import SubjectRecord
 from volgen.images import nifti
 
@@ -72,6 +73,9 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
     """
     group = zarr.create_group(store=str(folder), zarr_format=3)
     write_array(group, codes_ZYX, PACKINGS[layout])
+    for level, means_ZYX in enumerate(means_of(codes_ZYX, record), start=1):
+        # What is behind the point of neighbours has little in common, but the bytes before it have.
+        write_array(group, means_ZYX, replace(PACKINGS[layout], shuffle="shuffle"), str(level))
     head = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
     stored = group.create_array("nifti", shape=(len(head),), chunks=(len(head),), dtype="uint8", compressors=None, filters=None)
     stored[:] = np.frombuffer(head, dtype=np.uint8)
@@ -111,7 +115,8 @@ def consolidate(store: Path, names: Iterable[str]) -> None:
     """
     metadata: dict[str, Any] = {}
     for name in names:
-        for node in (name, f"{name}/0", f"{name}/nifti"):
+        arrays = sorted(path.parent.name for path in (store / name).glob("*/zarr.json"))
+        for node in (name, *(f"{name}/{array}" for array in arrays)):
             metadata[node] = json.loads((store / node / "zarr.json").read_text(encoding="utf-8"))
         metadata[name]["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {}}
     root = json.loads((store / "zarr.json").read_text(encoding="utf-8"))
@@ -120,14 +125,14 @@ def consolidate(store: Path, names: Iterable[str]) -> None:
         write_text(store / "zarr.json", text)
 
 
-def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Chunking) -> None:
-    """Array ``0``: one shard over the whole volume, every inner chunk stored, so that absent data is damage and never zeros."""
+def write_array(group: zarr.Group, codes_ZYX: NDArray[Any], packing: Chunking, name: str = "0") -> None:
+    """An array of a scan: one shard over the whole volume, every inner chunk stored, so that absent data is damage and never zeros."""
     z, y, x = codes_ZYX.shape
     inner = packing.inner((z, y, x), codes_ZYX.dtype.itemsize)
     shard = tuple(math.ceil(n / c) * c for n, c in zip(codes_ZYX.shape, inner, strict=True))
     codecs: list[Any] = [BytesCodec(endian="little"), *_compressor(packing, codes_ZYX.dtype.itemsize), Crc32cCodec()]
     array = group.create_array(
-        "0",
+        name,
         shape=codes_ZYX.shape,
         dtype=codes_ZYX.dtype,
         chunks=shard,
@@ -151,13 +156,17 @@ def _compressor(packing: Chunking, itemsize: int) -> list[Any]:
 
 
 def _ome(record: SubjectRecord) -> dict[str, Any]:
-    """OME-NGFF 0.5 multiscales with one level. NGFF 0.5 has no rotation: an oblique image is placed along its own axes."""
+    """OME-NGFF 0.5 multiscales. NGFF 0.5 has no rotation: an oblique image is placed along its own axes."""
     sizes = np.asarray(record.voxel_size)
     along = (record.affine[:3, :3] / sizes).T @ record.affine[:3, 3]
-    transformations = [
-        {"type": "scale", "scale": [float(s) for s in sizes[::-1]]},
-        {"type": "translation", "translation": [float(t) for t in along[::-1]]},
-    ]
+    datasets = []
+    for level in range(record.levels + 1):
+        first = along + sizes * (2**level - 1) / 2  # the middle of the first cube
+        transformations = [
+            {"type": "scale", "scale": [float(s) for s in sizes[::-1] * 2**level]},
+            {"type": "translation", "translation": [float(t) for t in first[::-1]]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
     axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
-    datasets = [{"path": "0", "coordinateTransformations": transformations}]
-    return {"version": "0.5", "multiscales": [{"name": record.id, "axes": axes, "datasets": datasets}]}
+    image = {"name": record.id, "axes": axes, "datasets": datasets, **({"type": "mean"} if record.levels else {})}
+    return {"version": "0.5", "multiscales": [image]}

@@ -18,7 +18,8 @@ from volgen.core.manifest import NAME
 from volgen.core.progress import say
 
 EXPECTED = "a store made by `volgen ingest`"
-ARRAY, SHARD = "0/zarr.json", "0/c/0/0/0"
+ARRAY, SHARD = "zarr.json", "c/0/0/0"
+"""Files of an array."""
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
 WAITS = (1.0, 5.0, 25.0)
@@ -49,17 +50,18 @@ class Place(Protocol):
         """
         ...
 
-    def array(self, name: str, copier: int | None = None) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
         """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros.
 
         Args:
             name: the scan's group.
             copier: opens it for one of the threads that copy; None: for all of tensorstore's.
+            level: 0 for its voxels, or a coarser level.
         """
         ...
 
-    def lacks(self, name: str) -> bool:
-        """Whether the data of a scan is not there at all."""
+    def lacks(self, name: str, level: int = 0) -> bool:
+        """Whether the data of a scan, or of one of its levels, is not there at all."""
         ...
 
     def gone(self) -> bool:
@@ -90,13 +92,13 @@ class Local:
         content: dict[str, Any] = read_json(self.path / NAME, EXPECTED)
         return content
 
-    def array(self, name: str, copier: int | None = None) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
         """The codes of a scan: chunks are read from the file as they are asked for."""
-        return open_array(self.path / name, None if copier is None else COPIERS[copier])
+        return open_array(self.path / name, None if copier is None else COPIERS[copier], level)
 
-    def lacks(self, name: str) -> bool:
-        """Whether the data of a scan is not there at all."""
-        return not (self.path / name / SHARD).exists()
+    def lacks(self, name: str, level: int = 0) -> bool:
+        """Whether the data of a scan, or of one of its levels, is not there at all."""
+        return not (self.path / name / str(level) / SHARD).exists()
 
     def gone(self) -> bool:
         """Whether not even the manifest is there any more."""
@@ -142,7 +144,7 @@ class Remote:
             raise UserError(str(self), f"its {NAME} cannot be read ({' '.join(str(error).split())[:200]})", EXPECTED) from None
         return content if isinstance(content, dict) else {}
 
-    def array(self, name: str, copier: int | None = None) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
         """The codes of a scan, fetched.
 
         Raises:
@@ -152,18 +154,18 @@ class Remote:
         held = ts.KvStore.open({"driver": "memory"}, context=ts.Context()).result()
         for part in (ARRAY, SHARD):
             try:
-                content = self._fetch_patiently(f"{name}/{part}")
+                content = self._fetch_patiently(f"{name}/{level}/{part}")
             except FileNotFoundError:
                 raise
             except Exception as error:  # nothing is known of the data, so nobody must be told to delete it
                 found = f"its data cannot be fetched ({' '.join(str(error).split())[:200]})"
                 raise UserError(f"subject {name} of {self}", found, "an answer", "run the same command again when there is one") from None
-            held.write(part.removeprefix("0/"), content).result()
+            held.write(part, content).result()
         return ts.open({"driver": "zarr3", "fill_missing_data_reads": False}, kvstore=held, read=True, open=True).result()
 
-    def lacks(self, name: str) -> bool:
-        """Whether the data of a scan is not there at all."""
-        return not self._files.exists(f"{self._root}/{name}/{SHARD}")
+    def lacks(self, name: str, level: int = 0) -> bool:
+        """Whether the data of a scan, or of one of its levels, is not there at all."""
+        return not self._files.exists(f"{self._root}/{name}/{level}/{SHARD}")
 
     def gone(self) -> bool:
         """Whether not even the manifest is there any more."""
@@ -194,8 +196,8 @@ def place(at: Path | str) -> Place:
     return Remote(at) if isinstance(at, str) and "://" in at else Local(Path(at))
 
 
-def open_array(group: Path, context: ts.Context | None = None) -> Any:
-    """The codes of a group on disk as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
-    kvstore = {"driver": "file", "path": str((group / "0").resolve()) + "/"}
+def open_array(group: Path, context: ts.Context | None = None, level: int = 0) -> Any:
+    """The codes of a group on disk, or means of one of its levels, as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
+    kvstore = {"driver": "file", "path": str((group / str(level)).resolve()) + "/"}
     spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
     return ts.open(spec, read=True, open=True, context=context).result()

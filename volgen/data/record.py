@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.core.files import fingerprint
-from volgen.core.limits import MAX_VOXELS
+from volgen.core.limits import MAX_LEVELS, MAX_VOXELS
 from volgen.core.protocols import Shape3
 from volgen.data.quantise import CodeType
 from volgen.images.box import BoxConfig
@@ -22,7 +22,7 @@ from volgen.images.volume import edges, shear
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 AXES = ("RL", "AP", "SI")
-DERIVED = {"foreground"}
+DERIVED = {"foreground", "levels"}
 """Keys of a record that are functions of the voxels, which have a checksum."""
 SHEAR = 1e-3
 """Cosine between axes above which no ingest wrote an affine; wider than ``nifti.SHEAR``, the limit for files."""
@@ -47,6 +47,7 @@ class SubjectRecord:
         checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.
         foreground: box around the head; None in stores that are older than this.
         source_affine: 4 x 4, voxel -> mm of the scan's own frame, where it was brought into another one; None where ``affine`` says it.
+        levels: coarser arrays beside the voxels (:mod:`volgen.data.levels`); 0 in stores that are older than these.
     """
 
     id: str
@@ -63,6 +64,7 @@ class SubjectRecord:
     checksum: str
     foreground: BoxConfig | None = None
     source_affine: NDArray[np.float64] | None = None
+    levels: int = 0
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -87,6 +89,7 @@ class SubjectRecord:
             },
             "checksum": self.checksum,
             **({} if self.foreground is None else {"foreground": self.foreground.model_dump(mode="json")}),
+            **({"levels": self.levels} if self.levels else {}),
         }
 
     @classmethod
@@ -120,6 +123,9 @@ class SubjectRecord:
         box = None if foreground is None else BoxConfig.model_validate(foreground)
         if box is not None and not BoxConfig.whole(shape).holds(box):
             raise ValueError("a foreground is outside of its volume")
+        levels = int(content.get("levels", 0))
+        if not 0 <= levels <= MAX_LEVELS:
+            raise ValueError(f"there are no {levels} levels")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
@@ -135,6 +141,7 @@ class SubjectRecord:
             checksum=str(content["checksum"]),
             foreground=box,
             source_affine=source_affine,
+            levels=levels,
         )
 
 

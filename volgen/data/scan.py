@@ -10,17 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from volgen.core.protocols import Shape3
-from volgen.data.cache import CodeCache
-from volgen.data.convert import codes_to_model
+from volgen.core.protocols import Scan, Shape3
+from volgen.data.cache import Cache
+from volgen.data.convert import codes_to_model, means_to_model
 from volgen.data.piece import Piece, foreground
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.images import intensity
 from volgen.images.box import BoxConfig
-
-Coarse = dict[tuple[str, int], Tensor]
-"""Coarse volumes by scan and edge: small, and needed again in every epoch."""
 
 
 class StoredScan:
@@ -29,35 +26,39 @@ class StoredScan:
     Args:
         store: where it is.
         record: which it is.
-        cache: decoded scans.
-        coarse: coarse volumes made so far; shared, and added to.
+        cache: what was decoded.
         cached: whether the cache has room for all that are wanted: then whole scans are kept, otherwise only the chunks of slices are read.
         place: what of it is looked at, as if there were nothing else.
+        decoded: what of it is decoded and kept, if it is; holds ``place``.
     """
 
     def __init__(
-        self, store: Store, record: SubjectRecord, cache: CodeCache, coarse: Coarse, cached: bool, place: BoxConfig
+        self, store: Store, record: SubjectRecord, cache: Cache, cached: bool, place: BoxConfig, decoded: BoxConfig
     ) -> None:  # fmt: skip
-        self._store, self._record, self._cache, self._coarse, self._cached = store, record, cache, coarse, cached
-        self._place = place
+        self._store, self._cache, self._cached, self._decoded = store, cache, cached, decoded
+        self.record, self.place = record, place
+
+    def at(self, place: BoxConfig) -> StoredScan:
+        """The same scan, of which something else is looked at."""
+        return StoredScan(self._store, self.record, self._cache, self._cached, place, self._decoded)
 
     @property
     def shape(self) -> Shape3:
         """Voxels along R, A, S."""
-        return self._place.size
+        return self.place.size
 
     @property
     def about(self) -> Mapping[str, Any]:
         """What the store's manifest says of it."""
-        return self._record.to_dict()
+        return self.record.to_dict()
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""
-        return foreground(self._codes(), self._record).whole()
+        return foreground(self._codes(), self.record).whole()
 
     def head(self) -> Piece:
-        """All that the cache keeps of the scan but the background around it, in [-1, 1]: for whoever moves it before looking."""
-        return foreground(self._cache.codes(self._record), self._record)
+        """All that is decoded of the scan but the background around it, in [-1, 1]: for whoever moves it before looking."""
+        return foreground(self._kept(), self.record)
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
@@ -68,22 +69,65 @@ class StoredScan:
     def part(self, start: Shape3, size: Shape3) -> Tensor:
         """A box of ``size`` voxels that begins at ``start``, float32 in [-1, 1]; only the chunks of its slices are read."""
         if self._cached:
-            return torch.from_numpy(codes_to_model(self._codes()[_box(start, size)], self._record))
-        x, y, z = (first + here for first, here in zip(self._place.start, start, strict=True))
-        return intensity.to_model(torch.from_numpy(self._store.read_block(self._record, (x, y, z), size)))
+            return torch.from_numpy(codes_to_model(self._codes()[_box(start, size)], self.record))
+        return self._read(start, size)
 
     def coarse(self, edge: int) -> Tensor:
-        """Means of cubes of ``edge``^3 voxels; the scan is read once."""
-        key = (self._record.id, edge)
-        if key not in self._coarse:
-            # Not through the cache where slices do not come from it: the scan would push out nothing that is needed, and stay for nobody.
-            whole = self.whole() if self._cached else self.slices(0, 0, self._place.size[0])
-            self._coarse[key] = _means(whole, edge)
-        return self._coarse[key]
+        """Means of cubes of ``edge``^3 voxels: from the coarsest level that the store has of them, of which as little as can be is read."""
+        level = min(self.record.levels, edge.bit_length() - 1)
+        while level and (edge % 2**level or not self.place.whole_cubes(2**level)):
+            level -= 1
+        if not level:
+            return torch.from_numpy(self._cache.get((self.record.id, edge, self.place.start), lambda: self._made(edge).numpy()).copy())
+        kept = (self._decoded if self._decoded.whole_cubes(2**level) else self.place).coarse(2**level)
+        codes = self._cache.get((self.record.id, -level, kept.start), lambda: self._store.read_means(self.record, level, kept))
+        mine = self.place.coarse(2**level).seen_from(kept)
+        return _means(torch.from_numpy(means_to_model(mine.crop(codes), self.record)), edge >> level)
+
+    def _made(self, edge: int) -> Tensor:
+        # Not of voxels that are kept: whoever works on means needs no others, and they would push out what is needed again.
+        return _means(self._read((0, 0, 0), self.place.size), edge)
+
+    def _read(self, start: Shape3, size: Shape3) -> Tensor:
+        x, y, z = (first + here for first, here in zip(self.place.start, start, strict=True))
+        return intensity.to_model(torch.from_numpy(self._store.read_block(self.record, (x, y, z), size)))
 
     def _codes(self) -> NDArray[Any]:
-        codes = self._cache.codes(self._record)
-        return codes if codes.shape == self._place.size else self._place.crop(codes)
+        return self.place.seen_from(self._decoded).crop(self._kept())
+
+    def _kept(self) -> NDArray[Any]:
+        def read() -> NDArray[Any]:
+            if self._decoded.size == self.record.shape:
+                return self._store.read_codes(self.record)
+            return self._store.read_window(self.record, self._decoded.place[1:])
+
+        return self._cache.get(self.record.id, read)
+
+
+class MirroredScan:
+    """A scan whose left and right have changed places; of means the mirrored are the means of the mirrored, so as little is read."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self.shape, self.about = scan.shape, scan.about
+
+    def whole(self) -> Tensor:
+        """All voxels, float32 [X, Y, Z] in [-1, 1]."""
+        return self._scan.whole().flip(0)
+
+    def slices(self, axis: int, start: int, stop: int) -> Tensor:
+        """Slices ``start`` ... ``stop - 1`` along an axis."""
+        first, last = (self.shape[0] - stop, self.shape[0] - start) if axis == 0 else (start, stop)
+        return self._scan.slices(axis, first, last).flip(0)
+
+    def part(self, start: Shape3, size: Shape3) -> Tensor:
+        """A box of ``size`` voxels that begins at ``start``."""
+        x, y, z = start
+        return self._scan.part((self.shape[0] - x - size[0], y, z), size).flip(0)
+
+    def coarse(self, edge: int) -> Tensor:
+        """Means of cubes of ``edge``^3 voxels."""
+        return self._scan.coarse(edge).flip(0)
 
 
 class VolumeScan:
@@ -119,4 +163,4 @@ def _box(start: Shape3, size: Shape3) -> tuple[slice, slice, slice]:
 
 
 def _means(volume_XYZ: Tensor, edge: int) -> Tensor:
-    return avg_pool3d(volume_XYZ[None, None], edge)[0, 0]
+    return avg_pool3d(volume_XYZ[None, None], edge)[0, 0] if edge > 1 else volume_XYZ

@@ -20,12 +20,14 @@ from volgen.core.errors import UserError
 from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.seal import KEY, fits
+from volgen.data import levels
 from volgen.data.convert import codes_to_unit, contiguous
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
 from volgen.data.place import EXPECTED, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
+from volgen.images.box import BoxConfig
 from volgen.images.volume import Volume
 
 VERSION = 1
@@ -59,7 +61,7 @@ class Store:
         self.settings = dict(settings or {})
         self.people = people if people in WAYS else _told_apart(self.records)
         self.fitted = fitted
-        self._arrays: OrderedDict[tuple[str, int | None], Any] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, int | None, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -184,46 +186,67 @@ class Store:
             raise ValueError(f"window {[(part.start, part.stop) for part in window]} is outside {list(record.shape)}")
         return self._new(record, self._array(record)[tuple(window[::-1])])
 
+    def read_means(self, record: SubjectRecord, level: int, box: BoxConfig) -> NDArray[Any]:
+        """Means of a level (:mod:`volgen.data.levels`) in a box of its voxels, in stored order. Only its chunks are read.
+
+        Args:
+            record: the scan.
+            level: from 1 to the record's ``levels``.
+            box: counted in voxels of the level.
+
+        Raises:
+            UserError: the shard is missing or damaged; names the scan.
+        """
+        if not (0 < level <= record.levels and BoxConfig.whole(levels.shape_of(record.shape, level)).holds(box)):
+            raise ValueError(f"level {level} of {record.id} has no voxels {box.start} to {box.stop}")
+        return self._new(record, self._array(record, level=level)[tuple(box.place[:0:-1])], level)
+
     def verify(self, record: SubjectRecord) -> None:
-        """Compares the stored codes with the manifest's checksum.
+        """Compares the stored codes with the manifest's checksum, and the levels with the codes.
 
         Raises:
             UserError: they differ, or cannot be read.
         """
-        if checksum(self.read_codes(record).T) != record.checksum:
+        codes_ZYX = self.read_codes(record).T
+        if checksum(codes_ZYX) != record.checksum:
             raise UserError(self._where(record), "its voxels are not those that were ingested", "the manifest's checksum", AGAIN)
+        for level, means_ZYX in enumerate(levels.means_of(codes_ZYX, record), start=1):
+            box = BoxConfig.whole(levels.shape_of(record.shape, level))
+            if not np.array_equal(self.read_means(record, level, box).T, means_ZYX):
+                raise UserError(self._where(record), f"its level {level} is not made of its voxels", "their means", AGAIN)
 
-    def _array(self, record: SubjectRecord, copier: int | None = None) -> Any:
-        key = record.id, copier
+    def _array(self, record: SubjectRecord, copier: int | None = None, level: int = 0) -> Any:
+        key = record.id, copier, level
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
                 return self._arrays[key]
-        array = self._open(record, copier)  # outside the lock: it may be fetched from far away
+        array = self._open(record, copier, level)  # outside the lock: it may be fetched from far away
         with self._lock:
             self._arrays[key] = array
             while self.path.most is not None and len(self._arrays) > self.path.most:
                 self._arrays.popitem(last=False)
         return array
 
-    def _open(self, record: SubjectRecord, copier: int | None) -> Any:
+    def _open(self, record: SubjectRecord, copier: int | None, level: int) -> Any:
         try:
-            array = self.path.array(record.id, copier)
+            array = self.path.array(record.id, copier, level)
         except UserError:
             raise
         except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
-            raise self._damaged(record, error) from None
-        if array.shape != record.shape[::-1] or array.dtype.numpy_dtype != np.dtype(record.dtype):
+            raise self._damaged(record, error, level) from None
+        dtype = levels.DTYPES[record.dtype] if level else np.dtype(record.dtype)
+        if array.shape != levels.shape_of(record.shape, level)[::-1] or array.dtype.numpy_dtype != dtype:
             raise UserError(self._where(record), f"the array is {array.dtype.name}{list(array.shape)} (z, y, x)", "what the manifest says")
         return array
 
-    def _new(self, record: SubjectRecord, source_ZYX: Any) -> NDArray[Any]:
+    def _new(self, record: SubjectRecord, source_ZYX: Any, level: int = 0) -> NDArray[Any]:
         # Is there room under a `ulimit -v`? numpy says no by MemoryError, tensorstore would end the process.
-        np.empty(source_ZYX.shape, record.dtype)
+        np.empty(source_ZYX.shape, source_ZYX.dtype.numpy_dtype)
         try:  # quicker than into memory of numpy's
             codes_ZYX: NDArray[Any] = source_ZYX.read().result()
         except Exception as error:
-            raise self._damaged(record, error) from None
+            raise self._damaged(record, error, level) from None
         return codes_ZYX.T
 
     def _fill(self, record: SubjectRecord, out: NDArray[Any]) -> None:
@@ -246,7 +269,7 @@ class Store:
     def _where(self, record: SubjectRecord) -> str:
         return f"subject {record.id} of {self.path}"
 
-    def _damaged(self, record: SubjectRecord, error: Exception) -> UserError:
+    def _damaged(self, record: SubjectRecord, error: Exception, level: int = 0) -> UserError:
         said = " ".join(str(error).split())[:200]
         if any(code in said for code in ELSEWHERE):  # nothing is known of the data, so nobody must be told to delete it
             found, do = f"its data cannot be read ({said})", "mend that, and run the same command again"
@@ -254,8 +277,8 @@ class Store:
         if self.path.gone():
             do = "put it back where it was, or mount it again; the same command then goes on from where it was"
             return UserError(str(self.path), "is no longer there: it was renamed, moved or unmounted meanwhile", "the store", do)
-        reason = "is missing" if self.path.lacks(record.id) else f"is damaged ({said})"
-        return UserError(self._where(record), f"its data {reason}", "an intact shard", AGAIN)
+        reason = "is missing" if self.path.lacks(record.id, level) else f"is damaged ({said})"
+        return UserError(self._where(record), f"its {f'level {level}' if level else 'data'} {reason}", "an intact shard", AGAIN)
 
 
 def _parts(length: int, chunk: int, most: int) -> list[slice]:

@@ -5,11 +5,13 @@ Legend: B batch, C channel, X Y Z voxels in RAS+.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor
@@ -21,10 +23,10 @@ from volgen.core.limits import GRID, grid_fits
 from volgen.core.protocols import Cut, Scan, Shape3
 from volgen.core.rng import permutation
 from volgen.data.augment import AugmentConfig
-from volgen.data.cache import CodeCache
+from volgen.data.cache import Cache
 from volgen.data.half import HalfConfig
 from volgen.data.record import Split, SubjectRecord
-from volgen.data.scan import Coarse, StoredScan, VolumeScan
+from volgen.data.scan import StoredScan
 from volgen.data.store import Store
 from volgen.images.box import BoxConfig
 
@@ -98,7 +100,7 @@ class StreamConfig(Config):
     @property
     def decoded(self) -> BoxConfig:
         """What of a volume is read and kept: what is computed on, or all where heads are moved and may come into the box from outside."""
-        return BoxConfig.whole(self.shape) if self.augment.build().moves else self.place
+        return self.augment.build().reach(self.place, self.shape)
 
     def records(self, store: Store, split: Split) -> list[SubjectRecord]:
         """Scans of a split that a run may look at, in the order of the manifest."""
@@ -178,9 +180,9 @@ class Stream:
         local = config.batch_size // world
         self._positions = list(range(rank * local, (rank + 1) * local))
         self._cut, self._augment = cut, config.augment.build()
-        self._store, self._cache = store, CodeCache(store, int(config.cache_gib * 2**30), config.decoded)
-        self._cached = self._cache.holds(self.records)
-        self._coarse: Coarse = {}
+        self._store, self._cache, self._decoded = store, Cache(int(config.cache_gib * 2**30)), config.decoded
+        voxels = math.prod(self._decoded.size)
+        self._cached = sum(voxels * np.dtype(record.dtype).itemsize for record in self.records) <= self._cache.limit
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="stream")
         self._ahead: dict[int, list[Future[Examples]]] = {}
         self._order: tuple[int, list[int]] = (-1, [])
@@ -257,13 +259,7 @@ class Stream:
         return self.records[self._order[1][place]]
 
     def _scan(self, record: SubjectRecord) -> StoredScan:
-        return StoredScan(self._store, record, self._cache, self._coarse, self._cached, self.config.place)
+        return StoredScan(self._store, record, self._cache, self._cached, self.config.place, self._decoded)
 
     def _example(self, record: SubjectRecord, seed: int, *key: int | str) -> Examples:
-        stored = self._scan(record)
-        if self._augment.moves:
-            # Interpolation is linear and the fill is the minimum, so an augmented volume stays in [-1, 1].
-            place = self.config.place
-            moved = VolumeScan(place.size, lambda: self._augment(stored.head(), place, record.affine, seed, *key), stored.about)
-            return self._cut(moved, seed, *key)
-        return self._cut(stored, seed, *key)
+        return self._cut(self._augment(self._scan(record), seed, *key), seed, *key)

@@ -66,9 +66,18 @@ class BoxConfig(Config):
         i, j, k = (min(edge, last + more) for last, more, edge in zip(self.stop, margins, shape, strict=True))
         return BoxConfig(start=(x, y, z), size=(i - x, j - y, k - z))
 
+    def seen_from(self, other: BoxConfig) -> BoxConfig:
+        """The same voxels in a volume that is another box, which holds this one."""
+        x, y, z = (mine - theirs for mine, theirs in zip(self.start, other.start, strict=True))
+        return BoxConfig(start=(x, y, z), size=self.size)
+
+    def whole_cubes(self, edge: int) -> bool:
+        """Whether it consists of cubes of ``edge``^3 voxels, counted from the volume's first."""
+        return not any(number % edge for number in (*self.start, *self.size))
+
     def coarse(self, edge: int) -> BoxConfig:
-        """The box in means over cubes of ``edge``^3 voxels, of which it has whole ones."""
-        assert not any(number % edge for number in (*self.start, *self.size)), "cubes would be cut"
+        """The box in means over cubes of ``edge``^3 voxels, of which it consists."""
+        assert self.whole_cubes(edge), "cubes would be cut"
         x, y, z = (first // edge for first in self.start)
         i, j, k = (size // edge for size in self.size)
         return BoxConfig(start=(x, y, z), size=(i, j, k))

@@ -22,7 +22,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import UNFINISHED
 from volgen.core.lock import Lock
 from volgen.data.ingest.preprocess import IngestConfig
-from volgen.data.ingest.subject import PARTS
+from volgen.data.ingest.subject import COARSER, PARTS
 from volgen.data.record import split_of
 from volgen.data.store import Store
 
@@ -315,7 +315,7 @@ def test_one_ingest_at_a_time(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "store").iterdir()} == {"manifest.json", "sub-00", "zarr.json"}, "no lock stays"
 
 
-@pytest.mark.parametrize("broken", PARTS)
+@pytest.mark.parametrize("broken", [*PARTS, COARSER[-1]])
 @pytest.mark.parametrize("how", ["empty", "zeros", "missing"])
 def test_a_group_that_a_power_cut_broke_is_made_again(tmp_path: Path, broken: str, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     people(tmp_path / "in", 2)
@@ -386,7 +386,7 @@ def test_every_file_of_a_group_is_on_the_disk_before_the_group_has_its_name(tmp_
     def moved(source: Path, target: Path) -> Path:
         if Path(target).name == "sub-00":
             files = {path.as_posix() for path in source.rglob("*")}
-            assert files <= set(synced) and len(files) >= len(PARTS)
+            assert files <= set(synced) and len(files) >= len(PARTS) + len(COARSER)
             # The root with the settings comes first: a file that is synced under its first name, then the folder with its last one.
             assert (tmp_path / "store" / "zarr.json").exists() and (tmp_path / "store").as_posix() in synced
             assert any(Path(name).parent == tmp_path / "store" for name in synced)

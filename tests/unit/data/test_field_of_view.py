@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from volgen.commands.ingest.ingest import ingest
 from volgen.data import field_of_view
 from volgen.data.augment import AugmentConfig
-from volgen.data.cache import CodeCache
+from volgen.data.cache import Cache
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.record import SubjectRecord
 from volgen.data.scan import StoredScan
@@ -77,7 +77,7 @@ def test_the_box_holds_what_is_wanted_and_is_as_small_as_can_be(axis: tuple[int,
     start, size, more = axis
     step, edge = max(1, multiple >> fewer), start + size + more
     wanted = BoxConfig(start=(start, 0, 0), size=(size, 1, 1))
-    box = field_of_view.placed(wanted, (edge, 1, 1), multiple, step)
+    box = field_of_view.smallest(wanted, (edge, 1, 1), multiple, step)
     assert box.holds(wanted) and BoxConfig.whole((edge, 1, 1)).holds(box)
     fits = [
         length
@@ -102,7 +102,7 @@ def test_boxes_grow_turn_and_become_coarse() -> None:
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_scan_is_its_box_whoever_asks(store: Store, cached: bool) -> None:
     for record in store.records[:3]:
-        scan = StoredScan(store, record, CodeCache(store, 1 << 20, BOX), {}, cached, BOX)
+        scan = StoredScan(store, record, Cache(1 << 20), cached, BOX, BOX)
         whole = torch.from_numpy(BOX.crop(store.read_unit(record))) * 2 - 1
         assert scan.shape == BOX.size and torch.equal(scan.whole(), whole)
         for axis in range(3):
@@ -112,8 +112,8 @@ def test_a_scan_is_its_box_whoever_asks(store: Store, cached: bool) -> None:
 
 
 def test_only_the_box_is_kept_in_memory(store: Store) -> None:
-    cache = CodeCache(store, 1 << 20, BOX)
-    assert cache.codes(store.records[0]).shape == BOX.size
+    cache = Cache(1 << 20)
+    StoredScan(store, store.records[0], cache, True, BOX, BOX).whole()
     assert cache.held_bytes == 8 * 12 * 16 * 2
 
 

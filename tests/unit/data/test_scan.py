@@ -13,7 +13,7 @@ import torch
 from volgen.commands.ingest.ingest import ingest
 from volgen.core.given import Examples
 from volgen.data.augment import AugmentConfig
-from volgen.data.cache import CodeCache
+from volgen.data.cache import Cache
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.scan import StoredScan, VolumeScan
 from volgen.data.store import Store
@@ -41,8 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_part_is_the_cut_of_the_whole(store: Store, cached: bool) -> None:
     for record in store.records[:3]:
-        cache = CodeCache(store, 1 << 20, ALL)
-        scan = StoredScan(store, record, cache, {}, cached, ALL)
+        scan = StoredScan(store, record, Cache(1 << 20), cached, ALL, ALL)
         whole = scan.whole()
         plain = VolumeScan(SHAPE, lambda whole=whole: whole)  # type: ignore[misc]
         assert torch.equal(whole, torch.from_numpy(store.read_unit(record)) * 2 - 1)
@@ -58,7 +57,7 @@ def test_a_part_is_the_cut_of_the_whole(store: Store, cached: bool) -> None:
 
 def test_slices_of_a_large_cohort_come_from_the_store_without_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     record = store.records[0]
-    scan = StoredScan(store, record, CodeCache(store, 0, ALL), {}, cached=False, place=ALL)
+    scan = StoredScan(store, record, Cache(0), cached=False, place=ALL, decoded=ALL)
     coarse = scan.coarse(4)
     monkeypatch.setattr(Store, "read_codes", lambda *_: pytest.fail("the whole scan was read"))
     assert scan.slices(1, 4, 6).shape == (8, 2, 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 
 from volgen.commands.ingest.ingest import ingest
 from volgen.core.errors import UserError
-from volgen.data.augment import AugmentConfig
-from volgen.data.cache import CodeCache
+from volgen.data.augment import AugmentConfig, RandomPose
+from volgen.data.cache import Cache
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.piece import Piece
 from volgen.data.store import Store
@@ -126,7 +127,7 @@ def test_flips_mirror_left_and_right_only(store: Store) -> None:
 def test_rotation_is_about_the_centre_and_fills_with_the_minimum() -> None:
     volume = torch.full((21, 21, 21), -1.0)
     volume[8:13, 8:13, 8:13] = 1.0
-    moved = AugmentConfig(rotation_degrees=30).build()(Piece.of(volume), np.eye(4), 0, 1, 2)
+    moved = RandomPose(AugmentConfig(rotation_degrees=30)).moved(Piece.of(volume), BoxConfig.whole((21, 21, 21)), np.eye(4), 0, 1, 2)
     assert float(moved.min()) == -1.0 and not torch.equal(moved, volume)
     weights = moved + 1
     centre = [float((weights.sum(dim=[a for a in range(3) if a != axis]) * torch.arange(21)).sum() / weights.sum()) for axis in range(3)]
@@ -135,17 +136,20 @@ def test_rotation_is_about_the_centre_and_fills_with_the_minimum() -> None:
 
 def test_the_cache_keeps_within_its_limit_and_its_order(store: Store) -> None:
     size = int(np.prod(SHAPE)) * 2
-    cache = CodeCache(store, 2 * size, BoxConfig.whole(SHAPE))
-    first, second, third = store.records[:3]
-    held = cache.codes(first)
-    cache.codes(second)
-    assert cache.codes(first) is held
-    cache.codes(third)  # second is now the least recently used
-    assert cache.held_bytes == 2 * size and cache.codes(first) is held
+
+    def codes(cache: Cache, number: int) -> Any:
+        return cache.get(number, lambda: store.read_codes(store.records[number]))
+
+    cache = Cache(2 * size)
+    held = codes(cache, 0)
+    codes(cache, 1)
+    assert codes(cache, 0) is held
+    codes(cache, 2)  # 1 is now the least recently used
+    assert cache.held_bytes == 2 * size and codes(cache, 0) is held
     with pytest.raises(ValueError, match="read-only"):
         held[0, 0, 0] = 1
-    nothing = CodeCache(store, 0, BoxConfig.whole(SHAPE))
-    assert np.array_equal(nothing.codes(first), held) and nothing.held_bytes == 0
+    nothing = Cache(0)
+    assert np.array_equal(codes(nothing, 0), held) and nothing.held_bytes == 0
 
 
 def test_misfits_are_refused(store: Store) -> None:

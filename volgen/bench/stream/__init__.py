@@ -1,4 +1,4 @@
-"""Streaming of training volumes: whole, slices, blocks and augmented tensors, beside the alternatives.
+"""Streaming of training volumes: whole, slices, blocks, augmented tensors and coarse levels, beside the alternatives.
 
 The tables in docs/performance.md come from here. Every row reads the same scans in the same run, from files that the operating system
 holds in memory. A rate is per CPU second, of all threads, so that other work on the machine hardly counts; the same rate per second of
@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from volgen.commands.ingest.ingest import ingest
 from volgen.core.config import Config as BaseConfig
 from volgen.core.progress import progress
 from volgen.data.ingest.preprocess import IngestConfig
+from volgen.data.levels import LEVELS
 from volgen.data.store import Store
 
 INTO, NEW, BLOCK = "volume, reused buffer", "volume, new array", "block"
 AXES = ("sagittal slice", "coronal slice", "axial slice")
 PLAIN, MOVED = "float tensor", "augmented float tensor"
-GROUPS = (INTO, NEW, *AXES, BLOCK, PLAIN, MOVED)
-GATED = dict.fromkeys(GROUPS, NIFTI_GZ) | {PLAIN: paths.LOAD, MOVED: f"{paths.LOAD} + RandAffine"}
+COARSE = tuple(f"float tensor of level {level}" for level in range(1, LEVELS + 1))
+GROUPS = (INTO, NEW, *AXES, BLOCK, PLAIN, MOVED, *COARSE)
+GATED = dict.fromkeys(GROUPS, NIFTI_GZ) | {PLAIN: paths.LOAD, MOVED: f"{paths.LOAD} + RandAffine"} | dict.fromkeys(COARSE, paths.AVERAGED)
 """What the regression gate compares with: slow and steady, unlike a copy of memory."""
 PARTS = 8
 """Slices or blocks in one measurement."""
@@ -72,7 +75,8 @@ def run(config: Config) -> list[Row]:
         folder = Path(scratch)
         store = Store.open(config.store or _sample(folder, SHORT if config.short else FULL, config.volumes))
         records = [record for record in store.records if record.shape == store.records[0].shape and record.split == store.records[0].split]
-        records = records[: config.volumes]
+        # The scans are written anew: with levels, whatever the store has.
+        records = [replace(record, levels=LEVELS) for record in records[: config.volumes]]
         scans_ZYX = [np.ascontiguousarray(store.read_codes(record).T) for record in records]
         known = list(readers(folder, records, scans_ZYX))
         block = min(config.block, min(records[0].shape) // 2)
@@ -83,6 +87,9 @@ def run(config: Config) -> list[Row]:
                 (MOVED, moved | paths.moved_paths(folder, len(records))),
             ):
                 work |= {(group, name): (lambda n, task=task: task(n % len(records)), 1) for name, task in found.items()}  # type: ignore[misc]
+            for level, group in enumerate(COARSE, start=1):
+                for name, task in paths.coarse_paths(folder, records, level).items():
+                    work[group, name] = (lambda n, task=task: task(n % len(records)), 1)  # type: ignore[misc]
             patch = paths.queue(folder, len(records), block)
             work[BLOCK, QUEUE] = (lambda n: patch(), 16)  # the queue is filled once in that many
             times = _measure(work, config.repeats)
@@ -102,7 +109,7 @@ def table(rows: Sequence[Row]) -> str:
     found = {row.name: row for row in rows}
     names = list(dict.fromkeys(row.name.split(": ", 1)[1].removesuffix(", wall") for row in rows if row.name.startswith(GROUPS)))
     lines = []
-    for groups in ((INTO, NEW, *AXES, BLOCK), (PLAIN, MOVED)):
+    for groups in ((INTO, NEW, *AXES, BLOCK), (PLAIN, MOVED), COARSE):
         lines += ["| | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
         for name in names:
             pairs = [(found.get(f"{group}: {name}"), found.get(f"{group}: {name}, wall")) for group in groups]

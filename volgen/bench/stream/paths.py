@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 import torchio as tio
+from torch.nn.functional import avg_pool3d
 
 from volgen.data.augment import AugmentConfig
+from volgen.data.cache import Cache
 from volgen.data.record import SubjectRecord
+from volgen.data.scan import StoredScan
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
+from volgen.images.box import BoxConfig
 
 AUGMENT = AugmentConfig(rotation_degrees=15.0, translation_mm=5.0, scale=0.1, flip_left_right=True)
 RADIANS = 0.2618
+AVERAGED = "means of level 0"
 LOAD, PERSISTENT, CACHED = "MONAI LoadImage", "MONAI PersistentDataset", "MONAI CacheDataset"
 Paths = dict[str, Callable[[int], Any]]
 
@@ -36,6 +44,30 @@ def streams(folder: Path, records: Sequence[SubjectRecord]) -> Iterator[tuple[Pa
     yield plain, moved
     for stream in opened:
         stream.close()
+
+
+def coarse_paths(folder: Path, records: Sequence[SubjectRecord], level: int) -> Paths:
+    """Scan number i -> float tensor of a level: from the store's array of it; and from all voxels, as without one."""
+    from monai.transforms import LoadImage
+
+    files, load = _files(folder, len(records)), LoadImage(image_only=True, ensure_channel_first=True)
+    edge = 2**level
+
+    def read(layout: str, levels: int) -> Callable[[int], Any]:
+        store = Store(folder / layout, [replace(record, levels=levels) for record in records])
+        whole = BoxConfig.whole(records[0].shape)
+        return lambda i: StoredScan(store, store.records[i], Cache(0), False, whole, whole).coarse(edge)
+
+    return {
+        **{f"volgen, {layout}": read(layout, level) for layout in ("slices", "volumes")},
+        AVERAGED: read("slices", 0),
+        f"{AVERAGED}, nibabel .nii.gz": lambda i: avg_pool3d(torch.tensor(_voxels(files[i]))[None, None], edge),
+        f"{AVERAGED}, {LOAD}": lambda i: avg_pool3d(load(files[i])[None], edge),
+    }
+
+
+def _voxels(file: Path) -> Any:
+    return nib.load(file).get_fdata(dtype=np.float32)  # type: ignore[attr-defined]
 
 
 def plain_paths(folder: Path, count: int) -> Paths:

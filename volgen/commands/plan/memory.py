@@ -67,7 +67,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     engine = engine_memory(recipe.privacy.reduced(recipe.engine), size, ranks, gpu)
     average = FP32 * -(-size.parameters // ranks) if recipe.engine.zero_stage else FP32 * size.parameters
     parts = _buffers(recipe, traced, engine.buckets if gpu else engine.touched, ranks)
-    host = _host(recipe, size, ranks, people)
+    host, decoded = _host(recipe, size, ranks, people), _cached(recipe, people, _codes(recipe))
     if process is None:
         parts["CUDA context and workspaces (assumed)"] = GPU_RESERVE
     else:
@@ -84,14 +84,14 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     if gpu:
         parts["fragmentation (assumed)"] = round(FRAGMENTATION * (held + sum(parts.values()) - GPU_RESERVE))
     # On the host, a copy of all weights (to be validated, or as the bytes of a file) comes to what lies there; or the fit was more.
-    on_host = engine.host + (max(sum(host.values()) + FP32 * size.released, host["cache"] + fit) if gpu else 0)
+    on_host = engine.host + (max(sum(host.values()) + FP32 * size.released, decoded + fit) if gpu else 0)
     training = Memory(
         engine.weights + gathered, gradients, engine.optimizer + average, rest, sum(parts.values()), moment, on_host, parts
     )  # fmt: skip
-    if process is None or process + host["cache"] + fit <= training.total:
+    if process is None or process + decoded + fit <= training.total:
         return training
     # Before there is a network, on rank 0.
-    before = {"process before training": process, "cache": host["cache"]}
+    before = {"process before training": process, "cache": decoded}
     return Memory(0, 0, 0, fit, sum(before.values()), "fit of the preconditioner", on_host, before)
 
 
@@ -140,7 +140,15 @@ def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[st
     return {
         "validation volumes": FP32 * example * views * validated,
         "batches ahead": FP32 * example * (recipe.data.batch_size // ranks) * (AHEAD - 1),
-        "cache": min(int(recipe.data.cache_gib * GIB), CODE * math.prod(recipe.data.decoded.size) * people),
+        "cache": _cached(recipe, people, FP32 * math.prod(recipe.model.shape(recipe.data.grid)) if recipe.level else _codes(recipe)),
         "best weights": FP32 * size.released + size.buffers,
-        **({"volumes of the level": FP32 * math.prod(recipe.model.shape(recipe.data.grid)) * people} if recipe.level else {}),
     }
+
+
+def _codes(recipe: Recipe) -> int:
+    """Bytes of one scan, decoded."""
+    return CODE * math.prod(recipe.data.decoded.size)
+
+
+def _cached(recipe: Recipe, people: int, each: int) -> int:
+    return min(int(recipe.data.cache_gib * GIB), each * people)

@@ -27,7 +27,8 @@ from volgen.data.ingest.frame import open_frame
 from volgen.data.ingest.grid import check
 from volgen.data.ingest.names import is_label_word
 from volgen.data.ingest.preprocess import IngestConfig
-from volgen.data.layout import ATTRIBUTE, SEAL, changed, write_group
+from volgen.data.layout import ATTRIBUTE, FILES, SEAL, changed, write_group
+from volgen.data.levels import LEVELS
 from volgen.data.place import open_array
 from volgen.data.quantise import encode
 from volgen.data.record import SubjectRecord, checksum, split_of
@@ -37,8 +38,11 @@ from volgen.images.nifti import read_scan
 from volgen.images.volume import Volume
 
 ROOT = "zarr.json"
-PARTS = (ROOT, "0/zarr.json", "0/c/0/0/0", "nifti/zarr.json", "nifti/c/0")
-"""Files of a group."""
+HEADER = "nifti/c/0"
+PARTS = (ROOT, "0/zarr.json", "0/c/0/0/0", "nifti/zarr.json", HEADER)
+"""Files of every group."""
+COARSER = tuple(f"{level}/{part}" for level in range(1, LEVELS + 1) for part in ("zarr.json", "c/0/0/0"))
+"""Files of a group that has levels."""
 LARGEST_ATTRIBUTES = 2**24
 """Bytes of a group's metadata that make sense."""
 BEGINNING = 64
@@ -125,14 +129,14 @@ def torn(group: Path, file: str) -> bool:
     Returns:
         Whether it holds nothing but what a group holds, and some of that is missing, empty or zeros.
     """
-    if not group.is_dir() or not {path.name for path in group.iterdir()} <= {Path(part).parts[0] for part in PARTS}:
+    if not group.is_dir() or not {path.name for path in group.iterdir()} <= {Path(part).parts[0] for part in (*PARTS, *COARSER)}:
         return False
-    broken = [part for part in PARTS if torn_file(group / part)]
-    if not broken or ROOT in broken:
-        return bool(broken)
+    if torn_file(group / ROOT):
+        return True
     try:
         content = json.loads(read_bytes(group / ROOT, limit=LARGEST_ATTRIBUTES))["attributes"][ATTRIBUTE]
-        return bool(content["file"] == file)
+        parts = (*PARTS, *(part for part in COARSER if part in content.get(FILES, ())))
+        return bool(content["file"] == file) and any(torn_file(group / part) for part in parts)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -185,9 +189,7 @@ def _unlike(group: Path, record: SubjectRecord) -> str:
     if codes_ZYX.shape != record.shape[::-1] or checksum(codes_ZYX) != record.checksum:
         return "its voxels are not those that were ingested"
     header = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
-    return (
-        "" if read_bytes(group / PARTS[-1], limit=LARGEST_ATTRIBUTES) == header else "its affine or scaling is not that of its NIfTI header"
-    )
+    return "" if read_bytes(group / HEADER, limit=LARGEST_ATTRIBUTES) == header else "its affine or scaling is not that of its NIfTI header"
 
 
 def prepare_worker() -> None:
@@ -237,6 +239,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         checksum=checksum(codes_ZYX),
         foreground=field_of_view.of_codes(codes.codes, codes.slope, codes.inter, intensity),
         source_affine=taken.source,
+        levels=LEVELS,
     )
     share = round(taken.kept, 6)
     with atomic_folder(store / found.id) as temporary:
