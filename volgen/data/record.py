@@ -21,6 +21,10 @@ from volgen.images.volume import edges, shear
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+ALMOST, ROUNDING = 1.25, 1e-4
+"""A scan teaches experts whose voxels are finer than its own by this factor at most; headers hold float32."""
+COARSEST = MAX_LEVELS + 1
+"""Finest level of a scan that can teach no expert at all."""
 AXES = ("RL", "AP", "SI")
 DERIVED = {"foreground", "levels"}
 """Keys of a record that are functions of the voxels, which have a checksum."""
@@ -47,6 +51,7 @@ class SubjectRecord:
         checksum: SHA-256 of the codes (C order z, y, x; little-endian): independent of chunks and compression.
         foreground: box around the head; None in stores that are older than this.
         source_affine: 4 x 4, voxel -> mm of the scan's own frame, where it was brought into another one; None where ``affine`` says it.
+        finest: finest level that the scan can teach; 0 unless its own voxels were coarser than the store's.
         levels: coarser arrays beside the voxels (:mod:`volgen.data.levels`); 0 in stores that are older than these.
     """
 
@@ -64,6 +69,7 @@ class SubjectRecord:
     checksum: str
     foreground: BoxConfig | None = None
     source_affine: NDArray[np.float64] | None = None
+    finest: int = 0
     levels: int = 0
 
     @property
@@ -89,6 +95,7 @@ class SubjectRecord:
             },
             "checksum": self.checksum,
             **({} if self.foreground is None else {"foreground": self.foreground.model_dump(mode="json")}),
+            **({"finest": self.finest} if self.finest else {}),
             **({"levels": self.levels} if self.levels else {}),
         }
 
@@ -123,9 +130,9 @@ class SubjectRecord:
         box = None if foreground is None else BoxConfig.model_validate(foreground)
         if box is not None and not BoxConfig.whole(shape).holds(box):
             raise ValueError("a foreground is outside of its volume")
-        levels = int(content.get("levels", 0))
-        if not 0 <= levels <= MAX_LEVELS:
-            raise ValueError(f"there are no {levels} levels")
+        finest, levels = (int(content.get(key, 0)) for key in ("finest", "levels"))
+        if not (0 <= finest <= COARSEST and 0 <= levels <= MAX_LEVELS):
+            raise ValueError(f"there is no level {finest}, or there are no {levels} levels")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
@@ -141,8 +148,20 @@ class SubjectRecord:
             checksum=str(content["checksum"]),
             foreground=box,
             source_affine=source_affine,
+            finest=finest,
             levels=levels,
         )
+
+
+def finest_level(source_mm: Sequence[float], stored_mm: Sequence[float]) -> int:
+    """The finest level whose voxels are not finer than a scan's own, but for a factor of :data:`ALMOST`, along any axis.
+
+    Args:
+        source_mm: edges of the scan's voxels.
+        stored_mm: those of the store's, along the same axes.
+    """
+    ratio = max(own / stored for own, stored in zip(source_mm, stored_mm, strict=True))
+    return next((level for level in range(COARSEST) if ratio <= ALMOST * 2**level * (1 + ROUNDING)), COARSEST)
 
 
 def split_of(patient: str, validation: float, test: float) -> Split:

@@ -58,6 +58,8 @@ class StreamConfig(Config):
     """Decoded volumes kept in memory by each rank."""
     augment: AugmentConfig = AugmentConfig()
     """Random transforms of training volumes."""
+    interpolated: bool = False
+    """Whether scans also train experts whose voxels are finer than their own by over a quarter: these learn how ingest interpolates."""
     half: HalfConfig | None = None
     """Only a random half of the training split, for audits; all of it if None."""
 
@@ -102,10 +104,15 @@ class StreamConfig(Config):
         """What of a volume is read and kept: what is computed on, or all where heads are moved and may come into the box from outside."""
         return self.augment.build().reach(self.place, self.shape)
 
-    def records(self, store: Store, split: Split) -> list[SubjectRecord]:
-        """Scans of a split that a run may look at, in the order of the manifest."""
+    def records(self, store: Store, split: Split, level: int | None = None) -> list[SubjectRecord]:
+        """Scans of a split that a run may look at, in the order of the manifest; those that teach experts of a level, if one is given."""
         half = self.half if split == "train" else None
-        return [record for record in store.split(split) if half is None or half.holds(record.patient)]
+        found = [record for record in store.split(split) if half is None or half.holds(record.patient)]
+        return found if level is None else [record for record in found if self.teaches(record, level)]
+
+    def teaches(self, record: SubjectRecord, level: int) -> bool:
+        """Whether experts of a level learn from a scan: its own voxels are not coarser than theirs."""
+        return self.interpolated or record.finest <= level
 
     def check_shapes(self, store: Store, records: Iterable[SubjectRecord]) -> None:
         """Makes sure that scans have the shape that is stated here.
@@ -160,6 +167,7 @@ class Stream:
         rank: this process's number among those that share a batch.
         world: number of those.
         cut: what of a scan an example is.
+        level: of the experts that learn from it; all scans of the split if None.
 
     Raises:
         UserError: the split is empty, the store has another shape, or the batch cannot be shared evenly.
@@ -167,10 +175,12 @@ class Stream:
 
     def __init__(
         self, store: Store, split: Split, config: StreamConfig, seed: int, rank: int = 0, world: int = 1, cut: Cut = everything,
+        level: int | None = None,
     ) -> None:  # fmt: skip
-        self.records = config.records(store, split)
+        self.records = config.records(store, split, level)
         if not self.records:
-            raise UserError(str(store.path), f"has nobody in its {split} split", "at least one scan", "ingest more people or other shares")
+            whom = "nobody" if level is None or not config.records(store, split) else f"no scan that is fine enough for level {level}"
+            raise UserError(str(store.path), f"has {whom} in its {split} split", "at least one scan", "ingest more people or other shares")
         config.check_shapes(store, self.records)
         if config.batch_size % world:
             raise UserError("data.batch_size", f"{config.batch_size} cannot be shared by {world} ranks", f"a multiple of {world}")

@@ -129,13 +129,14 @@ class PreconditionerConfig(Protocol):
         """Highest level of an expert (:mod:`volgen.models.model`): that it leaves finer bands to what is expected without a network."""
         ...
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
         """Fits to training volumes.
 
         Args:
             volumes: starts one pass over float32 tensors [X, Y, Z] in [-1, 1].
             people: who each volume of a pass is of.
             seed: seed of anything random in the fit.
+            finest: finest level that each volume of a pass shows, at most :attr:`coarsest`; 0 for all if empty.
         """
         ...
 

@@ -6,7 +6,7 @@ Legend: B batch, C channel, X Y Z axes of a volume, ... two axes of a slice or t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,13 @@ def _gathered(x_KXYZ: Tensor, row_B: Tensor, start_B3: Tensor, size: Sequence[in
 def low_pass(shape: Sequence[int], level: int) -> Index:
     """Place of the low-pass corner of [..., X, Y, Z] after ``level`` levels of a pyramid."""
     return (..., *(slice(0, size >> level) for size in shape))
+
+
+def bands(shape: Sequence[int], levels: int) -> Iterator[tuple[int, Index]]:
+    """Places of all bands of a pyramid of ``levels`` levels, each with the coarsest level of voxels that still shows it."""
+    for level in range(levels):
+        yield from ((level, place) for place in _octants(shape, level)[1:])
+    yield levels, low_pass(shape, levels)
 
 
 def _octants(shape: Sequence[int], level: int) -> list[Index]:

@@ -102,7 +102,13 @@ class Protected:
         assumed = {**assumed, **self._told_apart(store)}
         if recipe.data.box is not None:
             assumed |= {"box": f"data.box, {list(recipe.data.box.size)} voxels from {list(recipe.data.box.start)}, is public"}
-        patients = len({record.patient for record in recipe.data.records(store, "train")})
+        records = recipe.data.records(store, "train")
+        finest = min(variant.level for variant in recipe.variants)
+        if left := sum(not recipe.data.teaches(record, finest) for record in records):
+            found = f"has {left} of {len(records)} scans that are too coarse for experts of level {finest}"
+            do = "ingest them into a store of larger voxels, leave them out, or set data.interpolated"
+            raise UserError(str(store.path), found, "scans that train every expert: the ledger has one sampling rate for all", do)
+        patients = len({record.patient for record in records})
         steps, batch = sum(recipe.rule(phase).max_steps for phase in recipe.trained()), recipe.data.batch_size
         cohort = CohortLedger(str(store.path), store.fingerprint)
         assumed = {**assumed, **cohort_entries.noted(cohort)}

@@ -118,6 +118,7 @@ def test_a_coarse_scan_is_that_of_an_older_store(store: Store, place: BoxConfig,
         torch.testing.assert_close(one.coarse(edge), other.coarse(edge), rtol=0, atol=4e-5)
         np.testing.assert_allclose(one.coarse(edge), of_cubes(one.whole().numpy(), edge), atol=4e-5)
         assert torch.equal(one.slices(0, 1, 4), one.whole()[1:4]) and torch.equal(one.slices(2, 1, 4), one.whole()[:, :, 1:4])
+        assert torch.equal(one.part((1, 2, 3), (4, 5, 6)), one.whole()[1:5, 2:7, 3:9])
 
 
 def test_a_place_off_the_cubes_is_averaged_from_voxels(store: Store) -> None:

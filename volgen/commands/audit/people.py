@@ -48,9 +48,11 @@ def everybody(trained: TrainedRun, members: Store, others: Store) -> list[Examin
     """
     check_cohort(trained, members)
     data, same = trained.recipe.data, others.fingerprint == members.fingerprint
-    inside = {record.patient for record in data.records(members, "train")}
+    coarsest = max(variant.level for variant in trained.recipe.variants)
+    inside = {record.patient for record in data.records(members, "train", coarsest)}
     looked_at: tuple[Split, ...] = ("train", "test", *(() if trained.recipe.privacy.validates else ("validation",)))
-    records = [record for record in members.records if record.split in looked_at and (same or record.split == "train")]
+    taught = [record for record in members.records if data.teaches(record, coarsest)]  # whoever taught no expert is in no audit
+    records = [record for record in taught if record.split in looked_at and (same or record.split == "train")]
     people = _people(members, records, inside, coin=data.half is not None)
     if not same:
         _check_strangers(members, others)

@@ -35,7 +35,7 @@ from volgen.data.ingest.subject import ROOT, SubjectOutcome, ingest_one, prepare
 from volgen.data.ingest.template import COHORT, Each, chosen, made, member
 from volgen.data.layout import ATTRIBUTE, consolidate
 from volgen.data.people import WAYS, Way
-from volgen.data.record import SPLITS, SubjectRecord, cohort_fingerprint
+from volgen.data.record import ALMOST, SPLITS, SubjectRecord, cohort_fingerprint
 from volgen.data.store import VERSION
 from volgen.images import nifti
 from volgen.images.volume import Volume
@@ -419,6 +419,12 @@ def _warnings(good: Sequence[SubjectOutcome], splits: dict[str, int]) -> Iterato
         yield (
             f"{len(several)} people are in more than one folder ({several[0]} in {folders}): one sub-<label> is one person wherever it is; "
             "if these are different people, give them different labels and ingest into a new store"
+        )
+    coarse = [outcome for outcome in good if outcome.record is not None and outcome.record.finest]
+    if coarse:
+        yield (
+            f"{len(coarse)} of {len(good)} scans, such as {coarse[0].found.relative}, have voxels over {ALMOST:g} times as large as the"
+            " store's: they train experts of coarser levels only; choose a larger --voxel-size, or set data.interpolated in training"
         )
     notes = Counter(note for outcome in good for note in set(outcome.notes))
     for note, count in notes.most_common(LISTED):

@@ -20,7 +20,7 @@ from volgen.core.manifest import Provenance
 from volgen.core.progress import say
 from volgen.core.run_files import BEGUN, CONFIG, EXPERTS, MANIFEST
 from volgen.data import field_of_view
-from volgen.data.record import SPLITS, Split
+from volgen.data.record import ALMOST, SPLITS, Split
 from volgen.data.store import Store
 from volgen.origin.start import Start
 from volgen.parallel.engine import check_matrices
@@ -51,6 +51,12 @@ def check(recipe: Recipe, store: Store) -> None:
             do = f"ingest the scans anew with a larger share, such as --validation 0.3, or more people ({_shares(store)})"
             raise UserError(str(store.path), found, "at least one person", do)
         recipe.data.check_shapes(store, records)
+        for level in sorted({variant.level for variant in recipe.variants}):
+            if not recipe.data.records(store, split, level):
+                found = f"has no scan in its {split} split, {purpose}, whose own voxels are as small as those of level {level}"
+                finest = min(record.finest for record in records)
+                do = f"give experts level {finest} or more, ingest with a larger --voxel-size, or set data.interpolated"
+                raise UserError(str(store.path), found, f"one that is at most {ALMOST:g} times as coarse", do)
     for variant in recipe.variants:
         with torch.device("meta"):
             network = variant.build().network(recipe.trained()[-1])

@@ -118,14 +118,14 @@ class _Equipment:
 
     def _make(self, recipe: Recipe, phase: Phase) -> _Tools:
         group, regime = self._group, recipe.privacy.build(recipe)
-        stream = Stream(self._store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut)
+        stream = Stream(self._store, "train", recipe.data, recipe.seed, group.rank, group.world_size, recipe.cut, recipe.level)
         self._held.callback(stream.close)
         judges = regime.judges(group, lambda: parts.make_validator(recipe, phase, self._store, group))
         trainer = Trainer(
             recipe.optimiser, recipe.ema, regime.gradient(stream, group, self._interrupt, self._pulse), recipe.engine.checkpoint_every,
             recipe.seed, group, regime.metrics(self._metrics), self._pulse,
         )  # fmt: skip
-        return _Tools(recipe, regime, trainer, judges, parts.fitted(recipe, stream, self._preconditioner))
+        return _Tools(recipe, regime, trainer, judges, parts.fitted(recipe, self._store, self._preconditioner))
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
         if public := start.fit():
             write(*public, root)
             return
-        with closing(Stream(store, "train", recipe.data, recipe.seed)) as stream:
+        with closing(Stream(store, "train", recipe.data, recipe.seed, level=_coarsest(recipe))) as stream:
             people = [record.patient for record in stream.records]
+            finest = [0 if recipe.data.interpolated else record.finest for record in stream.records]
             say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
             try:
-                fitted = recipe.preconditioner.fit(stream.volumes, people, recipe.seed)
+                fitted = recipe.preconditioner.fit(stream.volumes, people, recipe.seed, finest)
                 assembly: Assembly = recipe.assembly.fit(stream.scans, people, recipe.seed)
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or other kinds of preconditioner and assembly") from None
@@ -59,18 +60,24 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
     return fitted.to(group.device)
 
 
-def fitted(recipe: Recipe, stream: Stream, preconditioner: Preconditioner) -> Fitted:
+def _coarsest(recipe: Recipe) -> int:
+    """Coarsest level of the run's experts: whoever is coarser teaches none."""
+    return max(variant.level for variant in recipe.variants)
+
+
+def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner) -> Fitted:
     """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
 
     Those that a start has brought know nobody of the cohort.
     """
-    numbers = {} if recipe.start.brings_fit else {record.id: number for number, record in enumerate(stream.records)}
+    records = [] if recipe.start.brings_fit else recipe.data.records(store, "train", _coarsest(recipe))
+    numbers = {record.id: number for number, record in enumerate(records)}
     return Fitted(preconditioner, numbers)
 
 
 def make_validator(recipe: Recipe, phase: Phase, store: Store, group: Group) -> Validator:
     """Scores weights of a phase, or of one with the same network, on a fixed choice of validation volumes."""
-    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut)) as stream:
+    with closing(Stream(store, "validation", recipe.data, recipe.seed, cut=recipe.cut, level=recipe.level)) as stream:
         volumes = stream.validation_volumes(recipe.stopping.validation_volumes, recipe.examples_of_each)
     method = recipe.build()
     with seeded(recipe.seed, "weights", "validation"):

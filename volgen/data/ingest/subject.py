@@ -31,7 +31,7 @@ from volgen.data.layout import ATTRIBUTE, FILES, SEAL, changed, write_group
 from volgen.data.levels import LEVELS
 from volgen.data.place import open_array
 from volgen.data.quantise import encode
-from volgen.data.record import SubjectRecord, checksum, split_of
+from volgen.data.record import SubjectRecord, checksum, finest_level, split_of
 from volgen.images import nifti
 from volgen.images.intensity import IntensityMap
 from volgen.images.nifti import read_scan
@@ -239,6 +239,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         checksum=checksum(codes_ZYX),
         foreground=field_of_view.of_codes(codes.codes, codes.slope, codes.inter, intensity),
         source_affine=taken.source,
+        finest=finest_level(whole.voxel_size, volume.voxel_size),
         levels=LEVELS,
     )
     share = round(taken.kept, 6)

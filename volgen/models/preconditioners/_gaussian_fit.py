@@ -19,7 +19,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from volgen.core.rng import permutation
-from volgen.models.haar import low_pass, pyramid
+from volgen.models.haar import Index, bands, low_pass, pyramid
 
 KEPT_BYTES = 2 << 30
 """Low-pass corners of volumes in memory at once: 256 of 256^3 voxels at rank_level 1, or every one of 65536 at 4 mm."""
@@ -71,27 +71,33 @@ class Folds:
     components: Tensor
 
 
-def fit(layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> tuple[Statistics, Folds]:
+def fit(
+    layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()
+) -> tuple[Statistics, Folds]:
     """Means and components of the cohort and of the cohort without each fold; then variances of the held-out volumes.
+
+    Every volume shows the components' corner; a finer band is estimated from those that show it.
 
     Args:
         layout: sizes.
         volumes: starts one pass over volumes [X, Y, Z].
         people: who each volume of a pass is of.
         seed: seed of the folds.
+        finest: finest level that each volume shows, at most ``rank_level``; 0 for all if empty.
 
     Raises:
-        ValueError: there are fewer people than folds.
+        ValueError: there are fewer people than folds, of all or of those who show a band.
     """
     fold = _folds(layout, people, seed)
     count = len(people)
     counts = torch.bincount(fold, minlength=layout.folds)
     rank = usable_rank(layout.rank, count, int(counts.max()))
+    shows = _Shows(layout, finest or [0] * count, fold, people)
 
     def coefficients() -> Iterator[Tensor]:
         return (pyramid(volume[None, None].float(), layout.levels)[0, 0] for volume in volumes())
 
-    means, mean, corners = _means(layout, coefficients, fold, counts, rank)
+    means, mean, corners = _means(layout, coefficients, fold, shows, rank)
     # Fold k for k = 0 ... folds - 1: everybody else; the last one: everybody.
     subsets = [fold != k for k in range(layout.folds)] + [torch.ones_like(fold, dtype=torch.bool)]
     components = _components(corners, subsets, rank)
@@ -104,8 +110,47 @@ def fit(layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequenc
         loadings = torch.einsum("rxyz,xyz->r", basis, offset[corner])
         offset[corner] -= torch.einsum("rxyz,r->xyz", basis, loadings)
         variances += loadings**2 / count
-        residual += offset.square_().div_(count)
+        for place, seen, _ in shows.by(index, mean.shape):
+            residual[place].add_(offset[place].square_().div_(seen))
     return Statistics(mean[None], components[-1:].clone(), residual, variances), Folds(fold, means, components[:-1])
+
+
+class _Shows:
+    """Which bands of a pyramid each volume shows, and how many volumes show each.
+
+    Args:
+        layout: levels of the pyramid.
+        finest: finest level of each volume.
+        fold: fold of each volume.
+        people: who each volume is of.
+
+    Raises:
+        ValueError: a band is shown by too few people to be estimated without each fold.
+    """
+
+    def __init__(self, layout: Layout, finest: Sequence[int], fold: Tensor, people: Sequence[str]) -> None:
+        assert max(finest) <= layout.rank_level, "a volume does not show the corner of the components"
+        self._finest, self._depth = finest, layout.rank_level
+        seen = [[index for index, level in enumerate(finest) if level <= band] for band in range(layout.rank_level + 1)]
+        self._counts = [torch.bincount(fold[some], minlength=layout.folds) for some in seen]
+        for band, some in enumerate(seen):
+            who = len({people[index] for index in some})
+            if who < layout.folds or int(self._counts[band].max()) == len(some):
+                found = f"scans of {who} people have voxels as small as those of level {band}"
+                raise ValueError(f"{found}, and the structured Gaussian needs at least {layout.folds} people who show its finest bands")
+
+    def everywhere(self, shape: Sequence[int]) -> Iterator[tuple[Index, int, Tensor]]:
+        """Places of all bands, with the number of volumes that show each, and how many of them are in each fold."""
+        return self._shown(0, shape)
+
+    def by(self, index: int, shape: Sequence[int]) -> Iterator[tuple[Index, int, Tensor]]:
+        """The same for the bands that one volume shows."""
+        return self._shown(self._finest[index], shape)
+
+    def _shown(self, finest: int, shape: Sequence[int]) -> Iterator[tuple[Index, int, Tensor]]:
+        for band, place in bands(shape, self._depth):
+            if finest <= band:
+                yield place, int(self._counts[band].sum()), self._counts[band]
 
 
 def usable_rank(wanted: int, volumes: int, largest_fold: int) -> int:
@@ -172,7 +217,7 @@ class _Corners:
 
 
 def _means(
-    layout: Layout, coefficients: Callable[[], Iterator[Tensor]], fold: Tensor, counts: Tensor, rank: int
+    layout: Layout, coefficients: Callable[[], Iterator[Tensor]], fold: Tensor, shows: _Shows, rank: int
 ) -> tuple[Tensor, Tensor, _Corners]:
     """The first pass: means without each fold [k, X, Y, Z], of all [X, Y, Z], and the corners."""
     sums: Tensor | None = None
@@ -184,15 +229,18 @@ def _means(
             sums = torch.zeros(layout.folds, *c.shape)
             held = max(PART, KEPT_BYTES // (4 * low.numel()) // PART * PART)
             kept = torch.empty(count, *low.shape) if rank and count <= held else None
-        sums[fold[index]] += c
+        for place, _, _ in shows.by(index, c.shape):
+            sums[fold[index]][place].add_(c[place])
         seen += 1
         if kept is not None:
             kept[index] = low
     assert sums is not None and seen == count, "a pass has one volume for each of `people`"
     corner = low_pass(sums.shape[1:], layout.rank_level)
     mean = sums.sum(dim=0)
-    sums.neg_().add_(mean).div_((count - counts)[:, None, None, None])  # in place: of 256^3 voxels this is most of what is kept
-    mean /= count
+    sums.neg_().add_(mean)  # in place: of 256^3 voxels this is most of what is kept
+    for place, seen, counts in shows.everywhere(mean.shape):
+        sums[place].div_((seen - counts)[:, None, None, None])
+        mean[place].div_(seen)
     middle = mean[corner].clone()
     if kept is not None:
         kept -= middle

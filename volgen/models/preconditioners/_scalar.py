@@ -61,7 +61,7 @@ class ScalarConfig(Config):
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """c_skip, c_out and c_in."""
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
         """Nothing depends on the data."""
         return ScalarPreconditioner(self)
 

@@ -86,16 +86,16 @@ class Config(BaseConfig):
         """Components inside of the low-pass corner of a level leave the finer bands to variances of single coefficients."""
         return self.rank_level
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int) -> Preconditioner:
-        """Estimates mean, components and cross-fitted variances.
+    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
+        """Estimates mean, components and cross-fitted variances; those of a band from the volumes that show it.
 
         Raises:
-            ValueError: there are fewer people than folds.
+            ValueError: there are fewer people than folds, of all or of those who show a band.
         """
         if not self.mirrored:
-            return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed))
+            return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed, finest))
         both = (lambda: (one for volume in volumes() for one in (volume, volume.flip(0)))), [person for person in people for _ in range(2)]
-        statistics, folds = fit(self.layout, *both, seed)
+        statistics, folds = fit(self.layout, *both, seed, [level for level in finest for _ in range(2)])
         # A training volume and its mirror image are of one person, hence of one fold.
         return GaussianPreconditioner(self, statistics, replace(folds, number=folds.number[::2].clone()))
 
