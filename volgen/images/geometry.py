@@ -22,6 +22,8 @@ from volgen.images.volume import Volume
 
 BACKGROUND = -1.0
 """Of the model's range: the minimum of the intensity window, which real scans have around a stripped head."""
+FARTHEST = 1e4
+"""mm from the origin at which the middle of a grid may lie."""
 FOREGROUND = 0.1
 """Share of the intensity range that is above air and below tissue."""
 LARGEST_BRAIN_LITRES = 2.2
@@ -44,6 +46,7 @@ class Geometry:
         intensity: the window of a typical training volume; a generated volume is exported in its units.
         skull_stripped: whether the volumes show brains rather than heads.
         box: where in a volume there is more than background; None: anywhere.
+        centre: where the middle of the grid is, in mm of RAS+; 0, 0, 0 unless scans were brought into a frame in which it is elsewhere.
     """
 
     shape: Shape3
@@ -51,6 +54,7 @@ class Geometry:
     intensity: IntensityMap
     skull_stripped: bool
     box: BoxConfig | None = None
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
@@ -62,6 +66,8 @@ class Geometry:
             raise ValueError(f"voxels of {self.voxel_size} mm are not between {shortest:g} and {longest:g} mm")
         if max(abs(self.intensity.low), abs(self.intensity.high)) > MAX_INTENSITY:
             raise ValueError(f"an intensity window goes up to {MAX_INTENSITY:g} at most")
+        if not max(map(abs, self.centre)) <= FARTHEST:  # NaN too
+            raise ValueError(f"the middle of a grid is not at {self.centre} mm")
         if not BoxConfig.whole(self.shape).holds(self.place):
             raise ValueError(f"the box at {self.place.start} with {self.place.size} voxels is not inside of {self.shape}")
 
@@ -84,10 +90,10 @@ class Geometry:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """4 x 4, voxel indices -> RAS+ mm. A generated person was in no scanner: the centre of the grid is the origin."""
+        """4 x 4, voxel indices -> RAS+ mm. A generated person was in no scanner: the middle of the grid is the origin, or in a template."""
         size = np.asarray(self.voxel_size, dtype=np.float64)
         affine = np.diag([*size, 1.0])
-        affine[:3, 3] = -size * (np.asarray(self.shape) - 1) / 2
+        affine[:3, 3] = np.asarray(self.centre) - size * (np.asarray(self.shape) - 1) / 2
         return affine
 
     def alike(self, other: Geometry) -> bool:
@@ -110,6 +116,8 @@ class Geometry:
         windows: Iterable[IntensityMap],
         examples: Iterable[NDArray[np.float32]],
         box: BoxConfig | None = None,
+        *,
+        one_frame: bool = False,
     ) -> Geometry:
         """The frame of training volumes: their voxel size and the median of their intensity windows.
 
@@ -119,10 +127,12 @@ class Geometry:
             windows: one intensity map per volume.
             examples: a few volumes [X, Y, Z] in [0, 1], to tell brains from heads by their size.
             box: where in a volume there is more than background.
+            one_frame: whether all were brought into one frame, so that they have one affine.
 
         Raises:
             ValueError: there are no volumes, or their voxel sizes differ.
         """
+        affines = list(affines)
         sizes = np.array([np.linalg.norm(affine[:3, :3], axis=0) for affine in affines])
         limits = np.array([(window.low, window.high) for window in windows])
         if not len(sizes) or not len(limits):
@@ -133,7 +143,8 @@ class Geometry:
         x, y, z = (round(float(size), 6) for size in np.median(sizes, axis=0))
         low, high = (float(limit) for limit in np.median(limits, axis=0))
         size = float(np.median([litres(unit, (x, y, z)) for unit in examples]))
-        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES, box=box)
+        centre = middle(affines[0], shape) if one_frame else (0.0, 0.0, 0.0)
+        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES, box=box, centre=centre)
 
     def write(self, directory: Path) -> None:
         """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""
@@ -144,6 +155,7 @@ class Geometry:
             "skull_stripped": self.skull_stripped,
             "affine": self.affine.tolist(),
             **({} if self.box is None else {"box": self.box.model_dump(mode="json")}),
+            **({} if self.centre == (0.0, 0.0, 0.0) else {"centre": self.centre}),
         }
         write_json(directory / GEOMETRY, content)
 
@@ -160,9 +172,16 @@ class Geometry:
             i, j, k = (float(size) for size in content["voxel_size"])
             window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
             box = BoxConfig.model_validate(content["box"]) if "box" in content else None
-            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]), box=box)
+            r, a, s = (float(place) for place in content.get("centre", (0.0, 0.0, 0.0)))
+            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]), box=box, centre=(r, a, s))
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(str(directory / GEOMETRY), f"has another form ({error})", "the form that `volgen train` writes") from None
+
+
+def middle(affine: NDArray[np.float64], shape: Shape3) -> tuple[float, float, float]:
+    """Where the middle of a grid is in mm, to a millionth, by the affine that maps its voxels to mm."""
+    x, y, z = (round(float(place), 6) for place in affine[:3, :3] @ ((np.asarray(shape) - 1) / 2) + affine[:3, 3])
+    return x, y, z
 
 
 def boxed(geometry: Geometry) -> str:

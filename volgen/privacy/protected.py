@@ -19,7 +19,7 @@ from volgen.data.record import SubjectRecord, by_patient
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, Wanted
 from volgen.experts.plan import Phase
-from volgen.images.geometry import Geometry
+from volgen.images.geometry import Geometry, middle
 from volgen.images.intensity import IntensityMap
 from volgen.parallel.engine import Engine
 from volgen.parallel.group import Group
@@ -131,7 +131,10 @@ class Protected:
         # The file is released, so nothing in it is read from a scan: the grid is what ingest was told, the rest is the recipe's.
         size = _voxel_size(store)
         data, window = self._run.data, IntensityMap(*self._plan.intensity)
-        return Geometry(data.shape, (size, size, size), window, self._plan.skull_stripped, data.box)
+        # Where scans were brought into a frame, all have the template's affine, which is nobody's.
+        record = store.records[0]
+        centre = (0.0, 0.0, 0.0) if record.source_affine is None else middle(record.affine, record.shape)
+        return Geometry(data.shape, (size, size, size), window, self._plan.skull_stripped, data.box, centre)
 
     def _told_apart(self, store: Store) -> Facts:
         """What the ledger says of a store in which each file counts as a patient.

@@ -52,6 +52,22 @@ def test_round_trip(tmp_path: Path) -> None:
     np.testing.assert_allclose(content["affine"], geometry.affine)
 
 
+def test_a_cohort_in_one_frame_keeps_it(tmp_path: Path) -> None:
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-63.0, -81.0, -45.5]
+    geometry = Geometry.of_cohort(SHAPE, [affine, affine], [IntensityMap(0, 1)], [np.zeros(SHAPE, np.float32)], one_frame=True)
+    assert geometry.centre == (0.0, -18.0, 17.5)
+    assert geometry.affine.tolist() == affine.tolist()
+    geometry.write(tmp_path)
+    assert Geometry.read(tmp_path) == geometry
+    content = json.loads((tmp_path / "geometry.json").read_text())
+    (tmp_path / "geometry.json").write_text(json.dumps({**content, "centre": [0, 0, 1e9]}))
+    with pytest.raises(UserError, match="middle of a grid"):
+        Geometry.read(tmp_path)
+    cohort().write(tmp_path)
+    assert "centre" not in json.loads((tmp_path / "geometry.json").read_text()), "files of other cohorts are what they were"
+
+
 def test_differing_voxel_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="voxel sizes differ"):
         Geometry.of_cohort(SHAPE, [np.eye(4), 2 * np.eye(4)], [IntensityMap(0, 1)], [])

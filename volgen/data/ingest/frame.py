@@ -58,7 +58,7 @@ class OwnFrames:
 
 
 class SharedFrame:
-    """All scans are registered to a template, and have one grid: along the template's axes, about its middle.
+    """All scans are registered to a template, and have one grid: along the axes of its frame, about its middle.
 
     Args:
         template: what is registered to.
@@ -73,13 +73,11 @@ class SharedFrame:
         assert config.shape is not None and config.voxel_size is not None, "IngestConfig refuses a registration without a grid"
         self._template, self._config = template, config
         self.shape: Shape3 = config.shape
-        axes = template.affine[:3, :3] / template.voxel_size * config.voxel_size
         middle = _box_middle(template) if config.centre == "foreground" else (np.asarray(template.shape) - 1) / 2
-        self.affine = np.eye(4)
-        self.affine[:3, :3] = axes
+        self.affine = np.diag([config.voxel_size] * 3 + [1.0])
         # A thousandth of a mm: the middle of a symmetric template is 0, not what sums of floats leave of it.
         centre = np.round(template.affine[:3, :3] @ middle + template.affine[:3, 3], 3)
-        self.affine[:3, 3] = centre - axes @ ((np.asarray(config.shape) - 1) / 2)
+        self.affine[:3, 3] = centre - config.voxel_size * (np.asarray(config.shape) - 1) / 2
 
     def take(self, scan: Volume) -> Taken:
         """A scan in the template's frame."""

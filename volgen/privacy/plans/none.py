@@ -140,7 +140,10 @@ class Plain:
         records = self._run.data.records(store, "train")
         examples = (store.read_unit(record) for record in records[:SEEN])
         data = self._run.data
-        return Geometry.of_cohort(data.shape, [r.affine for r in records], [r.intensity for r in records], examples, data.box)
+        one_frame = all(record.source_affine is not None for record in records)
+        return Geometry.of_cohort(
+            data.shape, [r.affine for r in records], [r.intensity for r in records], examples, data.box, one_frame=one_frame
+        )
 
     def check(self, finished: Mapping[str, int]) -> None:
         """Nothing is counted."""
