@@ -110,7 +110,7 @@ def low_pass(shape: Sequence[int], level: int) -> Index:
     return (..., *(slice(0, size >> level) for size in shape))
 
 
-def bands(shape: Sequence[int], levels: int) -> Iterator[tuple[int, Index]]:
+def subbands(shape: Sequence[int], levels: int) -> Iterator[tuple[int, Index]]:
     """Places of all bands of a pyramid of ``levels`` levels, each with the coarsest level of voxels that still shows it."""
     for level in range(levels):
         yield from ((level, place) for place in _octants(shape, level)[1:])

@@ -20,7 +20,7 @@ from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.record import COARSEST, SubjectRecord, finest_level
 from volgen.data.store import Store
 from volgen.data.stream import Stream, StreamConfig
-from volgen.models.haar import bands, low_pass, pyramid
+from volgen.models.haar import low_pass, pyramid, subbands
 from volgen.models.preconditioners.gaussian import Config as Gaussian
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
@@ -102,7 +102,7 @@ def test_each_band_of_the_gaussian_is_that_of_the_people_who_show_it() -> None:
     mixed = config.fit(lambda: iter(volumes), people, 0, finest).state(training=True)
     coefficients = torch.stack([pyramid(volume[None, None], 2)[0, 0] for volume in volumes])
     fold = mixed["fold_number"]
-    for band, place in bands((8, 8, 8), 2):
+    for band, place in subbands((8, 8, 8), 2):
         shown = torch.tensor([level <= band for level in finest])
         mine = coefficients[(slice(None), *place)]
         torch.testing.assert_close(mixed["mean"][0][place], mine[shown].mean(dim=0))

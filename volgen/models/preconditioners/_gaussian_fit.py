@@ -19,7 +19,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from volgen.core.rng import permutation
-from volgen.models.haar import Index, bands, low_pass, pyramid
+from volgen.models.haar import Index, low_pass, pyramid, subbands
 
 KEPT_BYTES = 2 << 30
 """Low-pass corners of volumes in memory at once: 256 of 256^3 voxels at rank_level 1, or every one of 65536 at 4 mm."""
@@ -148,7 +148,7 @@ class _Shows:
         return self._shown(self._finest[index], shape)
 
     def _shown(self, finest: int, shape: Sequence[int]) -> Iterator[tuple[Index, int, Tensor]]:
-        for band, place in bands(shape, self._depth):
+        for band, place in subbands(shape, self._depth):
             if finest <= band:
                 yield place, int(self._counts[band].sum()), self._counts[band]
 
