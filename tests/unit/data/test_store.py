@@ -126,7 +126,7 @@ def test_any_number_of_threads_fills_a_buffer_with_the_same_codes(tall: Path, co
     out = store.buffer(record)
     out[:] = 1
     assert store.read_codes(record, out) is out
-    opened = {copier for _, copier in store._arrays}
+    opened = {copier for _, copier, _ in store._arrays}
     assert opened == {None} if copiers == 0 else len(opened) == min(copiers, 3), "three rows of chunks, each for a thread of its own"
     assert np.array_equal(out, store.read_codes(record))
     shard = tall / record.id / "0" / "c" / "0" / "0" / "0"
