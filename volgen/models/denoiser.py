@@ -185,8 +185,8 @@ class NetworkConfig(Protocol):
         ...
 
 
-def told(network: Network, given: Given) -> Network:
-    """A network that is told what is given beside what it is asked about."""
+def knowing(network: Network, given: Given) -> Network:
+    """A network that knows what is given beside what it is asked about."""
 
     def asked(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         seen = inputs_BCXYZ if given.channels is None else torch.cat([inputs_BCXYZ, given.channels], dim=1)
@@ -204,7 +204,7 @@ class PreconditionedDenoiser:
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """Returns x0_BCXYZ. What is given goes to the network as it is, channels behind its other inputs; no preconditioner sees it."""
-        return self.preconditioner.denoise(told(self.network, given), y_BCXYZ, sigma_B)
+        return self.preconditioner.denoise(knowing(self.network, given), y_BCXYZ, sigma_B)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """The preconditioner's loss weight [B]."""

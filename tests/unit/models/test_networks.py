@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from volgen.experts._weights import narrowed
 from volgen.models.convolution import Conv
 from volgen.models.haar import analyse, synthesise
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
@@ -296,6 +297,16 @@ def test_a_network_with_places_can_tell_them_apart_and_learns_to() -> None:
     assert reached[:, :2, :2, :2].all() and not reached[:, 2].any(), "only nodes around the piece learn from it"
     nn.init.normal_(module.embed_place.features)
     assert not torch.allclose(module(here, noise), module(there, noise))
+
+
+def test_features_of_places_kept_in_bf16_change_no_bit_under_autocast() -> None:
+    module = local(inputs=1 + PLACES, channels=(8,), place={"grid": 3})
+    x, noise = volume(8, 8, 8, inputs=1, batch=1)
+    x = torch.cat([x, coordinates((16, 16, 8), (8, 0, 0), (8, 8, 8))], dim=1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = module(x, noise)
+        assert torch.equal(narrowed(module, torch.bfloat16)(x, noise), before)
+    assert module.embed_place.features.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("start", [(0, 0, 0), (8, 4, 2), (300, 0, 6)])

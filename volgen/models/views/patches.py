@@ -23,7 +23,7 @@ from volgen.core.config import three
 from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
 from volgen.core.rng import uniform
-from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig, Surrounding, told
+from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig, Surrounding, knowing
 from volgen.models.place import PLACES, coordinates
 from volgen.models.reach import reach
 
@@ -147,7 +147,7 @@ class _PatchDenoiser:
         given = replace(given if self._count == 1 else replace(given, channels=None)[rows], channels=self._apart(given.channels))
         assert given.channels is not None
         surrounding = self._pieces.at(given.channels[:, -PLACES:])
-        x0 = surrounding.denoise(told(self._network, given), self._apart(y_BCXYZ), sigma_B[rows])
+        x0 = surrounding.denoise(knowing(self._network, given), self._apart(y_BCXYZ), sigma_B[rows])
         return torch.cat(x0.unflatten(0, (-1, self._count)).unbind(1), dim=2)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class _TileDenoiser:
         for tile, around in self._tiles((x, y, z)):
             where, surrounding = self._at((x, y, z), around, len(y_BCXYZ), y_BCXYZ.device)
             beside = given if given.channels is None else replace(given, channels=given.channels[_box(around)])
-            part = surrounding.denoise(told(self._network, beside | Given(where)), y_BCXYZ[_box(around)], sigma_B)
+            part = surrounding.denoise(knowing(self._network, beside | Given(where)), y_BCXYZ[_box(around)], sigma_B)
             if part.shape == y_BCXYZ.shape:
                 return part
             if not len(x0_BCXYZ):
