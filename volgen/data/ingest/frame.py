@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from volgen.core.errors import UserError
 from volgen.core.protocols import Shape3
 from volgen.data.ingest.grid import bounded, conform, kept, splits
-from volgen.data.ingest.itk import resampled, to_itk
+from volgen.data.ingest.itk import interpolated, to_itk
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.images import nifti
 from volgen.images.blocks import block_means
@@ -24,7 +24,7 @@ TEMPLATE = "template.nii.gz"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Conformed:
     """A scan on the cohort's grid.
 
     Attributes:
@@ -41,7 +41,7 @@ class Taken:
 class Frame(Protocol):
     """Where scans are brought."""
 
-    def take(self, scan: Volume) -> Taken:
+    def take(self, scan: Volume) -> Conformed:
         """A scan on the grid of the cohort, resampled once."""
 
 
@@ -51,10 +51,10 @@ class OwnFrames:
 
     config: IngestConfig
 
-    def take(self, scan: Volume) -> Taken:
+    def take(self, scan: Volume) -> Conformed:
         """A scan on a grid along its own axes."""
         volume = conform(scan, self.config)
-        return Taken(volume, None, kept(scan, volume))
+        return Conformed(volume, None, kept(scan, volume))
 
 
 class SharedFrame:
@@ -79,7 +79,7 @@ class SharedFrame:
         centre = np.round(template.affine[:3, :3] @ middle + template.affine[:3, 3], 3)
         self.affine[:3, 3] = centre - config.voxel_size * (np.asarray(config.shape) - 1) / 2
 
-    def take(self, scan: Volume) -> Taken:
+    def take(self, scan: Volume) -> Conformed:
         """A scan in the template's frame."""
         matrix = self._config.registration.matrix(scan, self._template)
         source = matrix @ self.affine
@@ -88,7 +88,7 @@ class SharedFrame:
         to_grid = np.linalg.solve(source, scan.affine)
         places = foreground @ to_grid[:3, :3].T + to_grid[:3, 3]
         inside = (places >= -0.5) & (places <= np.asarray(self.shape) - 0.5)
-        return Taken(volume, source, float(inside.all(axis=1).mean()))
+        return Conformed(volume, source, float(inside.all(axis=1).mean()))
 
 
 def on_grid(scan: Volume, source: NDArray[np.float64], shape: Shape3, *, linear: bool = False) -> NDArray[np.float32]:
@@ -113,7 +113,7 @@ def on_grid(scan: Volume, source: NDArray[np.float64], shape: Shape3, *, linear:
 
     def values(voxels: NDArray[Any], fill: float, interpolator: int) -> NDArray[np.float32]:
         image = to_itk(Volume(voxels, scan.affine))
-        return block_means(resampled(image, source @ finer, many, unit, interpolator, fill), edges)
+        return block_means(interpolated(image, source @ finer, many, unit, interpolator, fill), edges)
 
     inside = values(scan.voxels > low, 0.0, sitk.sitkLinear)
     return bounded(values(scan.voxels, low, sitk.sitkLinear if linear else sitk.sitkBSpline), inside, low, high)

@@ -161,8 +161,9 @@ def _sharp(volume: Volume, size: float, shape: Sequence[int]) -> Volume:
     step, first = np.ones(3), np.zeros(3)
     for axis, (old, new) in enumerate(zip(volume.shape, shape, strict=True)):
         ratio = size / volume.voxel_size[axis]
-        whole = abs(ratio / round(ratio) - 1.0) < SAME_SIZE if ratio >= 0.5 else False
-        ratio = round(ratio) if whole else ratio
+        nearest = max(1, round(ratio))
+        whole = abs(ratio / nearest - 1.0) < SAME_SIZE
+        ratio = nearest if whole else ratio
         # Whole blocks begin where a voxel does, half a voxel off the middle if they must.
         before = (old - new * ratio) // 2 if whole else (old - new * ratio) / 2
         step[axis], first[axis] = ratio, before + (ratio - 1) / 2

@@ -51,7 +51,7 @@ def matrix_of(transform: Any) -> NDArray[np.float64]:
     return matrix
 
 
-def resampled(
+def interpolated(
     image: Any, matrix: NDArray[np.float64], shape: Sequence[int], affine: NDArray[np.float64], interpolator: int, fill: float
 ) -> NDArray[np.float32]:
     """Values of an image on another grid, [X, Y, Z].

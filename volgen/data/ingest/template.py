@@ -16,7 +16,7 @@ from volgen.core.errors import UserError
 from volgen.data.ingest.content import no_scan, without_padding
 from volgen.data.ingest.discover import Found
 from volgen.data.ingest.grid import check
-from volgen.data.ingest.itk import resampled, to_itk
+from volgen.data.ingest.itk import interpolated, to_itk
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.record import split_of
 from volgen.images.blocks import padded_block_means, voxels_in
@@ -108,7 +108,7 @@ def _mean(members: Sequence[Volume], matrices: Sequence[NDArray[np.float64]]) ->
     affine[:3, 3] = -EDGE * (count - 1) / 2
     total = np.zeros((count, count, count), dtype=np.float64)
     for scan, matrix in zip(members, matrices, strict=True):
-        total += resampled(to_itk(scan), matrix, total.shape, affine, sitk.sitkLinear, 0.0)
+        total += interpolated(to_itk(scan), matrix, total.shape, affine, sitk.sitkLinear, 0.0)
     total /= len(members)
     return Volume(((total + total[::-1]) / 2).astype(np.float32), affine)
 

@@ -51,10 +51,10 @@ def moved(degrees: float, shift: np.ndarray, scale: float = 1.0) -> np.ndarray:
     return matrix
 
 
-def scanned(matrix: np.ndarray, seed: int = 0, edges: tuple[float, float, float] = (3.0, 3.0, 4.0)) -> Volume:
+def scanned(matrix: np.ndarray, seed: int = 0, edges: tuple[float, float, float] = (4.0, 4.0, 5.0)) -> Volume:
     """The head, moved by a matrix (mm of the head -> mm of the scanner), in voxels of a scanner, with noise."""
     affine = np.diag([*edges, 1.0])
-    shape = (64, 68, 50)
+    shape = (48, 52, 40)
     affine[:3, 3] = matrix[:3, 3] - affine[:3, :3] @ (np.array(shape) / 2 + [2, -1, 3])
     places = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) @ affine[:3, :3].T + affine[:3, 3]
     inverse = np.linalg.inv(matrix)
@@ -76,33 +76,33 @@ def test_a_bias_field_is_found_again_and_units_stay() -> None:
     clean = scanned(MOVES[0])
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in clean.shape], indexing="ij"))
     field = np.exp(0.35 * grid[1] - 0.25 * grid[2] * grid[0] + 0.2 * grid[2]).astype(np.float32)
-    corrected = N4().corrected(Volume(clean.voxels * field + 40, clean.affine)).voxels - 40
+    corrected = N4(voxel_size=8.0).corrected(Volume(clean.voxels * field + 40, clean.affine)).voxels - 40
     inside = clean.voxels > 300
     before, after = (np.std(np.log(ratio[inside])) for ratio in (field, corrected / np.maximum(clean.voxels, 1)))
     assert after < 0.35 * before, "what is left of the field"
     assert np.median(corrected[inside]) == pytest.approx(np.median((clean.voxels * field)[inside]), rel=0.03)
     assert (corrected[clean.voxels == 0] == 0).all(), "air stays what it was"
-    again = N4().corrected(Volume(clean.voxels * field + 40, clean.affine)).voxels - 40
+    again = N4(voxel_size=8.0).corrected(Volume(clean.voxels * field + 40, clean.affine)).voxels - 40
     assert again.tobytes() == corrected.tobytes()
 
 
 @pytest.mark.parametrize(("kind", "scales"), [(Rigid, (1.0, 1.0)), (Affine, (1.06, 0.93))])
 def test_a_moved_head_is_found(kind: type[Rigid], scales: tuple[float, float]) -> None:
-    template = scanned(MOVES[0], edges=(3.0, 3.0, 3.0))
+    template = scanned(MOVES[0], edges=(4.0, 4.0, 4.0))
     for scale, degrees, shift in zip(scales, (9, -7), ([12, -20, 31], [-4, -40, 3]), strict=True):
         truth = moved(degrees, MIDDLE + np.array(shift), scale)
-        found = kind().matrix(scanned(truth, seed=5), template)
+        found = kind(voxel_size=8.0).matrix(scanned(truth, seed=5), template)
         away = np.linalg.norm(places(found @ MOVES[0]) - places(truth), axis=1)
         assert away.max() < 1.5, f"{away.max():.2f} mm"
-        assert kind().matrix(scanned(truth, seed=5), template).tobytes() == found.tobytes()
+        assert kind(voxel_size=8.0).matrix(scanned(truth, seed=5), template).tobytes() == found.tobytes()
         sizes = np.linalg.svd(found[:3, :3])[1]
         assert np.abs(sizes - scale).max() < (1e-9 if kind is Rigid else 0.02)
 
 
 def test_a_scan_is_taken_once_through_the_composed_transform_and_comes_back() -> None:
-    template = scanned(MOVES[0], edges=(3.0, 3.0, 3.0))
+    template = scanned(MOVES[0], edges=(4.0, 4.0, 4.0))
     scan = scanned(MOVES[1], seed=1)
-    config = IngestConfig(shape=(72, 84, 72), voxel_size=2.5, registration="affine")
+    config = IngestConfig(shape=(72, 84, 72), voxel_size=2.5, registration={"kind": "affine", "voxel_size": 8.0})
     taken = SharedFrame(template, config).take(scan)
     assert taken.source is not None and taken.kept == 1.0
     assert taken.volume.voxels.tobytes() == on_grid(scan, taken.source, (72, 84, 72)).tobytes()
@@ -153,7 +153,7 @@ def people(folder: Path, patients: list[str]) -> list[Found]:
 
 
 def test_a_template_is_of_training_people_and_symmetric(tmp_path: Path) -> None:
-    config = IngestConfig(**GRID, registration={"kind": "affine", "people": 4})
+    config = IngestConfig(**GRID, registration={"kind": "affine", "people": 4, "voxel_size": 8.0})
     everybody = [f"sub-{n}" for n in range(12)]
     scans = people(tmp_path, everybody)
     taken = chosen(scans, config)
@@ -175,7 +175,7 @@ def test_a_template_is_of_training_people_and_symmetric(tmp_path: Path) -> None:
     # Nobody's size is the template's, and it is as sharp as people who agree make it: far sharper than about centres of mass alone.
     sizes = [np.cbrt(np.linalg.det(config.registration.matrix(person, template)[:3, :3])) for person in members]
     assert np.mean(np.log(sizes)) == pytest.approx(0.0, abs=0.01) and np.ptp(sizes) > 0.02
-    blurred = made(members, config.model_copy(update={"registration": Affine(rounds=1, people=4)}), each)
+    blurred = made(members, config.model_copy(update={"registration": Affine(rounds=1, people=4, voxel_size=8.0)}), each)
     steep = [np.percentile(np.linalg.norm(np.gradient(volume.voxels.astype(float)), axis=0), 99) for volume in (template, blurred)]
     assert steep[0] > 0.95 * steep[1]
 
@@ -189,7 +189,11 @@ def _split(patient: str) -> str:
 def test_a_registered_store_says_so_goes_on_and_keeps_its_template(tmp_path: Path) -> None:
     people(tmp_path / "in", ["sub-1", "sub-2", "sub-3"])
     config = IngestConfig(
-        **GRID, bias={"kind": "n4", "iterations": [20, 20]}, registration={"kind": "rigid", "rounds": 1}, validation=0.0, test=0.0
+        **GRID,
+        bias={"kind": "n4", "iterations": [20, 20], "voxel_size": 8.0},
+        registration={"kind": "rigid", "rounds": 1, "voxel_size": 8.0},
+        validation=0.0,
+        test=0.0,
     )
     ingest(tmp_path / "in", tmp_path / "store", config)
     store = Store.open(tmp_path / "store")
@@ -217,10 +221,10 @@ def test_a_registered_store_says_so_goes_on_and_keeps_its_template(tmp_path: Pat
 
 def test_a_named_template_is_copied_and_known_by_its_content(tmp_path: Path) -> None:
     people(tmp_path / "in", ["sub-1", "sub-2"])
-    nifti.write(tmp_path / "atlas.nii.gz", scanned(MOVES[0], edges=(3.0, 3.0, 3.0)))
+    nifti.write(tmp_path / "atlas.nii.gz", scanned(MOVES[0], edges=(4.0, 4.0, 4.0)))
 
     def config(template: str) -> IngestConfig:
-        return IngestConfig(**GRID, registration={"kind": "rigid", "template": str(tmp_path / template)})
+        return IngestConfig(**GRID, registration={"kind": "rigid", "template": str(tmp_path / template), "voxel_size": 8.0})
 
     ingest(tmp_path / "in", tmp_path / "store", config("atlas.nii.gz"))
     store = Store.open(tmp_path / "store")
