@@ -107,7 +107,7 @@ def test_a_scan_that_does_not_come_is_asked_for_again(
     monkeypatch.setattr(Remote, "_fetch", fails_twice)
     monkeypatch.setattr("volgen.data.place.WAITS", (0.0, 0.0))
     record = store.records[0]
-    store.verify(record)
+    store.read(record)
     assert asked == [f"{record.id}/0/zarr.json"] * 3 + [f"{record.id}/0/c/0/0/0"]
     assert "did not come (TimeoutError)" in capsys.readouterr().err
 
