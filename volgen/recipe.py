@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
 
 from volgen import methods
-from volgen.core import config
+from volgen.core import config, pretrained
 from volgen.core.config import MAY_CHANGE, Config, three
 from volgen.core.errors import UserError
 from volgen.core.limits import MAX_LEVELS
@@ -317,14 +317,17 @@ def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, 
     """Reads a recipe from YAML, with dotted overrides; the shape is the store's where it is left out.
 
     Args:
-        source: the file, or what it would hold.
+        source: the file; ``pretrained:NAME``, for a run that begins from a model of the package; or what the file would hold.
         overrides: dotted keys and values.
         own: the file is the ``config.yaml`` of a run (:func:`volgen.core.config.read_typed`).
 
     Raises:
         UserError: says which key is wrong and what would be right.
     """
-    content = config.read_typed(source, own=own) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        content: Mapping[str, Any] = _begun(source) if pretrained.packaged(source) else config.read_typed(source, own=own)
+    else:
+        content = source
     where = str(source) if isinstance(source, Path) else "configuration"
     content = config.apply_overrides(content, overrides)
     data = content.get("data")
@@ -342,6 +345,14 @@ def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, 
             found = f"is {shape}, but scans of {store.path} are {list(store.shape or ())}"
             raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
     return _boxed(content, store, where) if boxed else config.validate(Recipe, content, where)
+
+
+def _begun(address: Path) -> dict[str, Any]:
+    """The configuration of a model of the package, of which each expert begins from the model's."""
+    content = config.read_typed(pretrained.file(address, CONFIG), own=True)
+    experts = {**content["experts"], "warm_start": "none", "shared_steps": 0, "chains": 1}
+    start = {"kind": "pretrained", "name": str(address).removeprefix(pretrained.PREFIX)}
+    return {**content, "start": start, "experts": experts}
 
 
 def _store(stated: Any, key: str, found: str, expected: str) -> Store:

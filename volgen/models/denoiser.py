@@ -97,6 +97,10 @@ class Preconditioner(Protocol):
         """
         ...
 
+    def compact(self) -> dict[str, Tensor]:
+        """Tensors that restore nearly this object and take few bytes, for a model that is handed on; those of :meth:`state` at most."""
+        ...
+
     def to(self, device: torch.device) -> Self:
         """Moves its tensors."""
         ...

@@ -82,7 +82,7 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
     Raises:
         UserError: one of them is this cohort, or has scans or ids of it; or, for a private run, nobody can tell.
     """
-    where = f"start.run {recipe.start.run}"
+    where = recipe.start.where
     for cohort in known:
         _refuse_same(where, cohort.fingerprint, cohort.way, store)
     begun = Ledger.exists(recipe.directory)

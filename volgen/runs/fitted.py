@@ -43,6 +43,15 @@ def write(preconditioner: Preconditioner, assembly: Assembly, root: Path) -> Non
         write_json(root / CHECKSUMS, {"sha256": checksums})
 
 
+def write_compact(preconditioner: Preconditioner, root: Path) -> None:
+    """Replaces the preconditioner of a finished run, and its checksum, by a smaller one."""
+    with atomic_path(root / PRECONDITIONER) as temporary:
+        temporary.write_bytes(serialise(preconditioner.compact()))
+    if (root / CHECKSUMS).exists():  # runs of 0.1.0 have none
+        listed = {**_checksums(root), PRECONDITIONER: sha256(root / PRECONDITIONER)}
+        write_json(root / CHECKSUMS, {"sha256": {name: digest for name, digest in listed.items() if name != FOR_TRAINING}})
+
+
 def preconditioner_bytes(config: PreconditionerConfig, shape: Shape3) -> int:
     """Largest file that the state of a preconditioner can have, whatever it was fitted to, without the folds for training."""
     with torch.device("meta"):
@@ -77,7 +86,7 @@ def restore(config: PreconditionerConfig, path: Path, do: str) -> Preconditioner
     """
     try:
         return config.restore(load_file(path))
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
         found = f"cannot be restored ({' '.join(str(error).split())})"
         raise UserError(str(path), found, f"the state of a '{config.kind}' preconditioner", do) from None
 

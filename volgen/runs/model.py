@@ -48,7 +48,7 @@ class Model:
         """Opens a run; no weights are read yet.
 
         Args:
-            run: directory that ``volgen train`` finished, or ``volgen release`` made.
+            run: directory that ``volgen train`` finished, or ``volgen release`` made; or ``pretrained:NAME``.
             device: torch device; a GPU if there is one, if None.
             capacity: experts in memory at once.
 
@@ -59,7 +59,7 @@ class Model:
             raise UserError("capacity", str(capacity), "at least 1")
         self.device = usable_device(device)
         found = open_run(run)
-        self.name, self.directory = found.recipe.name, run
+        self.name, self.directory = found.recipe.name, found.directory
         self.shape: Shape3 = found.piece
         self.grid: tuple[float, ...] = tuple(found.ensemble.grid)
         self.sigma_min, self.sigma_max = min(self.grid), found.ensemble.sigma_max

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from volgen.core import ledger as ledgers
-from volgen.core import manifest
+from volgen.core import manifest, pretrained
 from volgen.core.errors import UserError
 from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
@@ -22,6 +22,7 @@ from volgen.core.protocols import Denoiser, Shape3
 from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER, TRAIN_AGAIN
 from volgen.core.span import owner
 from volgen.data import derivative
+from volgen.experts import compact
 from volgen.experts import ensemble as ensembles
 from volgen.experts.bank import ExpertBank
 from volgen.experts.plan import Phase
@@ -215,9 +216,13 @@ class _Maker:
 def open_run(directory: Path) -> TrainedRun:
     """Opens a finished run: reads everything but the weights, and compares it with the checksums that training wrote.
 
+    Args:
+        directory: where it is; or ``pretrained:NAME``, for a model of the package.
+
     Raises:
-        UserError: a file is missing or damaged, or the files do not belong together.
+        UserError: a file is missing or damaged, or the files do not belong together; or the package has no such model.
     """
+    directory = pretrained.folder(directory)
     if not directory.is_dir():
         raise UserError(str(directory), "there is no such directory", "a run that `volgen train` made")
     if not os.path.lexists(directory / ENSEMBLE):
@@ -323,17 +328,16 @@ def _check_models(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
             size = tensor_bytes(path)
         except OSError as error:
             raise UserError(str(path), f"cannot be read ({error.strerror or error})", "a safetensors file", TRAIN_AGAIN) from None
-        if size != expected[phase.model]:
-            wanted = f"{expected[phase.model]}, which the network in {CONFIG} has"
+        if size not in expected[phase.model]:
+            wanted = f"{expected[phase.model][0]}, which the network in {CONFIG} has"
             raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, TRAIN_AGAIN)
 
 
-def _network_bytes(directory: Path, recipe: Recipe) -> int:
-    """Bytes of the weights of the network of ``config.yaml``."""
+def _network_bytes(directory: Path, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of the weights of the network of ``config.yaml``, as training writes them and in a compact release."""
     try:
         with torch.device("meta"):
-            state = recipe.build().released(recipe.phases()[-1]).state_dict()
+            return compact.bytes_of(recipe.build().released(recipe.phases()[-1]))
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
         raise UserError(str(directory / CONFIG), found, "the network that was trained", TRAIN_AGAIN) from None
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -16,7 +16,7 @@ class Config(BaseConfig):
     scan: Annotated[Path, Positional("IN.nii.gz")]
     """The scan, NIfTI or MGH."""
     run: Annotated[Path, Positional("RUN")]
-    """Directory that volgen train made."""
+    """Directory that volgen train made; or pretrained:NAME, a model of the package."""
     epsilon: Annotated[float, Option("E")]
     """What the release may cost at most."""
     delta: Annotated[float, Option("D")]

@@ -17,7 +17,7 @@ class Config(BaseConfig):
     """Which run, and whom it may have seen."""
 
     run: Annotated[Path, Positional("RUN")]
-    """Directory that volgen train made."""
+    """Directory that volgen train made; or pretrained:NAME, a model of the package."""
     members: Annotated[Path, Option("STORE")]
     """The store it was trained on."""
     non_members: Annotated[Path | None, Option("STORE")] = None

@@ -1,6 +1,7 @@
-"""What a key of a configuration means, its unit, range and default.
+"""What a key of a configuration means, its unit, range and default; or what a model of the package is.
 
-For example: volgen explain optimiser.learning_rate; volgen explain sampler; volgen explain sampler.heun. Without KEY: the sections.
+For example: volgen explain optimiser.learning_rate; volgen explain sampler; volgen explain sampler.heun; volgen explain pretrained:NAME.
+Without KEY: the sections.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class Config(BaseConfig):
     """What is asked."""
 
     key: Annotated[str, Positional("KEY")] = ""
-    """Dotted key, or a section, of a configuration."""
+    """Dotted key, or a section, of a configuration; or pretrained:NAME."""
 
 
 def run(config: Config) -> Answer[str]:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from textwrap import fill
 
+from volgen.core import pretrained
 from volgen.core.errors import UserError, nearest_word
+from volgen.core.files import read_bytes
 from volgen.core.keys import Key, Kind, Section, sections, simple
+from volgen.core.limits import SMALL_JSON_BYTES
 from volgen.recipe import Recipe
 
 WIDTH = 100
@@ -18,11 +21,14 @@ def explain(key: str = "") -> str:
     """What a key, a kind or a section is about.
 
     Args:
-        key: dotted; a section; a section and one of its kinds (``sampler.heun``); or empty, for the list of sections.
+        key: dotted; a section; a section and one of its kinds (``sampler.heun``); ``pretrained:NAME``, for the card of a model of the
+            package; or empty, for the list of sections.
 
     Raises:
         UserError: there is none; the message names the nearest.
     """
+    if pretrained.packaged(key):
+        return read_bytes(pretrained.file(key, pretrained.CARD), limit=SMALL_JSON_BYTES).decode()
     plain, parts = simple(Recipe), {section.name: section for section in sections(Recipe)}
     if not key:
         return "\n".join([*_listed([*((one.name, one.meaning) for one in plain), *((n, s.meaning) for n, s in parts.items())]), "", MORE])

@@ -20,6 +20,7 @@ from typing import Any
 
 import zarr
 
+from volgen.core import pretrained
 from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256
 from volgen.core.folder import own
@@ -161,7 +162,7 @@ def _resolved(store: Path, config: IngestConfig) -> IngestConfig:
     template = config.registration.template
     if template not in (None, COHORT):
         try:
-            digest = sha256(Path(template), follow=True)
+            digest = sha256(pretrained.file(template, pretrained.TEMPLATE), follow=True)
         except OSError as error:
             found, expected = f"cannot be opened ({error.strerror or error})", f"an image to register to, or '{COHORT}'"
             raise UserError(template, found, expected, "see --registration.template") from None
@@ -180,7 +181,10 @@ def _framed(store: Path, named: str, config: IngestConfig, scans: Sequence[Found
     path = store / TEMPLATE
     if torn_file(path):
         path.unlink(missing_ok=True)
-        nifti.write(path, _of_cohort(scans, config, workers) if named == COHORT else read_template(Path(named)))
+        if named == COHORT:
+            nifti.write(path, _of_cohort(scans, config, workers))
+        else:
+            nifti.write(path, read_template(pretrained.file(named, pretrained.TEMPLATE)))
     digest = sha256(path)
     try:
         before = json.loads((store / NAME).read_text(encoding="utf-8"))["frame"]["checksum"]

@@ -7,14 +7,18 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from volgen.commands.release import card
+from volgen.commands.release.compact import compacted
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_folder, open_plain, read_json, write_text
 from volgen.core.folder import COMPLETE
 from volgen.core.manifest import FILES, Provenance, checksums
+from volgen.core.pretrained import PREPARED
 from volgen.core.progress import say
-from volgen.core.run_files import CARD, CONFIG, EXPERTS, LEDGER, of_expert
+from volgen.core.run_files import CARD, CONFIG, EXPERTS, LEDGER, METRICS, of_expert
+from volgen.data.store import Store
 from volgen.privacy import cohort_entries
 from volgen.privacy.files import covered, kept_inside
 from volgen.runs.record import PhaseRecord
@@ -22,11 +26,14 @@ from volgen.runs.statement import AUDIT, PAGE, STATEMENT, write_statement
 from volgen.runs.trained import RELEASE, TrainedRun, open_run
 
 
-def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: bool = False, accept_half: bool = False) -> Path:
+def release(
+    run: Path, out: Path, *, audit: Path | None = None, people_agreed: bool = False, accept_half: bool = False, compact: bool = False
+) -> Path:
     """Copies the files of a run that its guarantee covers, and nothing else, and says beside them what they are and what they promise.
 
     The folder works like the run: ``volgen sample``, ``volgen statement``, and as ``start.run`` of another one. It appears whole or not
-    at all. Nothing in it tells the time, the machine, or the cohort's fingerprint. ``config.yaml`` is the run's, byte for byte.
+    at all. Nothing in it tells the time, the machine, or the cohort's fingerprint. ``config.yaml`` is the run's, byte for byte,
+    unless the release is compact.
 
     Args:
         run: directory that ``volgen train`` finished.
@@ -35,6 +42,7 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         people_agreed: release a run without a guarantee, because all people it was trained on agreed that what the model gives away of them
             is published.
         accept_half: release a run that was trained on the half that coins chose, although the coins' seed tells who is in it.
+        compact: make the model small (:mod:`volgen.commands.release.compact`): another one, whose volumes are nearly those of the run.
 
     Returns:
         ``out``.
@@ -58,19 +66,33 @@ def release(run: Path, out: Path, *, audit: Path | None = None, people_agreed: b
         do = "train with privacy.kind dp_sgd; or, if all people it was trained on agreed to what it may give away, give --people-agreed"
         raise UserError(str(run), found, "a run whose guarantee covers what is released", do)
     names, foreign = list(_found(run)), _foreign_weights(trained)
-    chosen = [name for name in names if covered(name) and not foreign(name)]
+    chosen = [name for name in names if covered(name) and not foreign(name) and not (compact and name == METRICS)]
     with atomic_folder(out) as folder:
         for name in chosen:
             _copy(run, folder, name)
         copy = _whole(folder, trained, chosen)
+        if compact:
+            copy = compacted(copy)
         content = write_statement(folder, copy, cohort_of=run)
         write_text(folder / CARD, card.text(copy, ledger, content))
-        settings = {"people_agreed": people_agreed, "accept_half": accept_half}
+        settings = {"people_agreed": people_agreed, "accept_half": accept_half, **(_how_compact(trained) if compact else {})}
         provenance = Provenance(RELEASE, settings, {"run": trained.fingerprint}, measured=False)
         provenance.write(folder, **{COMPLETE: True, "run_name": trained.recipe.name, FILES: checksums(folder)})
     cohort_entries.enter_release(run, trained.recipe.data.store, trained.fingerprint, private=private)
-    _tell(out, trained, names, chosen)
+    _tell(out, trained, names, chosen, compact)
     return out
+
+
+def _how_compact(trained: TrainedRun) -> dict[str, Any]:
+    """What a compact release says of how its cohort was ingested, if the store is at hand: whoever begins from it has to do the same."""
+    try:
+        store = Store.open(trained.recipe.data.store)
+    except (UserError, OSError):
+        return {"compact": True}
+    if store.fingerprint != trained.cohort:
+        return {"compact": True}
+    settings = {key: store.settings.get(key) for key in ("registration", "bias")}
+    return {"compact": True, PREPARED: {key: value["kind"] for key, value in settings.items() if isinstance(value, dict)}}
 
 
 def _check_audit(trained: TrainedRun, audit: Path | None) -> None:
@@ -130,11 +152,13 @@ def _whole(folder: Path, trained: TrainedRun, chosen: Collection[str]) -> Traine
     return copy
 
 
-def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str]) -> None:
+def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str], compact: bool) -> None:
     # A release that is released again gets a statement of its own, as it gets a card and a manifest.
     strange = [name for name in names if name not in (*chosen, *STATEMENT) and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
-    typed = [trained.recipe.data.store, trained.recipe.runs, *trained.recipe.start.places]
-    say(f"{CONFIG} is released as it is, and names these places: {', '.join(typed)}. Look whether that may be known.")
+    typed = [*([] if compact else [trained.recipe.data.store, trained.recipe.runs]), *trained.recipe.start.places]
+    if typed:
+        how = "names" if compact else "is released as it is, and names"
+        say(f"{CONFIG} {how} these places: {', '.join(typed)}. Look whether that may be known.")
     say(f"{out}: {len(chosen)} of {len(names)} files of {trained.directory}, {PAGE}, and a model card whose licence is for you to fill in.")

@@ -14,7 +14,7 @@ class Config(BaseConfig):
     """What is drawn, how, and where it goes."""
 
     run: Annotated[Path, Positional("RUN")]
-    """Directory that volgen train made."""
+    """Directory that volgen train made; or pretrained:NAME, a model of the package."""
     out: Annotated[Path, Option("DIR")]
     """Folder for the NIfTI files, new or to be continued."""
     count: Annotated[int, Option("N")]

@@ -14,7 +14,7 @@ class Config(BaseConfig):
     """Which run the statement is of, and what is known of it."""
 
     run: Annotated[Path, Positional("RUN")]
-    """Directory that volgen train made."""
+    """Directory that volgen train made; or pretrained:NAME, a model of the package."""
     out: Annotated[Path, Option("DIR")]
     """New folder for statement.html and statement.json, or a folder of the run's samples, whose statement is replaced."""
     audit: Annotated[Path | None, Option("DIR")] = None

@@ -51,11 +51,13 @@ def check(recipe: Recipe, store: Store) -> None:
             do = f"ingest the scans anew with a larger share, such as --validation 0.3, or more people ({_shares(store)})"
             raise UserError(str(store.path), found, "at least one person", do)
         recipe.data.check_shapes(store, records)
-        for level in sorted({variant.level for variant in recipe.variants}):
+        for level in sorted({recipe.of(phase).level for phase in recipe.trained()}):
             if not recipe.data.records(store, split, level):
                 found = f"has no scan in its {split} split, {purpose}, whose own voxels are as small as those of level {level}"
                 finest = min(record.finest for record in records)
                 do = f"give experts level {finest} or more, ingest with a larger --voxel-size, or set data.interpolated"
+                if kept := _finer(recipe, finest):
+                    do = f"set {kept}: finer experts are taken over as they are"
                 raise UserError(str(store.path), found, f"one that is at most {ALMOST:g} times as coarse", do)
     for variant in recipe.variants:
         with torch.device("meta"):
@@ -63,6 +65,12 @@ def check(recipe: Recipe, store: Store) -> None:
         if variant.optimiser.matrix_learning_rate:
             check_matrices(network)
         variant.privacy.build(variant).refuse(network)
+
+
+def _finer(recipe: Recipe, finest: int) -> str:
+    """The range of noise levels whose experts are of a level or coarser, as a key; "" where there is nothing to take the others from."""
+    points = [point for phase in recipe.phases() if recipe.of(phase).level >= finest for point in phase.points]
+    return f"start.sigma [{0.999 * min(points):.4g}, {1.001 * max(points):.4g}]" if recipe.start.brings_fit and points else ""
 
 
 def check_run(recipe: Recipe, store: Store) -> None:

@@ -22,7 +22,8 @@ class IngestConfig(GridConfig):
     bias: Annotated[Bias, Section("volgen.data.ingest.biases")] = Field(default="none")
     """What is done about the shading of scans, with settings as --bias.KEY VALUE."""
     registration: Annotated[Registration, Section("volgen.data.ingest.registrations")] = Field(default="none")
-    """How scans are brought into the frame of a --registration.template: an image, or cohort, which makes one of the training people."""
+    """How scans are brought into the frame of a --registration.template: an image, pretrained:NAME, or cohort, which makes one of the
+    training people."""
     dtype: CodeType = "uint16"
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""
     layout: Layout = "slices"

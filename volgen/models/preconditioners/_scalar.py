@@ -128,6 +128,10 @@ class ScalarPreconditioner:
         """Nothing to store."""
         return {}
 
+    def compact(self) -> dict[str, Tensor]:
+        """Nothing to store."""
+        return {}
+
     def to(self, device: torch.device) -> Self:
         """No tensors to move."""
         return self

@@ -37,6 +37,7 @@ from volgen.core.noise import c_noise
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
+from volgen.models.preconditioners._gaussian_compact import is_packed, packed, unpacked
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
 from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Variances
 
@@ -122,7 +123,14 @@ class Config(BaseConfig):
         return Layout(self.levels, self.rank, self.rank_level, self.folds)
 
     def restore(self, state: Mapping[str, Tensor]) -> Preconditioner:
-        """The preconditioner from :meth:`GaussianPreconditioner.state`, with or without what training needs."""
+        """The preconditioner from :meth:`GaussianPreconditioner.state`, with or without what training needs; or from what was compact.
+
+        Raises:
+            KeyError: a tensor is missing.
+            ValueError: tensors do not belong together.
+        """
+        if is_packed(state):
+            return GaussianPreconditioner(self, unpacked(state, self.levels))
         statistics = Statistics(**{field.name: state[field.name] for field in fields(Statistics)})
         folds = Folds(*(state[FOLD_PREFIX + field.name] for field in fields(Folds))) if FOLD_PREFIX + "number" in state else None
         return GaussianPreconditioner(self, statistics, folds)
@@ -212,6 +220,10 @@ class GaussianPreconditioner:
         if training and self.folds is not None:
             tensors |= {FOLD_PREFIX + field.name: getattr(self.folds, field.name) for field in fields(Folds)}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def compact(self) -> dict[str, Tensor]:
+        """The statistics in few bytes (:mod:`volgen.models.preconditioners._gaussian_compact`)."""
+        return packed(self.statistics, self.config.levels)
 
     def to(self, device: torch.device) -> Self:
         """Moves the statistics, and the folds if there are any."""

@@ -40,7 +40,9 @@ class Config(BaseConfig):
             ValueError: the adapter needs trained ones.
         """
         if recipe.adapter.needs_trained:
-            raise ValueError(f"adapter.kind '{recipe.adapter.kind}' changes trained weights, but start.kind is '{self.kind}': use public")
+            raise ValueError(
+                f"adapter.kind '{recipe.adapter.kind}' changes trained weights, but start.kind is '{self.kind}': use public or pretrained"
+            )
 
     def keeps(self, points: Sequence[float]) -> bool:
         """Whether an expert of these noise levels is taken over as it is: there is nothing to take it from."""

@@ -26,7 +26,8 @@ class LinearConfig(Config):
     """Settings of a registration by Mattes' mutual information (Mattes et al. 2003, IEEE TMI 22:120)."""
 
     template: str = Field(default="cohort", min_length=1)
-    """Image whose frame it is, or ``cohort``: a symmetric mean of the training people, made first; private training refuses that."""
+    """Image whose frame it is; ``pretrained:NAME`` for that of a model of the package; or ``cohort``: a symmetric mean of the training
+    people, made first; private training refuses that."""
     people: PositiveInt = 32
     """Most training people of whom a template of the cohort is made."""
     rounds: PositiveInt = 3
