@@ -35,6 +35,7 @@ class Tissue:
         edges: edges of a block in mm.
         mask: [X, Y, Z] the head, in blocks, cropped to its box.
         brightness: brightness over its mean in a window of 24 mm, 1 on average; what is outside the head has the mean of what is near.
+        depth: mm to the outside of the head.
         core: the head without 4 mm, and at least one block, of its rim.
         deep: the core more than 10 mm from the outside.
     """
@@ -59,8 +60,10 @@ class Tissue:
         inside: Image = np.divide(blocks, np.maximum(shading, level), dtype=np.float32)
         self.brightness: Image = np.where(self.mask, inside, self.near(inside, RIM_MM))
         depth = ndimage.distance_transform_edt(np.pad(self.mask, 1), sampling=self.edges)[1:-1, 1:-1, 1:-1]
+        self.depth: Image = depth.astype(np.float32)
         self.core = _enough(depth > max(RIM_MM, 1.01 * max(self.edges)), self.mask)
         self.deep = _enough(depth > DEEP_MM, self.core)
+        self._shapes: dict[float, NDArray[np.float64]] = {}
 
     def near(self, values: Image, millimetres: float, weight: Image | None = None) -> Image:
         """The mean of values in a Gaussian window around each block, of what is inside the head alone.
@@ -94,6 +97,24 @@ class Tissue:
             if self.mask.shape[axis] > 1:
                 found[axis] = np.gradient(self.brightness, edge, axis=axis)
         return found
+
+    def shapes(self, window: float) -> NDArray[np.float64]:
+        """How much each place of the core is a sheet, and how much a fold: [2, places], by the structure tensor.
+
+        Of its eigenvalues l1 >= l2 >= l3 these are l1 - l2 and l2 - l3 over their sum (:mod:`volgen.evaluation.volumes.folds`).
+
+        Args:
+            window: standard deviation of the window in blocks.
+        """
+        if window not in self._shapes:
+            size = window * float(np.mean(self.edges))
+            tensor = np.empty((int(np.count_nonzero(self.core)), 3, 3), np.float32)
+            for a in range(3):
+                for b in range(a, 3):
+                    tensor[:, a, b] = tensor[:, b, a] = self.near(self.slopes[a] * self.slopes[b], size, self.inner)[self.core]
+            third, second, first = np.linalg.eigvalsh(tensor).astype(np.float64).T
+            self._shapes[window] = np.stack([first - second, second - third]) / np.maximum(first + second + third, SMALLEST**2)
+        return self._shapes[window]
 
     @cached_property
     def inner(self) -> Image:

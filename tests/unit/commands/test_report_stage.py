@@ -67,7 +67,7 @@ def test_a_report_has_its_files_and_its_keys(samples: Path, blob_store: Path, tm
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 3 * 16
     assert [row["slice"] for row in rows if row["name"] == "sub-0003_T1w" and row["axis"] == "S" and row["at_fault"] == "1"].count("8") == 1
-    assert len(content["cohort"]["targets"]) == 6
+    assert len(content["cohort"]["targets"]) == 7
 
 
 def test_the_same_inputs_give_the_same_report_and_another_run_is_no_error(samples: Path, blob_store: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
-from volgen.evaluation.check import Triple
+from volgen.evaluation.bands import FALSE_ALARM, bands
+from volgen.evaluation.check import Metric, Triple
 from volgen.evaluation.measure import Measures, default_checks, measure
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.scan import HeadScan
@@ -185,6 +186,14 @@ def test_a_number_of_the_whole_volume_is_one_finding_that_holds_along_every_axis
     assert whole[0]["text"].startswith("The volume has tissue without folds")
     assert set(entry["axes"].values()) == {"fail"}
     assert reference.thresholds()["fold_variety"]["whole"] and not reference.thresholds()["tv_ratio"]["whole"]
+
+
+@pytest.mark.parametrize(("whole", "ends"), [(True, 1), (False, 3)])
+def test_a_number_of_the_whole_volume_has_one_end_among_those_that_share_the_false_alarms(whole: bool, ends: int) -> None:
+    values = np.repeat(np.linspace(-1, 1, 9)[:, None], 3, axis=1)
+    found = bands({"a": values}, [Metric("a", "a", low="is low", whole=whole)])["a"]
+    width = stats.t.ppf(1 - FALSE_ALARM / ends, 8) * np.sqrt(1 + 1 / 9) * values[:, 0].std(ddof=1)
+    assert found[:, 0] == pytest.approx([-width] * 3)
 
 
 def in_a_skull(brain: Brain) -> Brain:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveFloat
 
 from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.check import CheckResult, Metric, Triple
 from volgen.evaluation.scan import HeadScan
-from volgen.evaluation.tissue import Tissue
 
-SMALLEST = 1e-12
 BLOTCHY = "has tissue without folds: its brightness runs on along no direction as that of gyri and sulci does (blotchy)"
 
 
@@ -41,21 +38,9 @@ class Config(BaseConfig):
         """Mean and spread over the core; see :class:`volgen.evaluation.check.Check`."""
         if scan.ends[0] is None:
             return CheckResult({metric.name: (float("nan"),) * 3 for metric in self.metrics})
-        course = _course(scan.tissue(self.pixel), self.window)
+        _, course = scan.tissue(self.pixel).shapes(self.window)
         return CheckResult({"fold_course": (float(course.mean()),) * 3, "fold_variety": (float(course.std()),) * 3})
 
     def relate(self, values: Mapping[str, Triple], means: Mapping[str, Triple]) -> dict[str, Triple]:
         """The values as they were measured."""
         return dict(values)
-
-
-def _course(tissue: Tissue, window: float) -> np.typing.NDArray[np.float64]:
-    """(l2 - l3) / (l1 + l2 + l3) at every place of the core."""
-    slopes, size = tissue.slopes, window * float(np.mean(tissue.edges))
-    tensor = np.empty((int(np.count_nonzero(tissue.core)), 3, 3), np.float32)
-    for a in range(3):
-        for b in range(a, 3):
-            tensor[:, a, b] = tensor[:, b, a] = tissue.near(slopes[a] * slopes[b], size, tissue.inner)[tissue.core]
-    third, second, first = np.linalg.eigvalsh(tensor).astype(np.float64).T
-    course: np.typing.NDArray[np.float64] = (second - third) / np.maximum(first + second + third, SMALLEST)
-    return course
