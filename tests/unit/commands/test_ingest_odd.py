@@ -55,7 +55,7 @@ def test_scans_of_impossible_size_are_left_out_with_a_reason(tmp_path: Path) -> 
     assert "grid of 1200 x 1200 x 1200" in reasons["sub-wide_T1w.nii"]
 
 
-@pytest.mark.parametrize("stage", ["conform", "encode", "write_group"])
+@pytest.mark.parametrize("stage", ["open_frame", "encode", "write_group"])
 def test_any_failure_of_one_scan_is_its_own_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     real, calls = getattr(subject, stage), []
 
@@ -169,7 +169,7 @@ def test_zarr_python_has_nothing_to_say_of_a_store(tmp_path: Path) -> None:
     arguments = [sys.executable, "-W", "error", "-c", program, str(tmp_path / "store")]
     shown = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert shown.returncode == 0 and not shown.stderr, shown.stderr
-    assert shown.stdout.splitlines()[0] == str([f"sub-{p}{rest}" for p in "12" for rest in ("", "/0", "/nifti")])
+    assert shown.stdout.splitlines()[0] == str([f"sub-{p}{rest}" for p in "12" for rest in ("", "/0", "/1", "/2", "/3", "/nifti")])
     # What is listed in the root is what the groups say themselves.
     root = json.loads((tmp_path / "store" / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
     for node, content in root.items():
