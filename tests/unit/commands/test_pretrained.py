@@ -236,8 +236,7 @@ def test_a_cohort_of_ones_own_is_learnt_from_a_model(registry: Path, blob_store:
     fits = [each.preconditioner(cpu).state() for each in (model, tuned)]
     assert all(torch.equal(fits[0][name], fits[1][name]) for name in fits[0])
     assert not [path for path in registry.rglob("*") if path.name.startswith(".")]
-    lora = finetuned("tiny-8mm", blob_store, tmp_path, name="lora", adapter={"kind": "lora", "rank": 1})
-    assert train(lora).is_dir()
+    assert finetuned("tiny-8mm", blob_store, tmp_path, **{"adapter.kind": "lora"}).adapter.needs_trained
 
 
 def test_a_model_that_is_not_the_same_is_refused_with_what_to_do(registry: Path, blob_store: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def release(
 
 
 def _how_compact(trained: TrainedRun) -> dict[str, Any]:
-    """What a compact release says of how its cohort was ingested, if the store is at hand: whoever begins from it has to do the same."""
+    """What a compact release says of how its cohort was ingested, where the store can be read: whoever begins from it does the same."""
     try:
         store = Store.open(trained.recipe.data.store)
     except (UserError, OSError):

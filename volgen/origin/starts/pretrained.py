@@ -28,17 +28,17 @@ class Config(TakenOverConfig):
 
     @property
     def address(self) -> str:
-        """The model."""
+        """What the model is called where a run is asked for."""
         return f"{pretrained.PREFIX}{self.name}"
 
     @property
     def where(self) -> str:
-        """Key and model."""
+        """Its key and its name."""
         return f"start.name {self.name}"
 
     @property
     def places(self) -> list[str]:
-        """The package is everywhere."""
+        """No places: the package is everywhere."""
         return []
 
     @property

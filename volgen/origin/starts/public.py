@@ -26,17 +26,17 @@ class Config(TakenOverConfig):
 
     @property
     def address(self) -> str:
-        """The directory."""
+        """The public run's directory."""
         return self.run
 
     @property
     def where(self) -> str:
-        """Key and directory."""
+        """Its key and its directory."""
         return f"start.run {self.run}"
 
     @property
     def places(self) -> list[str]:
-        """The directory."""
+        """The public run's directory."""
         return [self.run]
 
     @property
