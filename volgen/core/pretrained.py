@@ -35,7 +35,7 @@ def names() -> list[str]:
     """Models of this version, sorted."""
     if not FOLDER.is_dir():
         return []
-    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and SAFE.fullmatch(path.name) and path.name != "__pycache__")
+    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and SAFE.fullmatch(path.name))
 
 
 def folder(address: Path) -> Path:
