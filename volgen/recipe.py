@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
 
 from volgen import methods
 from volgen.core import config, pretrained
 from volgen.core.config import MAY_CHANGE, Config, three
 from volgen.core.errors import UserError
 from volgen.core.limits import MAX_LEVELS
-from volgen.core.protocols import Cut, Shape3
+from volgen.core.protocols import Cut, Scan, Shape3
 from volgen.core.registry import union
 from volgen.core.run_files import CONFIG
 from volgen.core.yaml_text import Scalar, plain
 from volgen.data import field_of_view
+from volgen.data.cache import Cache
+from volgen.data.scan import StoredScan, VolumeScan
 from volgen.data.store import Store
 from volgen.data.stream import FOREGROUND, StreamConfig
+from volgen.experts.borders import Border, choose
 from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
+from volgen.models.bands import variances
 from volgen.models.condition import telling
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
@@ -47,15 +52,22 @@ Sampler: Any = union("volgen.sampling.samplers")
 Privacy: Any = union("volgen.privacy.plans")
 
 
+AUTO = "auto"
+"""Points that follow from the cohort: they become numbers where a recipe is loaded."""
 RECORDED = {"level", "view", "network"}
 """Sections that a finished run records of each expert: what a sample depends on."""
+MOST = 32
+"""People from whom borders are chosen."""
+FAINT = 2.0 * field_of_view.FAINT - 1.0
+"""In the model range, up to which a voxel is air."""
 
 
 class ModelConfig(Config):
     """Experts that are neighbours on the noise axis and are made alike, in what differs from the rest of the recipe."""
 
-    points: tuple[PositiveInt, ...] = Field(min_length=1)
-    """The schedule's points that each of these experts owns, lowest noise first; one number for one expert."""
+    points: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | Literal["auto"] = "auto"
+    """The schedule's points that each of these experts owns, lowest noise first; one number for one expert. ``auto``, or nothing: one
+    expert, whose borders are chosen from the store where a recipe is loaded, as ``experts.border_ratio`` says."""
     level: int | None = Field(default=None, ge=0, le=MAX_LEVELS)
     """Level at which they work; that of the recipe if None."""
     view: View | None = None
@@ -74,12 +86,24 @@ class ModelConfig(Config):
     def _one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) else value
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The points, in a recipe that was read."""
+        assert not isinstance(self.points, str), "chosen where a recipe is loaded"
+        return self.points
+
 
 class BankConfig(ExpertsConfig):
     """A bank whose experts may be made differently."""
 
     models: tuple[ModelConfig, ...] = ()
     """What experts are made of, lowest noise first: ``count`` and ``points`` follow from it. All are alike if it is empty."""
+    border_ratio: PositiveFloat = 0.33
+    """Where borders are chosen: the largest ratio, to the noise there, of what people differ by in detail that the coarser expert does not
+    see (standard deviation of a Haar coefficient, 99th percentile in the heads). Less is safer; more leaves more noise levels to
+    coarse experts."""
+    borders: tuple[Border, ...] = ()
+    """Borders that were chosen, and what was measured there; written where a recipe is loaded, and nothing to state."""
 
     @model_validator(mode="before")
     @classmethod
@@ -87,9 +111,13 @@ class BankConfig(ExpertsConfig):
         if not isinstance(content, Mapping) or not content.get("models"):
             return content
         try:
-            sizes = _sizes(TypeAdapter(tuple[ModelConfig, ...]).validate_python(content["models"]))
+            models = TypeAdapter(tuple[ModelConfig, ...]).validate_python(content["models"])
         except ValidationError:  # pydantic will say it again, and where
             return content
+        if any(model.points == AUTO for model in models):
+            expected = "numbers for all models, or for none, of a recipe that is read with its store"
+            raise ValueError(f"models: points of some are '{AUTO}'; expected {expected}")
+        sizes = _sizes(models)
         return {"count": len(sizes), "points": sizes, **content}
 
     @model_validator(mode="after")
@@ -102,7 +130,7 @@ class BankConfig(ExpertsConfig):
     @property
     def alike(self) -> tuple[int, ...]:
         """How many experts each model has, lowest noise first."""
-        return tuple(len(model.points) for model in self.models) or (self.count,)
+        return tuple(len(model.sizes) for model in self.models) or (self.count,)
 
     @property
     def own_batches(self) -> bool:
@@ -230,7 +258,7 @@ class Recipe(Config):
     def rule(self, phase: Phase) -> StoppingConfig:
         """How long one network of the plan trains."""
         stopping = self.of(phase).stopping
-        return stopping.bounds(len(phase.points)) if phase.max_steps is None else stopping.fixed(phase.max_steps)
+        return stopping.bounds(len(phase.points) or 1) if phase.max_steps is None else stopping.fixed(phase.max_steps)
 
     def made_of(self, phase: Phase) -> dict[str, Any]:
         """What differs between the model of a phase and that of the recipe, as ``ensemble.json`` records it."""
@@ -330,6 +358,13 @@ def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, 
         content = source
     where = str(source) if isinstance(source, Path) else "configuration"
     content = config.apply_overrides(content, overrides)
+    recipe = _read(_bordered(content, where), where)
+    if not own:
+        _check_order(recipe)
+    return recipe
+
+
+def _read(content: Mapping[str, Any], where: str) -> Recipe:
     data = content.get("data")
     if not isinstance(data, dict) or plain(data.get("store")) is None:
         return config.validate(Recipe, content, where)
@@ -353,6 +388,88 @@ def _begun(address: Path) -> dict[str, Any]:
     experts = {**content["experts"], "warm_start": "none", "shared_steps": 0, "chains": 1}
     start = {"kind": "pretrained", "name": str(address).removeprefix(pretrained.PREFIX)}
     return {**content, "start": start, "experts": experts}
+
+
+def _check_order(recipe: Recipe) -> None:
+    """Refuses banks in which an expert sees finer voxels than one of lower noise; a run of an older version may be of one.
+
+    Raises:
+        UserError: this is one.
+    """
+    levels = [variant.level for variant in recipe.variants]
+    if any(above < below for below, above in itertools.pairwise(levels)):
+        expected = "the level of none below that of the one before: the higher the noise, the coarser what shows"
+        raise UserError("experts.models", f"are of levels {levels}, lowest noise first", expected, "list them from fine to coarse")
+
+
+def _bordered(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The recipe with numbers for points that are to be chosen: those of the run if it has begun, else from the scans of its cohort.
+
+    Raises:
+        UserError: they cannot be chosen.
+    """
+    experts = plain(content.get("experts"))
+    models = experts.get("models") if isinstance(experts, Mapping) else None
+    if not isinstance(models, Sequence) or not all(isinstance(model, Mapping) for model in models):
+        return content
+    left = [model.get("points", AUTO) == AUTO for model in models]
+    if not any(left):
+        return content
+    if not all(left):
+        raise UserError("experts.models", f"points of some are stated, and of some '{AUTO}'", "numbers for all of them, or for none")
+
+    def stated(points: Sequence[int], borders: Sequence[Border] = (), **data: Any) -> dict[str, Any]:
+        told = [{**model, "points": size} for model, size in zip(content["experts"]["models"], points, strict=True)]
+        experts = {**content["experts"], "models": told, "borders": [border.model_dump() for border in borders]}
+        return {**_with_data(content, **data), "experts": experts} if data else {**content, "experts": experts}
+
+    # Any points will do to have all the rest checked.
+    points, count = len(config.validate(_Scheduled, {"schedule": content.get("schedule")}, where).schedule.grid()), len(models)
+    trial = _read(stated([1] * (count - 1) + [max(1, points - count + 1)]), where)
+    levels = [variant.level for variant in trial.variants]
+    if any(above <= below for below, above in itertools.pairwise(levels)):
+        expected = "a level of its own for each, lowest noise first, rising with the noise"
+        raise UserError("experts.models", f"are of levels {levels}, and their points are to be chosen", expected, "or state their points")
+    begun = trial.directory / CONFIG
+    if begun.exists() and (before := load(begun, own=True).experts).borders and before.count == count:
+        return stated(before.points, before.borders)
+    if not trial.privacy.looks:
+        found = f"points are '{AUTO}', which would be a function of people whom privacy.kind '{trial.privacy.kind}' protects"
+        do = f"state them, or copy them from the {CONFIG} of the public run that this one begins from"
+        raise UserError("experts.models", found, "numbers that do not follow from this cohort", do)
+    store = _store(content["data"]["store"], "experts.models", f"points are '{AUTO}', and", "numbers, or a store")
+    people = _people(trial, store)
+    try:
+        chosen = choose(levels, trial.schedule.grid(), variances(people, max(levels), FAINT), trial.experts.border_ratio)
+    except ValueError as error:
+        do = "leave the level out, change the schedule, or state the points"
+        raise UserError("experts.models", str(error), "points for every level", do) from None
+    place = trial.data.box and trial.data.box.model_dump()
+    return stated(*chosen, shape=list(trial.data.shape), box=place)
+
+
+class _Scheduled(Config):
+    """The part of a recipe that says which noise levels there are."""
+
+    schedule: Schedule
+
+
+def _people(recipe: Recipe, store: Store) -> Iterator[Scan]:
+    """A scan of each of :data:`MOST` people of the training split at most, of what is computed on; of one half of it no other than of all.
+
+    Raises:
+        UserError: there are fewer than two people.
+    """
+    finest = min(variant.level for variant in recipe.variants)
+    records = [record for record in store.split("train") if recipe.data.teaches(record, finest)]
+    recipe.data.check_shapes(store, records)
+    first = [*{record.patient: record for record in reversed(records)}.values()]
+    if len(first) < 2:
+        found = f"has {len(first)} people in its train split whose scans show detail of level {finest}"
+        raise UserError(str(store.path), found, "people to choose borders from: at least two")
+    cache, place = Cache(0), recipe.data.place
+    chosen = first[:: -(-len(first) // MOST)]
+    return (VolumeScan(place.size, StoredScan(store, record, cache, False, place, place).whole) for record in chosen)
 
 
 def _store(stated: Any, key: str, found: str, expected: str) -> Store:
@@ -424,4 +541,4 @@ def _check_edges(of: str, shape: Shape3, section: str, multiples: Shape3) -> Non
 
 def _sizes(models: Sequence[ModelConfig]) -> tuple[int, ...]:
     """Points of each expert."""
-    return tuple(size for model in models for size in model.points)
+    return tuple(size for model in models for size in model.sizes)

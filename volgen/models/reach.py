@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from volgen.core.protocols import Shape3
 from volgen.models.denoiser import NetworkConfig
@@ -27,7 +28,8 @@ def reach(network: NetworkConfig) -> tuple[Shape3, Shape3]:
         ValueError: the network sees all of a volume, however large it is.
     """
     if network not in _FOUND:
-        (x, i), (y, j), (z, k) = (_along(network, axis) for axis in range(3))
+        with _disable_current_modes():  # planning asks while its tensors have no values
+            (x, i), (y, j), (z, k) = (_along(network, axis) for axis in range(3))
         _FOUND[network] = (x, y, z), (i, j, k)
     return _FOUND[network]
 

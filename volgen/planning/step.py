@@ -49,6 +49,18 @@ class StepTrace:
     network: NetworkSize
 
 
+def networks(recipe: Recipe) -> list[Phase]:
+    """A phase for each kind of network: of each model, whose experts are alike, and then each that owns no noise level."""
+    phases = recipe.phases()
+    of_model = [next(phase for phase in reversed(phases) if phase.points and phase.model == model) for model in range(len(recipe.variants))]
+    return [*of_model, *(phase for phase in phases if not phase.points)]
+
+
+def kind(recipe: Recipe, phase: Phase) -> int:
+    """Place of a phase among :func:`networks`."""
+    return phase.model if phase.points else [other.name for other in networks(recipe)].index(phase.name)
+
+
 def size_of(recipe: Recipe, phase: Phase, network: nn.Module) -> NetworkSize:
     """Counts the network of a phase as it is trained; on fake or meta tensors if it is on such."""
     with torch.device(next(network.parameters()).device):
@@ -62,7 +74,7 @@ def trained_beside(recipe: Recipe, size: NetworkSize) -> str:
     return f"; {size.parameters:,} in each are trained (adapter {recipe.adapter.kind})" if recipe.adapter.needs_trained else ""
 
 
-def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace:
+def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool, phase: Phase | None = None) -> StepTrace:
     """Runs loss, preconditioner and network of a recipe on fake tensors.
 
     Args:
@@ -70,10 +82,11 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool) -> StepTrace
         micro_batch: volumes in one forward pass.
         people: training volumes, which size what the preconditioner fits.
         gpu: autocast as a GPU does it; otherwise also what oneDNN's convolutions take.
+        phase: which network; an expert if None, all of which are alike in a recipe of one model.
     """
     method = recipe.build()
+    phase = phase or networks(recipe)[0]
     with FakeTensorMode():
-        phase = recipe.trained()[-1]  # all are alike
         network = method.network(phase)
         for module in network.modules():
             if gpu and isinstance(module, _RAISED):

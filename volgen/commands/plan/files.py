@@ -44,7 +44,8 @@ def write(folder: Folder, plan: Plan, recipe: Recipe, config: Path, overrides: S
     for path in (*folder.path.glob(DEEPSPEED.format("*")), folder.path / LAUNCH):  # of an earlier plan
         path.unlink(missing_ok=True)
     if plan.chosen is not None:
-        for number, (variant, size) in enumerate(zip(plan.chosen.recipe.variants, plan.networks, strict=True)):
+        for number, (cost, size) in enumerate(zip(plan.chosen.networks, plan.networks, strict=True)):
+            variant = plan.chosen.recipe.of(cost.phase)
             name = DEEPSPEED.format(f"-{number}" if len(plan.networks) > 1 else "")
             write_json(folder.path / name, deepspeed_json(variant, plan.cluster.ranks, size.parameters))
         write_text(folder.path / LAUNCH, "\n".join(launch_lines(plan, plan.chosen, config, overrides)) + "\n")
@@ -68,6 +69,10 @@ def content(plan: Plan) -> dict[str, Any]:
         "chosen": None if plan.chosen is None else _row(plan.chosen, disk),
         "reason": plan.reason,
         "disk": plan.disk,
+        "sampling": None if plan.sampling is None else {
+            "seconds": plan.sampling.usual_seconds, **asdict(plan.sampling.usual),
+            "full": {"seconds": plan.sampling.full_seconds, **asdict(plan.sampling.full)},
+        },
         "privacy": None if plan.forecast is None else asdict(plan.forecast),
         "assumptions": list(plan.assumptions),
     }  # fmt: skip
@@ -92,6 +97,16 @@ def _row(setting: Setting, disk: int) -> dict[str, Any]:
         "step_seconds": setting.step_seconds,
         "hours_per_expert": setting.expert_hours,
         "hours": setting.hours,
+        "networks": [
+            {
+                "name": cost.phase.label,
+                "level": setting.recipe.of(cost.phase).level,
+                "flops_per_step": cost.flops,
+                "step_seconds": cost.step_seconds,
+                "bytes_per_gpu": cost.memory,
+            }
+            for cost in setting.networks
+        ],
         "disk_bytes": disk,
     }
 

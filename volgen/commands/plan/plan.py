@@ -121,7 +121,7 @@ def _search(recipe: Recipe, cluster: Cluster, people: int, assumptions: Sequence
     reason = "" if best[0].fits else f"{needed}, and there are {cluster.gpu_memory / GIB:.1f} GiB"
     networks = tuple(traced.network for traced in traces)
     disk = disk_bytes(best[0].recipe, networks, max(traced.preconditioner for traced in traces))
-    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, networks)
+    return Plan(cluster, tuple(best), disk, tuple(assumptions), reason, networks, sampling=planner.sampling())
 
 
 def _people(recipe: Recipe, people: int | None, assumptions: list[str]) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.parallel.private_engine import Pass
 from volgen.planning.checkpoints import checkpoint_bytes
+from volgen.planning.drawing import Drawn, drawn
 from volgen.planning.patients import excluded, largest, need, peaks
-from volgen.planning.step import StepTrace, trace
+from volgen.planning.step import StepTrace, kind, networks, trace
 from volgen.privacy.plan import Forecast
 from volgen.recipe import Recipe
 
@@ -55,6 +56,23 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class NetworkCost:
+    """What training one kind of network takes.
+
+    Attributes:
+        phase: one of that kind.
+        flops: operations of one optimiser step of one rank.
+        step_seconds: of one optimiser step.
+        memory: bytes on one rank at the worst moment.
+    """
+
+    phase: Phase
+    flops: int
+    step_seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """One way to launch the run, with its costs.
 
@@ -68,6 +86,7 @@ class Setting:
         expert_hours: hours of the longest expert at most; stopping may end an expert earlier.
         hours: hours of the whole run at most.
         at_once: what goes through the network at once, in private training.
+        networks: the same of each kind of network.
     """
 
     recipe: Recipe
@@ -79,6 +98,7 @@ class Setting:
     expert_hours: float
     hours: float
     at_once: Pass | None = None
+    networks: tuple[NetworkCost, ...] = ()
 
     @property
     def engine(self) -> EngineConfig:
@@ -94,6 +114,23 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What drawing one volume takes on one rank, with the run's sampler at all noise levels.
+
+    Attributes:
+        usual: as ``volgen sample`` draws it.
+        usual_seconds: computing, of that.
+        full: with whole volumes on their way at all noise levels.
+        full_seconds: of that.
+    """
+
+    usual: Drawn
+    usual_seconds: float
+    full: Drawn
+    full_seconds: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """What ``volgen plan`` found.
 
@@ -103,8 +140,9 @@ class Plan:
         disk: bytes by kind of file.
         assumptions: what nobody measured.
         reason: why nothing fits, empty if something does.
-        networks: sizes of an expert's network of each model; empty if nothing was traced.
+        networks: sizes of an expert's network of each model, then of each network that owns no noise level; empty if nothing was traced.
         forecast: what the ledger of a private run will say.
+        sampling: what drawing a volume takes; None if nothing was traced.
     """
 
     cluster: Cluster
@@ -114,6 +152,7 @@ class Plan:
     reason: str
     networks: tuple[NetworkSize, ...] = ()
     forecast: Forecast | None = None
+    sampling: Sampling | None = None
 
     @property
     def chosen(self) -> Setting | None:
@@ -158,14 +197,21 @@ class Planner:
 
     def __init__(self, recipe: Recipe, cluster: Cluster, people: int) -> None:
         self._recipe, self._cluster, self._people = recipe, cluster, people
+        self._networks = networks(recipe)
         self._traces: dict[tuple[int, int, bool], StepTrace] = {}
         self._peaks: dict[tuple[int, bool, Pass], int] = {}
         self._alone: set[int] = set()
 
     @property
     def traces(self) -> list[StepTrace]:
-        """One trace of each model; network and preconditioner are the same in all of one model."""
-        return [next(traced for (of, _, _), traced in self._traces.items() if of == model) for model in range(len(self._recipe.variants))]
+        """One trace of each kind of network; network and preconditioner are the same in all of one kind."""
+        return [next(traced for (of, _, _), traced in self._traces.items() if of == kind) for kind in range(len(self._networks))]
+
+    def sampling(self) -> Sampling:
+        """What drawing a volume takes."""
+        usual, full = (drawn(self._recipe, self._people, self._cluster.process is None, full=whole) for whole in (False, True))
+        seconds = (sum(self._computing(step.flops, step.operations) for step in each.steps) for each in (usual, full))
+        return Sampling(usual, next(seconds), full, next(seconds))
 
     def settings(self, groups: int, accumulation: int) -> list[Setting]:
         """Every ZeRO stage with and without checkpointing; offloading where nothing fits without it, cheapest first."""
@@ -183,20 +229,20 @@ class Planner:
         }  # fmt: skip
         experts = self._recipe.experts.model_copy(update={"groups": groups})
         recipe = self._recipe.model_copy(update={"engine": type(self._recipe.engine).model_validate(engine), "experts": experts})
-        return self._costs(recipe, [self._load(model, variant) for model, variant in enumerate(recipe.variants)])
+        return self._costs(recipe, [self._load(number, phase, recipe.of(phase)) for number, phase in enumerate(self._networks)])
 
-    def _load(self, model: int, recipe: Recipe) -> _Load:
+    def _load(self, number: int, phase: Phase, recipe: Recipe) -> _Load:
         ranks, engine = self._cluster.ranks // recipe.experts.groups, recipe.engine
         micro_batch = recipe.privacy.micro_batch(recipe.data.batch_size // (ranks * engine.accumulation))
-        key = (model, micro_batch, engine.activation_checkpointing)
+        key = (number, micro_batch, engine.activation_checkpointing)
         if key not in self._traces:
-            self._traces[key] = trace(recipe, micro_batch, self._people, gpu=self._cluster.process is None)
+            self._traces[key] = trace(recipe, micro_batch, self._people, self._cluster.process is None, phase)
         traced = self._traces[key]
         share = -(-recipe.data.batch_size // ranks)
         if not recipe.privacy.passes(share, several=False):
             sent = network_bytes(engine, traced.network, ranks)
             return _Load(recipe, traced, _Work(engine.accumulation * traced.flops, engine.accumulation, sent), None)
-        at_once, traced = self._by_patient(model, recipe, traced, ranks, share)
+        at_once, traced = self._by_patient(number, recipe, traced, ranks, share)
         views = share * recipe.privacy.views
         passes = -(-views // (at_once.patients * (recipe.privacy.views if at_once.all_views else 1)))
         sent = network_bytes(recipe.privacy.reduced(engine), traced.network, ranks)
@@ -207,11 +253,12 @@ class Planner:
     def _costs(self, recipe: Recipe, loads: Sequence[_Load]) -> Setting:
         groups, all_ranks = recipe.experts.groups, self._cluster.ranks
         ranks = all_ranks // groups
-        used = max((memory(load.recipe, load.traced, ranks, self._people, self._cluster.process) for load in loads), key=lambda m: m.total)
+        held = [memory(load.recipe, load.traced, ranks, self._people, self._cluster.process) for load in loads]
+        used = max(held, key=lambda each: each.total)
         together = groups > 1 and recipe.shared_by_all(all_ranks)
         phases, each = recipe.trained(), dict[str, float]()
         for phase in phases:
-            load = loads[phase.model]
+            load = loads[kind(recipe, phase)]
             if phase.index is None and together:
                 sent = network_bytes(recipe.engine, load.traced.network, all_ranks)
                 shared = _Work(load.work.flops // groups, load.work.passes, sent)
@@ -224,7 +271,11 @@ class Planner:
         slowest = loads[seconds.index(step)]
         hours = hours_of_run(phases, each, groups, together=together)
         fits, work = used.total <= self._cluster.gpu_memory, slowest.work
-        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, slowest.at_once)
+        costs = tuple(
+            NetworkCost(phase, load.work.flops, spent, of.total)
+            for phase, load, spent, of in zip(self._networks, loads, seconds, held, strict=True)
+        )
+        return Setting(recipe, used, fits, work.flops, work.sent, step, longest, hours, slowest.at_once, costs)
 
     def _hours(self, recipe: Recipe, traced: StepTrace, phase: Phase, work: _Work, ranks: int) -> float:
         """Hours of one network of the plan at most."""
@@ -295,9 +346,10 @@ def shares(recipe: Recipe, ranks: int) -> Iterator[tuple[int, int]]:
 
 
 def disk_bytes(recipe: Recipe, sizes: Sequence[NetworkSize], preconditioner: int) -> dict[str, int]:
-    """Bytes of files that a run writes, at most; ``sizes`` are those of the networks of each model."""
+    """Bytes of files that a run writes, at most; ``sizes`` are those of its kinds of networks."""
+    each = [sizes[kind(recipe, phase)] for phase in recipe.phases()]
     return {
-        "weights (EMA) of all networks": sum(FP32 * sizes[phase.model].released + sizes[phase.model].buffers for phase in recipe.phases()),
+        "weights (EMA) of all networks": sum(FP32 * size.released + size.buffers for size in each),
         "checkpoints": recipe.experts.groups * max(checkpoint_bytes(size) for size in sizes),
         "preconditioner, while training": 2 * preconditioner,
     }

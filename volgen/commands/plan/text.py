@@ -34,9 +34,11 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
     ranks = plan.cluster.ranks // groups
     lines = [
         *_parameters(recipe, plan),
+        *_networks(recipe, plan),
         *_shared(plan, first, ranks),
         f"disk for the run     {sum(plan.disk.values()) / 1e9:.2f} GB: "
         + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in plan.disk.items()),
+        *_sampling(plan),
         f"computing per step   {first.flops / 1e12:.3g} TFLOP on each rank (the first setting below), at "
         f"{plan.cluster.throughput / 1e12:.3g} TFLOP/s",
         "GiB on each rank at the worst moment, and time at most (stopping may end an expert earlier):",
@@ -49,9 +51,39 @@ def _costs(recipe: Recipe, plan: Plan) -> list[str]:
 
 def _parameters(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Sizes of the networks of each model."""
-    for number, (size, count) in enumerate(zip(plan.networks, recipe.experts.alike, strict=True)):
-        of = f" of model {number}" if len(plan.networks) > 1 else ""
+    models = recipe.experts.alike
+    for number, (size, count) in enumerate(zip(plan.networks, models, strict=False)):
+        of = f" of model {number}" if len(models) > 1 else ""
         yield f"parameters           {size.released:,} in each expert{of}, {size.released * count:,} in all{trained_beside(recipe, size)}"
+    for cost, size in zip(plan.settings[0].networks[len(models) :], plan.networks[len(models) :], strict=True):
+        yield f"parameters           {size.released:,} in {cost.phase.label}"
+
+
+def _networks(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """What each kind of network takes, where there are several."""
+    first = plan.settings[0]
+    for cost in first.networks if len(first.networks) > 1 else ():
+        variant = recipe.of(cost.phase)
+        name = f"model {cost.phase.model}" if cost.phase.points else cost.phase.label
+        piece = " x ".join(map(str, variant.piece))
+        yield (
+            f"{name:<20} level {variant.level}, {piece} at once: {cost.flops / 1e12:.3g} TFLOP and {cost.step_seconds:.3g} s a step,"
+            f" {gib(cost.memory):.2f} GiB (the first setting below)"
+        )
+
+
+def _sampling(plan: Plan) -> Iterator[str]:
+    """What drawing a volume takes."""
+    if plan.sampling is None:
+        return
+    usual, full = plan.sampling.usual, plan.sampling.full
+    levels = {step.level for step in usual.steps}
+    said = f"{usual.flops / 1e12:.3g} TFLOP, {plan.sampling.usual_seconds:.3g} s and {gib(usual.peak):.2f} GiB for a volume"
+    if len(levels) > 1:
+        climbing = f", which climbs over levels {', '.join(map(str, sorted(levels, reverse=True)))}"
+        whole = f"{full.flops / 1e12:.3g} TFLOP, {plan.sampling.full_seconds:.3g} s and {gib(full.peak):.2f} GiB with --full"
+        said = f"{said}{climbing} ({whole})"
+    yield f"sampling             {said}"
 
 
 def _shared(plan: Plan, first: Setting, ranks: int) -> Iterator[str]:

@@ -24,6 +24,7 @@ from volgen.data.record import ALMOST, SPLITS, Split
 from volgen.data.store import Store
 from volgen.origin.start import Start
 from volgen.parallel.engine import check_matrices
+from volgen.planning.step import networks
 from volgen.privacy import cohort_entries
 from volgen.privacy.ledger import Ledger
 from volgen.privacy.plan import Regime
@@ -59,9 +60,10 @@ def check(recipe: Recipe, store: Store) -> None:
                 if kept := _finer(recipe, finest):
                     do = f"set {kept}: finer experts are taken over as they are"
                 raise UserError(str(store.path), found, f"one that is at most {ALMOST:g} times as coarse", do)
-    for variant in recipe.variants:
+    for phase in networks(recipe):
+        variant = recipe.of(phase)
         with torch.device("meta"):
-            network = variant.build().network(recipe.trained()[-1])
+            network = variant.build().network(phase)
         if variant.optimiser.matrix_learning_rate:
             check_matrices(network)
         variant.privacy.build(variant).refuse(network)

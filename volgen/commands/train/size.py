@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from volgen.experts.plan import Phase
 from volgen.parallel.memory import NetworkSize
 from volgen.planning.checkpoints import checkpoint_bytes
-from volgen.planning.step import size_of, trained_beside
+from volgen.planning.step import kind, networks, size_of, trained_beside
 from volgen.recipe import Recipe
 
 FP32, BF16 = 4, 2
@@ -16,21 +17,24 @@ SHOWN = 12
 def report(recipe: Recipe) -> str:
     """Parameters, bytes and spans of a recipe, as text. No store is read and nothing is written."""
     variants, phases = recipe.variants, recipe.phases()
-    sizes = [_of(variant) for variant in variants]
+    sizes = [_of(recipe.of(phase), phase) for phase in networks(recipe)]
     exported = [size.released * FP32 + size.buffers for size in sizes]
     (x, y, z), box = recipe.data.shape, recipe.data.box
     place = f" ({' x '.join(map(str, box.size))} of it computed, from voxel {', '.join(map(str, box.start))})" if box else ""
     made = f", in pieces of {' x '.join(map(str, recipe.piece))} ({recipe.assembly.kind})" if recipe.assembly.piecewise else ""
     bank = f"{recipe.experts.count} experts on {len(recipe.schedule.grid())} noise levels"
     lines = [f"{recipe.name}: {bank}, volumes of {x} x {y} x {z}{place}{made}"]
-    for number, (variant, size, count) in enumerate(zip(variants, sizes, recipe.experts.alike, strict=True)):
+    for number, (variant, size, count) in enumerate(zip(variants, sizes, recipe.experts.alike, strict=False)):
         if len(variants) > 1:
             first = sum(recipe.experts.alike[:number])
             piece = " x ".join(map(str, variant.piece))
             owners = f"expert {first}" if count == 1 else f"experts {first} to {first + count - 1}"
             lines.append(f"model {number:<15}{owners}: level {variant.level}, view {variant.view.kind}, {piece} at once, {_steps(variant)}")
         lines += _network(variant, size, count)
-    total = sum(exported[phase.model] for phase in phases) + max(checkpoint_bytes(size) for size in sizes)
+    lines += [f"border (chosen)      {border.text}" for border in recipe.experts.borders]
+    for phase, size in zip(networks(recipe)[len(variants) :], sizes[len(variants) :], strict=True):
+        lines.append(f"{phase.label:<20} {size.released:,} parameters, {_size(size.released * FP32 + size.buffers)} in fp32")
+    total = sum(exported[kind(recipe, phase)] for phase in phases) + max(checkpoint_bytes(size) for size in sizes)
     each = f", {_steps(recipe)}" if len(variants) == 1 else ""
     lines += [
         f"preconditioner       {_preconditioner(recipe)}",
@@ -45,10 +49,9 @@ def report(recipe: Recipe) -> str:
     return "\n".join([*lines, "spans:", *rows])
 
 
-def _of(recipe: Recipe) -> NetworkSize:
-    """The network of one model."""
+def _of(recipe: Recipe, phase: Phase) -> NetworkSize:
+    """The network of a phase, of a recipe of one model."""
     with torch.device("meta"):
-        phase = recipe.trained()[-1]
         return size_of(recipe, phase, recipe.build().network(phase))
 
 

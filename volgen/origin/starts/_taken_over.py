@@ -104,16 +104,16 @@ class TakenOverConfig(BaseConfig, ABC):
             trained = recipe.trained()
         except ValueError as error:
             raise ValueError(f"start: {error}") from None
-        if not trained:
+        if not any(phase.points for phase in trained):
             raise ValueError(f"start.sigma {list(self.sigma or ())} holds the noise levels of no expert, so nothing would be trained")
 
     def keeps(self, points: Sequence[float]) -> bool:
-        """Whether an expert of these noise levels is taken over as it is.
+        """Whether an expert of these noise levels is taken over as it is; a network of none is not, no range tells it from others.
 
         Raises:
             ValueError: some of them lie in the range and some do not.
         """
-        if self.sigma is None:
+        if self.sigma is None or not points:
             return False
         inside = [self.sigma[0] <= point <= self.sigma[1] for point in points]
         if any(inside) and not all(inside):
@@ -243,9 +243,16 @@ class TakenOver:
             raise UserError(self._config.where, "; ".join(differing), "the same model", self._config.same_model)
 
     def _owner(self, phase: Phase) -> ExpertRecord:
-        """The public expert that owns all noise levels of a phase."""
-        bank = self._run.ensemble
-        where, low, high = self._config.where, phase.points[0], phase.points[-1]
+        """The public expert that owns all noise levels of a phase.
+
+        Raises:
+            UserError: there is none.
+        """
+        bank, where = self._run.ensemble, self._config.where
+        if not phase.points:
+            found = f"has experts of noise levels, and {phase.label} owns none that one could begin from"
+            raise UserError(where, found, "a method whose networks all own noise levels", "train from scratch: leave `start` out")
+        low, high = phase.points[0], phase.points[-1]
         if low < bank.sigma_min * (1 - 1e-6) or high > bank.sigma_max * (1 + 1e-6):
             found = f"knows noise levels {bank.sigma_min:.4g} to {bank.sigma_max:.4g}, {phase.label} owns {low:.4g} to {high:.4g}"
             raise UserError(where, found, "a grid inside of the public run's", "choose sigma_min and sigma_max of `schedule` accordingly")
