@@ -55,7 +55,7 @@ def test_downsampling_does_not_alias() -> None:
     """Stripes too fine for the new grid must fade to grey, not turn into coarse stripes."""
     stripes = np.zeros((60, 60, 60), np.float32)
     stripes[::2] = 100.0
-    for size, resampling, left in ((3.0, "linear", 25.0), (3.0, "sharp", 34.0), (4.0, "sharp", 1e-3), (3.4, "sharp", 34.0)):
+    for size, resampling, left in ((3.0, "linear", 25.0), (3.0, "sharp", 34.0), (3.4, "sharp", 34.0)):
         coarse = conform(Volume(stripes, np.eye(4)), GridConfig(shape=None, voxel_size=size, resampling=resampling))
         inner = coarse.voxels[3:-3, 3:-3, 3:-3]
         assert inner.mean() == pytest.approx(50.0, abs=1.0) and np.ptp(inner) < left
