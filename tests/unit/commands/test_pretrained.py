@@ -276,7 +276,7 @@ def test_a_cohort_in_another_frame_is_refused_with_the_command_that_mends_it(reg
 
 def test_experts_that_are_finer_than_the_scans_stay_the_models(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shelf")
-    store = tmp_path / "fine"
+    store = tmp_path / "store"
     ingest(blob_store.parent / "scans", store, IngestConfig(shape=(32, 32, 32), voxel_size=4.0, validation=0.35, test=0.05), workers=1)
     models = [{"points": [2], "level": 0}, {"points": [2], "level": 1}]
     model = recipe(
