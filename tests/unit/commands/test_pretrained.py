@@ -285,7 +285,7 @@ def test_experts_that_are_finer_than_the_scans_stay_the_models(blob_store: Path,
     )  # fmt: skip
     release(train(model), tmp_path / "shelf/fine-4mm", people_agreed=True, compact=True)
     coarse = {"data.interpolated": False}
-    with pytest.raises(UserError, match=r"set start\.sigma \[.*taken over as they are") as refused:
+    with pytest.raises(UserError, match=r"Set start\.sigma \[.*taken over as they are") as refused:
         train(finetuned("fine-4mm", store, tmp_path, **coarse))
     low, high = re.findall(r"start\.sigma \[([\d.e+]+), ([\d.e+]+)\]", str(refused.value))[0]
     tuned = train(finetuned("fine-4mm", store, tmp_path, **coarse, **{"start.sigma": [float(low), float(high)]}))
