@@ -154,7 +154,7 @@ def _whole(folder: Path, trained: TrainedRun, chosen: Collection[str]) -> Traine
 
 def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str], compact: bool) -> None:
     # A release that is released again gets a statement of its own, as it gets a card and a manifest.
-    strange = [name for name in names if name not in (*chosen, *STATEMENT) and not kept_inside(name)]
+    strange = [name for name in names if name not in (*chosen, *STATEMENT, METRICS) and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
     typed = [*([] if compact else [trained.recipe.data.store, trained.recipe.runs]), *trained.recipe.start.places]
