@@ -59,7 +59,7 @@ RECORDED = {"level", "view", "network"}
 MOST = 32
 """People from whom borders are chosen."""
 FAINT = 2.0 * field_of_view.FAINT - 1.0
-"""In the model range, up to which a voxel is air."""
+"""Intensity in the model range up to which a voxel is air."""
 
 
 class ModelConfig(Config):
@@ -520,7 +520,7 @@ def _boxed(content: Mapping[str, Any], store: Store, where: str) -> Recipe:
 
 
 def _multiple(content: Mapping[str, Any], shape: Shape3, where: str) -> tuple[Recipe | None, int]:
-    """Of how many voxels, a power of two, edges have to be multiples for the models of a recipe; and the recipe, for another shape.
+    """Number of voxels, a power of two, of which edges have to be multiples for the models of a recipe; and the recipe, for another shape.
 
     That is a matter of networks, views, levels, assembly and preconditioner: whoever checks them is asked about volumes of odd
     multiples.

@@ -82,7 +82,7 @@ def recipe(case: Case, store: str, folder: Path) -> Recipe:
 def without(gone: str) -> Iterator[None]:
     """The cohort as it would be if somebody had never been asked."""
     whole = StreamConfig.records
-    StreamConfig.records = lambda self, store, split: [r for r in whole(self, store, split) if r.patient != gone]  # type: ignore[method-assign]
+    StreamConfig.records = lambda self, *which, **more: [r for r in whole(self, *which, **more) if r.patient != gone]  # type: ignore[method-assign]
     yield
     StreamConfig.records = whole  # type: ignore[method-assign]
 

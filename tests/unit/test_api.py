@@ -82,7 +82,8 @@ def test_a_function_has_the_options_and_defaults_of_its_command(name: str, other
         field = fields[key]
         if parameter.default not in (inspect.Parameter.empty, None) and not field.is_required():
             required = {name: 1 if other.annotation is int else "x" for name, other in fields.items() if other.is_required()}
-            assert getattr(commands.module(name).Config(**required, **{key: parameter.default}), key) == field.default, key
+            made = commands.module(name).Config
+            assert getattr(made(**required, **{key: parameter.default}), key) == getattr(made(**required), key), key
 
 
 @pytest.mark.parametrize("options", [{}, {"sampler": "heun", "steps": 3}, {"noise": {"kind": "slerp", "axis": "A"}, "dtype": "int16"}])
@@ -235,7 +236,7 @@ def test_report_and_evaluate_say_what_the_command_says(there: Path) -> None:
     assert [{**entry, "name": ""} for entry in by_bands["volumes"]] == [{**entry, "name": ""} for entry in told]
     one = by_bands["metrics"]["tv_ratio"]
     assert one["outside"] == sum(any(f["metric"] == "tv_ratio" for f in volume["findings"]) for volume in told)
-    assert one["axes"]["S"]["median"] == pytest.approx(np.median([volume["metrics"]["tv_ratio"]["S"] for volume in told]))
+    assert one["axes"]["S"]["median"] == pytest.approx(np.median([volume["metrics"]["tv_ratio"]["S"] for volume in told]), rel=1e-4)
     with pytest.raises(volgen.UserError, match="no volume"):
         volgen.verdicts([], STORE)
     comparison = volgen.report({"ours": "samples", "theirs": "export"}, STORE, "side_by_side")

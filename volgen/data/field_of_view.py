@@ -66,8 +66,8 @@ def smallest(wanted: BoxConfig, shape: Shape3, multiple: int, step: int) -> BoxC
 
     Args:
         wanted: what it has to hold.
-        shape: of the volume.
-        multiple: of which edges are multiples, but those of the volume.
+        shape: edges of the volume.
+        multiple: what edges are multiples of, but those of the volume.
         step: a power of two.
     """
     axes = [_axis(*axis, multiple, step) for axis in zip(wanted.start, wanted.stop, shape, strict=True)]

@@ -167,7 +167,7 @@ class Stream:
         rank: this process's number among those that share a batch.
         world: number of those.
         cut: what of a scan an example is.
-        level: of the experts that learn from it; all scans of the split if None.
+        level: that of the experts that learn from it; all scans of the split if None.
 
     Raises:
         UserError: the split is empty, the store has another shape, or the batch cannot be shared evenly.

@@ -39,7 +39,7 @@ class Metric:
         limits: low and high end that no band reaches beyond, however few real volumes it is made from (and wide it is for it), unless one
             of them lies there; None for an end that depends on the reference alone.
         whole: one number for the whole volume, which stands at all three axes.
-        brain: of the tissues of a brain, and not judged where a skull shows, in the volume or in most of the reference.
+        brain: whether it is about the tissues of a brain, and not judged where a skull shows, in the volume or in most of the reference.
     """
 
     name: str

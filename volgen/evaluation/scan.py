@@ -119,7 +119,7 @@ class HeadScan:
         return self._tissues[pixel]
 
     def in_voxels(self, blocks: NDArray[np.bool_], factors: tuple[int, int, int]) -> NDArray[np.bool_]:
-        """A part of the head's :attr:`box` in blocks of so many voxels as the voxels in it."""
+        """A part of the head's :attr:`box` in blocks of voxels as the voxels in it."""
         for axis, factor in enumerate(factors):
             blocks = np.repeat(blocks, factor, axis=axis)
         found: NDArray[np.bool_] = blocks[tuple(slice(0, size) for size in self.mask[self.box].shape)]

@@ -38,7 +38,7 @@ class Border(Config):
 
     @property
     def text(self) -> str:
-        """In one line, for people."""
+        """The border in one line, for people."""
         return (
             f"level {self.level} from sigma {self.sigma:.4g} up, where finer bands (sd {self.deviation:.3g}) are {self.decibels:.1f} dB"
             f" against the noise: {self.told:.2%} of their energy is told by a coefficient itself"
@@ -53,7 +53,7 @@ def choose(
     Args:
         levels: level of each expert, lowest noise first; each higher than the one before.
         grid: the schedule's points, in any order.
-        variances: of coefficients over people, of the bands that each level splits off (:func:`volgen.models.bands.variances`).
+        variances: those of coefficients over people, of the bands that each level splits off (:func:`volgen.models.bands.variances`).
         ratio: largest ratio of the bands' standard deviation (its 99th percentile) to the noise.
 
     Returns:

@@ -21,7 +21,7 @@ from volgen.images.intensity import IntensityMap, from_model
 from volgen.images.volume import Volume
 
 BACKGROUND = -1.0
-"""Of the model's range: the minimum of the intensity window, which real scans have around a stripped head."""
+"""Air in the model's range: the minimum of the intensity window, which real scans have around a stripped head."""
 FARTHEST = 1e4
 """mm from the origin at which the middle of a grid may lie."""
 FOREGROUND = 0.1

@@ -19,7 +19,7 @@ def variances(scans: Iterable[Scan], levels: int, faint: float) -> list[NDArray[
     The coefficients are those of volumes at full resolution, where white noise of sigma is white noise of sigma in each.
 
     Args:
-        scans: of different people, at least two; read once.
+        scans: those of different people, at least two; read once.
         levels: levels of the pyramid, at least 1.
         faint: mean over scans, in the model range, up to which a place is air; coefficients there are left out.
 

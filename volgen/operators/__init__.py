@@ -38,7 +38,7 @@ class Within(Operator):
     """An operator of whole volumes, asked about the box of a frame: outside of it are zeros.
 
     Args:
-        operator: of whole volumes.
+        operator: that of whole volumes.
         frame: where the box is.
     """
 

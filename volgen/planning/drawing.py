@@ -25,7 +25,7 @@ class DrawnStep:
 
     Attributes:
         sigma: where it begins.
-        level: of what is on its way.
+        level: that of what is on its way.
         flops: floating-point operations of all evaluations.
         operations: number of operations.
     """
@@ -57,7 +57,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class _Asked:
-    """One evaluation."""
+    """One evaluation of a network."""
 
     flops: int
     operations: int
@@ -65,7 +65,7 @@ class _Asked:
     weights: int
 
 
-def drawn(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Drawn:
+def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Drawn:
     """Follows one volume through all noise levels with the recipe's sampler.
 
     Args:

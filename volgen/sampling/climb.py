@@ -57,7 +57,7 @@ class Climb(Protocol):
 
         Args:
             sampler: the solver that took the step.
-            number: of the step.
+            number: that of the step.
             step: it.
             x_BCXYZ: the sample at its end.
             memory: what the solver remembers.
@@ -73,7 +73,7 @@ class _Full:
     """Whole volumes all the way."""
 
     def level(self, number: int) -> int:
-        """Full resolution."""
+        """Full resolution, in every step."""
         return 0
 
     def rise(

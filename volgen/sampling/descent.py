@@ -143,7 +143,7 @@ class Descent:
         return channels, x, y, z
 
     def _noise(self, number: int, *key: int | str) -> Tensor:
-        """Of the shape of the state before a step."""
+        """Noise of the shape of the state before a step."""
         return self.noise(self.shape_before(number), self.seed, *key)[None].to(self.device)
 
 

@@ -140,7 +140,7 @@ def test_what_is_refused_at_once_leaves_no_folder(blob_store: Path, tmp_path: Pa
         with pytest.raises(UserError, match=message):
             train(recipe(blob_store, tmp_path / "runs", **change))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Geometry, "of_cohort", lambda *args: [][0])
+        patch.setattr(Geometry, "of_cohort", lambda *args, **more: [][0])
         with pytest.raises(IndexError):
             train(recipe(blob_store, tmp_path / "runs"))
     assert not list(tmp_path.iterdir())

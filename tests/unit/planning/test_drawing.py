@@ -14,7 +14,7 @@ from volgen.commands.plan.plan import plan
 from volgen.core.config import validate
 from volgen.core.protocols import Problem
 from volgen.models.corners import FittedCorners
-from volgen.planning.drawing import drawn
+from volgen.planning.drawing import follow
 from volgen.recipe import Recipe
 from volgen.sampling.climb import FULL, Climbing
 from volgen.sampling.descent import down, sample
@@ -36,7 +36,7 @@ def recipe(**more: Any) -> Recipe:
 @pytest.mark.parametrize("full", [False, True])
 def test_the_operations_of_a_volume_are_those_that_drawing_one_takes(full: bool) -> None:
     made = recipe()
-    planned = drawn(made, people=6, gpu=True, full=full)
+    planned = follow(made, people=6, gpu=True, full=full)
     random = torch.Generator().manual_seed(0)
     volumes = [torch.rand(SHAPE, generator=random) - 0.5 for _ in range(6)]
     fitted = made.preconditioner.fit(lambda: iter(volumes), list("abcdef"), 0)
@@ -58,22 +58,22 @@ def test_the_operations_of_a_volume_are_those_that_drawing_one_takes(full: bool)
 
 def test_climbing_holds_less_where_a_level_is_coarse_and_as_much_at_full_resolution() -> None:
     made = recipe()
-    climbing, whole = (drawn(made, 6, gpu=True, full=full) for full in (False, True))
+    climbing, whole = (follow(made, 6, gpu=True, full=full) for full in (False, True))
     assert climbing.peak <= whole.peak
     coarse = recipe(experts={"models": [{"points": 1, "level": 1}, {"points": 4, "level": 2}]})
-    climbing, whole = (drawn(coarse, 6, gpu=True, full=full) for full in (False, True))
+    climbing, whole = (follow(coarse, 6, gpu=True, full=full) for full in (False, True))
     assert climbing.peak < 0.75 * whole.peak and climbing.flops <= whole.flops
 
 
 def test_a_bank_of_one_level_has_nothing_to_climb() -> None:
     made = recipe(experts={"count": 2}, level=1)
-    assert drawn(made, 6, gpu=True) == drawn(made, 6, gpu=True, full=True)
+    assert follow(made, 6, gpu=True) == follow(made, 6, gpu=True, full=True)
 
 
 def test_pieces_of_a_volume_are_drawn_one_after_another() -> None:
     changes = {"assembly": {"kind": "autoregressive", "thickness": 4, "coarse_levels": 2}, "preconditioner": {"kind": "edm"}, "experts": {}}
     slabs, slab = recipe(**changes), recipe(**{**changes, "assembly": {**changes["assembly"], "thickness": 16}})
-    assert drawn(slabs, 6, gpu=True).flops == pytest.approx(drawn(slab, 6, gpu=True).flops, rel=0.01)
+    assert follow(slabs, 6, gpu=True).flops == pytest.approx(follow(slab, 6, gpu=True).flops, rel=0.01)
 
 
 def test_a_plan_says_what_each_level_and_a_volume_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +95,9 @@ def test_a_plan_says_what_each_level_and_a_volume_take(tmp_path: Path, capsys: p
 
 def test_tiles_are_counted_with_what_is_around_them() -> None:
     def flops(view: dict[str, Any]) -> int:
-        network, data = {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}, {"store": "store", "shape": [64, 16, 16]}
-        return drawn(recipe(network=network, data=data, view=view, preconditioner={"kind": "edm"}, experts={}), 6, gpu=True).flops
+        network = {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}
+        data = {"store": "store", "shape": [64, 16, 16]}  # longer than a tile with what the network sees around it
+        return follow(recipe(data=data, network=network, view=view, preconditioner={"kind": "edm"}, experts={}), 6, gpu=True).flops
 
     whole, tiles = (flops({"kind": "patches", "edge": 8, **tile}) for tile in ({}, {"tile": [8, 16, 16]}))
-    assert tiles > 1.2 * whole
+    assert tiles > 1.5 * whole

@@ -14,7 +14,7 @@ from volgen.parallel.engine import EngineConfig
 from volgen.parallel.memory import FP32, NetworkSize, network_bytes
 from volgen.parallel.private_engine import Pass
 from volgen.planning.checkpoints import checkpoint_bytes
-from volgen.planning.drawing import Drawn, drawn
+from volgen.planning.drawing import Drawn, follow
 from volgen.planning.patients import excluded, largest, need, peaks
 from volgen.planning.step import StepTrace, kind, networks, trace
 from volgen.privacy.plan import Forecast
@@ -62,7 +62,7 @@ class NetworkCost:
     Attributes:
         phase: one of that kind.
         flops: operations of one optimiser step of one rank.
-        step_seconds: of one optimiser step.
+        step_seconds: time of one optimiser step.
         memory: bytes on one rank at the worst moment.
     """
 
@@ -118,10 +118,10 @@ class Sampling:
     """What drawing one volume takes on one rank, with the run's sampler at all noise levels.
 
     Attributes:
-        usual: as ``volgen sample`` draws it.
+        usual: a volume as ``volgen sample`` draws it.
         usual_seconds: computing, of that.
         full: with whole volumes on their way at all noise levels.
-        full_seconds: of that.
+        full_seconds: time of that.
     """
 
     usual: Drawn
@@ -209,7 +209,7 @@ class Planner:
 
     def sampling(self) -> Sampling:
         """What drawing a volume takes."""
-        usual, full = (drawn(self._recipe, self._people, self._cluster.process is None, full=whole) for whole in (False, True))
+        usual, full = (follow(self._recipe, self._people, self._cluster.process is None, full=whole) for whole in (False, True))
         seconds = (sum(self._computing(step.flops, step.operations) for step in each.steps) for each in (usual, full))
         return Sampling(usual, next(seconds), full, next(seconds))
 

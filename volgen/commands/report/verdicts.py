@@ -48,7 +48,7 @@ def verdicts(samples: Mapping[str, Callable[[], Volume]], reference: Path, split
 
 
 def _beside_real(entries: Sequence[Mapping[str, Any]], bands: Reference) -> dict[str, Any]:
-    """By metric: in how many volumes it is a finding, its median per axis, and the percentiles of real volumes."""
+    """Figures of each metric: in how many volumes it is a finding, its median per axis, and the percentiles of real volumes."""
     found: dict[str, Any] = {}
     for _, metric in bands.metrics:
         outside = sum(any(finding["metric"] == metric.name for finding in entry["findings"]) for entry in entries)

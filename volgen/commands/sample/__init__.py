@@ -46,7 +46,7 @@ class Config(BaseConfig):
     memory_gib: Annotated[float, Option("GiB")] = 4.0
     """Memory of a rank for volumes under way, and as much for experts."""
     full: bool = False
-    """Whole volumes at all noise levels, where a bank has coarser levels for high noise."""
+    """Whether whole volumes are on their way at all noise levels, where a bank has coarser levels for high noise."""
     stages: Annotated[int | None, Option("N")] = None
     """Ranks that each volume passes through, if there are several (default: as many as it takes to hold all experts)."""
 

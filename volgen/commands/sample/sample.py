@@ -177,7 +177,7 @@ def _resident(trained: TrainedRun, memory_gib: float) -> int:
 
 
 def _costs(trained: TrainedRun, grid: Sequence[float], evaluations: Sequence[int]) -> list[float]:
-    """Of each step, in proportion: an evaluation costs as its expert has weights and voxels."""
+    """Costs of the steps, in proportion: an evaluation costs as its expert has weights and voxels."""
     experts, levels = trained.ensemble.experts, trained.levels(grid)
     weights = [experts[owner(trained.ensemble.spans, sigma)].parameters / 8**level for sigma, level in zip(grid, levels, strict=False)]
     return [count * weight / max(weights) for count, weight in zip(evaluations, weights, strict=True)]

@@ -22,7 +22,7 @@ from volgen.images.volume import Volume
 SAME_SIZE = 1e-4
 """Voxel sizes closer than this (relative) are the same: headers hold float32. Such an image is not resampled; its own affine is kept."""
 UNSPLIT = 0.25
-"""By how much a new voxel may exceed a whole number of old ones before it is split once more: what lies beyond its grid is folded back."""
+"""Share by which a new voxel may exceed a whole number of old ones before it is split once more: what is beyond its grid folds back."""
 Resampling = Literal["sharp", "linear"]
 
 

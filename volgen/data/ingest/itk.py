@@ -15,7 +15,7 @@ from volgen.images.volume import Volume, edges
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """In this block, filters that ITK makes for itself have one thread: sums of several are rounded as the machine's cores fall."""
+    """A block in which filters that ITK makes for itself have one thread: sums of several are rounded as the machine's cores fall."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -57,7 +57,7 @@ def interpolated(
     """Values of an image on another grid, [X, Y, Z].
 
     Args:
-        image: of :func:`to_itk`.
+        image: what :func:`to_itk` made.
         matrix: 4 x 4, mm of the new grid -> mm of the image.
         shape: voxels of the new grid.
         affine: its voxels -> mm.

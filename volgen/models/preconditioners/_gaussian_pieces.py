@@ -152,7 +152,7 @@ class GaussianPiece:
     unit: Tensor
 
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        """By the equation of this file; the network sees what :class:`GaussianPreconditioner` shows it."""
+        """Clean pieces by the equation of this file; the network sees what :class:`GaussianPreconditioner` shows it."""
         noise = sigma_B[:, None, None, None, None] ** 2
         offset = pyramid(y_BCXYZ, self.levels) - self.mean
         estimate = unpyramid(self.mean + self.variance / (self.variance + noise) * offset, self.levels)

@@ -19,7 +19,7 @@ class Config(ScalarConfig):
 
     @property
     def deviation(self) -> float:
-        """``sigma_data``."""
+        """The standard deviation ``sigma_data``."""
         return self.sigma_data
 
     def coefficients(self, sigma_B: Tensor) -> Coefficients:

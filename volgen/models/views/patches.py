@@ -30,7 +30,7 @@ from volgen.models.reach import reach
 AIR = -0.98
 """Intensity in the model range up to which a voxel is background: that of a stripped head is -1."""
 Spans = Sequence[tuple[int, int]]
-"""From which voxel to which, along each axis."""
+"""First voxel and the one past the last, along each axis."""
 TRIES = 8
 """Places that are looked at for one with enough foreground; the last of them is taken whatever is there."""
 

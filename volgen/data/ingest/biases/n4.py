@@ -17,7 +17,7 @@ from volgen.images.blocks import padded_block_means, voxels_in
 from volgen.images.volume import Volume
 
 ORDER = 3
-"""Of the splines."""
+"""Degree of the splines."""
 
 
 class Config(BaseConfig):
@@ -33,7 +33,7 @@ class Config(BaseConfig):
     spline_distance: PositiveFloat = 200.0
     """Distance in mm of the splines' knots at first; it is halved with every level."""
     iterations: tuple[PositiveInt, ...] = Field(default=(50, 50, 50, 50), min_length=1, max_length=8)
-    """At most so many steps at each level."""
+    """Most steps at each level."""
     convergence: float = Field(default=1e-3, ge=0.0, le=0.1)
     """Change of the field (coefficient of variation of its ratio) below which a level ends."""
 

@@ -17,7 +17,7 @@ from volgen.images.volume import Volume
 COARSE = 2
 """Times the voxels' edge at which the search begins."""
 BINS = 32
-"""Of the joint histogram, along each axis."""
+"""Bins of the joint histogram, along each axis."""
 SHORTEST = 1e-3
 """Step in mm at which a search ends."""
 
@@ -35,7 +35,7 @@ class LinearConfig(Config):
     voxel_size: PositiveFloat = 4.0
     """Edge in mm of the voxels that are compared, as near as whole voxels come to it from below."""
     iterations: PositiveInt = 200
-    """At most so many steps at each of two resolutions."""
+    """Most steps at each of two resolutions."""
 
 
 def search(scan: Volume, template: Volume, config: LinearConfig, transforms: list[Any]) -> NDArray[np.float64]:
