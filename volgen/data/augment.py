@@ -23,6 +23,7 @@ from torch import Tensor
 from volgen.core.config import Config
 from volgen.core.protocols import Scan, Shape3
 from volgen.core.rng import generator
+from volgen.data.ingest.itk import matrix_of
 from volgen.data.piece import Piece
 from volgen.data.scan import MirroredScan, StoredScan, VolumeScan
 from volgen.images.box import BoxConfig
@@ -138,12 +139,8 @@ class _Frame:
 def index_matrix(pose: tio.Affine, shape: Shape3, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where a TorchIO transform takes the value of a voxel from: indices of the result -> indices of the source, [4, 4]."""
     transform = pose.get_affine_transform(_Frame(shape, affine))
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    points = np.eye(4)
-    points[:3, :3] = np.array([transform.TransformPoint(tuple(unit)) for unit in np.eye(3).tolist()]).T - origin[:, None]
-    points[:3, 3] = origin
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return np.asarray(np.linalg.inv(to_lps) @ points @ to_lps)
+    return np.asarray(np.linalg.inv(to_lps) @ matrix_of(transform) @ to_lps)
 
 
 def resample(piece: Piece, matrix: NDArray[np.float64], place: BoxConfig) -> Tensor:

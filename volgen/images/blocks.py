@@ -20,6 +20,18 @@ def voxels_in(edge: float, wanted: float) -> int:
     return max(1, int(wanted / edge + 1e-6))
 
 
+def block_affine(affine: NDArray[np.float64], edges: Sequence[int]) -> NDArray[np.float64]:
+    """4 x 4, indices of blocks -> mm: a block is where the middle of its voxels is.
+
+    Args:
+        affine: 4 x 4, indices of voxels -> mm.
+        edges: voxels of a block along each axis.
+    """
+    found = affine @ np.diag([*edges, 1.0])
+    found[:3, 3] += affine[:3, :3] @ ((np.asarray(edges) - 1) / 2)
+    return found
+
+
 def block_means(values: Image, edges: Sequence[int]) -> Image:
     """Means over blocks; what is left over at the far ends is dropped.
 

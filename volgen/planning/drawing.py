@@ -15,7 +15,7 @@ from volgen.experts.plan import Phase
 from volgen.parallel.memory import FP32
 from volgen.parallel.memory_trace import Allocations, conv_workspace
 from volgen.recipe import Recipe
-from volgen.sampling.climb import never_rise
+from volgen.sampling.climb import climbs
 from volgen.sampling.descent import evaluations
 
 
@@ -78,13 +78,13 @@ def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Dra
     experts = [phase for phase in recipe.phases() if phase.index is not None]
     owners = [next(phase for phase in experts if sigma in phase.span) for sigma in grid]
     levels = [recipe.of(phase).level for phase in owners]
-    climbs = not full and never_rise(levels) and levels[0] > levels[-1]
-    asked = {phase.model: _asked(recipe.of(phase), phase, people, gpu, corner=climbs) for phase in owners}
+    climbing = not full and climbs(levels)
+    asked = {phase.model: _asked(recipe.of(phase), phase, people, gpu, corner=climbing) for phase in owners}
     pieces = whole // math.prod(recipe.assembly.piece(recipe.data.grid))
     tensors = 1 + sum(kind is torch.Tensor for kind in sampler.remembers)
     steps, held = [], []
     for sigma, phase, level, count in zip(grid, owners, levels, evaluations(sampler, len(grid)), strict=True):
-        one, on_its_way = asked[phase.model], level if climbs else 0
+        one, on_its_way = asked[phase.model], level if climbing else 0
         steps.append(DrawnStep(sigma, on_its_way, pieces * count * one.flops, pieces * count * one.operations))
         held.append(one.peak + tensors * FP32 * whole // 8**on_its_way)
     weights = [asked[phase.model].weights for phase in owners]

@@ -41,7 +41,7 @@ from volgen.runs.fitted import (
 )  # fmt: skip
 from volgen.runs.leftovers import tidy
 from volgen.runs.paths import Paths
-from volgen.sampling.climb import Climbing, never_rise
+from volgen.sampling.climb import Climbing, climbs
 
 RELEASE = "release"
 """Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
@@ -173,8 +173,7 @@ class TrainedRun:
 
     def climbs(self, grid: Sequence[float]) -> bool:
         """Whether samples can climb (:mod:`volgen.sampling.climb`) on a grid: from experts of coarser levels to those of finer ones."""
-        levels = self.levels(grid)
-        return never_rise(levels) and levels[0] > levels[-2]
+        return climbs(self.levels(grid)[:-1])
 
     def climbing(self, preconditioner: Preconditioner, grid: Sequence[float]) -> Climbing:
         """How they do it; for a bank of corners."""

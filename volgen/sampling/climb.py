@@ -50,9 +50,7 @@ class Climb(Protocol):
         """Level of the state before step ``number``; of that after the last step it is 0."""
         ...
 
-    def rise(
-        self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Callable[[], Tensor]
-    ) -> tuple[Tensor, Any]:
+    def rise(self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Fresh) -> tuple[Tensor, Any]:
         """The state after step ``number`` at the level of the next one.
 
         Args:
@@ -76,9 +74,7 @@ class _Full:
         """Full resolution, in every step."""
         return 0
 
-    def rise(
-        self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Callable[[], Tensor]
-    ) -> tuple[Tensor, Any]:
+    def rise(self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Fresh) -> tuple[Tensor, Any]:
         """There is nothing finer."""
         return x_BCXYZ, memory
 
@@ -106,9 +102,7 @@ class Climbing:
         """That of the step's owner."""
         return self.levels[number]
 
-    def rise(
-        self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Callable[[], Tensor]
-    ) -> tuple[Tensor, Any]:
+    def rise(self, sampler: Sampler, number: int, step: Step, x_BCXYZ: Tensor, memory: Any, noise: Fresh) -> tuple[Tensor, Any]:
         """Finer bands drawn at the noise level that is reached, with what the solver would remember had it brought them there.
 
         The path on which the drawn bands lie is known: of the step before, the solver remembers of them what it remembers when it takes
@@ -138,6 +132,11 @@ class _Expecting:
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         return self.corners.expected(self.level, y_BCXYZ, sigma_B)
+
+
+def climbs(levels: Sequence[int]) -> bool:
+    """Whether volumes climb whose steps are at these levels: from experts of coarser levels to those of finer ones."""
+    return never_rise(levels) and levels[0] > levels[-1]
 
 
 def never_rise(levels: Sequence[int]) -> bool:

@@ -209,7 +209,9 @@ class Planner:
 
     def sampling(self) -> Sampling:
         """What drawing a volume takes."""
-        usual, full = (follow(self._recipe, self._people, self._cluster.process is None, full=whole) for whole in (False, True))
+        usual = follow(self._recipe, self._people, self._cluster.process is None)
+        climbs = any(step.level for step in usual.steps)
+        full = follow(self._recipe, self._people, self._cluster.process is None, full=True) if climbs else usual
         seconds = (sum(self._computing(step.flops, step.operations) for step in each.steps) for each in (usual, full))
         return Sampling(usual, next(seconds), full, next(seconds))
 

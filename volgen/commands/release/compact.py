@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from volgen.core import pretrained
@@ -21,7 +20,7 @@ from volgen.core.run_files import CONFIG, ENSEMBLE
 from volgen.experts import compact
 from volgen.experts import ensemble as ensembles
 from volgen.images import nifti
-from volgen.images.blocks import block_means, voxels_in
+from volgen.images.blocks import block_affine, block_means, voxels_in
 from volgen.images.volume import Volume
 from volgen.models.denoiser import Preconditioner
 from volgen.recipe import Recipe
@@ -75,6 +74,4 @@ def _write_template(path: Path, trained: TrainedRun, preconditioner: Preconditio
     edges = [voxels_in(size, EDGE) for size in mean.voxel_size]
     if any(size % edge for size, edge in zip(mean.shape, edges, strict=True)):
         edges = [1, 1, 1]
-    affine = mean.affine @ np.diag([*edges, 1.0])
-    affine[:3, 3] += mean.affine[:3, :3] @ ((np.asarray(edges) - 1) / 2)
-    nifti.write(path, Volume(block_means(mean.voxels, edges), affine), dtype="int16", description=MEAN)
+    nifti.write(path, Volume(block_means(mean.voxels, edges), block_affine(mean.affine, edges)), dtype="int16", description=MEAN)

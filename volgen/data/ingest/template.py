@@ -19,7 +19,7 @@ from volgen.data.ingest.grid import check
 from volgen.data.ingest.itk import interpolated, to_itk
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.record import split_of
-from volgen.images.blocks import padded_block_means, voxels_in
+from volgen.images.blocks import block_affine, padded_block_means, voxels_in
 from volgen.images.intensity import IntensityMap
 from volgen.images.nifti import read_scan
 from volgen.images.volume import Volume
@@ -65,8 +65,7 @@ def member(found: Found) -> Volume | None:
             return None
         whole, _ = without_padding(scan.volume)
         edges = [voxels_in(edge, EDGE) for edge in whole.voxel_size]
-        affine = whole.affine @ np.diag([*edges, 1.0])
-        affine[:3, 3] += whole.affine[:3, :3] @ ((np.asarray(edges) - 1) / 2)
+        affine = block_affine(whole.affine, edges)
         coarse = padded_block_means(whole.voxels.astype(np.float32), edges)
         unit = IntensityMap.robust(coarse).to_unit(coarse)
     except (UserError, OSError, ValueError):

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from volgen.core.config import Config as BaseConfig
 from volgen.data.ingest.itk import one_thread, to_itk
 from volgen.data.ingest.lines import along, linear
-from volgen.images.blocks import padded_block_means, voxels_in
+from volgen.images.blocks import block_affine, padded_block_means, voxels_in
 from volgen.images.volume import Volume
 
 ORDER = 3
@@ -53,9 +53,7 @@ class Config(BaseConfig):
     def _field(self, above: Volume, edges: list[int]) -> NDArray[np.float32]:
         """Logarithm of the field at the centres of blocks."""
         means = padded_block_means(above.voxels, edges)
-        affine = above.affine @ np.diag([*edges, 1.0])
-        affine[:3, 3] += above.affine[:3, :3] @ ((np.asarray(edges) - 1) / 2)
-        image = to_itk(Volume(means, affine))
+        image = to_itk(Volume(means, block_affine(above.affine, edges)))
         mask = sitk.GetImageFromArray((means > means.mean()).T.astype(np.uint8))
         mask.CopyInformation(image)
         work: Any = sitk.N4BiasFieldCorrectionImageFilter()

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from volgen.core.config import Config
 from volgen.data.ingest.itk import matrix_of, one_thread, to_itk
-from volgen.images.blocks import padded_block_means, voxels_in
+from volgen.images.blocks import block_affine, padded_block_means, voxels_in
 from volgen.images.volume import Volume
 
 COARSE = 2
@@ -89,6 +89,4 @@ def affine(found: Any, centre: Any) -> Any:
 
 def _coarser(volume: Volume, size: float) -> Volume:
     edges = [voxels_in(edge, size) for edge in volume.voxel_size]
-    matrix = volume.affine @ np.diag([*edges, 1.0])
-    matrix[:3, 3] += volume.affine[:3, :3] @ ((np.asarray(edges) - 1) / 2)
-    return Volume(padded_block_means(volume.voxels.astype(np.float32), edges), matrix)
+    return Volume(padded_block_means(volume.voxels.astype(np.float32), edges), block_affine(volume.affine, edges))
