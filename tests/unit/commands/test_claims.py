@@ -129,7 +129,7 @@ def test_samples_that_were_changed_are_not_added_to(there: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "patched"),
     [
-        (COMMANDS["sample"], "volgen.commands.sample.draw.SampleWork.stay"),
+        (COMMANDS["sample"], "volgen.runs.work.SampleWork.stay"),
         (COMMANDS["report"], "volgen.reporting.page.write_page"),
         (COMMANDS["anonymise"], "volgen.commands.anonymise.anonymise._write"),
         (AUDIT, "volgen.commands.audit.audit._findings"),

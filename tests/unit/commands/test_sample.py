@@ -28,6 +28,8 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
+from volgen.runs import choices
+from volgen.runs.choices import component
 
 SHAPE = (8, 12, 8)
 VOXEL_SIZE = (2.0, 2.0, 3.0)
@@ -219,20 +221,15 @@ def test_an_option_of_the_runs_sampler_leaves_its_other_settings_alone() -> None
 
     mine = Config(eta=0.5, order=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_stage, "config_class", lambda package, kind: Config)
+        patch.setattr(choices, "config_class", lambda package, kind: Config)
         for asked in ({"eta": 0.25}, {"kind": "ddim", "eta": 0.25}):
-            assert sample_stage._component("--sampler", sample_stage.SAMPLERS, asked, mine) == Config(eta=0.25, order=3)
-        assert (
-            sample_stage._component(
-                "--sampler", sample_stage.SAMPLERS, {"kind": "ddim"}, config_class("volgen.sampling.samplers", "heun")()
-            )
-            == Config()
-        )
+            assert component("--sampler", sample_stage.SAMPLERS, asked, mine) == Config(eta=0.25, order=3)
+        heun = config_class("volgen.sampling.samplers", "heun")()
+        assert component("--sampler", sample_stage.SAMPLERS, {"kind": "ddim"}, heun) == Config()
 
 
 def test_an_option_that_comes_later_leaves_samples_to_be_continued(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = sample(run, tmp_path / "out", count=1, seed=1, steps=2, sampler="heun")
-    real = sample_stage._component
 
     class Newer(config_class("volgen.sampling.samplers", "heun")):  # type: ignore[misc]
         corrections: int = 1
@@ -241,8 +238,8 @@ def test_an_option_that_comes_later_leaves_samples_to_be_continued(run: Path, tm
         newer = Newer(corrections=corrections)
         monkeypatch.setattr(
             sample_stage,
-            "_component",
-            lambda option, *rest, newer=newer: newer if option == "--sampler" else real(option, *rest),
+            "component",
+            lambda option, *rest, newer=newer: newer if option == "--sampler" else component(option, *rest),
         )
         if same:
             assert sample(run, out, count=1, seed=1, steps=2) == out

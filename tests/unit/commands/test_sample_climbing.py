@@ -123,7 +123,7 @@ def test_a_folder_that_climbed_is_not_continued_with_whole_volumes(run: Path, tm
 
 def test_a_row_of_ranks_sends_what_is_on_its_way_and_makes_the_same_volumes(run: Path, tmp_path: Path) -> None:
     """Each step by another rank: states of three sizes are sent."""
-    from volgen.commands.sample.ranks import Volumes
+    from volgen.runs.ranks import Volumes
     from volgen.core.registry import config_class
     from volgen.runs.draw import Drawing
 
@@ -152,10 +152,10 @@ def test_a_row_of_ranks_sends_what_is_on_its_way_and_makes_the_same_volumes(run:
 
 
 def test_rows_are_cut_by_what_steps_cost(run: Path) -> None:
-    from volgen.commands.sample.sample import _costs
+    from volgen.runs.choices import costs_of
 
     trained = open_run(run)
-    assert _costs(trained, trained.ensemble.grid, [1, 1, 1, 1, 1]) == [1 / 64, 1 / 64, 1 / 8, 1.0, 1.0]
+    assert costs_of(trained, trained.ensemble.grid, [1, 1, 1, 1, 1]) == [1 / 64, 1 / 64, 1 / 8, 1.0, 1.0]
 
 
 def test_experts_of_one_level_do_not_climb(run: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from volgen import cli
 from volgen.commands.sample import sample as sample_stage
 from volgen.core.registry import config_class
+from volgen.runs.choices import component
 
 
 def volgen(*words: str | Path) -> int:
@@ -52,7 +53,6 @@ def test_an_option_that_comes_later_leaves_guided_samples_to_be_continued(there:
     (scan,) = (there / "scan").rglob("sub-*.nii.gz")
     words = ["sample", "runs/finished", "--out", "completed", "--count", "1", "--steps", "2", "--data", str(scan)]
     assert volgen(*words, "--guidance", "projection", "--operator", "inpaint") == 0
-    real = sample_stage._component
 
     class Newer(config_class("volgen.operators", "inpaint")):  # type: ignore[misc]
         margin: int = 0
@@ -60,7 +60,7 @@ def test_an_option_that_comes_later_leaves_guided_samples_to_be_continued(there:
     for margin, code in ((0, 0), (3, 2)):
         newer = Newer(margin=margin)
         monkeypatch.setattr(
-            sample_stage, "_component", lambda option, *rest, newer=newer: newer if option == "--operator" else real(option, *rest)
+            sample_stage, "component", lambda option, *rest, newer=newer: newer if option == "--operator" else component(option, *rest)
         )
         assert volgen(*words, "--guidance", "projection") == code
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.commands.sample.ranks import Volumes
+from volgen.runs.ranks import Volumes
 from volgen.core.protocols import Problem
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline

@@ -10,29 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from volgen.commands.sample import picture
-from volgen.commands.sample.draw import SampleWork
 from volgen.commands.sample.job import WHITE, Claimed, Job, began_full
-from volgen.commands.sample.ranks import crew, flow_of
 from volgen.commands.sample.steering import Steering, words
-from volgen.core.config import validate
-from volgen.core.errors import UserError, nearest_word
-from volgen.core.noise import choose
+from volgen.core.errors import UserError
 from volgen.core.progress import say, say_next
-from volgen.core.registry import config_class, kinds
-from volgen.core.span import owner
+from volgen.core.registry import config_class
 from volgen.data.derivative import OVERVIEW
-from volgen.experts.ensemble import Ensemble
 from volgen.models.condition import asked_for
 from volgen.parallel import launch as launches
+from volgen.runs.choices import component, costs_of, resident, visited
 from volgen.runs.draw import Drawing
-from volgen.runs.trained import TrainedRun, open_run
+from volgen.runs.ranks import crew, flow_of
+from volgen.runs.trained import open_run
+from volgen.runs.work import SampleWork
 from volgen.sampling import descent
 from volgen.sampling.guidances.none import Config as Unguided
 from volgen.training.together import from_chief
 
 SAMPLERS, NOISES = "volgen.sampling.samplers", "volgen.sampling.noises"
 GUIDANCES, OPERATORS = "volgen.sampling.guidances", "volgen.operators"
-BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2}
 
 
 def sample(
@@ -104,13 +100,13 @@ def sample(
     launch = launches.discover()
     launches.publish(launch)
     trained = open_run(run)
-    solver = _component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
-    noises = _component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
-    guided = _component("--guidance", GUIDANCES, guidance, Unguided())
-    steering = Steering(guided, _component("--operator", OPERATORS, operator, None), data, words(given))
+    solver = component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
+    noises = component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
+    guided = component("--guidance", GUIDANCES, guidance, Unguided())
+    steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, words(given))
     told = asked_for(trained.recipe.conditions, steering.given)
-    grid = _grid(trained.ensemble, steps)
-    capacity = _resident(trained, memory_gib)
+    grid = visited(trained.ensemble, steps)
+    capacity = resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
         if data is not None:
             raise UserError("--data", "this run draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
@@ -119,7 +115,7 @@ def sample(
         stages = 1
     guide = guided.build()
     climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
-    costs = _costs(trained, grid, descent.evaluations(solver.build(), len(grid)))
+    costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     requested = {"count": count, "start_index": start_index}
     job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs)
@@ -139,7 +135,7 @@ def sample(
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
         drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs)
-        work = SampleWork(job, drawing, ranks)
+        work = SampleWork(seed, job.export, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:
             work.flow(units, flow)
@@ -154,38 +150,3 @@ def sample(
     say(f"{count} volumes of seed {seed} in {out}, and {OVERVIEW} to look at first.")
     say_next("volgen", "report", out, "--reference", trained.recipe.data.store, "--out", f"{out}-report")
     return out
-
-
-def _component(option: str, package: str, asked: str | Mapping[str, Any] | None, default: Any) -> Any:
-    """A configuration of a file in ``package``; of the default's kind, it changes only what is asked."""
-    if asked is None:
-        return default
-    content = {"kind": asked} if isinstance(asked, str) else dict(asked)
-    kind = content.setdefault("kind", getattr(default, "kind", ""))
-    if default is not None and kind == default.kind:
-        content = {**default.model_dump(mode="json"), **content}
-    if kind not in kinds(package):
-        raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest_word(str(kind), kinds(package)))
-    return validate(config_class(package, kind), content, option)
-
-
-def _resident(trained: TrainedRun, memory_gib: float) -> int:
-    """How many experts fit into memory; at least two, at most all."""
-    experts = trained.ensemble.experts
-    largest = max(expert.parameters for expert in experts) * BYTES_PER_WEIGHT[trained.recipe.engine.precision]
-    return max(2, int(min(len(experts), memory_gib * 2**30 / largest)))
-
-
-def _costs(trained: TrainedRun, grid: Sequence[float], evaluations: Sequence[int]) -> list[float]:
-    """Costs of the steps, in proportion: an evaluation costs as its expert has weights and voxels."""
-    experts, levels = trained.ensemble.experts, trained.levels(grid)
-    weights = [experts[owner(trained.ensemble.spans, sigma)].parameters / 8**level for sigma, level in zip(grid, levels, strict=False)]
-    return [count * weight / max(weights) for count, weight in zip(evaluations, weights, strict=True)]
-
-
-def _grid(ensemble: Ensemble, steps: int | None) -> list[float]:
-    try:
-        return choose(list(ensemble.grid), steps)
-    except ValueError as error:
-        expected = f"from 2 to {len(ensemble.grid)}: the experts were trained at these noise levels only"
-        raise UserError("--steps", str(error), expected) from None

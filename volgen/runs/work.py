@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from volgen.commands.sample.job import Job
-from volgen.commands.sample.ranks import Crew, Volumes
 from volgen.core.progress import progress
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
+from volgen.runs.ranks import Crew, Volumes
 from volgen.sampling.descent import Descent, down
 
 
@@ -22,32 +21,34 @@ class SampleWork:
     """What both ways have in common.
 
     Attributes:
-        job: what is drawn, and where it goes.
-        drawing: how.
+        seed: seed of all volumes.
+        keep: takes each volume that this rank finishes, and its index.
+        drawing: how they are drawn.
         ranks: this rank and the others.
     """
 
-    job: Job
+    seed: int
+    keep: Callable[[int, Tensor], None]
     drawing: Drawing
     ranks: Crew
 
     def stay(self, indices: Sequence[int], memory: float, capacity: int) -> None:
         """Draws whole volumes, as many at a time as fit into ``memory`` bytes, with ``capacity`` experts in memory."""
         with self._ticking(self.drawing.steps(len(indices))) as done:
-            self.drawing.draw(self.job.seed, indices, self._export, done, memory, capacity)
+            self.drawing.draw(self.seed, indices, self._export, done, memory, capacity)
 
     def flow(self, units: Sequence[Sequence[int]], flow: Flow) -> None:
         """Takes this rank's steps of all volumes of its row, with the experts of these steps in memory."""
         assert self.ranks.mail is not None, "a single process has no row"
-        rank, grid, drawing = self.ranks.group.rank, self.job.grid, self.drawing
+        rank, grid, drawing = self.ranks.group.rank, self.drawing.grid, self.drawing
         mine = [grid[step] for step in flow.steps(flow.place(rank)[1])]
         tasks = flow.tasks(rank, len(units))
         with (
             drawing.bank(mine, capacity=max(2, len(mine))) as bank,
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
-            sampler, shape, device = drawing.sampler(), (1, *self.job.run.geometry.grid), self.ranks.device
-            seed, path = self.job.seed, down(grid)
+            sampler, shape, device = drawing.sampler(), (1, *drawing.run.geometry.grid), self.ranks.device
+            seed, path = self.seed, down(grid)
             descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance, drawing.climb)
             work = Volumes(descent, units, self._export, done, drawing.given)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
@@ -64,5 +65,5 @@ class SampleWork:
             yield done
 
     def _export(self, index: int, volume_CXYZ: Tensor) -> None:
-        self.job.export(index, volume_CXYZ)
+        self.keep(index, volume_CXYZ)
         self.ranks.pulse.beat()

@@ -1,4 +1,4 @@
-"""``volgen sample`` on several ranks: each draws volumes of its own, or volumes flow through rows of ranks that share the experts."""
+"""Drawing on several ranks: each draws volumes of its own, or volumes flow through rows of ranks that share the experts."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+"""What is chosen beside a run when volumes are drawn from it: a solver and the like, noise levels, experts in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from volgen.core.config import validate
+from volgen.core.errors import UserError, nearest_word
+from volgen.core.noise import choose
+from volgen.core.registry import config_class, kinds
+from volgen.core.span import owner
+from volgen.experts.ensemble import Ensemble
+from volgen.runs.trained import TrainedRun
+
+BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2}
+
+
+def component(option: str, package: str, asked: str | Mapping[str, Any] | None, default: Any) -> Any:
+    """A configuration of a file in ``package``; of the default's kind, it changes only what is asked."""
+    if asked is None:
+        return default
+    content = {"kind": asked} if isinstance(asked, str) else dict(asked)
+    kind = content.setdefault("kind", getattr(default, "kind", ""))
+    if default is not None and kind == default.kind:
+        content = {**default.model_dump(mode="json"), **content}
+    if kind not in kinds(package):
+        raise UserError(option, f"there is no {option[2:]} '{kind}'", "a known kind", nearest_word(str(kind), kinds(package)))
+    return validate(config_class(package, kind), content, option)
+
+
+def resident(trained: TrainedRun, memory_gib: float) -> int:
+    """How many experts fit into memory; at least two, at most all."""
+    experts = trained.ensemble.experts
+    largest = max(expert.parameters for expert in experts) * BYTES_PER_WEIGHT[trained.recipe.engine.precision]
+    return max(2, int(min(len(experts), memory_gib * 2**30 / largest)))
+
+
+def costs_of(trained: TrainedRun, grid: Sequence[float], evaluations: Sequence[int]) -> list[float]:
+    """Costs of the steps, in proportion: an evaluation costs as its expert has weights and voxels."""
+    experts, levels = trained.ensemble.experts, trained.levels(grid)
+    weights = [experts[owner(trained.ensemble.spans, sigma)].parameters / 8**level for sigma, level in zip(grid, levels, strict=False)]
+    return [count * weight / max(weights) for count, weight in zip(evaluations, weights, strict=True)]
+
+
+def visited(ensemble: Ensemble, steps: int | None) -> list[float]:
+    """The points of an ensemble's grid that a descent of some steps visits; all of them if None.
+
+    Raises:
+        UserError: there are no such.
+    """
+    try:
+        return choose(list(ensemble.grid), steps)
+    except ValueError as error:
+        expected = f"from 2 to {len(ensemble.grid)}: the experts were trained at these noise levels only"
+        raise UserError("--steps", str(error), expected) from None
