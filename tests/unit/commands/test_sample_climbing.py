@@ -123,9 +123,9 @@ def test_a_folder_that_climbed_is_not_continued_with_whole_volumes(run: Path, tm
 
 def test_a_row_of_ranks_sends_what_is_on_its_way_and_makes_the_same_volumes(run: Path, tmp_path: Path) -> None:
     """Each step by another rank: states of three sizes are sent."""
-    from volgen.runs.ranks import Volumes
     from volgen.core.registry import config_class
     from volgen.runs.draw import Drawing
+    from volgen.runs.ranks import Volumes
 
     trained, device = open_run(run), torch.device("cpu")
     grid = trained.ensemble.grid

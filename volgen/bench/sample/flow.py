@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.runs.ranks import Volumes
 from volgen.core.protocols import Problem
 from volgen.parallel import launch as launches
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
+from volgen.runs.ranks import Volumes
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import Descent, down
 from volgen.sampling.packing import Packing
