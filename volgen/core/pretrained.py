@@ -21,7 +21,9 @@ LICENCE = "LICENSE"
 TEMPLATE = "template.nii.gz"
 """File of a model with the mean of its people, to which others are registered."""
 PREPARED = "prepared"
-"""Key of a model's manifest, in ``config``: with which ``--registration`` and ``--bias`` its cohort was ingested."""
+"""Key of a model's manifest, in ``config``: with which ``--registration``, ``--bias`` and ``--window`` its cohort was ingested."""
+UNPREPARED = {"registration": "none", "bias": "none", "window": "robust"}
+"""What a store or a model is that is older than one of these choices, and what need not be asked for."""
 SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
 """What a model may be called: a single name, and no way out of the registry."""
 

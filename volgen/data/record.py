@@ -42,7 +42,7 @@ class SubjectRecord:
         split: all scans of a patient share it.
         shape: voxels along the RAS+ axes.
         affine: 4 x 4, voxel -> mm, float64.
-        intensity: robust window, scanner units -> [0, 1].
+        intensity: window, scanner units -> [0, 1].
         slope: factor of the codes; ``value = slope * code + inter`` in scanner units.
         inter: value of code 0, in scanner units.
         dtype: NumPy's name for the type of the codes.

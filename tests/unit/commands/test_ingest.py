@@ -256,7 +256,7 @@ def test_a_store_of_an_older_version_goes_on_with_its_resampling(tmp_path: Path)
     ingest(tmp_path / "in", tmp_path / "store", CONFIG.model_copy(update={"resampling": "linear"}))
     root = tmp_path / "store" / "zarr.json"
     begun = json.loads(root.read_text())
-    for key in ("resampling", "bias", "registration"):  # an older version did not know of them
+    for key in ("resampling", "bias", "registration", "window"):  # an older version did not know of them
         begun["attributes"]["volgen"]["settings"].pop(key)
     root.write_text(json.dumps(begun))
     people(tmp_path / "in", 3)

@@ -250,7 +250,11 @@ def test_a_model_that_is_not_the_same_is_refused_with_what_to_do(registry: Path,
 def test_a_cohort_in_another_frame_is_refused_with_the_command_that_mends_it(registry: Path, blob_store: Path, tmp_path: Path) -> None:
     mine, store = finetuned("tiny-8mm", blob_store, tmp_path), Store.open(blob_store)
     found = open_run(registry / "tiny-8mm")
-    assert found.provenance is not None and found.provenance["config"]["prepared"] == {"registration": "none", "bias": "none"}
+    assert found.provenance is not None and found.provenance["config"]["prepared"] == {
+        "registration": "none",
+        "bias": "none",
+        "window": "robust",
+    }
 
     def begin(prepared: dict[str, str], settings: dict[str, Any], centre: tuple[float, float, float]) -> None:
         provenance = {**(found.provenance or {}), "config": {"prepared": prepared}}
@@ -270,6 +274,10 @@ def test_a_cohort_in_another_frame_is_refused_with_the_command_that_mends_it(reg
     assert command in str(refused.value)
     with pytest.raises(UserError, match=r"--bias none"):
         begin({"registration": "affine", "bias": "n4"}, affine, there)
+    with pytest.raises(UserError, match=r"--window robust.*--registration affine .*--window white_matter"):
+        begin({"registration": "affine", "bias": "none", "window": "white_matter"}, affine, there)
+    with pytest.raises(UserError, match=r"--window white_matter; expected robust"):  # a model of before the choice
+        begin({"registration": "affine", "bias": "none"}, {**affine, "window": {"kind": "white_matter"}}, there)
     with pytest.raises(UserError, match="middle of its grid"):
         begin({"registration": "affine", "bias": "none"}, affine, (there[0], there[1] + 1.0, there[2]))
 

@@ -182,8 +182,8 @@ HOW = {
     },
     "fit and restore": {"models.assemblies", "models.preconditioners"},
     "itself": {
-        "data.ingest.biases", "data.ingest.registrations", "evaluation.cohorts", "evaluation.volumes", "models.adapters", "models.views",
-        "sampling.noises", "sampling.schedules",
+        "data.ingest.biases", "data.ingest.registrations", "data.ingest.windows", "evaluation.cohorts", "evaluation.volumes",
+        "models.adapters", "models.views", "sampling.noises", "sampling.schedules",
     },
 }  # fmt: skip
 """Folders of kinds: ``Config.build`` makes the component; or the component is fitted to data, or restored from what was fitted; or it is a

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
     "volgen.data.ingest.biases",
     "volgen.data.ingest.registrations",
+    "volgen.data.ingest.windows",
     "volgen.evaluation.cohorts",
     "volgen.evaluation.volumes",
     "volgen.methods",

@@ -43,6 +43,7 @@ from volgen.images.volume import Volume
 
 OLDER: Mapping[str, Any] = {
     "layout": "slices", "every": False, "resampling": "linear", "bias": {"kind": "none"}, "registration": {"kind": "none"},
+    "window": {"kind": "robust"},
 }  # fmt: skip
 """Settings of stores that are older than the choice."""
 FOREGROUND_KEPT = 0.99

@@ -15,7 +15,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import atomic_folder, open_plain, read_json, write_text
 from volgen.core.folder import COMPLETE
 from volgen.core.manifest import FILES, Provenance, checksums
-from volgen.core.pretrained import PREPARED
+from volgen.core.pretrained import PREPARED, UNPREPARED
 from volgen.core.progress import say
 from volgen.core.run_files import CARD, CONFIG, EXPERTS, LEDGER, METRICS, of_expert
 from volgen.data.store import Store
@@ -91,7 +91,7 @@ def _how_compact(trained: TrainedRun) -> dict[str, Any]:
         return {"compact": True}
     if store.fingerprint != trained.cohort:
         return {"compact": True}
-    settings = {key: store.settings.get(key) for key in ("registration", "bias")}
+    settings = {key: store.settings.get(key) for key in UNPREPARED}
     return {"compact": True, PREPARED: {key: value["kind"] for key, value in settings.items() if isinstance(value, dict)}}
 
 

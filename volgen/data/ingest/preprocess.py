@@ -14,6 +14,7 @@ from volgen.data.quantise import CodeType
 
 Bias: Any = union("volgen.data.ingest.biases")
 Registration: Any = union("volgen.data.ingest.registrations")
+Window: Any = union("volgen.data.ingest.windows")
 
 
 class IngestConfig(GridConfig):
@@ -24,6 +25,8 @@ class IngestConfig(GridConfig):
     registration: Annotated[Registration, Section("volgen.data.ingest.registrations")] = Field(default="none")
     """How scans are brought into the frame of a --registration.template: an image, pretrained:NAME, or cohort, which makes one of the
     training people."""
+    window: Annotated[Window, Section("volgen.data.ingest.windows")] = Field(default="robust")
+    """What of a scan's brightness becomes 0 and 1, with settings as --window.KEY VALUE."""
     dtype: CodeType = "uint16"
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""
     layout: Layout = "slices"
@@ -41,7 +44,7 @@ class IngestConfig(GridConfig):
     test: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of people in the test split; the rest is for training."""
 
-    @field_validator("bias", "registration", mode="before")
+    @field_validator("bias", "registration", "window", mode="before")
     @classmethod
     def _kinds(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value

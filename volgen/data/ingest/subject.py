@@ -215,11 +215,12 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
     voxels = _voxel_hash(scan.volume)
     whole, note = without_padding(scan.volume)
     notes = scan.notes if note is None else (*scan.notes, note)
-    taken = open_frame(store, config).take(config.bias.corrected(whole))
+    corrected = config.bias.corrected(whole)
+    taken = open_frame(store, config).take(corrected)
     volume = taken.volume
     check(volume, found.relative)
     try:
-        intensity = IntensityMap.robust(volume.voxels)
+        intensity: IntensityMap = config.window.of(corrected, volume)
     except ValueError as error:
         raise UserError(found.relative, f"has no usable intensity window ({error})") from None
     codes = encode(volume.voxels, config.dtype, scan.quantum)

@@ -1,0 +1,1 @@
+"""What of a scan's brightness becomes 0 and 1: ``--window`` of ``volgen ingest``."""
