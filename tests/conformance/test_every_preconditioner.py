@@ -195,3 +195,43 @@ def test_one_noise_is_one_path_of_the_flow_in_bands_that_a_level_may_leave_out(k
     x = made.noised(noise, sigma)
     expected = (x - made.expected(x, torch.tensor([sigma]))) / sigma
     torch.testing.assert_close(bands(found), bands(expected), rtol=1e-3, atol=1e-3 * float(bands(expected).abs().max()))
+
+
+def units(count: int = 40) -> Tensor:
+    return torch.randn(count, 1, *SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_volumes_spread_as_the_skip_path_says(kind: str) -> None:
+    """C = sigma^2 times the derivative of what is expected; but for what of that is not symmetric, which no covariance can be."""
+    preconditioner = fitted(kind)
+    covariance = preconditioner.covariance
+    if covariance is None:
+        return
+    _, y = noisy()
+    for sigma in (0.1, 0.5, 3.0):
+        at = torch.full((len(y),), sigma)
+        step = units(len(y))
+        slope = preconditioner.expected(y + step, at) - preconditioner.expected(y, at)
+        found = covariance.times(step, sigma)
+        assert (found - sigma**2 * slope).norm() < 0.2 * found.norm()
+        other = units()[: len(y)].flip(0)
+        left, right = (found * other).sum(), (step * covariance.times(other, sigma)).sum()
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3 * float(found.norm()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_has_the_covariance(kind: str) -> None:
+    covariance = fitted(kind).covariance
+    if covariance is None:
+        return
+    count = 16 * 8 * 8
+    basis, zeros = torch.eye(count).view(count, 1, *SHAPE), torch.zeros(count, 1, *SHAPE)
+    for sigma in (0.3, float("inf")):
+        columns = torch.cat([covariance.drawn(basis, zeros, sigma).flatten(1), covariance.drawn(zeros, basis, sigma).flatten(1)])
+        exact = covariance.times(basis, sigma).flatten(1)
+        torch.testing.assert_close(columns.T @ columns, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
+        variances, rest = covariance.strengths(sigma)
+        for direction, variance in zip(covariance.directions, variances, strict=True):
+            torch.testing.assert_close(covariance.times(direction[None], sigma)[0], variance * direction, rtol=1e-3, atol=1e-4)
+        assert rest == pytest.approx(float(exact.diagonal().mean()), rel=0.5 if len(variances) else 1e-5)

@@ -10,6 +10,7 @@ import itertools
 import math
 
 import pytest
+import torch
 from torch import Tensor
 
 from volgen.core.noise import choose
@@ -17,6 +18,7 @@ from volgen.core.registry import config_class, kinds
 from volgen.sampling import descent
 from volgen.sampling.samplers.ddim import Config as DDIMConfig
 from volgen.sampling.samplers.ddpm import Config as DDPMConfig
+from volgen.sampling.samplers.renoise import Config as RenoiseConfig
 from volgen.sampling.schedules.vp_linear import Config as VPLinear
 
 VARIANCE = 0.25
@@ -26,6 +28,12 @@ ERROR = 4 / math.sqrt(2 * math.prod(SHAPE))  # four standard errors, relative
 
 def denoise(y: Tensor, sigma: Tensor) -> Tensor:
     return y * (VARIANCE / (VARIANCE + sigma**2)).view(-1, 1, 1, 1, 1)
+
+
+def drawing(y: Tensor, sigma: Tensor) -> Tensor:
+    """A draw of x0 given y: what a solver that renoises wants to be told."""
+    drawn = torch.randn(y.shape, generator=torch.Generator().manual_seed(int(1e6 * float(sigma[0]))))
+    return denoise(y, sigma) + drawn * (VARIANCE * sigma**2 / (VARIANCE + sigma**2)).sqrt().view(-1, 1, 1, 1, 1)
 
 
 def std(sampler: object, grid: list[float]) -> float:
@@ -53,7 +61,8 @@ def test_many_steps_give_the_variance_of_the_data(kind: str, steps: int) -> None
     grid = choose(VPLinear(points=1000).grid(), steps)
     sampler = config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined]
     shape = (24, 24, 24)
-    (volume,) = descent.sample(denoise, sampler, descent.down(grid), seed=5, indices=[0], shape=(1, *shape))
+    told = drawing if sampler.renoises else denoise
+    (volume,) = descent.sample(told, sampler, descent.down(grid), seed=5, indices=[0], shape=(1, *shape))
     # First-order solvers are short of variance by O(1/steps); a schedule strided with the wrong betas is off by a factor.
     tolerance = 0.5 * (4 / math.sqrt(2 * math.prod(shape)) + (0.03 if sampler.order == 1 else 0.0) * 1000 / steps)
     assert float(volume.double().std()) == pytest.approx(0.5, abs=tolerance)
@@ -74,3 +83,15 @@ def test_ddim_has_the_variance_that_eta_asks_for(eta: float) -> None:
 def test_fifty_of_a_thousand_steps_match_the_known_value() -> None:
     # Computed independently for this denoiser and schedule: 0.443; a scheduler that takes the wrong betas gives 0.935.
     assert predicted(VPLinear(points=1000).grid(50), 1.0) == pytest.approx(0.443, abs=0.005)
+
+
+@pytest.mark.parametrize("grid", [[80.0], [80.0, 1.0], [80.0, 0.5, 0.01]])
+def test_who_renoises_draws_has_the_variance_in_any_number_of_steps(grid: list[float]) -> None:
+    (volume,) = descent.sample(drawing, RenoiseConfig().build(), descent.down(grid), seed=5, indices=[0], shape=(1, *SHAPE))
+    assert float(volume.double().std()) == pytest.approx(0.5, rel=ERROR)
+
+
+def test_who_renoises_what_is_expected_has_half_the_variance() -> None:
+    # var' = g^2 var + s'^2 with g = v / (v + s^2); as steps become small the variance of x0 goes to v / 2.
+    grid = [20.0 * 0.98**step for step in range(400)]
+    assert std(RenoiseConfig().build(), grid) ** 2 == pytest.approx(VARIANCE / 2, rel=0.04)

@@ -90,6 +90,14 @@ class Sampler(Protocol):
         ...
 
 
+class Solver(Protocol):
+    """Takes one step."""
+
+    def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
+        """See :meth:`Sampler.step`."""
+        ...
+
+
 Proximal = Callable[[Tensor, Tensor], Tensor]
 """``(z_BCXYZ, data) -> x_BCXYZ``: the volume that is nearest to z and to what was measured."""
 
@@ -143,6 +151,30 @@ Expected = Callable[[Tensor, Tensor], Tensor]
 """``(y_BCXYZ, sigma_B) -> x0_BCXYZ``: what is expected of a noisy state without a network."""
 
 
+class Covariance(Protocol):
+    """How volumes spread around what is expected of them, were they of a Gaussian N(m, S): known without a network.
+
+    Of x0 + sigma z, clean volumes spread with C = (S^-1 + sigma^-2)^-1, whatever was seen; with sigma infinite that is S.
+    """
+
+    def times(self, x_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """C x: symmetric, and not negative."""
+        ...
+
+    def drawn(self, first_BCXYZ: Tensor, second_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """A sample of N(0, C), from two independent standard normal noises."""
+        ...
+
+    @property
+    def directions(self) -> Tensor:
+        """Orthonormal volumes [r, C, X, Y, Z] along which volumes spread far more than along others; r may be 0."""
+        ...
+
+    def strengths(self, sigma: float) -> tuple[Tensor, float]:
+        """Variances [r] that C has along the directions, and the mean variance of a voxel in all the rest."""
+        ...
+
+
 @dataclass(frozen=True)
 class Problem:
     """What sampling is to reach, and what a guidance may know of the prior.
@@ -151,11 +183,13 @@ class Problem:
         prior: the prior at the highest noise level: makes a sample of it from standard normal noise [B, C, X, Y, Z] and sigma.
         measurement: what the volume has to agree with; None if there is nothing.
         expected: what is known of a state without a network, be it a volume or the corner of one; None if that is nothing.
+        covariance: how whole volumes spread around what is expected of them; None if nothing is known.
     """
 
     prior: Callable[[Tensor, float], Tensor] = _drowned
     measurement: Measurement | None = None
     expected: Expected | None = None
+    covariance: Covariance | None = None
 
 
 PRIOR = Problem()
@@ -170,6 +204,7 @@ class Guidance(Protocol):
     """Makes a denoiser of a conditional distribution from one of the prior. Who inherits from this has the defaults.
 
     Solvers do not know that there is one: each asks what :meth:`guide` returns instead of the denoiser itself, at its own noise level.
+    Methods that also move the sample, before a solver takes a step or after, say so in :meth:`solver`.
 
     Attributes:
         differentiates: whether it takes gradients of the denoiser with respect to the sample: then the driver, and a bank, keep graphs.
@@ -195,7 +230,15 @@ class Guidance(Protocol):
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """The denoiser that a solver asks in one step of one volume."""
-        ...
+        return denoise
+
+    def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
+        """What takes the step of one volume, with the denoiser of :meth:`guide`: the sampler itself, or what moves the sample around it."""
+        return sampler
+
+    def noted(self) -> Mapping[str, float]:
+        """Numbers that tell how it went, of all steps so far in this process: by name, shares and means."""
+        return {}
 
 
 class Scan(Protocol):

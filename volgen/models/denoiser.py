@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Shape3
+from volgen.core.protocols import Covariance, Shape3
 
 Network = Callable[..., Tensor]
 """``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike.
@@ -78,6 +78,11 @@ class Preconditioner(Protocol):
 
         One noise gives one path of the probability flow of these volumes: m + (covariance + s^2)^(1/2) z.
         """
+        ...
+
+    @property
+    def covariance(self) -> Covariance | None:
+        """How volumes spread around :meth:`expected`, if they are such as are expected without a network; None if there are no such."""
         ...
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:

@@ -113,7 +113,8 @@ class Drawing:
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        return Problem(partial(FittedCorners(self.preconditioner).prior, self.climb.level(0)), self.measurement, self._expected)
+        prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0))
+        return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         level = (self.run.geometry.grid[-1] // y_BCXYZ.shape[-1]).bit_length() - 1 if self.climbs else 0

@@ -123,10 +123,14 @@ class Descent:
             UserError: the step gave values that are not finite.
         """
         step = Step(*self.path[number], lambda: self._noise(number, "step", number, index))
-        guided = self.guidance.guide(self.denoise, self.problem, lambda k: self._noise(number, "guide", number, index, k))
-        denoise = _told(guided, given.to(self.device))
+
+        def noises(k: int) -> Tensor:
+            return self._noise(number, "guide", number, index, k)
+
+        denoise = _told(self.guidance.guide(self.denoise, self.problem, noises), given.to(self.device))
+        solver = self.guidance.solver(self.sampler, self.problem, noises)
         with torch.set_grad_enabled(self.guidance.differentiates):
-            x, memory = self.sampler.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
+            x, memory = solver.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
         if not torch.isfinite(x).all():
             raise UserError(
                 f"step {number + 1} of {len(self.path)} (sigma {step.sigma:.4g})", "the volume has values that are not finite", "numbers",

@@ -11,7 +11,7 @@ from torch import Tensor
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.protocols import Sampler, Step
-from volgen.sampling.samplers import ddim, ddpm, dpmpp_2m, euler, heun
+from volgen.sampling.samplers import ddim, ddpm, dpmpp_2m, euler, heun, renoise
 
 NOISE = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
 X = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
@@ -80,3 +80,11 @@ def test_dpmpp_2m_takes_the_slope_of_the_denoiser_in_log_snr_from_two_unequal_st
 def test_eta_outside_its_range_is_refused() -> None:
     with pytest.raises(UserError, match="eta"):
         validate(ddim.Config, {"kind": "ddim", "eta": 1.5}, "--sampler")
+
+
+def test_a_share_of_fresh_noise_between_euler_and_all_of_it() -> None:
+    torch.testing.assert_close(step(renoise.Config(share=1e-12).build()), step(euler.Config().build()), rtol=1e-5, atol=1e-5)
+    x0, kept = denoise(X, torch.tensor([1.5])), 0.4 / 1.5 * math.sqrt(0.7)
+    torch.testing.assert_close(step(renoise.Config(share=0.3).build()), x0 + kept * (X - x0) + 0.4 * math.sqrt(0.3) * NOISE)
+    torch.testing.assert_close(step(renoise.Config().build()), x0 + 0.4 * NOISE)
+    assert renoise.Config().build().renoises and not renoise.Config(share=0.3).build().renoises

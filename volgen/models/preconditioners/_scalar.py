@@ -14,7 +14,7 @@ from torch import Tensor
 from volgen.core.config import Config
 from volgen.core.limits import MAX_LEVELS
 from volgen.core.noise import c_noise
-from volgen.core.protocols import Shape3
+from volgen.core.protocols import Covariance, Shape3
 from volgen.models.denoiser import Network, Preconditioner
 
 
@@ -78,6 +78,37 @@ class ScalarConfig(Config):
         return ScalarPreconditioner(self)
 
 
+@dataclass(frozen=True)
+class Independent:
+    """A :class:`~volgen.core.protocols.Covariance` of independent voxels.
+
+    Attributes:
+        deviation: their standard deviation d; C is d^2 s^2 / (d^2 + s^2) times the identity.
+    """
+
+    deviation: float
+
+    def times(self, x_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """Each voxel times its variance."""
+        return x_BCXYZ * self._variance(sigma)
+
+    def drawn(self, first_BCXYZ: Tensor, second_BCXYZ: Tensor, sigma: float) -> Tensor:
+        """The first noise, scaled."""
+        return first_BCXYZ * math.sqrt(self._variance(sigma))
+
+    @property
+    def directions(self) -> Tensor:
+        """None is more than others."""
+        return torch.empty(0, 1, 1, 1, 1)
+
+    def strengths(self, sigma: float) -> tuple[Tensor, float]:
+        """The variance of a voxel."""
+        return torch.empty(0), self._variance(sigma)
+
+    def _variance(self, sigma: float) -> float:
+        return self.deviation**2 / (1.0 + (self.deviation / sigma) ** 2)
+
+
 class ScalarPreconditioner:
     """A preconditioner whose skip path is a multiple of the input; it is that of any piece of a volume too."""
 
@@ -119,6 +150,11 @@ class ScalarPreconditioner:
     def noised(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """Independent voxels N(0, d^2 + s^2)."""
         return noise_BCXYZ * math.hypot(self.config.deviation, sigma)
+
+    @property
+    def covariance(self) -> Covariance | None:
+        """That of independent voxels N(0, d^2), where the skip path is their denoiser."""
+        return Independent(self.config.deviation) if self.config.deviation else None
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """Nothing was fitted, so nobody can be left out."""

@@ -34,10 +34,11 @@ from torch.nn.functional import avg_pool3d
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_LEVELS, MAX_RANK
 from volgen.core.noise import c_noise
-from volgen.core.protocols import Shape3
+from volgen.core.protocols import Covariance, Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 from volgen.models.preconditioners._gaussian_compact import is_packed, packed, unpacked
+from volgen.models.preconditioners._gaussian_covariance import GaussianCovariance
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
 from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Variances
 
@@ -204,6 +205,11 @@ class GaussianPreconditioner:
         s = self.statistics
         inside, outside = (s.variances + sigma**2).sqrt()[None], (s.residual + sigma**2).sqrt()
         return self._synthesise(s.mean[:, None] + self._filtered(pyramid(noise_BCXYZ, self.config.levels), inside, outside))
+
+    @property
+    def covariance(self) -> Covariance | None:
+        """That of the Gaussian."""
+        return GaussianCovariance(self.config.layout, self._fitted)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""
