@@ -1,5 +1,7 @@
 """A few private steps on the ranks that started this, beside a plain loop over patients; rank 0 prints what it found as JSON.
 
+``private_steps.py short`` compares what the default tests look at, ``private_steps.py long`` everything else.
+
 The loop knows nothing of ranks, ZeRO or DeepSpeed: a gradient for each patient by torch.autograd.grad, clipped, summed, noised, divided.
 """
 
@@ -224,14 +226,23 @@ def spread(stage: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def main() -> None:
-    launch = launches.discover()
-    launches.publish(launch)
-    launches.take_part(launch)
+def short() -> dict[str, dict[str, float]]:
+    """What a minute allows: every stage, both precisions, and the mutants."""
     found: dict[str, dict[str, float]] = {}
     for stage in (0, 1, 2, 3):
         for precision in ("fp32", "bf16"):
             found[f"{stage} {precision}"] = compare(stage, precision, noise=0.7, clip=0.3)
+        for mutant in MUTANTS if stage in (0, 3) else ():
+            found[f"{stage} {mutant.__name__}"] = compare(stage, "fp32", noise=0.7, clip=0.3, kind=mutant)
+        found[f"{stage} noise"] = spread(stage)
+    return found
+
+
+def long() -> dict[str, dict[str, float]]:
+    """What else may differ: views and patients at once, adapters, volgen's own networks."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in (0, 1, 2, 3):
+        for precision in ("fp32", "bf16"):
             found[f"{stage} {precision} views"] = compare(stage, precision, noise=0.7, clip=0.3, at_once=ALL_VIEWS)
         if stage < 3:
             found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
@@ -248,12 +259,21 @@ def main() -> None:
             if stage in (0, 2) and own.endswith("3d"):  # slices of one volume are several samples to a 2D layer
                 found[f"{stage} {own} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, own=own, at_once=PATIENTS)
         for mutant in MUTANTS if stage in (0, 3) else ():
-            found[f"{stage} {mutant.__name__}"] = compare(stage, "fp32", noise=0.7, clip=0.3, kind=mutant)
             found[f"{stage} {mutant.__name__} slices"] = compare(stage, "bf16", noise=0.7, clip=0.3, own="slice_unet2d", kind=mutant)
-        found[f"{stage} noise"] = spread(stage)
+    return found
+
+
+FORMS = {"short": short, "long": long}
+
+
+def main(form: str) -> None:
+    launch = launches.discover()
+    launches.publish(launch)
+    launches.take_part(launch)
+    found = FORMS[form]()
     if launch.rank == 0:
         print("FOUND" + json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*sys.argv[1:])

@@ -56,8 +56,8 @@ def images(out: Path) -> dict[str, bytes]:
     ("ranks", "options"),
     [
         (2, {"stages": 2, "sampler": "heun"}),  # remembers something, and is random in nothing but its start
-        (3, {"stages": 3, "sampler": "ddpm", "batch_size": 2}),
-        (2, {}),  # both hold all experts
+        pytest.param(3, {"stages": 3, "sampler": "ddpm", "batch_size": 2}, marks=pytest.mark.slow),
+        pytest.param(2, {}, marks=pytest.mark.slow),  # both hold all experts
     ],
 )
 def test_ranks_make_the_volumes_of_one_process(run: Path, tmp_path: Path, ranks: int, options: dict[str, object]) -> None:

@@ -88,7 +88,8 @@ def close(one: Path, two: Path, tolerance: float) -> None:
         assert float(apart.norm() / size.norm()) < tolerance, name
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_two_groups_of_two_ranks_are_one_process(stage: int, alone: Alone, start: Start, tmp_path: Path) -> None:
     # Four ranks train the shared network, then two and two the experts. Sums over ranks round in another order: hence a tolerance.
     stopping = {"max_steps": 3, "min_steps": 3, "validate_every": 2}

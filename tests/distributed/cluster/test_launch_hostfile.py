@@ -14,7 +14,7 @@ import pytest
 from namespaces import TwoNodes
 
 # DeepSpeed is imported four times, one after another; a busy machine takes its time.
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 LONG: dict[str, dict[str, Any]] = {
     "experts": {"count": 1}, "stopping": {"max_steps": 60, "validate_every": 20}, "engine": {"checkpoint_every": 5, "zero_stage": 2},
 }  # fmt: skip
@@ -62,7 +62,6 @@ def test_a_node_without_a_network_is_named_before_anything_is_started(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_job_that_is_ended_at_its_front_end_saves_on_all_nodes_and_goes_on(
     number: signal.Signals, launch: Callable[..., subprocess.Popen[str]], nodes: TwoNodes, configure: Callable[..., Path],
