@@ -119,6 +119,10 @@ class Operator(Protocol):
         """A* d, shaped like a volume, such that Re<A x, d> = <x, A* d> for all x and d (tested for every kind)."""
         ...
 
+    def seen(self, data: Tensor) -> Tensor:
+        """The data, with 0 at places of which nothing was measured; all of them unless an operator says otherwise."""
+        return data
+
     def closed(self, gamma: float) -> Proximal | None:
         """Argmin over x of ``|x - z|^2 + gamma |data - A x|^2`` without iterations, or None if there is no closed form.
 

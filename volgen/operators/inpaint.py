@@ -16,7 +16,9 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.protocols import AXES, Axis, Operator, Proximal, Shape3
-from volgen.images import nifti
+from volgen.core.rng import permutation
+from volgen.images.box import BoxConfig
+from volgen.operators._images import image_of_shape
 
 
 class Config(BaseConfig):
@@ -29,6 +31,12 @@ class Config(BaseConfig):
     """Without a mask: the axis along which slices are measured from the low end, and the rest is not: with S, the lower part of a head."""
     share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Without a mask: which share of the slices is measured."""
+    scattered: bool = False
+    """Without a mask: whether the slices that are not measured are some at random, rather than those of the high end."""
+    hole: BoxConfig | None = None
+    """A box of voxels that is not measured, such as one around a lesion (``hole.start``, ``hole.size``); with it, all slices are."""
+    seed: int = Field(default=0, ge=0)
+    """Which slices are missing, if they are scattered."""
 
     def build(self, shape: Shape3, device: torch.device) -> Operator:
         """Makes the operator.
@@ -39,19 +47,21 @@ class Config(BaseConfig):
         return Inpaint(self._measured(shape).to(device))
 
     def _measured(self, shape: Shape3) -> Tensor:
-        if self.mask is None:
-            place = AXES.index(self.axis)
-            slices = torch.arange(shape[place]) < round(self.share * shape[place])
-            return slices.view([-1 if axis == place else 1 for axis in range(3)]).expand(shape)
-        volume = nifti.read(self.mask).reoriented("RAS")
-        if volume.shape != shape:
-            raise UserError(
-                str(self.mask), f"has {list(volume.shape)} voxels", f"the run's {list(shape)}", "give a mask in the run's frame"
-            )
-        voxels = torch.from_numpy(volume.voxels)
-        if not voxels.isfinite().all():
-            raise UserError(str(self.mask), "holds NaN or infinite voxels", "numbers: not 0 where a voxel is measured")
-        return voxels != 0
+        measured = self._slices(shape) if self.mask is None else image_of_shape(self.mask, shape) != 0
+        if self.hole is None:
+            return measured
+        if not BoxConfig.whole(shape).holds(self.hole):
+            found = f"{list(self.hole.size)} voxels from {list(self.hole.start)} on"
+            raise UserError("--operator.hole", found, f"a box in {list(shape)} voxels")
+        measured = measured.clone() if self.mask is not None else torch.ones(shape, dtype=torch.bool)
+        measured[self.hole.place] = False
+        return measured
+
+    def _slices(self, shape: Shape3) -> Tensor:
+        place = AXES.index(self.axis)
+        edge = shape[place]
+        order = torch.tensor(permutation(edge, self.seed, "slices")) if self.scattered else torch.arange(edge)
+        return (order < round(self.share * edge)).view([-1 if axis == place else 1 for axis in range(3)]).expand(shape)
 
 
 class Inpaint(Operator):
@@ -72,6 +82,10 @@ class Inpaint(Operator):
 
     def adjoint(self, data: Tensor) -> Tensor:
         """The same: a mask is its own adjoint."""
+        return self.apply(data)
+
+    def seen(self, data: Tensor) -> Tensor:
+        """Voxels that are measured."""
         return self.apply(data)
 
     def closed(self, gamma: float) -> Proximal:

@@ -182,6 +182,7 @@ HOW = {
     },
     "fit and restore": {"models.assemblies", "models.preconditioners"},
     "itself": {
+        "acquisition.masks",
         "data.ingest.biases", "data.ingest.registrations", "data.ingest.windows", "evaluation.cohorts", "evaluation.volumes",
         "models.adapters", "models.views", "sampling.noises", "sampling.schedules",
     },

@@ -18,6 +18,7 @@ from volgen.core.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRIES = (
+    "volgen.acquisition.masks",
     "volgen.data.ingest.biases",
     "volgen.data.ingest.registrations",
     "volgen.data.ingest.windows",
