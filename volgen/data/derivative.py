@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,21 @@ def description(of: str) -> str:
     return f"{of}, volgen {volgen.__version__}"
 
 
-def write_description(directory: Path, name: str, readme: str = README) -> None:
-    """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest and the like, which BIDS has no name for."""
+def write_description(directory: Path, name: str, readme: str = README, others: Sequence[str] = ()) -> None:
+    """Writes ``dataset_description.json``, a README, and a ``.bidsignore`` for the manifest and the like, which BIDS has no name for.
+
+    Args:
+        directory: where.
+        name: what the data set is called.
+        readme: content of the README.
+        others: more files and folders that BIDS has no name for.
+    """
     generator = {"Name": "volgen", "Version": volgen.__version__}
     content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [generator]}
     described, read_me, ignored = (directory / name for name in DESCRIPTION)
     write_json(described, content)
     write_text(read_me, readme)
-    write_text(ignored, "".join(f"{name}\n" for name in (NAME, "certificate.json", "statement.json", "statement.html", OVERVIEW)))
+    write_text(ignored, "".join(f"{name}\n" for name in (NAME, "certificate.json", "statement.json", "statement.html", OVERVIEW, *others)))
 
 
 def is_ledger(content: object) -> bool:

@@ -43,6 +43,13 @@ def of_nifti(path: Path, head: Any) -> tuple[NDArray[np.float64], tuple[str, ...
     return affine, notes
 
 
+def axes_of(affine: NDArray[np.float64]) -> tuple[list[int], list[bool]]:
+    """Which array axis is the nearest to R, to A and to S, and whether it runs the other way, by a voxel -> mm affine [4, 4]."""
+    found = nib.orientations.io_orientation(affine)
+    order = [int(np.flatnonzero(found[:, 0] == axis)[0]) for axis in range(3)]
+    return order, [bool(found[axis, 1] < 0) for axis in order]
+
+
 def _qform(path: Path, head: Any) -> NDArray[np.float64]:
     """The qform; a quaternion a little too long for a rotation (headers hold float32) is one of 180 degrees, as nifti_clib has it."""
     quaternion = np.array([float(head[f"quatern_{name}"]) for name in "bcd"])

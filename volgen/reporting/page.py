@@ -51,8 +51,8 @@ def write_page(directory: Path) -> Path:
         {
             **volume, "anchor": f"v{index}", "chip": chip(volume), "planes": planes(directory, volume["name"]),
             "charts": _charts(volume, slices[volume["name"]], bands["curves"]),
-            "preview": _encoded(directory / previews.FOLDER / f"{volume['name']}.nii.gz"),
-            "mask": _encoded(directory / previews.MASKS / f"{volume['name']}.nii.gz"),
+            "preview": encoded(directory / previews.FOLDER / f"{volume['name']}.nii.gz"),
+            "mask": encoded(directory / previews.MASKS / f"{volume['name']}.nii.gz"),
             "findings": [{**finding, "place": _place(volume, finding["axis"], finding["slices"])} for finding in volume["findings"]],
             **_worst(directory, volume),
         }
@@ -109,8 +109,8 @@ def resource(name: str) -> str:
 
 def picture(path: Path) -> dict[str, Any] | None:
     """A PNG as an address that holds it, with its width in pixels; None if there is none."""
-    encoded = _encoded(path)
-    return {"source": f"data:image/png;base64,{encoded}", "width": _width(path)} if encoded else None
+    content = encoded(path)
+    return {"source": f"data:image/png;base64,{content}", "width": _width(path)} if content else None
 
 
 def planes(directory: Path, name: str, folder: str = FOLDER, place: int | None = None) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def _width(path: Path) -> int:
         return int.from_bytes(stream.read(20)[16:], "big")
 
 
-def _encoded(path: Path) -> str:
+def encoded(path: Path) -> str:
     """Base64 of a file; empty if there is none."""
     return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
 
