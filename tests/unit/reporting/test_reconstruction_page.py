@@ -24,7 +24,8 @@ def result(directory: Path, *, known: bool) -> Path:
     spread = (0.05 * np.abs(axes[2]) * (head > 0)).astype(np.float32)
     maps = {
         "mean": Shown(head, "Mean", "The mean.", "level"), "std": Shown(spread, "Standard deviation", "The spread.", "above"),
-        "residual": Shown(spread - 0.02, "Residual", "What is left.", "signed"), "p05": Shown(head - spread, "5th percentile", "Low.", "level"),
+        "residual": Shown(spread - 0.02, "Residual", "What is left.", "signed"),
+        "p05": Shown(head - spread, "5th percentile", "Low.", "level"),
     }  # fmt: skip
     shown = pages.write_pictures(directory, "sub-0001", maps, (2.0, 2.0, 3.0))
     calibration = {
@@ -33,7 +34,8 @@ def result(directory: Path, *, known: bool) -> Path:
     }  # fmt: skip
     likeness = {"psnr": 30.0, "psnr_head": 25.5, "ssim_head": None}
     told = {
-        "name": "sub-0001", "samples": 4, "chi_square": 7.1, "disagreement": WARNING, "middle": pages.middle_of((24, 24, 24)), "maps": shown,
+        "name": "sub-0001", "samples": 4, "chi_square": 7.1, "disagreement": WARNING,
+        "middle": pages.middle_of((24, 24, 24)), "maps": shown,
         **({"truth": {"mean": likeness, "sample": likeness}, "calibration": calibration} if known else {}),
     }  # fmt: skip
     content = {"headline": "4 volumes of one head", "run": "tiny", "measured": "an image", "known": known, "heads": [told]}

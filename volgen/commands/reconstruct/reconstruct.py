@@ -37,8 +37,8 @@ from volgen.training.together import from_chief, on_chief
 
 SAMPLERS, NOISES = "volgen.sampling.samplers", "volgen.sampling.noises"
 GUIDANCES, OPERATORS = "volgen.sampling.guidances", "volgen.operators"
-BEST = {"kind": "projection"}
-"""Guidance where none is asked for."""
+BEST = ({"kind": "resample"}, {"kind": "gauss"}, {"kind": "projection"})
+"""Guidance where none is asked for: the first of these that there is."""
 WHITE = {"kind": "white"}
 
 
@@ -113,7 +113,8 @@ def reconstruct(
     trained = open_run(run)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
-    guided = component("--guidance", GUIDANCES, guidance, component("--guidance", GUIDANCES, BEST, None))
+    best = next(one for one in BEST if one["kind"] in kinds(GUIDANCES))
+    guided = component("--guidance", GUIDANCES, guidance, component("--guidance", GUIDANCES, best, None))
     if guided == Unguided():
         raise UserError("--guidance", "makes nothing agree with what was measured", "another guidance", "leave it out")
     guide: Guidance = guided.build()
