@@ -36,7 +36,7 @@ def result(directory: Path, *, known: bool) -> Path:
     told = {
         "name": "sub-0001", "samples": 4, "chi_square": 7.1, "disagreement": WARNING,
         "middle": pages.middle_of((24, 24, 24)), "maps": shown,
-        **({"truth": {"mean": likeness, "sample": likeness}, "calibration": calibration} if known else {}),
+        "truth": {"mean": likeness, "sample": likeness} if known else None, "calibration": calibration if known else None,
     }  # fmt: skip
     content = {"headline": "4 volumes of one head", "run": "tiny", "measured": "an image", "known": known, "heads": [told]}
     write_json(directory / pages.RESULT, {**content, "calibration": calibration if known else None})

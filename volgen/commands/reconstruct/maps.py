@@ -58,7 +58,7 @@ def summarise_head(head: Head, seen: Observation, count: int, truth: NDArray[np.
         maps[f"p{percent:02d}"] = Shown(plane, f"{percent}th percentile", text, "level")
     left = "What of the data the mean does not explain, taken back to voxels: noise where all is well, a head where it is not."
     maps["residual"] = Shown(residual, "Residual", left, "signed")
-    told: dict[str, Any] = {"name": f"sub-{head.label}", "samples": count, "placed": seen.field.placed}
+    told: dict[str, Any] = {"name": f"sub-{head.label}", "samples": count, "placed": seen.field.placed, "truth": None, "calibration": None}
     counted: posterior.Counted | None = None
     if truth is not None:
         error = mean - truth

@@ -101,9 +101,10 @@ def reconstruct(
     Raises:
         UserError: the run or the data are damaged, do not fit each other, an option is out of range, or ``out`` holds something else.
     """
-    for option, value, least in (("count", count, 1), ("seed", seed, 0), ("batch-size", batch_size, 1), ("people", people or 1, 1)):
-        if value < least or people == 0:
-            raise UserError(f"--{option}", str(value if people != 0 else 0), f"at least {least}")
+    asked = (("count", count, 1), ("seed", seed, 0), ("batch-size", batch_size, 1), ("people", 1 if people is None else people, 1))
+    for option, value, least in asked:
+        if value < least:
+            raise UserError(f"--{option}", str(value), f"at least {least}")
     if not (math.isfinite(memory_gib) and memory_gib >= 0):
         raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
     if noise is not None and not math.isfinite(noise):
