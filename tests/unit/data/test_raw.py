@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ GEOMETRY = Geometry((16, 16, 16), (14.0, 14.0, 14.0), IntensityMap(0.0, 1.0), sk
 
 
 @pytest.fixture
-def scan_file(repository: Path) -> Path:
-    return repository / "tests/fixtures/ismrmrd.h5"
+def scan_file(repository: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "ismrmrd.h5"
+    path.write_bytes(lzma.decompress((repository / "tests/fixtures/ismrmrd.h5.xz").read_bytes()))
+    return path
 
 
 def image_of(kspace: Any) -> Any:
