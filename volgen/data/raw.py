@@ -128,6 +128,8 @@ def rim_noise(kspace_cNPQ: Complex, mask_PQ: NDArray[np.bool_]) -> float:
     """
     width = max(1, int(RIM * kspace_cNPQ.shape[1]))
     lines = kspace_cNPQ[:, :, mask_PQ]
+    if not lines.size:
+        return 0.0
     ends = np.concatenate([lines[:, :width].ravel(), lines[:, -width:].ravel()])
     return float(np.median(np.abs(ends)) / np.sqrt(2 * np.log(2)))  # of a Rayleigh distribution
 
