@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float64]
 CELLS = 2**19
@@ -64,7 +64,7 @@ class Pair:
         total = np.zeros(len(places) - 1)
         for weight, mean in ((1.0 - q, 0.0), (q, sign)):
             z = (places - mean) / s
-            low, high = stats.norm.cdf(z), stats.norm.sf(z)
+            low, high = ndtr(z), ndtr(-z)
             total += weight * np.where(z[:-1] > 0.0, high[:-1] - high[1:], low[1:] - low[:-1])
         return total
 
@@ -78,7 +78,7 @@ def composed_epsilon(steps: Sequence[tuple[Pair, int]], delta: float) -> float:
     """
     count = sum(number for _, number in steps)
     tail = BEYOND * delta / (4.0 * count)
-    reach = [(pair, number, pair.loss(1.0 + pair.noise_multiplier * float(stats.norm.isf(tail)))) for pair, number in steps]
+    reach = [(pair, number, pair.loss(1.0 - pair.noise_multiplier * float(ndtri(tail)))) for pair, number in steps]
     most = max(loss for _, _, loss in reach)
 
     def masses(width: float) -> list[tuple[Array, int]]:
