@@ -227,7 +227,8 @@ def sample(
         sampler: solver; the run's if None.
         noise: what noise is drawn from; ``"white"`` if None.
         given: what every volume is asked to be: conditions that the run was trained with, such as ``{"age": 70}``.
-        guidance: what makes volumes agree with ``data``, such as ``"projection"``; ``"none"`` if None.
+        guidance: what the denoiser is turned into, such as ``"projection"``, which makes volumes agree with ``data``. If None, the run's;
+            where there is ``data``, ``"none"``.
         operator: what of ``data`` was measured, such as ``{"kind": "inpaint", "mask": "mask.nii.gz"}``.
         data: a NIfTI volume in the run's frame and intensity units.
         batch_size: volumes that ranks hand on together; no volume depends on it.

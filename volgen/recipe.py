@@ -49,6 +49,7 @@ Adapter: Any = union("volgen.models.adapters")
 Objective: Any = union("volgen.training.objectives")
 Start: Any = union("volgen.origin.starts")
 Sampler: Any = union("volgen.sampling.samplers")
+Guidance: Any = union("volgen.sampling.guidances")
 Privacy: Any = union("volgen.privacy.plans")
 
 
@@ -187,8 +188,10 @@ class Recipe(Config):
     """What DeepSpeed is told: sharding, precision, memory."""
     privacy: Privacy = Field(default_factory=lambda: {"kind": "none"})
     """Privacy of training."""
-    sampler: Sampler = Field(default_factory=lambda: {"kind": "dpmpp_2m"})
+    sampler: Annotated[Sampler, MAY_CHANGE] = Field(default_factory=lambda: {"kind": "dpmpp_2m"})
     """Default solver of ``volgen sample``."""
+    guidance: Annotated[Guidance, MAY_CHANGE] = Field(default_factory=lambda: {"kind": "none"})
+    """Default guidance of ``volgen sample``, where nothing is measured."""
 
     @property
     def directory(self) -> Path:

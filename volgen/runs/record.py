@@ -93,7 +93,8 @@ def check_same(directory: Path, config: Config) -> None:
     began = load(type(config), path, own=True)
     before, now = (_flat(each.model_dump(mode="json")) for each in (began, config))
     free = changeable(began) | changeable(config)
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in free]
+    same = {key for key in {*before, *now} if before.get(key) == now.get(key) or any(f"{key}.".startswith(f"{name}.") for name in free)}
+    differing = sorted({*before, *now} - same)
     if differing:
         found = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differing)
         found = f"is of another configuration: {found}"

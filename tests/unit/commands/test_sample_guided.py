@@ -89,3 +89,18 @@ def test_halves_of_a_measurement_are_refused(there: Path, capsys: pytest.Capture
     ):
         assert volgen("sample", "runs/finished", "--out", "out", "--count", "1", *words) == 2, words
         assert message in capsys.readouterr().err
+
+
+def test_a_run_may_have_a_guidance_of_its_own(there: Path) -> None:
+    def drawn(out: str, *words: str) -> tuple[np.ndarray, object]:  # type: ignore[type-arg]
+        assert volgen("sample", "runs/finished", "--out", out, "--count", "1", "--seed", "9", *words) == 0
+        return voxels(there / out)[0], json.loads((there / out / "manifest.json").read_text())["config"].get("guidance")
+
+    (plain, nothing), (strong, said) = drawn("plain"), drawn("strong", "--guidance", "auto", "--guidance.strength", "2")
+    config = there / "runs/finished/config.yaml"
+    config.write_text(config.read_text() + "guidance: {kind: auto, strength: 2.0}\n")
+    (own, told), (off, silent) = drawn("own"), drawn("off", "--guidance", "none")
+    np.testing.assert_array_equal(own, strong)
+    np.testing.assert_array_equal(off, plain)
+    assert told == said and nothing is silent is None
+    assert np.abs(strong - plain).max() > 0.001 * np.ptp(plain)

@@ -30,7 +30,8 @@ class Config(BaseConfig):
     given: Annotated[tuple[str, ...], Option("NAME=VALUE", verbatim=True, repeated=True)] = ()
     """What every volume is asked to be: conditions that the run was trained with."""
     guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
-    """What makes volumes agree with --data (default: none), with settings as --guidance.KEY VALUE."""
+    """What the denoiser is turned into, such as one that agrees with --data (default: the run's; none with --data), with settings as
+    --guidance.KEY VALUE."""
     operator: Annotated[str | dict[str, object] | None, Section("volgen.operators")] = None
     """What of --data was measured, with settings as --operator.KEY VALUE: of inpaint, the voxels of a --operator.mask."""
     data: Annotated[Path | None, Option("FILE")] = None

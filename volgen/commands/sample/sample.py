@@ -73,7 +73,7 @@ def sample(
         sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
         given: conditions of the run that every volume is asked for, ``NAME=VALUE`` each; what is not among them is not told.
-        guidance: kind of guidance, or its configuration; volumes of the prior if None.
+        guidance: kind of guidance, or its configuration; the recipe's if None, and none where there is ``data``.
         operator: kind of operator, or its configuration: what of ``data`` was measured.
         data: NIfTI volume in the run's frame, with which volumes have to agree where it was measured.
         batch_size: volumes that the ranks of a row hand on together. Each is denoised by itself, so it changes none of them.
@@ -102,7 +102,7 @@ def sample(
     trained = open_run(run)
     solver = component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
-    guided = component("--guidance", GUIDANCES, guidance, Unguided())
+    guided = component("--guidance", GUIDANCES, guidance, trained.recipe.guidance if data is None else Unguided())
     steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, words(given))
     told = asked_for(trained.recipe.conditions, steering.given)
     grid = visited(trained.ensemble, steps)

@@ -10,7 +10,7 @@ from volgen.images.volume import Volume
 
 
 class Config(BaseConfig):
-    """From the 0.1st percentile of all voxels to the 99.8th of the foreground, the voxels above the mean."""
+    """A window from the 0.1st percentile of all voxels to the 99.8th of the foreground, the voxels above the mean."""
 
     kind: Literal["robust"] = "robust"
 

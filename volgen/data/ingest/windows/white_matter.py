@@ -28,7 +28,7 @@ TAIL = 99.5
 MAIN = 0.35
 """Height of a main mode, as a share of the highest."""
 BRIGHTER, MOST_BRIGHTER = 1.3, 0.15
-"""Of T1w brains nearly nothing is brighter than white matter by this factor, of whole heads fat and marrow; where fluid is, much is."""
+"""Factor over the mode by which nearly nothing of T1w brains is brighter, of whole heads fat and marrow; and how much may be."""
 AT, DARKER = (0.92, 1.08), (0.4, 0.85)
 """What is as bright as white matter, and what is darker tissue, over the mode."""
 DEEPER = 1.05
