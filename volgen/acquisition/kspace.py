@@ -14,7 +14,7 @@ def to_kspace(image: Tensor, axes: Sequence[int]) -> Tensor:
     return _centred(torch.fft.fftn, image, tuple(axes))
 
 
-def to_image(kspace: Tensor, axes: Sequence[int]) -> Tensor:
+def from_kspace(kspace: Tensor, axes: Sequence[int]) -> Tensor:
     """The inverse; along the readout alone it makes hybrid space of k-space, in which white noise stays white."""
     return _centred(torch.fft.ifftn, kspace, tuple(axes))
 

@@ -65,7 +65,7 @@ class Shading(Operator):
         return self._factor * x_BCXYZ
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """The same."""
+        """The same factors."""
         return self._factor * data
 
     def closed(self, gamma: float) -> Proximal:

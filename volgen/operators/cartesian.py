@@ -4,7 +4,7 @@
 
 S multiplies with the coils' sensitivities, which hold the image's phase too; F is the orthonormal Fourier transform along the two phase
 encodes; M keeps those that a mask has. The readout is sampled completely in every Cartesian scan, so data are in hybrid space: k-space
-after an inverse transform along the readout (:func:`volgen.acquisition.kspace.to_image`), in which every position along the readout is a
+after an inverse transform along the readout (:func:`volgen.acquisition.kspace.from_kspace`), in which every position along the readout is a
 problem of two dimensions, and white noise stays white. They are complex, [B, coils, readout, lines], lines in the order of the mask.
 
 Volumes are real, which for one coil without phase makes two measurements of every line: F A* A F* is diagonal, (M(k) + M(-k)) / 2, and

@@ -19,20 +19,20 @@ class Config(BaseConfig):
 
     def build(self, shape: Shape3, device: torch.device) -> Operator:
         """Makes the operator."""
-        return Unchanged()
+        return Untouched()
 
 
-class Unchanged(Operator):
+class Untouched(Operator):
     """A x = x."""
 
     apart = True
 
     def apply(self, x_BCXYZ: Tensor) -> Tensor:
-        """The volume."""
+        """The volume as it is."""
         return x_BCXYZ
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """The data."""
+        """The data as they are."""
         return data
 
     def closed(self, gamma: float) -> Proximal:

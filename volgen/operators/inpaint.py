@@ -32,7 +32,7 @@ class Config(BaseConfig):
     share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Without a mask: which share of the slices is measured."""
     scattered: bool = False
-    """Without a mask: whether the slices that are not measured are some at random, rather than those of the high end."""
+    """Whether the slices that are not measured are some at random, rather than those of the high end; without a mask."""
     hole: BoxConfig | None = None
     """A box of voxels that is not measured, such as one around a lesion (``hole.start``, ``hole.size``); with it, all slices are."""
     seed: int = Field(default=0, ge=0)

@@ -45,13 +45,14 @@ class ParallelRays(Operator):
     Args:
         edges: voxels along a slice's two axes.
         across: the number of the axis across slices.
-        angles: of the views, in radians.
+        angles: directions of the views, in radians.
         device: where it computes.
     """
 
     def __init__(self, edges: tuple[int, int], across: int, angles: list[float], device: torch.device) -> None:
         self._edges, self._across, self._views = edges, across, len(angles)
-        self._detectors = math.ceil(math.hypot(*edges)) + 1
+        # As many more on both sides as the diagonal takes, so that axis-parallel rays go through the middles of voxels.
+        self._detectors = max(edges) + 2 * math.ceil((math.hypot(*edges) - max(edges)) / 2)
         entries = [_view(edges, self._detectors, angle) for angle in angles]
         rows = torch.cat([number * self._detectors + ray for number, (ray, _, _) in enumerate(entries)])
         columns = torch.cat([voxel for _, voxel, _ in entries])

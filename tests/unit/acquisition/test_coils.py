@@ -7,7 +7,7 @@ import torch
 
 from volgen.acquisition.coils import coil_maps, estimated_maps
 from volgen.acquisition.fields import smooth_field
-from volgen.acquisition.kspace import to_image, to_kspace
+from volgen.acquisition.kspace import from_kspace, to_kspace
 
 SHAPE = (24, 20, 28)
 
@@ -37,7 +37,7 @@ def test_k_space_has_its_centre_in_the_middle() -> None:
     image = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
     kspace = to_kspace(image, (1, 2))
     torch.testing.assert_close(kspace[:, 3, 2].real, image.sum((1, 2)) / 30**0.5)
-    torch.testing.assert_close(to_image(kspace, (1, 2)).real, image)
+    torch.testing.assert_close(from_kspace(kspace, (1, 2)).real, image)
     dot = torch.zeros(8, dtype=torch.complex64)
     dot[4] = 1
     torch.testing.assert_close(to_kspace(dot, (0,)), torch.full((8,), 8**-0.5, dtype=torch.complex64))
@@ -54,7 +54,7 @@ def test_estimated_maps_are_those_that_were_used() -> None:
     kspace = to_kspace(truth * volume + noise, (1, 2, 3))[:, 6:26, 6:26, 6:26]
     window = torch.hann_window(22, periodic=False)[1:-1]
     kspace = kspace * window[:, None, None] * window[:, None] * window
-    found = estimated_maps(to_image(kspace, (1, 2, 3)), shape)
+    found = estimated_maps(from_kspace(kspace, (1, 2, 3)), shape)
     inside = sum(axis**2 for axis in axes) < 0.45
     error = (found - truth)[:, inside].abs().square().sum(0).sqrt()
     assert error.mean() < 0.08 and error.max() < 0.35

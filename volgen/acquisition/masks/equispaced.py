@@ -1,4 +1,4 @@
-"""Every so many lines, shifted from row to row (CAIPIRINHA: Breuer et al. 2006), and all of them around the centre."""
+"""Lines at equal distances, shifted from row to row (CAIPIRINHA: Breuer et al. 2006), and all of them around the centre."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Config(Undersampled):
 
     kind: Literal["poisson"] = "poisson"
     slope: float = Field(default=2.0, ge=0.0, le=20.0)
-    """By how many times its value at the centre the distance has grown at the edge of k-space; 0 is a uniform density."""
+    """Growth of the distance from the centre of k-space to its edge, in units of that at the centre; 0 is a uniform density."""
 
     def draw(self, shape: tuple[int, int]) -> Tensor:
         """Which phase encodes are measured, bool [P, Q]; exactly as many as the acceleration says."""
