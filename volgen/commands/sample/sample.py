@@ -147,6 +147,8 @@ def sample(
             if missing or not (out / OVERVIEW).exists():
                 picture.draw(job)
             claimed[0].finish()
+    for name, value in guide.noted().items():
+        say(f"{guided.kind}: {name} {value:.3g} (of the steps of this process)")
     say(f"{count} volumes of seed {seed} in {out}, and {OVERVIEW} to look at first.")
     say_next("volgen", "report", out, "--reference", trained.recipe.data.store, "--out", f"{out}-report")
     return out

@@ -1,0 +1,60 @@
+"""DDNM (Wang, Yu & Zhang 2023, "Zero-shot image restoration using denoising diffusion null-space model", equation 13).
+
+    D_y = D + A^+ (y - A D)
+
+The measured part of what is expected is that of the data; the solver draws the rest (``ddpm`` as published, or ``ddim`` with an eta). Noise
+in the data is copied into volumes, the measured part has no spread, and for a Gaussian the unmeasured part has nearly twice the
+variance it should have.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from volgen.core.conjugate import Limits
+from volgen.core.given import NOTHING, Given
+from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.sampling.guidances._data import Solving, measurement, nearest
+
+
+class Config(Solving):
+    """Wang et al. 2023: the measured part of what is expected replaced by the data."""
+
+    kind: Literal["ddnm"] = "ddnm"
+
+    def build(self) -> DDNM:
+        """Makes the guidance."""
+        return DDNM(self.limits)
+
+
+@dataclass(frozen=True)
+class DDNM(Guidance):
+    """The equation of this module.
+
+    Attributes:
+        limits: when iterations stop.
+    """
+
+    limits: Limits
+
+    def check(self, problem: Problem) -> None:
+        """Wants a measurement.
+
+        Raises:
+            UserError: there is none.
+        """
+        measurement(problem, "ddnm")
+
+    def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
+        """One evaluation of the denoiser."""
+        measured = measurement(problem, "ddnm")
+        agreeing = nearest(measured, math.inf, self.limits)
+
+        def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            return agreeing(denoise(y_BCXYZ, sigma_B, given), measured.data)
+
+        return guided

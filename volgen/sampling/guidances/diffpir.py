@@ -1,0 +1,63 @@
+"""DiffPIR (Zhu, Zhang, Liang, Cao, Wen, Timofte & Van Gool 2023, "Denoising diffusion models for plug-and-play image restoration").
+
+    D_y = argmin over x0 of |y - A x0|^2 + rho |x0 - D|^2,      rho = weight s_y^2 / s^2
+
+as if what is expected were wrong by white noise of s / sqrt(weight). The published update is the solver ``renoise`` with
+``share`` 0.3 (their zeta). Only with weight 1 and share 1 do samples of a Gaussian have the right mean, and their variance is half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from volgen.core.conjugate import Limits
+from volgen.core.given import NOTHING, Given
+from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.sampling.guidances._data import Solving, level, measurement, nearest, noise_of
+
+
+class Config(Solving):
+    """Zhu et al. 2023: the volume near what is expected that agrees with the data; goes with ``--sampler renoise``."""
+
+    kind: Literal["diffpir"] = "diffpir"
+    weight: float = Field(default=7.0, gt=0.0)
+    """Their lambda: how much what the network expects counts."""
+
+    def build(self) -> DiffPIR:
+        """Makes the guidance."""
+        return DiffPIR(self.weight, self.limits)
+
+
+@dataclass(frozen=True)
+class DiffPIR(Guidance):
+    """The equation of this module.
+
+    Attributes:
+        weight: lambda.
+        limits: when iterations stop.
+    """
+
+    weight: float
+    limits: Limits
+
+    def check(self, problem: Problem) -> None:
+        """Wants a measurement.
+
+        Raises:
+            UserError: there is none.
+        """
+        measurement(problem, "diffpir")
+
+    def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
+        """One evaluation of the denoiser."""
+        measured = measurement(problem, "diffpir")
+
+        def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            gamma = level(sigma_B) ** 2 / (self.weight * noise_of(measured) ** 2)
+            return nearest(measured, gamma, self.limits)(denoise(y_BCXYZ, sigma_B, given), measured.data)
+
+        return guided

@@ -1,0 +1,65 @@
+"""What the data say is added as if volumes were of the fitted Gaussian: no gradient, and nothing to tune.
+
+    D_y = D + C A* (A C A* + s_y^2)^-1 (y - A D),      C = (S^-1 + s^-2)^-1
+
+S is the covariance of the Gaussian that the preconditioner was fitted to. For a Gaussian cohort this is E[x0 | x, y], so that every
+solver of the prior is one of the posterior; else it is what the best Gaussian makes of the network's error. Sampling starts from the
+Gaussian's own posterior, as the highest noise level does not drown what was measured. The nearest kin: Boys et al. 2023 (TMPD), with C
+from gradients, and Rissanen et al. 2024 (free hunch), with C from cosines.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from volgen.core.conjugate import Limits
+from volgen.core.given import NOTHING, Given
+from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.sampling.guidances._data import Solving, level, measurement, missing
+from volgen.sampling.guidances._spread import Spread, covariance_of
+
+
+class Config(Solving):
+    """The fitted Gaussian's posterior mean around the network's: the volume to expect, with any solver."""
+
+    kind: Literal["gauss"] = "gauss"
+
+    def build(self) -> Gauss:
+        """Makes the guidance."""
+        return Gauss(self.limits)
+
+
+class Gauss(Guidance):
+    """The equation of this module.
+
+    Args:
+        limits: when iterations stop.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._spread = Spread(limits)
+
+    def check(self, problem: Problem) -> None:
+        """Wants a measurement, and a preconditioner that says how volumes spread.
+
+        Raises:
+            UserError: there is none.
+        """
+        measurement(problem, "gauss")
+        covariance_of(problem)
+
+    def prior(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
+        """A sample of the Gaussian's posterior under noise."""
+        return self._spread.start(problem, sigma, noises)
+
+    def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
+        """One evaluation of the denoiser, and one solution."""
+        measured = measurement(problem, "gauss")
+
+        def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            x0_BCXYZ = denoise(y_BCXYZ, sigma_B, given)
+            return x0_BCXYZ + self._spread.correction(problem, missing(measured, x0_BCXYZ), level(sigma_B))
+
+        return guided
