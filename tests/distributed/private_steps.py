@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from volgen.models.adapters import attention, bias, lora
+from volgen.models.dropout import features_kept
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
 from volgen.parallel import launch as launches
 from volgen.parallel.engine import EngineConfig
@@ -34,6 +35,7 @@ OWN = {
     "unet3d": unet3d.Config(channels=(4, 8), attention=(False, True), head_channels=4, norm_groups=2),
     "slice_unet2d": slice_unet2d.Config(channels=(4, 8), norm_groups=2),
     "triplanar": triplanar.Config(channels=(4,), norm_groups=2),
+    "dropout_3d": wavelet_unet3d.Config(channels=(4, 8), norm_groups=2, dropout=0.3),
 }
 """volgen's own networks, small."""
 BATCHES = (5, 0, 1, 4)
@@ -73,7 +75,16 @@ def views_of(step: int, person: int) -> list[Tensor]:
     return [patient(step, person, view) for view in range(VIEWS)]
 
 
-def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int, whole: bool) -> list[dict[str, Tensor]]:
+def told(own: str, step: int, people: Sequence[int], views: Sequence[int] = range(VIEWS)) -> dict[str, Tensor]:
+    """Which features are kept of some views of each person, if any are left out."""
+    if not getattr(OWN.get(own), "dropout", 0.0):
+        return {}
+    seeds = [1000 * step + 10 * person + view for person in people for view in views]
+    drawn = [torch.randn(OWN[own].features, generator=torch.Generator().manual_seed(7 + seed)) for seed in seeds]
+    return {"kept_BK": features_kept(torch.stack(drawn), OWN[own].dropout)}
+
+
+def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: int, whole: bool, own: str) -> list[dict[str, Tensor]]:
     """Weights after each step of the plain loop, and Adam's first moments: the weights alone would forgive a wrong factor."""
     trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
     weights, secret, history = list(trained.values()), Secret(KEY), []
@@ -83,9 +94,10 @@ def reference(module: nn.Module, bf16: bool, mechanism: Mechanism, world_size: i
         for person in range(people):
             losses, views = [], views_of(step, person)
             # bf16 rounds the gradient of two views together otherwise than those of each.
-            for x in [torch.cat(views)] if bf16 and whole else views:
+            for which in [range(VIEWS)] if bf16 and whole else [[view] for view in range(VIEWS)]:
+                x = torch.cat([views[view] for view in which])
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                    y = module(x, torch.ones(len(x)))
+                    y = module(x, torch.ones(len(x)), **told(own, step, [person], which))
                 losses.append((y.float() - x).square().mean())
             gradient = [g.double() for g in torch.autograd.grad(sum(losses) / len(losses), weights)]
             norm = float(torch.cat([g.flatten() for g in gradient]).norm())
@@ -163,7 +175,7 @@ def compare(
             if isinstance(layer, lora.LowRank):
                 torch.nn.init.normal_(layer.lora_up.weight, std=0.3)  # at 0 nothing would reach the other half
     frozen = {name: w.detach().clone() for name, w in module.named_parameters() if not w.requires_grad}
-    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.all_views)
+    history = reference(copy.deepcopy(module), precision == "bf16", mechanism, launch.world_size, at_once.all_views, own)
     each = PerSample(module) if at_once.patients > 1 else None
     config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
     engine = PrivateEngine(module, config, betas=(0.9, 0.99), at_once=at_once, per_sample=each)
@@ -176,7 +188,7 @@ def compare(
         total = sanitiser.zeros(engine.shapes, engine.device)
         turns = [*mine, *[0] * (rounds - len(mine))]
         for first in range(0, rounds, at_once.patients):
-            for place, contribution in enumerate(contributions(engine, step, turns[first : first + at_once.patients]), first):
+            for place, contribution in enumerate(contributions(engine, step, turns[first : first + at_once.patients], own), first):
                 if place < len(mine):
                     sanitiser.add(total, contribution)
         engine.give(sanitiser.finish(total))
@@ -191,14 +203,18 @@ def compare(
     return {**worst, "frozen": float(len(frozen)), "frozen_moved": float(moved)}
 
 
-def contributions(engine: PrivateEngine, step: int, people: list[int]) -> Iterator[list[Tensor]]:
+def contributions(engine: PrivateEngine, step: int, people: list[int], own: str) -> Iterator[list[Tensor]]:
     """What the trainer does with one pass, or with one for each view."""
     if engine.at_once.all_views:
         x = torch.cat([view for person in people for view in views_of(step, person)]).to(engine.device)
-        yield from engine.gradients_of((engine(x, torch.ones(len(x), device=x.device)) - x).square().mean(dim=(1, 2, 3, 4)), len(people))
+        y = engine(x, torch.ones(len(x), device=x.device), **told(own, step, people))
+        yield from engine.gradients_of((y - x).square().mean(dim=(1, 2, 3, 4)), len(people))
         return
     one, views = torch.ones(1, device=engine.device), [x.to(engine.device) for x in views_of(step, people[0])]
-    each = [engine.gradients((engine(x, one) - x).square().mean() / VIEWS) for x in views]
+    each = [
+        engine.gradients((engine(x, one, **told(own, step, people[:1], [view])) - x).square().mean() / VIEWS)
+        for view, x in enumerate(views)
+    ]
     yield [torch.stack(gradients).sum(dim=0) for gradients in zip(*each, strict=True)]
 
 

@@ -61,7 +61,7 @@ def test_several_patients_at_once_change_nothing(stage: int, more: dict[str, dic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", ["wavelet_unet3d", "unet3d", "slice_unet2d", "triplanar"])
+@pytest.mark.parametrize("own", ["wavelet_unet3d", "unet3d", "slice_unet2d", "triplanar", "dropout_3d"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_our_own_networks_it_is_the_same(stage: int, own: str, more: dict[str, dict[str, float]]) -> None:
     assert more[f"{stage} {own}"]["weights"] < 1e-6

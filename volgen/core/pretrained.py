@@ -22,7 +22,7 @@ TEMPLATE = "template.nii.gz"
 """File of a model with the mean of its people, to which others are registered."""
 PREPARED = "prepared"
 """Key of a model's manifest, in ``config``: with which ``--registration``, ``--bias`` and ``--window`` its cohort was ingested."""
-UNPREPARED = {"registration": "none", "bias": "none", "window": "robust"}
+UNPREPARED = {"registration": {"kind": "none"}, "bias": {"kind": "none"}, "window": {"kind": "robust"}}
 """What a store or a model is that is older than one of these choices, and what need not be asked for."""
 SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
 """What a model may be called: a single name, and no way out of the registry."""

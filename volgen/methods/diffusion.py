@@ -18,8 +18,9 @@ from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
 from volgen.models.condition import conditioned
 from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.dropout import dropping, features_kept
 from volgen.parallel.precision import InPrecision
-from volgen.training.objective import Objective
+from volgen.training.objective import Draws, Objective
 
 
 class Config(BaseConfig):
@@ -89,7 +90,9 @@ class Diffusion:
 
     def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
         """The loss of the recipe's objective at the noise levels of a phase."""
-        return self.recipe.objective.build(_Trainee(self.recipe, phase, fitted, sigma))
+        objective = self.recipe.objective.build(_Trainee(self.recipe, phase, fitted, sigma))
+        features, chance = (getattr(self.recipe.network, key, 0) for key in ("features", "dropout"))
+        return _Dropping(objective, features, chance) if chance else objective
 
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """The network inside the preconditioner, at the level and with the view of its experts."""
@@ -102,6 +105,26 @@ class Diffusion:
     def _plain(self, checkpointing: bool = False) -> nn.Module:
         network = self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
         return conditioned(network, self.recipe.conditions, getattr(self.recipe.network, "embedding", 0))
+
+
+@dataclass(frozen=True)
+class _Dropping:
+    """An :class:`~volgen.training.objective.Objective` of a network that leaves out features in training.
+
+    Attributes:
+        objective: the loss of one that does not.
+        features: how many there are.
+        chance: that one is left out.
+    """
+
+    objective: Objective
+    features: int
+    chance: float
+
+    def loss(self, network: Network, examples: Examples, draws: Draws, ids: Sequence[str] = ()) -> Tensor:
+        """The loss [B]; which features are kept follows from an example's own draws."""
+        kept_BK = features_kept(draws.normal((self.features,), "dropout"), self.chance)
+        return self.objective.loss(dropping(network, kept_BK), examples, draws, ids)
 
 
 class _Trainee:

@@ -82,11 +82,11 @@ class Conditioned(nn.Module):
         self.embed_untold = nn.ParameterDict({condition.name: nn.Parameter(torch.zeros(width)) for condition in conditions})
         self._edges = {condition.name: condition.edges for condition in conditions}
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, values: Mapping[str, Tensor] | None = None, **kept: Tensor) -> Tensor:
         """What is not among ``values``, or is NaN there, is not told."""
         told = values or {}
         parts = [self._embedded(name, told.get(name), noise_B) for name in self._edges]
-        return self.network(x_BCXYZ, noise_B, torch.stack(parts).sum(dim=0))  # type: ignore[no-any-return]
+        return self.network(x_BCXYZ, noise_B, torch.stack(parts).sum(dim=0), **kept)  # type: ignore[no-any-return]
 
     def _embedded(self, name: str, value: Tensor | None, noise_B: Tensor) -> Tensor:
         """[B, E]. The module always computes, so that every weight has a gradient, whoever is told."""

@@ -188,9 +188,9 @@ class Engine:
         self._state = ByName(self._engine, module, config.zero_stage, config.offload != "none")
         self._skipped = self._updates = 0
 
-    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:
         """The network's output in fp32."""
-        output: Tensor = self._engine(input_BCXYZ, noise_B, *told)
+        output: Tensor = self._engine(input_BCXYZ, noise_B, *told, **kept)
         return output.float()
 
     def backward(self, loss: Tensor) -> None:

@@ -22,8 +22,8 @@ class InPrecision:
         self._network = network
         self._bf16 = config.precision == "bf16"
 
-    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:
         """The network's output in fp32."""
         with torch.autocast(input_BCXYZ.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self._network(input_BCXYZ, noise_B, *told)
+            output: Tensor = self._network(input_BCXYZ, noise_B, *told, **kept)
         return output.float()

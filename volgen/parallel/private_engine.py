@@ -91,12 +91,12 @@ class PrivateEngine(Engine):
         """Where the network computes."""
         return torch.device(self._engine.device)
 
-    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:
         """The bare network's output in fp32."""
         if self._each is not None:
             input_BCXYZ, noise_B = self._each.inputs(input_BCXYZ, noise_B)
         with torch.autocast(input_BCXYZ.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self._module(input_BCXYZ, noise_B, *told)
+            output: Tensor = self._module(input_BCXYZ, noise_B, *told, **kept)
         return output.float()
 
     def gradients(self, loss: Tensor) -> list[Tensor]:

@@ -167,8 +167,8 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
         fitted = Fitted(recipe.preconditioner.blank(recipe.data.grid, count), {name: number for number, name in enumerate(ids)})
         objective = method.objective(phase, fitted)
 
-        def call(inputs: Tensor, noise: Tensor) -> Tensor:
-            return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)))
+        def call(inputs: Tensor, noise: Tensor, **kept: Tensor) -> Tensor:
+            return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)), **kept)
 
         def losses() -> Tensor:
             return objective.loss(call, method.examples(count), BlankDraws(count), ids)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 CLOSE, ROUNDING = 1e-4, 1e-6
 """Largest difference between a sample's gradient and that of a pass of its own, relative to the norm of one parameter's, and of all."""
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
+"""``network(input_BCXYZ, noise_B) -> output_BCXYZ``; what else it is asked with has no gradient."""
 
 
 class PerSample:
@@ -122,7 +123,7 @@ def meets(network: nn.Module, loss: Callable[[Network, Sequence[int]], Tensor], 
 
     def gradients(order: Sequence[int]) -> list[Tensor]:
         rows = [place * views + view for place in order for view in range(views)]
-        return each.gradients(loss(lambda inputs, noise: tried(*each.inputs(inputs, noise)), rows), patients)
+        return each.gradients(loss(lambda inputs, noise, **kept: tried(*each.inputs(inputs, noise), **kept), rows), patients)
 
     usual = gradients(range(patients))
     backwards = gradients(range(patients)[::-1])

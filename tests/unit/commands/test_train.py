@@ -30,6 +30,7 @@ from volgen.data.store import Store
 from volgen.data.stream import Stream
 from volgen.experts import ensemble
 from volgen.images.geometry import Geometry
+from volgen.models.networks._residual_unet import Block
 from volgen.parallel.engine import Engine
 from volgen.recipe import Recipe
 from volgen.runs import queue
@@ -214,9 +215,24 @@ def test_an_expert_starts_from_its_neighbours_exported_weights(
             assert all(torch.equal(start[name], exported[name]) for name in exported)
 
 
-def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
-    settings: dict[str, dict[str, Any]] = {"engine": {"checkpoint_every": 3}, "stopping": {"max_steps": 8, "validate_every": 2}}
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_crashed_run_goes_on_and_equals_an_uninterrupted_one(
+    dropout: float, blob_store: Path, tmp_path: Path, power_cut: PowerCut, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    seen: set[tuple[bool, bool]] = set()
+    forward = Block.forward
+
+    def watched(self: Block, x: torch.Tensor, embedding: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        seen.add((self.training, kept is not None))
+        return forward(self, x, embedding, kept)
+
+    monkeypatch.setattr(Block, "forward", watched)
+    network = {"kind": "wavelet_unet3d", "channels": [8, 8], "norm_groups": 4, "dropout": dropout}
+    settings: dict[str, dict[str, Any]] = {
+        "engine": {"checkpoint_every": 3}, "stopping": {"max_steps": 8, "validate_every": 2}, "network": network
+    }  # fmt: skip
     whole = train(recipe(blob_store, tmp_path / "whole", **settings))
+    assert seen == {(True, dropout > 0), (False, False)}, "features are left out in training, and in nothing that is judged"
     with power_cut(13):
         train(recipe(blob_store, tmp_path / "cut", **settings))
     assert not (tmp_path / "cut" / "run" / "ensemble.json").exists()

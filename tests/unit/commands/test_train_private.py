@@ -79,10 +79,11 @@ def test_one_ledger_holds_all_experts_and_nothing_of_people_is_written(blob_stor
     assert "differentially private" in json.loads((out / "sub-0001/anat/sub-0001_desc-synthetic_T1w.json").read_text())["PrivacyStatement"]
 
 
-@pytest.mark.parametrize("kind", ["slice_unet2d", "triplanar"])
-def test_networks_of_slices_train_privately(blob_store: Path, tmp_path: Path, kind: str) -> None:
-    slices = {"kind": kind, "neighbours": 1}
-    run = train(recipe(blob_store, tmp_path, network=slices, experts={"count": 1}))
+@pytest.mark.parametrize(("kind", "own"), [
+    ("slice_unet2d", {"neighbours": 1}), ("triplanar", {"neighbours": 1}), ("wavelet_unet3d", {"dropout": 0.2}),
+])  # fmt: skip
+def test_other_networks_train_privately(blob_store: Path, tmp_path: Path, kind: str, own: dict[str, Any]) -> None:
+    run = train(recipe(blob_store, tmp_path, network={"kind": kind, **own}, experts={"count": 1}))
     assert [(entry["scope"], entry["steps"]) for entry in ledger_of(run)["entries"]] == [("0", 4)]
 
 

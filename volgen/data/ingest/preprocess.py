@@ -25,7 +25,7 @@ class IngestConfig(GridConfig):
     registration: Annotated[Registration, Section("volgen.data.ingest.registrations")] = Field(default="none")
     """How scans are brought into the frame of a --registration.template: an image, pretrained:NAME, or cohort, which makes one of the
     training people."""
-    window: Annotated[Window, Section("volgen.data.ingest.windows")] = Field(default="robust")
+    window: Annotated[Window, Section("volgen.data.ingest.windows")] = Field(default={"kind": "robust"})
     """What of a scan's brightness becomes 0 and 1, with settings as --window.KEY VALUE."""
     dtype: CodeType = "uint16"
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""

@@ -9,6 +9,7 @@ Legend: B batch, C channel, E embedding, ... two or three axes in space.
 from __future__ import annotations
 
 import math
+from itertools import repeat
 from typing import Annotated, Literal, Self
 
 import torch
@@ -43,11 +44,19 @@ class ResidualUNetConfig(Config):
     normalisation, Ba et al. 2016), for which a piece of a volume is as good as all of it: experts of patches need that."""
     norm_groups: PositiveInt = 8
     """Groups of the group normalisation; must divide every width. ``norm: pixel`` has none."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Chance with which training leaves out a feature of a residual block, before its last convolution, in all of an example's voxels
+    (:mod:`volgen.models.dropout`): for few people and many steps."""
 
     @property
     def embedding(self) -> int:
         """Width of the embedding of the noise level, to which what a network is told is added."""
         return 4 * self.channels[0]
+
+    @property
+    def features(self) -> int:
+        """How many features can be left out: those of all residual blocks."""
+        return 2 * self.residual_blocks * sum(self.channels) + self.channels[-1]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -90,12 +99,18 @@ class ResidualUNet(nn.Module):
             blocks = [block(below + width if index == 0 else width, width) for index in range(config.residual_blocks)]
             self.up.append(nn.ModuleList(blocks))
         self.middle = block(widths[-1], widths[-1])
+        repeated = [width for width in widths for _ in range(config.residual_blocks)]
+        self._run_in_order = [*repeated, widths[-1], *reversed(repeated)]
         self.last_norm = _norm(config, widths[0])
         # An untrained network returns 0, so that the denoiser starts as its skip path.
         self.unembed_volume = Conv(dims, widths[0], outputs, zero=True)
 
-    def forward(self, x: Tensor, embedding_BE: Tensor, first: Tensor | None = None) -> Tensor:
-        """[B, inputs, ...] -> [B, outputs, ...]; any edges, odd ones are padded inside. ``first`` is added to the first features."""
+    def forward(self, x: Tensor, embedding_BE: Tensor, first: Tensor | None = None, kept_BK: Tensor | None = None) -> Tensor:
+        """[B, inputs, ...] -> [B, outputs, ...]; any edges, odd ones are padded inside. ``first`` is added to the first features.
+
+        In training, features of residual blocks are multiplied by ``kept_BK``, those of one block after those of another.
+        """
+        kept = iter(kept_BK.to(x.dtype).split(self._run_in_order, dim=1)) if self.training and kept_BK is not None else repeat(None)
         embedding_BE = embedding_BE.to(x.dtype)
         h = self.embed_volume(x.to(memory_format=LAST[x.dim()]) if self.channels_last else x)
         if first is not None:
@@ -105,26 +120,26 @@ class ResidualUNet(nn.Module):
             if level:
                 h = self.shrink[level - 1](h)
             for block in blocks:  # type: ignore[attr-defined]
-                h = self._run(block, h, embedding_BE)
+                h = self._run(block, h, embedding_BE, next(kept))
             skips.append(h)
-        h = self._run(self.middle, h, embedding_BE)
+        h = self._run(self.middle, h, embedding_BE, next(kept))
         for blocks in self.up:
             skip = skips.pop()
             if h.shape[2:] != skip.shape[2:]:
                 h = functional.interpolate(h, scale_factor=2.0, mode="nearest")[low_pass(skip.shape[2:], 0)]
             h = torch.cat([h, skip], dim=1)
             for block in blocks:  # type: ignore[attr-defined]
-                h = self._run(block, h, embedding_BE)
+                h = self._run(block, h, embedding_BE, next(kept))
         return self.unembed_volume(functional.silu(self.last_norm(h)))  # type: ignore[no-any-return]
 
-    def _run(self, block: nn.Module, h: Tensor, embedding_BE: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, h: Tensor, embedding_BE: Tensor, kept_BC: Tensor | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, h, embedding_BE, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(h, embedding_BE)  # type: ignore[no-any-return]
+            return checkpoint(block, h, embedding_BE, kept_BC, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(h, embedding_BE, kept_BC)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """norm - SiLU - conv - norm - FiLM - SiLU - conv, with a residual path."""
+    """norm - SiLU - conv - norm - FiLM - SiLU (- dropout) - conv, with a residual path."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, config: ResidualUNetConfig) -> None:
         super().__init__()
@@ -136,7 +151,7 @@ class Block(nn.Module):
         self.conv2 = Conv(dims, outputs, outputs, zero=True)
         self.skip = Conv(dims, inputs, outputs, size=1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor, embedding_BE: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding_BE: Tensor, kept_BC: Tensor | None = None) -> Tensor:
         """[B, in, ...] -> [B, out, ...]."""
         h = self.conv1(functional.silu(self.norm1(x)))
         modulation = self.film(embedding_BE)
@@ -145,7 +160,10 @@ class Block(nn.Module):
         else:
             scale, shift = modulation.view(*modulation.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
-        h = self.conv2(functional.silu(h))
+        h = functional.silu(h)
+        if kept_BC is not None:
+            h = h * kept_BC.view(*kept_BC.shape, *[1] * (h.dim() - 2))
+        h = self.conv2(h)
         return self.skip(x) + h  # type: ignore[no-any-return]
 
 

@@ -67,7 +67,7 @@ class Slices(ResidualUNet):
         self.neighbours, self.slices_at_once, self.recompute = config.neighbours, config.slices_at_once, checkpointing
         self.embed_place = FourierEmbedding(self.embedding)
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None, kept_BK: Tensor | None = None) -> Tensor:
         """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         x_BCNHW = x_BCXYZ.movedim(self.axis, 2)
         count = x_BCNHW.shape[2]
@@ -75,12 +75,14 @@ class Slices(ResidualUNet):
         for start in range(0, count, self.slices_at_once):
             stop = min(start + self.slices_at_once, count)
             if self.recompute and torch.is_grad_enabled():
-                made.append(checkpoint(self._chunk, x_BCNHW, noise_B, told_BE, start, stop, use_reentrant=False))
+                made.append(checkpoint(self._chunk, x_BCNHW, noise_B, told_BE, kept_BK, start, stop, use_reentrant=False))
             else:
-                made.append(self._chunk(x_BCNHW, noise_B, told_BE, start, stop))
+                made.append(self._chunk(x_BCNHW, noise_B, told_BE, kept_BK, start, stop))
         return torch.cat(made, dim=1).movedim(2, 1).movedim(2, self.axis)
 
-    def _chunk(self, x_BCNHW: Tensor, noise_B: Tensor, told_BE: Tensor | None, start: int, stop: int) -> Tensor:
+    def _chunk(
+        self, x_BCNHW: Tensor, noise_B: Tensor, told_BE: Tensor | None, kept_BK: Tensor | None, start: int, stop: int
+    ) -> Tensor:  # fmt: skip
         """Slices ``start`` ... ``stop - 1``: [B, stop - start, outputs, H, W]."""
         count, k = x_BCNHW.shape[2], self.neighbours
         low, high = max(start - k, 0), min(stop + k, count)
@@ -92,7 +94,9 @@ class Slices(ResidualUNet):
         h = windows.flatten(0, 1)
         for _ in range(self.haar_levels):
             h = analyse(h)
-        h = super().forward(h, embedding.flatten(0, 1))
+        # All slices of a volume keep the same features: they are one example.
+        kept = None if kept_BK is None else kept_BK.repeat_interleave(stop - start, dim=0)
+        h = super().forward(h, embedding.flatten(0, 1), kept_BK=kept)
         for _ in range(self.haar_levels):
             h = synthesise(h)
         return h.unflatten(0, windows.shape[:2])  # type: ignore[no-any-return]

@@ -56,10 +56,10 @@ class _Planes(nn.Module):
         nn.init.zeros_(self.embed_weights.weight)
         nn.init.zeros_(self.embed_weights.bias)
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None, kept_BK: Tensor | None = None) -> Tensor:
         """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         weights_BP = self.embed_weights(beside(self.embed_noise(noise_B), told_BE).to(x_BCXYZ.dtype)).softmax(dim=1)
         result = x_BCXYZ.new_zeros(len(x_BCXYZ), self.outputs, *x_BCXYZ.shape[2:])
         for number, plane in enumerate(self.planes):
-            result = result + weights_BP[:, number, None, None, None, None] * plane(x_BCXYZ, noise_B, told_BE)
+            result = result + weights_BP[:, number, None, None, None, None] * plane(x_BCXYZ, noise_B, told_BE, kept_BK)
         return result

@@ -59,14 +59,14 @@ class _WaveletUNet(ResidualUNet):
         self.haar_levels = config.haar_levels
         self.embed_place = Places(config.channels[0], config.place, 2**config.haar_levels) if config.place else None
 
-    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None) -> Tensor:
+    def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, told_BE: Tensor | None = None, kept_BK: Tensor | None = None) -> Tensor:
         """[B, inputs, X, Y, Z], log(sigma) / 4 [B] and an embedding of what is told -> [B, outputs, X, Y, Z]."""
         h, first = x_BCXYZ, None
         if self.embed_place is not None:
             h, first = x_BCXYZ[:, :-PLACES], self.embed_place(x_BCXYZ[:, -PLACES:])
         for _ in range(self.haar_levels):
             h = analyse(h)
-        h = super().forward(h, beside(self.embed_noise(noise_B), told_BE), first)
+        h = super().forward(h, beside(self.embed_noise(noise_B), told_BE), first, kept_BK)
         for _ in range(self.haar_levels):
             h = synthesise(h)
         return h

@@ -69,11 +69,11 @@ def _check_frame(config: Config, store: Store, run: FinishedRun) -> None:
         UserError: with the command that ingests it so.
     """
     known = (run.provenance or {}).get("config", {}).get(pretrained.PREPARED, {})
-    known = known and {**pretrained.UNPREPARED, **known}
+    known = known and {**_unprepared(), **known}
     do = f"ingest it with {_ingest(config, run.geometry, known)}"
     for key, wanted in known.items():
         settings = store.settings.get(key)
-        kind = settings.get("kind") if isinstance(settings, Mapping) else pretrained.UNPREPARED.get(key)
+        kind = settings.get("kind") if isinstance(settings, Mapping) else _unprepared().get(key)
         if kind != wanted:
             raise UserError(str(store.path), f"was ingested with --{key} {kind}", f"{wanted}, as the cohort of {config.address}", do)
     if known.get("registration", "none") == "none":
@@ -88,10 +88,14 @@ def _ingest(config: Config, geometry: Geometry, known: Mapping[str, str]) -> str
     shape = ",".join(str(edge) for edge in geometry.shape)
     words = [f"volgen ingest SOURCE STORE --shape {shape} --voxel-size {geometry.voxel_size[0]:g}"]
     for key, kind in known.items():
-        words += [f"--{key} {kind}"] if kind != pretrained.UNPREPARED.get(key) else []
+        words += [f"--{key} {kind}"] if kind != _unprepared().get(key) else []
         if key == "registration" and kind != "none":
             words += [f"--registration.template {config.address} --centre grid"]
     return " ".join(words)
+
+
+def _unprepared() -> dict[str, str]:
+    return {key: settings["kind"] for key, settings in pretrained.UNPREPARED.items()}
 
 
 def _mm(place: Sequence[float]) -> str:
