@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Before torch is imported: tests share the machine's cores with each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from s3_server import S3Server
 
 # The same examples in every run, and no time limit for one: the machine may be busy.
 hypothesis.settings.register_profile("volgen", deadline=None, derandomize=True, database=None)
@@ -96,6 +98,29 @@ def blob_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = IngestConfig(shape=(16, 16, 16), voxel_size=8.0, validation=0.35, test=0.05)
     ingest(folder / "scans", folder / "store", config)
     return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3, for :func:`s3` alone; skips, saying so, where it is not installed."""
+    if not (importlib.util.find_spec("moto") and importlib.util.find_spec("flask_cors")):
+        pytest.skip("moto is not installed: it comes with `pip install volgen[test]`")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that speaks S3 on this machine, the environment that names it, and retries of a test's patience."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("volgen.data.bucket.RETRIES", {"max_retries": 3, "initial_delay": "0.1s", "max_delay": "0.2s"})
+    s3_server.revive()
+    return s3_server
 
 
 @pytest.fixture(scope="session")

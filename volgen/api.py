@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from volgen.commands import module
+from volgen.core.address import folder_or_address
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.exit_codes import INTERRUPTED
@@ -63,7 +64,7 @@ def ingest(
 
     Args:
         source: a NIfTI or MGH image, a folder of them, or a BIDS tree.
-        store: folder of the Zarr store, new or from an earlier call with the same source and settings.
+        store: folder of the Zarr store, or ``s3://bucket/store``, new or from an earlier call with the same source and settings.
         shape: voxels along the RAS+ axes, one number for a cube; ``"native"`` keeps each scan's own.
         voxel_size: edge of the isotropic voxels in mm; ``"native"`` keeps each scan's own.
         centre: what the middle of the new grid is: the foreground's centre of mass, or the middle of the old grid.
@@ -341,8 +342,8 @@ def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str
     from volgen.images import nifti
 
     if isinstance(samples, str | os.PathLike):
-        return measure_cohort([source.read for source in sources_of(Path(samples))], Path(reference), str(samples))
-    return measure_cohort([partial(nifti.of_image, image) for image in samples], Path(reference), "samples")
+        return measure_cohort([source.read for source in sources_of(Path(samples))], folder_or_address(reference), str(samples))
+    return measure_cohort([partial(nifti.of_image, image) for image in samples], folder_or_address(reference), "samples")
 
 
 def verdicts(samples: StrPath | Sequence[Image], reference: StrPath, *, split: Split = "all") -> dict[str, Any]:
@@ -374,7 +375,7 @@ def verdicts(samples: StrPath | Sequence[Image], reference: StrPath, *, split: S
         named = {source.name: source.read for source in sources_of(Path(samples))}
     else:
         named = {str(index): partial(nifti.of_image, image) for index, image in enumerate(samples)}
-    return verdicts(named, Path(reference), split)
+    return verdicts(named, folder_or_address(reference), split)
 
 
 def explain(key: str = "") -> str:

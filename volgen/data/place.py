@@ -1,4 +1,4 @@
-"""Where a store is: a folder, or anything that fsspec reads (``s3://``, ``https://``, ``memory://``, ...)."""
+"""Where a store is: a folder, a bucket of S3, or anything else that fsspec reads (``https://``, ``memory://``, ...)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json
 from volgen.core.manifest import NAME
 from volgen.core.progress import say
+from volgen.data.bucket import ANSWER, SCHEME, Bucket
 
 EXPECTED = "a store made by `volgen ingest`"
+ADDRESS = "an address such as s3://bucket/store, or another that fsspec knows"
 ARRAY, SHARD = "zarr.json", "c/0/0/0"
 """Files of an array."""
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
@@ -37,10 +39,12 @@ class Place(Protocol):
     Attributes:
         most: arrays that may be open at once, or None for any number.
         copiers: how often a scan may be opened, so that as many threads copy what they decode.
+        readable: what is expected where data cannot be read for no fault of its own, for messages.
     """
 
     most: int | None
     copiers: int
+    readable: str
 
     def manifest(self) -> dict[str, Any]:
         """Content of the manifest.
@@ -74,6 +78,7 @@ class Local:
 
     most: int | None = 512  # each holds up to a megabyte of memory in place
     copiers: int = len(COPIERS)
+    readable: str = "files that this process may open"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,8 +92,7 @@ class Local:
             raise UserError(str(self), "there is no such folder", EXPECTED)
         if not (self.path / NAME).exists():
             unfinished = (self.path / "zarr.json").exists()
-            found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
-            raise UserError(str(self), found, EXPECTED, "run the same ingest again, it will resume" if unfinished else "")
+            raise _no_manifest(str(self), unfinished)
         content: dict[str, Any] = read_json(self.path / NAME, EXPECTED)
         return content
 
@@ -109,27 +113,22 @@ class Remote:
     """A folder behind fsspec.
 
     A scan is fetched whole, in one request: packed it is one object of a few megabytes, which costs less than a request for each chunk.
-    The packed scans used last are kept. Credentials are those of fsspec's own configuration and of the environment. An address with one
-    in it is refused: it would be in the run's configuration and manifest, which are passed on with the weights.
+    The packed scans used last are kept. Credentials are those of fsspec's own configuration and of the environment.
 
     Raises:
-        UserError: no such protocol, the package for it is missing, it cannot be reached, or there is a credential in the address.
+        UserError: no such protocol, the package for it is missing, or it cannot be reached.
     """
 
     most: int | None = 64
     copiers: int = 0  # to open is to fetch
+    readable: str = ANSWER
 
     def __init__(self, url: str) -> None:
         self._name = url
-        expected = "an address that fsspec knows, such as s3://bucket/store"
-        if any(SECRET.search(part) for part in url.split("::")):
-            found = "has a password, or what follows a question mark, in it"
-            do = "credentials belong in fsspec's configuration or in the environment: a run's files name its store"
-            raise UserError(f"{url.partition('://')[0]}://...", found, expected, do)
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except Exception as error:  # some file systems connect at once, with errors of their own
-            raise UserError(str(self), f"cannot be reached ({' '.join(str(error).split())[:200]})", expected) from None
+            raise UserError(str(self), f"cannot be reached ({' '.join(str(error).split())[:200]})", ADDRESS) from None
 
     def __str__(self) -> str:
         return self._name
@@ -191,9 +190,78 @@ class Remote:
         return content
 
 
+class Objects:
+    """A bucket of S3, read by tensorstore: a whole scan is one request, a part of it one for each row of chunks.
+
+    Requests that are not answered are repeated (:data:`volgen.data.bucket.RETRIES`).
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+
+    most: int | None = 512
+    copiers: int = 0  # each would send requests of its own
+    readable: str = ANSWER
+
+    def __init__(self, url: str) -> None:
+        self._bucket = Bucket(url)
+
+    def __str__(self) -> str:
+        return str(self._bucket)
+
+    def manifest(self) -> dict[str, Any]:
+        """Content of the manifest."""
+        found = self._bucket.read(NAME)
+        if found is None:
+            raise _no_manifest(str(self), self._bucket.has("zarr.json"))
+        try:
+            content = json.loads(found)
+        except ValueError as error:
+            raise UserError(f"{self}/{NAME}", f"cannot be read as JSON ({error})", EXPECTED) from None
+        return content if isinstance(content, dict) else {}
+
+    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
+        """The codes of a scan: chunks are fetched as they are asked for."""
+        return self._bucket.array(f"{name}/{level}")
+
+    def lacks(self, name: str, level: int = 0) -> bool:
+        """Whether the data of a scan, or of one of its levels, is not there at all."""
+        return not all(self._bucket.has(f"{name}/{level}/{part}") for part in (ARRAY, SHARD))
+
+    def gone(self) -> bool:
+        """Whether not even the manifest is there any more."""
+        return not self._bucket.has(NAME)
+
+
 def place(at: Path | str) -> Place:
-    """A folder, or an address with ``://`` in it."""
-    return Remote(at) if isinstance(at, str) and "://" in at else Local(Path(at))
+    """A folder, or an address with ``://`` in it.
+
+    An address with a credential in it is refused: it would be in the run's configuration and manifest, which go where the weights go.
+
+    Raises:
+        UserError: there is a credential in the address, or it cannot be reached.
+    """
+    if isinstance(at, Path) or "://" not in at:
+        return Local(Path(at))
+    refuse_secret(at)
+    return Objects(at) if at.startswith(SCHEME) else Remote(at)
+
+
+def refuse_secret(url: str) -> None:
+    """Refuses an address with a credential in it, without repeating it.
+
+    Raises:
+        UserError: it has one.
+    """
+    if any(SECRET.search(part) for part in url.split("::")):
+        found = "has a password, or what follows a question mark, in it"
+        do = "credentials belong in fsspec's configuration or in the environment: a run's files name its store"
+        raise UserError(f"{url.partition('://')[0]}://...", found, ADDRESS, do)
+
+
+def _no_manifest(where: str, unfinished: bool) -> UserError:
+    found = f"holds no {NAME}" + (": its ingest did not finish" if unfinished else "")
+    return UserError(where, found, EXPECTED, "run the same ingest again, it will resume" if unfinished else "")
 
 
 def open_array(group: Path, context: ts.Context | None = None, level: int = 0) -> Any:

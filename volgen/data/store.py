@@ -21,6 +21,7 @@ from volgen.core.manifest import NAME
 from volgen.core.protocols import Shape3
 from volgen.core.seal import KEY, fits
 from volgen.data import levels
+from volgen.data.bucket import in_words
 from volgen.data.convert import codes_to_unit, contiguous
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
@@ -31,7 +32,10 @@ from volgen.images.box import BoxConfig
 from volgen.images.volume import Volume
 
 VERSION = 1
-ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Too many open files", "Permission denied")
+ELSEWHERE = (
+    "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED", "DEADLINE_EXCEEDED", "retry attempts failed",
+    "Too many open files", "Permission denied",
+)  # fmt: skip
 """Words of tensorstore's messages by which the fault is not the file's."""
 CACHE_LINE = 64
 """Bytes that a processor reads at once."""
@@ -66,7 +70,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Opens a store that ``volgen ingest`` finished: a folder, or an address that fsspec knows (``s3://bucket/store``).
+        """Opens a store that ``volgen ingest`` finished: a folder, or an address: ``s3://bucket/store``, or another that fsspec knows.
 
         Raises:
             UserError: not a store, an unfinished one, or one whose manifest does not fit its fingerprint.
@@ -270,10 +274,10 @@ class Store:
         return f"subject {record.id} of {self.path}"
 
     def _damaged(self, record: SubjectRecord, error: Exception, level: int = 0) -> UserError:
-        said = " ".join(str(error).split())[:200]
-        if any(code in said for code in ELSEWHERE):  # nothing is known of the data, so nobody must be told to delete it
+        said = in_words(error)
+        if any(code in str(error) for code in ELSEWHERE):  # nothing is known of the data, so nobody must be told to delete it
             found, do = f"its data cannot be read ({said})", "mend that, and run the same command again"
-            return UserError(self._where(record), found, "files that this process may open", do)
+            return UserError(self._where(record), found, self.path.readable, do)
         if self.path.gone():
             do = "put it back where it was, or mount it again; the same command then goes on from where it was"
             return UserError(str(self.path), "is no longer there: it was renamed, moved or unmounted meanwhile", "the store", do)

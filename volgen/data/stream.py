@@ -42,8 +42,8 @@ class StreamConfig(Config):
     """What is read, and how much of it at once."""
 
     store: Annotated[str, MAY_CHANGE]
-    """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address that fsspec knows
-    (``s3://bucket/store``)."""
+    """Zarr store that ``volgen ingest`` made: a path (relative ones start at the working directory), or an address: ``s3://bucket/store``,
+    or another that fsspec knows."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Voxels along the RAS+ axes, or one number for a cube: that of the store, from which it is taken where it is left out. A dry run
     that states it needs no data."""

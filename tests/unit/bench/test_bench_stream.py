@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server
 
 from volgen.bench import stream as benchmark
 from volgen.bench.stream.ranks import ranks
@@ -31,6 +32,23 @@ def test_every_way_is_measured_on_the_same_voxels(blob_store: Path, tmp_path: Pa
     assert "volume, new array: nibabel .nii.gz" in rows["volume, reused buffer: volgen, volumes"]["ratio_to"]
     assert "| volgen, slices |" in capsys.readouterr().out
     assert main([*command, "--against", str(out), "--margin", "0.99"]) == 0
+
+
+@pytest.mark.slow
+def test_an_object_store_stands_beside_the_disk(blob_store: Path, tmp_path: Path, s3: S3Server, capsys: pytest.CaptureFixture[str]) -> None:
+    out, address = tmp_path / "stream.json", f"{s3.bucket('bench-stream')}/here"
+    command = ["bench", "stream", "--store", str(blob_store), "--volumes", "2", "--repeats", "1", "--block", "6", "--short"]
+    assert main([*command, "--address", address, "--out", str(out)]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    for group in benchmark.GROUPS:
+        assert rows[f"{group}: volgen, slices, object store"]["value"] > 0
+    assert "| volgen, slices, object store |" in capsys.readouterr().out
+    assert s3.objects(address) == {}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    s3.upload(tmp_path / "mine", address)
+    assert main([*command, "--address", address]) == 2
+    assert "is not empty (it holds thesis.txt)" in capsys.readouterr().err and list(s3.objects(address)) == ["thesis.txt"]
 
 
 def test_ranks_are_processes(blob_store: Path) -> None:

@@ -20,14 +20,16 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from volgen.bench.stream import paths as paths
+from volgen.bench.stream.objects import uploaded
 from volgen.bench.stream.ranks import RANKS, ranks
-from volgen.bench.stream.readers import NIFTI_GZ, Reader, Window, readers
+from volgen.bench.stream.readers import NIFTI_GZ, Reader, Window, of_store, readers
 from volgen.cohort import copy_to
 from volgen.commands.bench.result import Row, row
 from volgen.commands.ingest.ingest import ingest
 from volgen.core.config import Config as BaseConfig
 from volgen.core.progress import progress
 from volgen.data.ingest.preprocess import IngestConfig
+from volgen.data.layout import PACKINGS
 from volgen.data.levels import LEVELS
 from volgen.data.store import Store
 
@@ -52,6 +54,8 @@ class Config(BaseConfig):
 
     store: Path | None = None
     """Finished store whose scans share a shape (default: the sample cohort, resampled to uint8 of 256^3 voxels, 128^3 with --short)."""
+    address: str | None = None
+    """Address with nothing under it, such as s3://bucket/bench, where the same scans are put, read, and removed again."""
     volumes: PositiveInt = 3
     """Scans that are read in turn."""
     block: PositiveInt = 96
@@ -80,19 +84,24 @@ def run(config: Config) -> list[Row]:
         scans_ZYX = [np.ascontiguousarray(store.read_codes(record).T) for record in records]
         known = list(readers(folder, records, scans_ZYX))
         block = min(config.block, min(records[0].shape) // 2)
-        work = _reading(known, scans_ZYX, store.buffer(records[0]).T, block)
-        with paths.streams(folder, records) as (plain, moved):
-            for group, found in (
-                (PLAIN, plain | paths.plain_paths(folder, len(records))),
-                (MOVED, moved | paths.moved_paths(folder, len(records))),
-            ):
-                work |= {(group, name): (lambda n, task=task: task(n % len(records)), 1) for name, task in found.items()}  # type: ignore[misc]
-            for level, group in enumerate(COARSE, start=1):
-                for name, task in paths.coarse_paths(folder, records, level).items():
-                    work[group, name] = (lambda n, task=task: task(n % len(records)), 1)  # type: ignore[misc]
-            patch = paths.queue(folder, len(records), block)
-            work[BLOCK, QUEUE] = (lambda n: patch(), 16)  # the queue is filled once in that many
-            times = _measure(work, config.repeats)
+        with uploaded(folder / "slices", config.address) as far:
+            known += [of_store(name, at, records) for name, at in far.items()]
+            work = _reading(known, scans_ZYX, store.buffer(records[0]).T, block)
+            places: dict[str, Path | str] = {layout: folder / layout for layout in PACKINGS}
+            places |= far
+            with paths.streams(places, records) as (plain, moved):
+                for group, found in (
+                    (PLAIN, plain | paths.plain_paths(folder, len(records))),
+                    (MOVED, moved | paths.moved_paths(folder, len(records))),
+                ):
+                    for name, task in found.items():
+                        work[group, name] = (lambda n, task=task: task(n % len(records)), 1)  # type: ignore[misc]
+                for level, group in enumerate(COARSE, start=1):
+                    for name, task in paths.coarse_paths(folder, places, records, level).items():
+                        work[group, name] = (lambda n, task=task: task(n % len(records)), 1)  # type: ignore[misc]
+                patch = paths.queue(folder, len(records), block)
+                work[BLOCK, QUEUE] = (lambda n: patch(), 16)  # the queue is filled once in that many
+                times = _measure(work, config.repeats)
         rows = [
             Row("voxels", scans_ZYX[0].size, ""),
             Row("background", float(np.mean([(s == s.min()).mean() for s in scans_ZYX])), "share"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,37 +30,37 @@ Paths = dict[str, Callable[[int], Any]]
 
 
 @contextmanager
-def streams(folder: Path, records: Sequence[SubjectRecord]) -> Iterator[tuple[Paths, Paths]]:
+def streams(places: Mapping[str, Path | str], records: Sequence[SubjectRecord]) -> Iterator[tuple[Paths, Paths]]:
     """Volgen's way, scan number i -> tensor, plain and augmented: nothing is cached, an example at a time."""
     opened = []
     plain: Paths = {}
     moved: Paths = {}
-    for layout in ("slices", "volumes"):
+    for name, at in places.items():
         for found, augment in ((plain, AugmentConfig()), (moved, AUGMENT)):
             config = StreamConfig(store="", shape=records[0].shape, batch_size=1, workers=1, cache_gib=0.0, augment=augment)
-            stream = Stream(Store(folder / layout, records), records[0].split, config, seed=0)
+            stream = Stream(Store(at, records), records[0].split, config, seed=0)
             opened.append(stream)
-            found[f"volgen, {layout}"] = lambda i, stream=stream: next(stream.examples([(records[i], 0, (i, 0))]))  # type: ignore[misc]
+            found[f"volgen, {name}"] = lambda i, stream=stream: next(stream.examples([(records[i], 0, (i, 0))]))  # type: ignore[misc]
     yield plain, moved
     for stream in opened:
         stream.close()
 
 
-def coarse_paths(folder: Path, records: Sequence[SubjectRecord], level: int) -> Paths:
+def coarse_paths(folder: Path, places: Mapping[str, Path | str], records: Sequence[SubjectRecord], level: int) -> Paths:
     """Scan number i -> float tensor of a level: from the store's array of it; and from all voxels, as without one."""
     from monai.transforms import LoadImage
 
     files, load = _files(folder, len(records)), LoadImage(image_only=True, ensure_channel_first=True)
     edge = 2**level
 
-    def read(layout: str, levels: int) -> Callable[[int], Any]:
-        store = Store(folder / layout, [replace(record, levels=levels) for record in records])
+    def read(at: Path | str, levels: int) -> Callable[[int], Any]:
+        store = Store(at, [replace(record, levels=levels) for record in records])
         whole = BoxConfig.whole(records[0].shape)
         return lambda i: StoredScan(store, store.records[i], Cache(0), False, whole, whole).coarse(edge)
 
     return {
-        **{f"volgen, {layout}": read(layout, level) for layout in ("slices", "volumes")},
-        AVERAGED: read("slices", 0),
+        **{f"volgen, {name}": read(at, level) for name, at in places.items()},
+        AVERAGED: read(places["slices"], 0),
         f"{AVERAGED}, nibabel .nii.gz": lambda i: avg_pool3d(torch.tensor(_voxels(files[i]))[None, None], edge),
         f"{AVERAGED}, {LOAD}": lambda i: avg_pool3d(load(files[i])[None], edge),
     }

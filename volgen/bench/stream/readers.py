@@ -64,13 +64,18 @@ def _volgen(folder: Path, records: Sequence[SubjectRecord], scans_ZYX: Sequence[
     for layout in PACKINGS:
         for record, scan_ZYX in zip(records, scans_ZYX, strict=True):
             write_group(folder / layout / record.id, record, scan_ZYX, {}, layout)
-        store = Store(folder / layout, records)
-        yield Reader(
-            f"volgen, {layout}",
-            lambda i, store=store: store.read_codes(records[i]).T,  # type: ignore[misc]
-            lambda i, w, store=store: store.read_window(records[i], w[::-1]).T,  # type: ignore[misc]
-            lambda i, out, store=store: store.read_codes(records[i], out.T),  # type: ignore[misc]
-        )
+        yield of_store(layout, folder / layout, records)
+
+
+def of_store(name: str, at: Path | str, records: Sequence[SubjectRecord]) -> Reader:
+    """Volgen's own way, from a folder or from an address."""
+    store = Store(at, records)
+    return Reader(
+        f"volgen, {name}",
+        lambda i: store.read_codes(records[i]).T,
+        lambda i, w: store.read_window(records[i], w[::-1]).T,
+        lambda i, out: store.read_codes(records[i], out.T),
+    )
 
 
 def _zarr(folder: Path, scans_ZYX: Sequence[Codes]) -> Iterator[Reader]:

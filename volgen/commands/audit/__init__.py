@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from volgen.core.address import Address
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Option, Positional
@@ -18,9 +19,9 @@ class Config(BaseConfig):
 
     run: Annotated[Path, Positional("RUN")]
     """Directory that volgen train made; or pretrained:NAME, a model of the package."""
-    members: Annotated[Path, Option("STORE")]
+    members: Annotated[Address, Option("STORE")]
     """The store it was trained on."""
-    non_members: Annotated[Path | None, Option("STORE")] = None
+    non_members: Annotated[Address | None, Option("STORE")] = None
     """Store of people it never saw (default: those of the members' store that it did not look at)."""
     out: Annotated[Path, Option("DIR")]
     """New folder for audit.json and the privacy statement."""

@@ -55,10 +55,10 @@ class AuditOutcome:
 
 def audit(
     run: Path,
-    members: Path,
+    members: Path | str,
     out: Path,
     *,
-    non_members: Path | None = None,
+    non_members: Path | str | None = None,
     shadow: Sequence[Path] = (),
     twin: Path | None = None,
     canaries: str | None = None,

@@ -104,12 +104,12 @@ def _check_shapes(trained: TrainedRun, people: Sequence[Examined]) -> None:
         raise UserError(str(odd.store.path), "holds scans of another shape", f"the run's {list(shape)}", "ingest them with its --shape")
 
 
-def open_store(path: Path, option: str) -> Store:
+def open_store(path: Path | str, option: str) -> Store:
     """Opens a store.
 
     Raises:
         UserError: it is none.
     """
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         raise UserError(option, f"there is no folder {path}", "a store that volgen ingest made")
     return Store.open(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from volgen.core.address import Address
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Option, Positional
@@ -13,8 +14,8 @@ from volgen.core.options import Option, Positional
 class Config(BaseConfig):
     """Which scans, and what their files are like."""
 
-    store: Annotated[Path, Positional("STORE")]
-    """Zarr store that volgen ingest made."""
+    store: Annotated[Address, Positional("STORE")]
+    """Zarr store that volgen ingest made: a folder or an address."""
     out: Annotated[Path, Option("DIR")]
     """New folder for the NIfTI files."""
     ids: Annotated[tuple[str, ...] | None, Option("ID", verbatim=True)] = None

@@ -35,7 +35,7 @@ _NAME = re.compile(
 
 
 def export(
-    store: Path,
+    store: Path | str,
     out: Path,
     ids: Sequence[str] | None = None,
     orientation: Orientation = "source",

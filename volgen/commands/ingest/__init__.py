@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from volgen.core.address import Address
 from volgen.core.answer import Answer
 from volgen.core.cores import cores
 from volgen.core.options import Option, Positional
@@ -21,8 +22,8 @@ class Config(IngestConfig):
 
     source: Annotated[Path, Positional("SOURCE")]
     """A NIfTI or MGH image, a folder of them, or a BIDS tree."""
-    store: Annotated[Path, Positional("STORE")]
-    """Zarr store to make or to continue."""
+    store: Annotated[Address, Positional("STORE")]
+    """Zarr store to make or to continue: a folder, or s3://bucket/store."""
     workers: Annotated[int, Option("N")] = Field(default_factory=cores)
     """Processes, one for each core if it is not given."""
     patients: Annotated[Path | None, Option("TABLE.tsv")] = None

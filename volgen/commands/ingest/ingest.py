@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ import zarr
 from volgen.core import pretrained
 from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256
-from volgen.core.folder import own
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say, say_next
 from volgen.data.ingest.choose import ScanChoice
@@ -32,7 +30,8 @@ from volgen.data.ingest.frame import TEMPLATE, read_template
 from volgen.data.ingest.grid import check_grid
 from volgen.data.ingest.patients import PatientTable
 from volgen.data.ingest.preprocess import IngestConfig
-from volgen.data.ingest.subject import ROOT, SubjectOutcome, ingest_one, prepare_worker, torn_file
+from volgen.data.ingest.subject import ROOT, SubjectOutcome, prepare_worker, torn_file
+from volgen.data.ingest.target import Target, target
 from volgen.data.ingest.template import COHORT, Each, chosen, made, member
 from volgen.data.layout import ATTRIBUTE, consolidate
 from volgen.data.people import WAYS, Way
@@ -80,7 +79,7 @@ class IngestSummary:
 
 
 def ingest(
-    source: Path, store: Path, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None
+    source: Path, store: Path | str, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None
 ) -> IngestSummary:
     """Turns every usable scan of ``source`` into a group of ``store`` and writes the manifest last.
 
@@ -89,7 +88,7 @@ def ingest(
 
     Args:
         source: an image file, a folder of them, or a BIDS tree.
-        store: folder of the Zarr store, new or from an earlier run of the same ingest.
+        store: folder of the Zarr store, or its address (``s3://bucket/store``); new or from an earlier run of the same ingest.
         config: grid, levels and splits.
         workers: processes; 1 stays in this one.
         strict: stop at the first source that cannot be used.
@@ -102,45 +101,49 @@ def ingest(
         raise UserError("workers", f"is {workers}", "at least 1")
     if config.shape is not None:
         check_grid(config.shape, "shape")
-    named, config = config.registration.template, _resolved(store, config)
-    provenance = Provenance("ingest", config.model_dump(mode="json"), {})
-    table = None if patients is None else PatientTable.read(patients)
-    selection = select(source, ScanChoice(config.suffix, config.glob, config.space, config.every), table)
-    scans = selection.scans
-    with own(store, "the store", lambda: _check(store, config), elsewhere="ingest into a new store"), _root(store, config):
-        # Before anything is written: strangers written here would make the right source's next ingest be refused.
-        _refuse_strangers(store, {found.id for found in scans}, source)
-        frame = {} if named is None else {"frame": _framed(store, named, config, scans, workers)}
-        outcomes = _without_copies(store, _run(scans, store, config, workers, strict), strict)
-        _refuse_changed(store, outcomes)
-        good = [outcome for outcome in outcomes if outcome.record is not None]
-        left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
-        if not good:
-            found = f"none of {len(scans)} scans can be used; the first, {left_out[0].source}, {left_out[0].reason}"
-            raise UserError(str(source), found, "MRI volumes")
-        records = tuple(outcome.record for outcome in good if outcome.record is not None)
-        _refuse_strangers(store, {record.id for record in records}, source)
-        splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
-        warnings = (*selection.warnings, *_warnings(good, splits))
-        consolidate(store, [record.id for record in records])
-        provenance.inputs = {
-            **({} if table is None else {"patients": table.fingerprint}),
-            "files": len(scans),
-            "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes]),
-        }
-        provenance.write(
-            store,
-            store_version=VERSION,
-            fingerprint=cohort_fingerprint(records),
-            splits=splits,
-            people=_told_by(good),
-            **frame,
-            warnings=list(warnings),
-            notes=[{"source": outcome.found.relative, "notes": list(outcome.notes)} for outcome in good if outcome.notes],
-            left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
-            not_taken=_grouped(selection.others),
-            subjects=[record.to_dict() for record in records],
-        )
+    with target(store) as into:
+        folder = into.folder
+        named, config = config.registration.template, _resolved(folder, config)
+        provenance = Provenance("ingest", config.model_dump(mode="json"), {})
+        table = None if patients is None else PatientTable.read(patients)
+        selection = select(source, ScanChoice(config.suffix, config.glob, config.space, config.every), table)
+        scans = selection.scans
+        with into.own(lambda: _check(folder, config)), _root(folder, config):
+            # Before anything is written: strangers written here would make the right source's next ingest be refused.
+            _refuse_strangers(folder, {found.id for found in scans}, source)
+            frame = {} if named is None else {"frame": _framed(folder, named, config, scans, workers)}
+            into.begin()
+            outcomes = _without_copies(into, _run(scans, into, config, workers, strict), strict)
+            _refuse_changed(folder, outcomes)
+            good = [outcome for outcome in outcomes if outcome.record is not None]
+            left_out = tuple(LeftOut(outcome.found.relative, outcome.reason) for outcome in outcomes if outcome.record is None)
+            if not good:
+                found = f"none of {len(scans)} scans can be used; the first, {left_out[0].source}, {left_out[0].reason}"
+                raise UserError(str(source), found, "MRI volumes")
+            records = tuple(outcome.record for outcome in good if outcome.record is not None)
+            _refuse_strangers(folder, {record.id for record in records}, source)
+            splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
+            warnings = (*selection.warnings, *_warnings(good, splits))
+            consolidate(folder, [record.id for record in records])
+            provenance.inputs = {
+                **({} if table is None else {"patients": table.fingerprint}),
+                "files": len(scans),
+                "fingerprint": fingerprint([[o.found.relative, o.file] for o in outcomes]),
+            }
+            provenance.write(
+                folder,
+                store_version=VERSION,
+                fingerprint=cohort_fingerprint(records),
+                splits=splits,
+                people=_told_by(good),
+                **frame,
+                warnings=list(warnings),
+                notes=[{"source": outcome.found.relative, "notes": list(outcome.notes)} for outcome in good if outcome.notes],
+                left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
+                not_taken=_grouped(selection.others),
+                subjects=[record.to_dict() for record in records],
+            )
+            into.finish()
     for group in _grouped(selection.others):
         say(f"not taken: {group['count']} images, such as {group['examples'][0]}: {group['reason']}")
     summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
@@ -229,29 +232,29 @@ def _hands(workers: int, ticker: Ticker) -> Iterator[Each]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(scans: Sequence[Found], store: Path, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
+def _run(scans: Sequence[Found], into: Target, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
     """Outcomes in the order of ``scans``, whatever order they finish in."""
     outcomes: dict[str, SubjectOutcome] = {}
     # Scans that have a group first: if one was made from another file, the source is the wrong one, and nothing new may be written.
-    batches = [[found for found in scans if (store / found.id).exists() is there] for there in (True, False)]
+    batches = [[found for found in scans if (into.folder / found.id).exists() is there] for there in (True, False)]
     with progress("ingest", len(scans)) as ticker:
-        for outcome in _in_process(batches, store, config) if workers == 1 else _in_pool(batches, store, config, workers):
+        for outcome in _in_process(batches, into, config) if workers == 1 else _in_pool(batches, into, config, workers):
             _note(outcome, ticker, strict)
             outcomes[outcome.found.id] = outcome
     return [outcomes[found.id] for found in scans]
 
 
-def _in_process(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig) -> Iterator[SubjectOutcome]:
+def _in_process(batches: Sequence[Sequence[Found]], into: Target, config: IngestConfig) -> Iterator[SubjectOutcome]:
     for found in chain.from_iterable(batches):
-        yield ingest_one(found, store, config)
+        yield into.ingest(found, config)
 
 
-def _in_pool(batches: Sequence[Sequence[Found]], store: Path, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
+def _in_pool(batches: Sequence[Sequence[Found]], into: Target, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
     pool = _pool(min(workers, max(map(len, batches))))
     try:
         for scans in batches:
             with _without_script():
-                futures = [pool.submit(ingest_one, found, store, config) for found in scans]
+                futures = [pool.submit(into.ingest, found, config) for found in scans]
             for future in as_completed(futures):
                 yield future.result()
     except BrokenProcessPool:
@@ -291,7 +294,7 @@ def _note(outcome: SubjectOutcome, ticker: Ticker, strict: bool) -> None:
     ticker.advance(note=outcome.found.id)
 
 
-def _without_copies(store: Path, outcomes: Sequence[SubjectOutcome], strict: bool) -> list[SubjectOutcome]:
+def _without_copies(into: Target, outcomes: Sequence[SubjectOutcome], strict: bool) -> list[SubjectOutcome]:
     """Keeps the first of equal scans: a copy under another name would put one person on both sides of the split."""
     first: dict[str, Found] = {}
     result: list[SubjectOutcome] = []
@@ -302,7 +305,7 @@ def _without_copies(store: Path, outcomes: Sequence[SubjectOutcome], strict: boo
             if strict:
                 raise UserError(outcome.found.relative, reason, "different scans (--strict)", "remove one of them, or leave out --strict")
             say(f"left out: {outcome.found.relative} {reason}")
-            shutil.rmtree(store / outcome.found.id)
+            into.remove(outcome.found.id)
             outcome = SubjectOutcome(outcome.found, reason=reason, file=outcome.file)
         result.append(outcome)
     return result
@@ -446,7 +449,7 @@ def _warnings(good: Sequence[SubjectOutcome], splits: dict[str, int]) -> Iterato
         )
 
 
-def _tell(summary: IngestSummary, store: Path) -> None:
+def _tell(summary: IngestSummary, store: Path | str) -> None:
     for warning in summary.warnings:
         say(f"warning: {warning}")
     counts = ", ".join(f"{count} {name}" for name, count in summary.splits.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from volgen.core.address import Address
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -27,8 +28,8 @@ class Config(BaseConfig):
     """An image, a folder of images, or a store."""
     compare: Annotated[tuple[str, ...], Option("FOLDER", verbatim=True)] = ()
     """Two or more generators side by side, each called as its folder is or NAME=FOLDER (instead of SAMPLES)."""
-    reference: Annotated[Path, Option("STORE_OR_BANDS")]
-    """Store of real scans, or the bands.json of an earlier report."""
+    reference: Annotated[Address, Option("STORE_OR_BANDS")]
+    """Store of real scans, a folder or an address, or the bands.json of an earlier report."""
     out: Annotated[Path, Option("DIR")]
     """Folder for report.html, report.json and the tables."""
     strict: bool = False

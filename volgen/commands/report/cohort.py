@@ -20,7 +20,7 @@ def cohort_sample(store: Store) -> CohortSample:
     return CohortSample(train, other, store.shape, store.records[0].voxel_size)
 
 
-def measure_cohort(samples: Sequence[Callable[[], Volume]], reference: Path, where: str) -> dict[str, Any]:
+def measure_cohort(samples: Sequence[Callable[[], Volume]], reference: Path | str, where: str) -> dict[str, Any]:
     """Measures generated volumes as a whole.
 
     Args:

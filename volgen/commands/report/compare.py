@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(
-    compare: Sequence[str], reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True
+    compare: Sequence[str], reference: Path | str, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True
 ) -> Comparison:
     """Judges the volumes of several generators by the same bands and ranks the generators.
 
@@ -65,7 +65,7 @@ def compare(
     sources = {name: sources_of(folder) for name, folder in folders.items()}
     against = Against.find(reference, split)
     prints = {name: {source.name: source.fingerprint() for source in sources[name]} for name in folders}
-    config = {"reference": reference.name, "split": split, "strict": strict, "real_pictures": real_pictures}
+    config = {"reference": Path(reference).name, "split": split, "strict": strict, "real_pictures": real_pictures}
     provenance = Provenance(
         "report --compare", {"compare": {name: folder.name for name, folder in folders.items()}, **config},
         {"samples": prints, "reference": against.identity},

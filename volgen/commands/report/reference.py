@@ -41,19 +41,19 @@ class Against:
         split: people of the store to take.
     """
 
-    path: Path
+    path: Path | str
     identity: str
     store: Store | None
     split: str
 
     @classmethod
-    def find(cls, path: Path, split: str) -> Self:
+    def find(cls, path: Path | str, split: str) -> Self:
         """Opens a store or fingerprints a file.
 
         Raises:
             UserError: there is no such store or file.
         """
-        if path.is_dir():
+        if isinstance(path, str) or path.is_dir():
             store = Store.open(path)
             return cls(path, store.fingerprint, store, split)
         if not path.is_file():
@@ -69,12 +69,17 @@ class Against:
         if self.store is None:
             again = "restore it from a copy, or make it again: volgen report with a store as --reference"
             content = read_sealed(
-                self.path, "a bands.json of a report", again, limit=LARGEST_JSON, follow=True, needed=lambda read: bool(read.keys() - KEYS)
+                Path(self.path),
+                "a bands.json of a report",
+                again,
+                limit=LARGEST_JSON,
+                follow=True,
+                needed=lambda read: bool(read.keys() - KEYS),
             )
             return Reference.from_json(content, str(self.path)), None, of_bands()
         sample = cohort_sample(self.store)
         bands, litres, read = _from_store(self.store, self.split, sample)
-        return bands, sample, of_store(self.path.name, litres, read, pictures)
+        return bands, sample, of_store(Path(self.path).name, litres, read, pictures)
 
     def about(self, bands: Reference) -> dict[str, Any]:
         """``reference`` of ``report.json``; its warnings are those that hold for whatever is compared with it."""
@@ -101,7 +106,7 @@ class Against:
                 "Ingest them as two stores."
             )
         return {
-            "kind": "store" if self.store else "bands", "name": self.path.name, "fingerprint": self.identity,
+            "kind": "store" if self.store else "bands", "name": Path(self.path).name, "fingerprint": self.identity,
             "subjects": bands.subjects, "left_out": bands.left_out, "split": self.split if self.store else None, "shape": list(bands.shape),
             "voxel_size": [number(size) for size in bands.voxel_size], "head": bands.head,
             "false_alarm": FALSE_ALARM, "warnings": warnings,

@@ -36,7 +36,9 @@ class Judged:
         return not self.failed + self.unread
 
 
-def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True) -> Judged:
+def report(
+    samples: Path, reference: Path | str, out: Path, *, strict: bool = False, split: str = "all", real_pictures: bool = True
+) -> Judged:
     """Compares volumes with real ones, slice by slice along three axes, and writes a report directory.
 
     Args:
@@ -53,7 +55,7 @@ def report(samples: Path, reference: Path, out: Path, *, strict: bool = False, s
     sources = sources_of(samples)
     against = Against.find(reference, split)
     inputs = {"samples": {source.name: source.fingerprint() for source in sources}, "reference": against.identity}
-    config = {"samples": samples.name, "reference": reference.name, "split": split, "strict": strict, "real_pictures": real_pictures}
+    config = {"samples": samples.name, "reference": Path(reference).name, "split": split, "strict": strict, "real_pictures": real_pictures}
     provenance = Provenance("report", config, inputs)
     with claim(out, provenance) as folder:
         bands, sample, real = against.load(real_pictures)

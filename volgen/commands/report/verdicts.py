@@ -19,7 +19,7 @@ from volgen.evaluation.verdict import judge, number
 from volgen.images.volume import Volume
 
 
-def verdicts(samples: Mapping[str, Callable[[], Volume]], reference: Path, split: str) -> dict[str, Any]:
+def verdicts(samples: Mapping[str, Callable[[], Volume]], reference: Path | str, split: str) -> dict[str, Any]:
     """Judges volumes by the bands of real ones.
 
     Args:

@@ -93,7 +93,7 @@ def ingest_one(found: Found, store: Path, config: IngestConfig) -> SubjectOutcom
             return SubjectOutcome(found, reason="is a link to a file that is not there (a DataLad data set needs `datalad get` first)")
         return SubjectOutcome(found, reason=f"cannot be opened ({error.strerror or error})")
     if torn(store / found.id, file):
-        say(f"{store / found.id} was left half-written when the machine stopped; it is made again.")
+        say(f"subject {found.id} was left half-written when the machine stopped; it is made again.")
         shutil.rmtree(store / found.id)
     before = finished(store / found.id)
     if before is not None:
