@@ -16,6 +16,8 @@ START = "from moto.server import main; main()"
 PATIENCE = 60.0
 """Seconds that the server may take to start on a busy machine."""
 KEY, SECRET = "AKIAVOLGENTESTKEY000", "a-secret/of+the+tests"
+SIGNED = {"Authorization": f"AWS4-HMAC-SHA256 Credential={KEY}/20260101/us-east-1/s3/aws4_request"}
+"""Headers without which an object may not be written a second time; the server does not check a signature."""
 
 
 class S3Server:
@@ -64,8 +66,8 @@ class S3Server:
 
     def bucket(self, name: str) -> str:
         """Makes a bucket and returns its address."""
-        answer = requests.put(f"{self.endpoint}/{name}", timeout=PATIENCE)
-        assert answer.status_code == 200, answer.text
+        answer = requests.put(f"{self.endpoint}/{name}", headers=SIGNED, timeout=PATIENCE)
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
         return f"s3://{name}"
 
     def upload(self, folder: Path, address: str) -> None:
@@ -73,7 +75,8 @@ class S3Server:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.name != ".lock":
                 url = f"{self.endpoint}/{address.removeprefix('s3://')}/{path.relative_to(folder).as_posix()}"
-                assert requests.put(url, data=path.read_bytes(), timeout=PATIENCE).status_code == 200
+                answer = requests.put(url, data=path.read_bytes(), headers=SIGNED, timeout=PATIENCE)
+                assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
 
     def objects(self, address: str) -> dict[str, bytes]:
         """What is under an address, by name, as any other client sees it."""
@@ -92,7 +95,8 @@ class S3Server:
 
     def delete(self, address: str) -> None:
         """Removes one object."""
-        assert requests.delete(f"{self.endpoint}/{address.removeprefix('s3://')}", timeout=PATIENCE).status_code == 204
+        url = f"{self.endpoint}/{address.removeprefix('s3://')}"
+        assert requests.delete(url, headers=SIGNED, timeout=PATIENCE).status_code == 204
 
     def kill(self) -> None:
         """Ends it at once, with what it holds."""
