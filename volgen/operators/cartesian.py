@@ -101,7 +101,7 @@ class Cartesian(Operator):
 
     def apply(self, x_BCXYZ: Tensor) -> Tensor:
         """Hybrid space, complex64 [B, coils, readout, lines]."""
-        x_BNPQ = x_BCXYZ[:, 0].movedim(1 + self._axis, 1)
+        x_BNPQ = x_BCXYZ[:, 0].movedim(1 + self._axis, 1).contiguous()  # one pass through memory, not one for each part
         coils = 1 if self._maps is None else len(self._maps)
         parts = []
         for part, maps in self._parts(x_BNPQ.shape[1], coils * len(x_BNPQ)):
@@ -115,7 +115,7 @@ class Cartesian(Operator):
         for part, maps in self._parts(data.shape[2], data.shape[1] * len(data)):
             images = torch.fft.ifft2(self._spread(data[:, :, part]), norm="ortho")
             x_BNPQ[:, part] = (images[:, 0] if maps is None else (images * maps.conj()).sum(dim=1)).real
-        return x_BNPQ.movedim(1, 1 + self._axis)[:, None]
+        return x_BNPQ.movedim(1, 1 + self._axis)[:, None].contiguous()
 
     def closed(self, gamma: float) -> Proximal | None:
         """A filter in k-space for one coil that sees everything alike; None where coils or a phase couple lines."""
