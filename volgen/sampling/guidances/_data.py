@@ -48,7 +48,7 @@ def noise_of(measured: Measurement) -> float:
     return max(measured.noise, FLOOR)
 
 
-def nearest(measured: Measurement, gamma: float, limits: Limits) -> Proximal:
+def proximal(measured: Measurement, gamma: float, limits: Limits) -> Proximal:
     """``(z, data) -> argmin |x - z|^2 + gamma |data - A x|^2``: in closed form if there is one, else by iteration."""
     operator = measured.operator
     found = operator.closed(gamma)

@@ -19,7 +19,7 @@ from torch import Tensor
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, level, measurement, nearest, noise_of, white_data
+from volgen.sampling.guidances._data import Solving, level, measurement, noise_of, proximal, white_data
 
 
 class Config(Solving):
@@ -67,7 +67,7 @@ class DAPS(Guidance):
             sigma = level(sigma_B)
             drawn = self._centre(denoise, y_BCXYZ, sigma_B, given) + sigma * noises(0)
             data = measured.data + noise * white_data(noises, 1, measured.data)
-            return nearest(measured, sigma**2 / noise**2, self.limits)(drawn, data)
+            return proximal(measured, sigma**2 / noise**2, self.limits)(drawn, data)
 
         return guided
 

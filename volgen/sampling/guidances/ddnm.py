@@ -18,7 +18,7 @@ from torch import Tensor
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, measurement, nearest
+from volgen.sampling.guidances._data import Solving, measurement, proximal
 
 
 class Config(Solving):
@@ -52,7 +52,7 @@ class DDNM(Guidance):
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser."""
         measured = measurement(problem, "ddnm")
-        agreeing = nearest(measured, math.inf, self.limits)
+        agreeing = proximal(measured, math.inf, self.limits)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             return agreeing(denoise(y_BCXYZ, sigma_B, given), measured.data)

@@ -17,7 +17,7 @@ from torch import Tensor
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, level, measurement, nearest, noise_of
+from volgen.sampling.guidances._data import Solving, level, measurement, noise_of, proximal
 
 
 class Config(Solving):
@@ -58,6 +58,6 @@ class DiffPIR(Guidance):
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             gamma = level(sigma_B) ** 2 / (self.weight * noise_of(measured) ** 2)
-            return nearest(measured, gamma, self.limits)(denoise(y_BCXYZ, sigma_B, given), measured.data)
+            return proximal(measured, gamma, self.limits)(denoise(y_BCXYZ, sigma_B, given), measured.data)
 
         return guided

@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
-from volgen.sampling.guidances._data import Solving, measurement, nearest
+from volgen.sampling.guidances._data import Solving, measurement, proximal
 from volgen.sampling.guidances._spread import Spread, covariance_of
 
 Path = Literal["gaussian", "score", "grid"]
@@ -110,7 +110,7 @@ class _Reaching:
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         config, measured = self.method.config, self.measured
-        agreeing = nearest(measured, math.inf, config.limits)
+        agreeing = proximal(measured, math.inf, config.limits)
         data = measured.data + measured.operator.apply(step.sigma * self.noises(0))
         x_BCXYZ = x_BCXYZ.lerp(self._reached(denoise, x_BCXYZ, data, step.sigma, agreeing), config.strength)
         x_BCXYZ, memory = self.sampler.step(denoise, x_BCXYZ, step, memory)

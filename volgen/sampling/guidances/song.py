@@ -23,7 +23,7 @@ from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
-from volgen.sampling.guidances._data import Solving, measurement, nearest
+from volgen.sampling.guidances._data import Solving, measurement, proximal
 
 
 class Config(Solving):
@@ -69,7 +69,7 @@ class Song(Guidance):
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
         """The solver's step from a sample that agrees with the data."""
         measured = measurement(problem, "song")
-        agreeing = nearest(measured, math.inf, self.limits) if self.mirror else _published(measured)
+        agreeing = proximal(measured, math.inf, self.limits) if self.mirror else _published(measured)
         return _Agreeing(sampler, measured, agreeing, noises, self)
 
 
