@@ -91,10 +91,10 @@ class Sampler(Protocol):
 
 
 class Solver(Protocol):
-    """Takes one step."""
+    """What takes one step of one volume."""
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
-        """See :meth:`Sampler.step`."""
+        """Returns what :meth:`Sampler.step` does."""
         ...
 
 

@@ -35,7 +35,7 @@ class GaussianCovariance:
         self._corner = low_pass(statistics.residual.shape, layout.rank_level)
 
     def times(self, x_BCXYZ: Tensor, sigma: float) -> Tensor:
-        """C x."""
+        """The product C x."""
         along_BCr, rest = self._split(pyramid(x_BCXYZ, self._levels))
         return self._joined(along_BCr * _known(self._statistics.variances, sigma), rest * _known(self._statistics.residual, sigma))
 

@@ -41,7 +41,7 @@ class DAPS(Guidance):
     """The equation of this module.
 
     Attributes:
-        steps: of Euler's method from the noise level to 0; with one, the centre is what is expected.
+        steps: how many Euler steps lead from the noise level to 0; with one, the centre is what is expected.
         limits: when iterations stop.
     """
 
@@ -59,7 +59,7 @@ class DAPS(Guidance):
         measurement(problem, "daps")
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
-        """As many evaluations of the denoiser as the flow has steps."""
+        """One evaluation of the denoiser for each step of the flow."""
         measured = measurement(problem, "daps")
         noise = noise_of(measured)
 

@@ -43,7 +43,7 @@ class DDS(Guidance):
 
     Attributes:
         gamma: how much the data count.
-        iterations: of each step.
+        iterations: how many conjugate gradients a step has.
     """
 
     gamma: float

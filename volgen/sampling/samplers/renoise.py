@@ -22,7 +22,7 @@ class Renoise(Sampler):
     half of it. A share below 1 is the update of DiffPIR (Zhu et al. 2023, equation 16, their zeta); 0 is ``euler``.
 
     Args:
-        share: of the noise of the next level that is fresh, in variance.
+        share: how much of the next level's noise is fresh, in variance.
     """
 
     order = 1
