@@ -22,7 +22,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from volgen.bench.stream import paths as paths
 from volgen.bench.stream.objects import uploaded
 from volgen.bench.stream.ranks import RANKS, ranks
-from volgen.bench.stream.readers import NIFTI_GZ, Reader, Window, of_store, readers
+from volgen.bench.stream.readers import NIFTI_GZ, Reader, Window, readers, stored_reader
 from volgen.cohort import copy_to
 from volgen.commands.bench.result import Row, row
 from volgen.commands.ingest.ingest import ingest
@@ -85,7 +85,7 @@ def run(config: Config) -> list[Row]:
         known = list(readers(folder, records, scans_ZYX))
         block = min(config.block, min(records[0].shape) // 2)
         with uploaded(folder / "slices", config.address) as far:
-            known += [of_store(name, at, records) for name, at in far.items()]
+            known += [stored_reader(name, at, records) for name, at in far.items()]
             work = _reading(known, scans_ZYX, store.buffer(records[0]).T, block)
             places: dict[str, Path | str] = {layout: folder / layout for layout in PACKINGS}
             places |= far

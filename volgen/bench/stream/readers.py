@@ -64,10 +64,10 @@ def _volgen(folder: Path, records: Sequence[SubjectRecord], scans_ZYX: Sequence[
     for layout in PACKINGS:
         for record, scan_ZYX in zip(records, scans_ZYX, strict=True):
             write_group(folder / layout / record.id, record, scan_ZYX, {}, layout)
-        yield of_store(layout, folder / layout, records)
+        yield stored_reader(layout, folder / layout, records)
 
 
-def of_store(name: str, at: Path | str, records: Sequence[SubjectRecord]) -> Reader:
+def stored_reader(name: str, at: Path | str, records: Sequence[SubjectRecord]) -> Reader:
     """Volgen's own way, from a folder or from an address."""
     store = Store(at, records)
     return Reader(

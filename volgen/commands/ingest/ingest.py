@@ -31,7 +31,7 @@ from volgen.data.ingest.grid import check_grid
 from volgen.data.ingest.patients import PatientTable
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.ingest.subject import ROOT, SubjectOutcome, prepare_worker, torn_file
-from volgen.data.ingest.target import Target, target
+from volgen.data.ingest.target import Destination, target
 from volgen.data.ingest.template import COHORT, Each, chosen, made, member
 from volgen.data.layout import ATTRIBUTE, consolidate
 from volgen.data.people import WAYS, Way
@@ -232,7 +232,7 @@ def _hands(workers: int, ticker: Ticker) -> Iterator[Each]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(scans: Sequence[Found], into: Target, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
+def _run(scans: Sequence[Found], into: Destination, config: IngestConfig, workers: int, strict: bool) -> list[SubjectOutcome]:
     """Outcomes in the order of ``scans``, whatever order they finish in."""
     outcomes: dict[str, SubjectOutcome] = {}
     # Scans that have a group first: if one was made from another file, the source is the wrong one, and nothing new may be written.
@@ -244,12 +244,12 @@ def _run(scans: Sequence[Found], into: Target, config: IngestConfig, workers: in
     return [outcomes[found.id] for found in scans]
 
 
-def _in_process(batches: Sequence[Sequence[Found]], into: Target, config: IngestConfig) -> Iterator[SubjectOutcome]:
+def _in_process(batches: Sequence[Sequence[Found]], into: Destination, config: IngestConfig) -> Iterator[SubjectOutcome]:
     for found in chain.from_iterable(batches):
         yield into.ingest(found, config)
 
 
-def _in_pool(batches: Sequence[Sequence[Found]], into: Target, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
+def _in_pool(batches: Sequence[Sequence[Found]], into: Destination, config: IngestConfig, workers: int) -> Iterator[SubjectOutcome]:
     pool = _pool(min(workers, max(map(len, batches))))
     try:
         for scans in batches:
@@ -294,7 +294,7 @@ def _note(outcome: SubjectOutcome, ticker: Ticker, strict: bool) -> None:
     ticker.advance(note=outcome.found.id)
 
 
-def _without_copies(into: Target, outcomes: Sequence[SubjectOutcome], strict: bool) -> list[SubjectOutcome]:
+def _without_copies(into: Destination, outcomes: Sequence[SubjectOutcome], strict: bool) -> list[SubjectOutcome]:
     """Keeps the first of equal scans: a copy under another name would put one person on both sides of the split."""
     first: dict[str, Found] = {}
     result: list[SubjectOutcome] = []

@@ -29,7 +29,7 @@ from volgen.data.place import refuse_secret
 ELSEWHERE = "ingest into a new store"
 
 
-class Target(Protocol):
+class Destination(Protocol):
     """A store that is being made. It is sent to worker processes."""
 
     @property
@@ -79,7 +79,7 @@ class Disk:
         """Everything is where it belongs."""
 
     def ingest(self, found: Found, config: IngestConfig) -> SubjectOutcome:
-        """Writes it."""
+        """Writes the group of one scan."""
         return ingest_one(found, self.folder, config)
 
     def remove(self, name: str) -> None:
@@ -91,7 +91,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Objects:
+class InBucket:
     """A store in a bucket.
 
     Attributes:
@@ -191,7 +191,7 @@ class Objects:
 
 
 @contextmanager
-def target(store: Path | str) -> Iterator[Target]:
+def target(store: Path | str) -> Iterator[Destination]:
     """Where a store is made: a folder, or a bucket of S3.
 
     Raises:
@@ -204,7 +204,7 @@ def target(store: Path | str) -> Iterator[Target]:
     if not store.startswith(SCHEME):
         raise UserError(store, "cannot be written to", "a folder, or s3://bucket/store", "ingest into a folder, and copy it there")
     with tempfile.TemporaryDirectory(prefix="volgen-ingest-") as scratch:
-        objects = Objects(store.rstrip("/"), Path(scratch), title())
+        objects = InBucket(store.rstrip("/"), Path(scratch), title())
         try:
             objects.look()
             yield objects
