@@ -187,7 +187,7 @@ def _of_arrays(path: Path) -> RawScan:
     if affine is None or affine.shape != (4, 4) or affine.dtype.kind not in "fiu":
         raise UserError(str(path), "has no affine", what)
     kspace = kspace.astype(np.complex64)
-    mask = arrays.get("mask", np.abs(kspace).max(axis=(0, 1)) > 0)
+    mask = arrays.get("mask", (kspace != 0).any(axis=(0, 1)))
     if mask.shape != kspace.shape[2:]:
         raise UserError(str(path), f"has a mask of {list(mask.shape)}", f"the phase encodes, {list(kspace.shape[2:])}")
     mask = mask.astype(bool)

@@ -138,6 +138,10 @@ class Seen(Operator):
         """P* A* d."""
         return self._field.unseen(self._operator.adjoint(data), self._geometry)
 
+    def seen(self, data: Tensor) -> Tensor:
+        """What the operator says."""
+        return self._operator.seen(data)
+
     def closed(self, gamma: float) -> Proximal | None:
         """What the field has of the operator's own, and z elsewhere; there is none where voxels meet in the operator."""
         whole = self._field.shape == self._geometry.grid and self._field.start == self._geometry.place.start

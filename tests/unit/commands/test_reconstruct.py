@@ -151,3 +151,14 @@ def test_data_that_the_model_cannot_explain_are_called_so(there: Path, capsys: p
     assert volgen(*words, "--guidance.strength", 0.0, "--strict") == 1
     assert "Data and model disagree" in capsys.readouterr().err
     assert "Data and model disagree" in (there / "out/reconstruction.html").read_text()
+
+
+def test_k_space_of_coils_is_reconstructed_by_what_is_best(there: Path) -> None:
+    words = ("--operator", "cartesian", "--operator.coils", 3, "--operator.mask.kind", "random", "--operator.mask.acceleration", 2)
+    more = ("--simulate", "cohort.zarr", "--split", "train", "--people", 2, "--count", 2, "--noise", 0.05, "--steps", 3, "--device", "cpu")
+    assert volgen("reconstruct", "runs/finished", "--out", "out", *words, *more) == 0
+    config = json.loads((there / "out/manifest.json").read_text())["config"]
+    assert config["guidance"]["kind"] == "resample" and config["sampler"]["kind"] == "renoise"
+    heads = json.loads((there / "out/calibration.json").read_text())["heads"]
+    assert len(heads) == 2
+    assert all(0.5 < value < 2.0 for head in heads for value in head["chi_squares"])

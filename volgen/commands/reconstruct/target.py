@@ -93,7 +93,7 @@ class Target:
                     what, do = "a volume that was drawn before", "delete it to have it drawn again"
                     check_digest(self.out / name, folder.files[name], manifest.NAME, what=what, do=do)
             folder.begin(requested=dict(self.requested))
-            own = (RESULT, CALIBRATION, reconstruction_page.NAME, *(f"{name}/" for name in FOLDERS))
+            own = (RESULT, CALIBRATION, reconstruction_page.NAME, *FOLDERS)
             derivative.write_description(self.out, f"T1w volumes that {self.run.recipe.name} drew from measurements", README, own)
             write_statement(self.out, self.run)
             yield folder
