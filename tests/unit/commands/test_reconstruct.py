@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_what_cannot_be_reconstructed_is_refused_in_one_message(
         ((), "--data and --simulate: are both missing"),
         (("--data", fits, "--simulate", "cohort.zarr"), "are both there"),
         (("--data", fits), "--operator: is missing"),
+        (("--data", fits, "--mask", "random"), "--mask: is there, and --operator is not"),
         (("--data", there / "nowhere.nii.gz", *inpaint), "there is no such file"),
         (("--data", odd, *inpaint), "odd.nii.gz: has voxels of"),
         (("--data", flat, *inpaint), "flat.nii.gz: is constant"),
@@ -137,7 +139,8 @@ def test_what_cannot_be_reconstructed_is_refused_in_one_message(
         (("--data", fits, "--operator", "inpaint", "--guidance", "none"), "--guidance: makes nothing agree"),
         (("--simulate", "cohort.zarr", *inpaint, "--people", "0"), "--people: 0"),
         (("--simulate", "cohort.zarr", *inpaint, "--centre", "grid"), "--centre"),
-        (("--data", there / "text.h5", *inpaint), "text.h5"),
+        (("--data", there / "text.h5", *inpaint), "--operator: is there"),
+        (("--data", there / "text.h5"), "text.h5: cannot be read as HDF5"),
     ):
         assert volgen("reconstruct", "runs/finished", "--out", "out", "--count", 1, "--steps", 2, *words) == 2, words
         error = capsys.readouterr().err
@@ -154,11 +157,27 @@ def test_data_that_the_model_cannot_explain_are_called_so(there: Path, capsys: p
 
 
 def test_k_space_of_coils_is_reconstructed_by_what_is_best(there: Path) -> None:
-    words = ("--operator", "cartesian", "--operator.coils", 3, "--operator.mask.kind", "random", "--operator.mask.acceleration", 2)
+    words = ("--operator", "cartesian", "--operator.coils", 3, "--mask", "random", "--mask.acceleration", 2)
     more = ("--simulate", "cohort.zarr", "--split", "train", "--people", 2, "--count", 2, "--noise", 0.05, "--steps", 3, "--device", "cpu")
     assert volgen("reconstruct", "runs/finished", "--out", "out", *words, *more) == 0
     config = json.loads((there / "out/manifest.json").read_text())["config"]
     assert config["guidance"]["kind"] == "resample" and config["sampler"]["kind"] == "renoise"
+    assert config["operator"]["mask"]["kind"] == "random" and config["operator"]["mask"]["acceleration"] == 2
     heads = json.loads((there / "out/calibration.json").read_text())["heads"]
     assert len(heads) == 2
     assert all(0.5 < value < 2.0 for head in heads for value in head["chi_squares"])
+
+
+def test_raw_data_are_reconstructed_where_the_scanner_says(there: Path, repository: Path) -> None:
+    (there / "scan.h5").write_bytes(lzma.decompress((repository / "tests/fixtures/ismrmrd.h5.xz").read_bytes()))
+    words = ("reconstruct", "runs/finished", "--data", "scan.h5", "--centre", "grid", "--count", 2, "--steps", 3, "--device", "cpu")
+    assert volgen(*words, "--out", "out") == 0
+    mean = nib.load(one(there / "out", "mean"))  # type: ignore[attr-defined]
+    # The file's image is an ellipsoid about L 5, A 3, S 7 of 12 x 8 x 12 voxels, brighter at the upper side.
+    np.testing.assert_allclose(mean.affine[:3, :3], 14.0 * np.eye(3), atol=1e-4)
+    image = np.asarray(mean.get_fdata())
+    x, y, z = np.linalg.inv(mean.affine)[:3] @ [-5, 3, 7, 1]
+    grid = np.meshgrid(*(np.arange(edge) - middle for edge, middle in zip(image.shape, (x, y, z), strict=True)), indexing="ij")
+    head = np.where((grid[2] / 5) ** 2 + (grid[0] / 4.5) ** 2 + (grid[1] / 3) ** 2 < 1, 1.0, 0.0) * (1 + 0.5 * (grid[2] > 1))
+    assert np.corrcoef(image.ravel(), head.ravel())[0, 1] > 0.85
+    assert np.corrcoef(image[:, :, ::-1].ravel(), head.ravel())[0, 1] < np.corrcoef(image.ravel(), head.ravel())[0, 1]

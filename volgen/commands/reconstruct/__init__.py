@@ -33,6 +33,8 @@ class Config(BaseConfig):
     """Volume i depends on the data, this seed and i alone."""
     operator: Annotated[str | dict[str, object] | None, Section("volgen.operators")] = None
     """What the instrument does to a volume, with settings as --operator.KEY VALUE (default: what raw data say of themselves)."""
+    mask: Annotated[str | dict[str, object] | None, Section("volgen.acquisition.masks")] = None
+    """Which lines of k-space --operator measures, with settings as --mask.KEY VALUE: short for --operator.mask.KEY."""
     guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
     """What makes volumes agree with the data (default: the best there is), with settings as --guidance.KEY VALUE."""
     sampler: Annotated[str | dict[str, object] | None, Section("volgen.sampling.samplers")] = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from volgen.commands.reconstruct.maps import Summary, summarise_head
+from volgen.commands.reconstruct.raw import RawData
 from volgen.commands.reconstruct.source import Centre, MeasuredImage, SimulatedScans, Source
 from volgen.commands.reconstruct.target import CALIBRATION, RESULT, Target
 from volgen.core.answer import Answer
@@ -22,6 +23,8 @@ from volgen.core.given import NOTHING
 from volgen.core.progress import say
 from volgen.core.protocols import Guidance
 from volgen.core.registry import config_class, kinds
+from volgen.data.raw import SUFFIXES as RAW_SUFFIXES
+from volgen.data.raw import is_raw
 from volgen.images import nifti
 from volgen.images.intensity import IntensityMap
 from volgen.parallel import launch as launches
@@ -53,6 +56,7 @@ def reconstruct(
     count: int = 16,
     seed: int = 0,
     operator: str | Mapping[str, Any] | None = None,
+    mask: str | Mapping[str, Any] | None = None,
     guidance: str | Mapping[str, Any] | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     steps: int | None = None,
@@ -82,6 +86,7 @@ def reconstruct(
         count: volumes of each head.
         seed: seed of all noise.
         operator: kind of operator, or its configuration.
+        mask: kind of mask of the operator, or its configuration.
         guidance: kind of guidance, or its configuration.
         sampler: kind of solver, or its configuration; the recipe's if None, or one that renoises where the guidance needs that.
         steps: how many points of the ensemble's grid to visit; all of them if None.
@@ -120,7 +125,9 @@ def reconstruct(
         raise UserError("--guidance", "makes nothing agree with what was measured", "another guidance", "leave it out")
     guide: Guidance = guided.build()
     solver = component("--sampler", SAMPLERS, sampler, _sampler(trained, guide))
-    source = _source(data, simulate, split, people, component("--operator", OPERATORS, operator, None), noise, window, centre, seed)
+    source = _source(
+        data, simulate, split, people, component("--operator", OPERATORS, _masked(operator, mask), None), noise, window, centre, seed
+    )
     grid = visited(trained.ensemble, steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
@@ -160,6 +167,18 @@ def reconstruct(
     return _told(ranks, out, summaries, strict=strict)
 
 
+def _masked(operator: str | Mapping[str, Any] | None, mask: str | Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
+    """What was asked of an operator, with its mask."""
+    if mask is None:
+        return operator
+    if operator is None:
+        raise UserError(
+            "--mask", "is there, and --operator is not", "an operator that measures k-space, such as the one of Cartesian scans"
+        )
+    content = {"kind": operator} if isinstance(operator, str) else dict(operator)
+    return {**content, "mask": {"kind": mask} if isinstance(mask, str) else dict(mask)}
+
+
 def _missing(head: Any, count: int) -> str:
     return json.dumps(head.missing(count))
 
@@ -180,8 +199,12 @@ def _source(
             raise UserError("--window" if window is not None else "--centre", "is there", "none: a store knows it")
         return SimulatedScans(simulate, split, people, operator, noise, seed)
     assert data is not None
+    if is_raw(data):
+        if operator is not None or window is not None:
+            raise UserError("--operator" if operator is not None else "--window", "is there", "none: raw data say it themselves")
+        return RawData(data, noise, centre)
     if not nifti.is_image(data):
-        raise UserError(str(data), "is of a kind that is not known", "an image (" + ", ".join(nifti.SUFFIXES) + ")")
+        raise UserError(str(data), "is of a kind that is not known", ", ".join((*RAW_SUFFIXES, *nifti.SUFFIXES)))
     return MeasuredImage(data, operator, noise, _window(window), centre)
 
 
