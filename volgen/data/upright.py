@@ -61,7 +61,7 @@ def upright(scan: RawScan, where: str) -> UprightScan:
     return UprightScan(np.ascontiguousarray(kspace), np.take(measured, 0, axis=readout), readout, affine, scan.noise)
 
 
-def fitted(scan: UprightScan, geometry: Geometry, where: str) -> UprightScan:
+def on_voxels_of(scan: UprightScan, geometry: Geometry, where: str) -> UprightScan:
     """The centre of k-space that has voxels of the run's size; phase encodes beyond what was acquired count as not measured.
 
     Raises:

@@ -79,7 +79,7 @@ class Counted:
         }
 
 
-def counted(samples_NM: NDArray[np.float32], truth_M: NDArray[np.float32], seed: int) -> Counted:
+def tallied(samples_NM: NDArray[np.float32], truth_M: NDArray[np.float32], seed: int) -> Counted:
     """How the truth lies among samples, voxel by voxel.
 
     An interval of probability p is that in which the next sample would be, were samples Gaussian: mean +- t sqrt(1 + 1/N) sd, with
@@ -90,7 +90,7 @@ def counted(samples_NM: NDArray[np.float32], truth_M: NDArray[np.float32], seed:
     Args:
         samples_NM: at least two samples.
         truth_M: the truth.
-        seed: of what is drawn for PIT.
+        seed: seed of what is drawn for PIT.
     """
     count = len(samples_NM)
     assert count >= 2, "one sample has no spread"

@@ -66,8 +66,8 @@ def write_pictures(directory: Path, name: str, maps: Mapping[str, Shown], voxel_
     """Writes the pictures of a head's maps, and returns what ``reconstruction.json`` says of them, in the order of the page.
 
     Args:
-        directory: of the reconstructions.
-        name: of the head.
+        directory: directory of the reconstructions.
+        name: what the head is called.
         maps: what there is to see.
         voxel_size: mm.
     """

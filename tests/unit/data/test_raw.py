@@ -12,7 +12,7 @@ import pytest
 
 from volgen.core.errors import UserError
 from volgen.data.raw import RawScan, compressed, read_raw, rim_noise, whitened
-from volgen.data.upright import calibration, fitted, upright
+from volgen.data.upright import calibration, on_voxels_of, upright
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 
@@ -85,7 +85,7 @@ def test_turning_and_cropping_leave_a_head_where_it_was(size: float) -> None:
     place = (affine @ [15, 7, 11, 1])[:3]
     scan = RawScan(kspace_of(spot[None]), np.ones((20, 20), bool), affine, 1.0, True)
     geometry = Geometry((16, 16, 16), (size,) * 3, IntensityMap(0.0, 1.0), skull_stripped=True)
-    turned = fitted(upright(scan, "scan"), geometry, "scan")
+    turned = on_voxels_of(upright(scan, "scan"), geometry, "scan")
     np.testing.assert_allclose(np.linalg.norm(turned.affine[:3, :3], axis=0), size, rtol=0.03)
     assert (np.diag(turned.affine)[:3] > 0).all()
     shown = np.abs(image_of(turned.kspace_cXYZ))[0] ** 2
@@ -95,13 +95,13 @@ def test_turning_and_cropping_leave_a_head_where_it_was(size: float) -> None:
 
 
 def test_the_centre_of_k_space_has_the_intensities_of_the_image(scan_file: Path) -> None:
-    turned = fitted(upright(read_raw(scan_file), "scan"), GEOMETRY, "scan")
+    turned = on_voxels_of(upright(read_raw(scan_file), "scan"), GEOMETRY, "scan")
     coarse = calibration(turned, "scan")
     assert coarse.shape[1:] == (4, 4, 12), "R and A are phase encodes, S the readout"
     whole = np.linalg.norm(image_of(turned.kspace_cXYZ), axis=0)
     assert np.linalg.norm(coarse, axis=0).max() == pytest.approx(whole.max(), rel=0.6)
     with pytest.raises(UserError, match="along the readout"):
-        fitted(upright(read_raw(scan_file), "scan"), Geometry((16,) * 3, (7.0,) * 3, IntensityMap(0, 1), skull_stripped=True), "scan")
+        on_voxels_of(upright(read_raw(scan_file), "scan"), Geometry((16,) * 3, (7.0,) * 3, IntensityMap(0, 1), skull_stripped=True), "scan")
 
 
 def arrays(**more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def told(width: float, shift: float = 0.0, count: int = 8) -> dict:  # type: ign
     mean = RNG.random(VOXELS)
     samples = (mean + 0.1 * RNG.standard_normal((count, VOXELS))).astype(np.float32)
     truth = (mean + shift + 0.1 / width * RNG.standard_normal(VOXELS)).astype(np.float32)
-    return posterior.counted(samples, truth, 0).told()
+    return posterior.tallied(samples, truth, 0).told()
 
 
 @pytest.mark.parametrize("count", [2, 8])
@@ -40,7 +40,7 @@ def test_people_add_up_and_maps_are_compared() -> None:
     spread = np.repeat(np.float32([0.02, 0.2]), VOXELS // 2)
     samples = (spread * RNG.standard_normal((8, VOXELS))).astype(np.float32)
     truth = (spread * RNG.standard_normal(VOXELS)).astype(np.float32)
-    one = posterior.counted(samples, truth, 0)
+    one = posterior.tallied(samples, truth, 0)
     both = one + one
     assert both.voxels == 2 * VOXELS and both.told()["coverage"] == one.told()["coverage"]
     bins = one.told()["by_spread"]

@@ -40,7 +40,7 @@ def test_every_heavy_library_has_the_doors_that_are_listed(repository: Path) -> 
 ASKED = {"private", "public", "whole"}
 SECTIONS = {"adapter", "assembly", "guidance", "method", "network", "noise", "preconditioner", "privacy", "sampler", "schedule", "start"}
 WORDS = {
-    *("affine", "all", "attention", "auto", "bias", "diffusion", "epsilon", "flow"),
+    *("affine", "all", "attention", "auto", "bias", "cartesian", "diffusion", "epsilon", "flow"),
     *("full", "gaussian", "identity", "n4", "none", "pretrained", "public", "robust", "slices", "v", "white", "white_matter", "whole"),
 }
 """Names of kinds that mean something else too: as strings they are looked for in comparisons with a kind only."""

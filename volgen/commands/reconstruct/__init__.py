@@ -20,9 +20,9 @@ class Config(BaseConfig):
     out: Annotated[Path, Option("DIR")]
     """Folder for the volumes, new or to be continued."""
     data: Annotated[Path | None, Option("FILE")] = None
-    """What was measured: raw data of a scanner (ISMRMRD or fastMRI .h5, .npz), or a NIfTI image that --operator measured."""
+    """Measurements of one head: raw data of a scanner (ISMRMRD or .npz), or a NIfTI image that --operator measured."""
     simulate: Annotated[str | None, Option("STORE")] = None
-    """In place of --data: a store whose scans are measured by --operator, so that the truth is known."""
+    """Store whose scans are measured by --operator, in place of --data: then the truth is known."""
     split: Literal["all", "train", "validation", "test"] = "test"
     """Which scans of --simulate."""
     people: Annotated[int | None, Option("N")] = None

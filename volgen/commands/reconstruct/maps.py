@@ -68,7 +68,7 @@ def summarise_head(head: Head, seen: Observation, count: int, truth: NDArray[np.
         mask = head_mask(truth)
         told["truth"] = {"mean": _likeness(mean, truth, mask), "sample": _likeness(samples[0], truth, mask)}
         if count > 1 and mask.any():
-            counted = posterior.counted(samples[:, mask], truth[mask], head.target.seed)
+            counted = posterior.tallied(samples[:, mask], truth[mask], head.target.seed)
             told["calibration"] = counted.told()
             told["calibration"]["correlation"] = posterior.likeness_of_maps(spread[mask], error[mask])
     chi_squares, distances = head.agreement(count)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from volgen.acquisition.coils import estimated_maps
 from volgen.acquisition.kspace import from_kspace
-from volgen.commands.reconstruct.source import Centre, Measured, place
+from volgen.commands.reconstruct.source import Centre, MeasuredHead, placed_field
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.protocols import AXES
 from volgen.data.raw import read_raw
-from volgen.data.upright import calibration, fitted, upright
+from volgen.data.upright import calibration, on_voxels_of, upright
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.operators.cartesian import Cartesian
@@ -44,11 +44,11 @@ class RawData:
         except OSError as error:
             raise UserError(str(path), error.strerror or str(error), "raw data of a scanner") from None
 
-    def read(self, label: str, geometry: Geometry, device: torch.device) -> Measured:
+    def read(self, label: str, geometry: Geometry, device: torch.device) -> MeasuredHead:
         """The scan; voxels of the run are those of the centre of k-space that has them."""
         where = str(self._path)
         scan = upright(read_raw(self._path), where)
-        scan = fitted(scan, geometry, where)
+        scan = on_voxels_of(scan, geometry, where)
         kspace = torch.from_numpy(scan.kspace_cXYZ)
         coarse = calibration(scan, where)
         rough = np.linalg.norm(coarse, axis=0)
@@ -57,13 +57,13 @@ class RawData:
             window = IntensityMap(0.0, IntensityMap.robust(rough).high)
         except ValueError:
             raise UserError(where, "shows nothing in the centre of k-space", "a head") from None
-        field = place(_nearest(rough, scan.shape), scan.affine, (1, 1, 1), geometry, self._centre, where)
+        field = placed_field(_nearest(rough, scan.shape), scan.affine, (1, 1, 1), geometry, self._centre, where)
         mask = torch.from_numpy(scan.mask)
         hybrid = from_kspace(kspace, [1 + scan.readout]).movedim(1 + scan.readout, 1)
         operator = Cartesian(mask.to(device), maps.to(device), AXES[scan.readout])
         data = hybrid[:, :, mask][None].to(device)
         noise = scan.noise if self._noise is None else self._noise * window.high / 2
-        return Measured(observe(operator, data, noise, window, field, geometry))
+        return MeasuredHead(observe(operator, data, noise, window, field, geometry))
 
 
 def _nearest(rough: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:

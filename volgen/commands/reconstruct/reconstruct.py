@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from volgen.commands.reconstruct.maps import Summary, summarise_head
 from volgen.commands.reconstruct.raw import RawData
-from volgen.commands.reconstruct.source import Centre, MeasuredImage, SimulatedScans, Source
-from volgen.commands.reconstruct.target import CALIBRATION, RESULT, Target
+from volgen.commands.reconstruct.source import Centre, MeasuredImage, Measurements, SimulatedScans
+from volgen.commands.reconstruct.target import CALIBRATION, RESULT, Reconstructions
 from volgen.core.answer import Answer
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
@@ -125,9 +125,8 @@ def reconstruct(
         raise UserError("--guidance", "makes nothing agree with what was measured", "another guidance", "leave it out")
     guide: Guidance = guided.build()
     solver = component("--sampler", SAMPLERS, sampler, _sampler(trained, guide))
-    source = _source(
-        data, simulate, split, people, component("--operator", OPERATORS, _masked(operator, mask), None), noise, window, centre, seed
-    )
+    instrument = component("--operator", OPERATORS, _masked(operator, mask), None)
+    source = _source(data, simulate, split, people, instrument, noise, window, centre, seed)
     grid = visited(trained.ensemble, steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
@@ -136,7 +135,7 @@ def reconstruct(
         **source.settings, "guidance": guided.model_dump(mode="json"), "sampler": solver.model_dump(mode="json"),
         "sigma_grid": list(grid), "dtype": dtype,
     }  # fmt: skip
-    target = Target(out, trained, settings, source.inputs, seed, dtype, {"count": count})
+    target = Reconstructions(out, trained, settings, source.inputs, seed, dtype, {"count": count})
     noises = component("--noise", NOISES, WHITE, None)
     summaries: list[Summary] = []
 
@@ -172,9 +171,7 @@ def _masked(operator: str | Mapping[str, Any] | None, mask: str | Mapping[str, A
     if mask is None:
         return operator
     if operator is None:
-        raise UserError(
-            "--mask", "is there, and --operator is not", "an operator that measures k-space, such as the one of Cartesian scans"
-        )
+        raise UserError("--mask", "is there, and --operator is not", "an operator that measures k-space")
     content = {"kind": operator} if isinstance(operator, str) else dict(operator)
     return {**content, "mask": {"kind": mask} if isinstance(mask, str) else dict(mask)}
 
@@ -186,7 +183,7 @@ def _missing(head: Any, count: int) -> str:
 def _source(
     data: Path | None, simulate: str | None, split: str, people: int | None, operator: Any, noise: float | None,
     window: Sequence[float] | None, centre: Centre | None, seed: int,
-) -> Source:  # fmt: skip
+) -> Measurements:  # fmt: skip
     """Whoever has the measurements that were named."""
     if (data is None) == (simulate is None):
         found = "are both there" if data is not None else "are both missing"
@@ -227,7 +224,7 @@ def _sampler(trained: TrainedRun, guide: Guidance) -> Any:
     return next((solver for solver in known if solver.build().renoises), trained.recipe.sampler)  # type: ignore[attr-defined]
 
 
-def _result(trained: TrainedRun, source: Source, summaries: Sequence[Summary]) -> dict[str, Any]:
+def _result(trained: TrainedRun, source: Measurements, summaries: Sequence[Summary]) -> dict[str, Any]:
     counts = [summary.counted for summary in summaries if summary.counted is not None]
     volumes = sum(summary.told["samples"] for summary in summaries)
     heads = f"{len(summaries)} heads" if len(summaries) > 1 else "one head"
@@ -237,7 +234,7 @@ def _result(trained: TrainedRun, source: Source, summaries: Sequence[Summary]) -
     }  # fmt: skip
 
 
-def _write(target: Target, folder: Folder, result: Mapping[str, Any]) -> None:
+def _write(target: Reconstructions, folder: Folder, result: Mapping[str, Any]) -> None:
     write_json(target.out / RESULT, result)
     if result["known"]:
         heads = [{key: head.get(key) for key in ("name", "samples", "truth", "calibration", "chi_squares")} for head in result["heads"]]

@@ -30,7 +30,7 @@ NOISE = 0.02
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredHead:
     """One head and what was measured of it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measured:
     truth: NDArray[np.float32] | None = None
 
 
-class Source(Protocol):
+class Measurements(Protocol):
     """Whoever has measurements.
 
     Attributes:
@@ -59,8 +59,8 @@ class Source(Protocol):
     inputs: dict[str, str]
     known: bool
 
-    def read(self, label: str, geometry: Geometry, device: torch.device) -> Measured:
-        """One head.
+    def read(self, label: str, geometry: Geometry, device: torch.device) -> MeasuredHead:
+        """What was measured of one head.
 
         Raises:
             UserError: it cannot be read, or does not fit the run.
@@ -97,7 +97,7 @@ class SimulatedScans:
         }  # fmt: skip
         self.inputs = {"store": self._store.fingerprint}
 
-    def read(self, label: str, geometry: Geometry, device: torch.device) -> Measured:
+    def read(self, label: str, geometry: Geometry, device: torch.device) -> MeasuredHead:
         """One scan of the store; its noise is a function of the seed and of the scan."""
         record = self._records[label]
         if record.shape != geometry.shape or not np.allclose(record.voxel_size, geometry.voxel_size, rtol=SAME_SIZE):
@@ -110,7 +110,7 @@ class SimulatedScans:
         noise = self._noise * (window.high - window.low) / 2
         data = clean + noise * _noise_like(clean, self._seed, "measurement", record.checksum)
         field = Field(geometry.shape, (0, 0, 0), record.affine, "run")
-        return Measured(observe(operator, data, noise, window, field, geometry), unit)
+        return MeasuredHead(observe(operator, data, noise, window, field, geometry), unit)
 
 
 class MeasuredImage:
@@ -139,22 +139,24 @@ class MeasuredImage:
         }  # fmt: skip
         self.inputs = {"data": sha256(path, follow=True)}
 
-    def read(self, label: str, geometry: Geometry, device: torch.device) -> Measured:
+    def read(self, label: str, geometry: Geometry, device: torch.device) -> MeasuredHead:
         """The image, on the grid of the run where its voxels are those of the run, or a whole number of them."""
         volume = nifti.read(self._path).reoriented("RAS")
         where = str(self._path)
         window = self._window or _window(volume, where)
         voxels = np.where(np.isfinite(volume.voxels), np.clip(volume.voxels, window.low, window.high), np.nan)
         times = _times(volume, geometry, where)
-        field = place(voxels, volume.affine, times, geometry, self._centre, where)
+        field = placed_field(voxels, volume.affine, times, geometry, self._centre, where)
         operator: Operator = self._operator.build(field.shape, device)
         # Beyond its window no volume of the run has intensities; where nothing was measured, the image may hold anything.
         data = torch.from_numpy(voxels.astype(np.float32))[None, None].to(device)
         noise = self._noise * (window.high - window.low) / 2
-        return Measured(observe(operator, data, noise, window, field, geometry))
+        return MeasuredHead(observe(operator, data, noise, window, field, geometry))
 
 
-def place(voxels: NDArray[Any], affine: NDArray[np.float64], times: Shape3, geometry: Geometry, centre: Centre | None, where: str) -> Field:
+def placed_field(
+    voxels: NDArray[Any], affine: NDArray[np.float64], times: Shape3, geometry: Geometry, centre: Centre | None, where: str
+) -> Field:
     """Where the field of an image lies whose voxels are some of the run's along each axis.
 
     Args:

@@ -41,7 +41,7 @@ SAMPLE = "One of the volumes that a generative model holds for possible, given w
 
 
 @dataclass(frozen=True)
-class Target:
+class Reconstructions:
     """A directory of reconstructions and what was asked for.
 
     Attributes:
@@ -112,7 +112,7 @@ class Head:
         label: what the head is called, of letters and digits.
     """
 
-    target: Target
+    target: Reconstructions
     label: str
 
     @property
