@@ -59,7 +59,7 @@ def test_the_wheel_starts_the_command_line_and_has_the_licences(wheel: zipfile.Z
     (points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "volgen = volgen.cli:run" in wheel.read(points).decode()
     licences = [name for name in wheel.namelist() if ".dist-info/licenses/" in name]
-    assert len(licences) == 2
+    assert len(licences) == 3
     assert sum(info.compress_size for info in wheel.infolist() if not info.filename.startswith("volgen/pretrained/")) < 10_000_000
 
 
