@@ -46,6 +46,7 @@ def ingest(
     resampling: Literal["sharp", "linear"] | None = None,
     bias: Component = "none",
     registration: Component = "none",
+    window: Component = "robust",
     dtype: Literal["uint8", "uint16"] = "uint16",
     layout: Literal["slices", "volumes"] = "slices",
     suffix: str | None = None,
@@ -71,6 +72,7 @@ def ingest(
         resampling: how a new voxel is made of old ones; ``"sharp"`` if None, or what the store was begun with.
         bias: what is done about the shading of scans, such as ``"n4"``.
         registration: how scans are brought into the frame of a template, such as ``{"kind": "affine", "template": "mni.nii.gz"}``.
+        window: what of a scan's brightness becomes 0 and 1, such as ``"white_matter"``.
         dtype: type of the stored codes.
         layout: what reading is to be quick for: slices in every orientation, or whole volumes alone.
         suffix: last word of the names of images to take, such as ``"T1w"``.
@@ -96,7 +98,8 @@ def ingest(
     """
     found: IngestSummary = _answer(
         "ingest", source=source, store=store, shape=shape, voxel_size=voxel_size, centre=centre,
-        resampling=resampling, bias=bias, registration=registration, dtype=dtype, layout=layout, suffix=suffix, glob=glob,
+        resampling=resampling, bias=bias, registration=registration, window=window, dtype=dtype, layout=layout,
+        suffix=suffix, glob=glob,
         space=space, every=every, validation=validation, test=test, patients=patients, strict=strict,
         **({} if workers is None else {"workers": workers}),
     )  # fmt: skip

@@ -31,6 +31,7 @@ def build(kind: str) -> Sampler:
     return config_class("volgen.sampling.samplers", kind)().build()  # type: ignore[attr-defined, no-any-return]
 
 
+SOLVERS = [kind for kind in KINDS if not build(kind).renoises]  # one that renoises forgets its way
 DETERMINISTIC = [kind for kind in KINDS if not build(kind).stochastic]
 
 
@@ -121,7 +122,7 @@ def slope(steps: list[int], errors: list[float]) -> float:
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOLVERS)
 def test_mean_and_covariance_of_a_gaussian_cohort_are_exact_in_the_limit_of_many_steps(kind: str) -> None:
     steps, (mean, covariance) = [24, 48, 96], cohort(LOWEST)
     errors = []

@@ -88,21 +88,21 @@ def test_an_option_that_comes_later_leaves_the_fingerprint_alone(directory: Path
     read = recipes.load
 
     class Newer(config_class("volgen.models.networks", "wavelet_unet3d")):  # type: ignore[misc]
-        dropout: float = 0.0
+        sharpness: float = 0.0
 
     def with_an_option_more(path: Path, **more: Any) -> Recipe:
         known = read(path, **more)
         given = known.network.model_dump(exclude_unset=True)
-        extra = {"dropout": 0.5} if (path.parent / "dropout").exists() else {}
+        extra = {"sharpness": 0.5} if (path.parent / "sharpness").exists() else {}
         return known.model_copy(update={"network": Newer(**given, **extra)})
 
     monkeypatch.setattr("volgen.runs.trained.load", with_an_option_more)
     assert open_run(directory).fingerprint == before, "config.yaml knows nothing of it, so it is at its default"
-    (directory / "dropout").touch()
+    (directory / "sharpness").touch()
     try:
         assert open_run(directory).fingerprint != before
     finally:
-        (directory / "dropout").unlink()
+        (directory / "sharpness").unlink()
 
 
 def test_sampling_starts_from_the_fitted_gaussian(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
