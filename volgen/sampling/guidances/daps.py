@@ -1,5 +1,7 @@
 """DAPS (Zhang, Chu, Berner, Meng, Anandkumar & Song 2025, "Improving diffusion inverse problem solving with decoupled noise annealing").
 
+A volume is drawn from::
+
     x0 ~ exp(-|x0 - c|^2 / (2 r^2) - |y - A x0|^2 / (2 s_y^2)),      r = s
 
 around a centre c, and noise of the next level is added to x0 (the solver ``renoise``). For linear instruments x0 is drawn exactly, by

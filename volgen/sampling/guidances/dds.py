@@ -1,5 +1,7 @@
 """DDS (Chung, Lee & Ye 2024, "Decomposed diffusion sampler for accelerating large-scale inverse problems", algorithm 1).
 
+What the solver is given is::
+
     D_y = argmin over x0 of |x0 - D|^2 + gamma |y - A x0|^2,      x' = D_y + s' (sqrt(1 - eta^2) (x - D) / s + eta z)
 
 by a few conjugate gradients that begin at D. The noise of the sample is that around D and not around D_y, so the step is the solver's own,

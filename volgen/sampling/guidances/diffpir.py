@@ -1,5 +1,7 @@
 """DiffPIR (Zhu, Zhang, Liang, Cao, Wen, Timofte & Van Gool 2023, "Denoising diffusion models for plug-and-play image restoration").
 
+What the solver is given is::
+
     D_y = argmin over x0 of |y - A x0|^2 + rho |x0 - D|^2,      rho = weight s_y^2 / s^2
 
 as if what is expected were wrong by white noise of s / sqrt(weight). The published update is the solver ``renoise`` with

@@ -14,7 +14,7 @@ up to three times as high at low noise. Three ways to choose another point:
     The shortest path from x to any point of the hyperplane is taken, each edge as long as the energy rises on it (the trapezoid of the
     score at its ends), by Dijkstra's algorithm. In this plane every point of the last column explains the data.
 
-The last two ask the denoiser more often: ``moves`` and ``points``^2 times for each step.
+The last two ask the denoiser more often: ``moves`` times, and the square of ``points``, for each step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Song et al. 2022 as published ("Solving inverse problems in medical imaging with score-based generative models", algorithm 2).
 
-Before each step of the prior the sample is moved towards those that explain the data at its noise level,
+Before each step of the prior the sample is moved towards those that explain the data at its noise level::
 
     y_s = y + s A z,   x^ = argmin (1 - lambda) |x^ - x|^2 + lambda min over A u = y_s of |x^ - u|^2 = x + lambda A^+ (y_s - A x)
 
