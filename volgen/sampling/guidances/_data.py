@@ -11,7 +11,7 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import Limits, explained
 from volgen.core.errors import UserError
-from volgen.core.protocols import Measurement, Noises, Problem, Proximal
+from volgen.core.protocols import Guidance, Measurement, Noises, Problem, Proximal
 
 FLOOR = 2e-3
 """Smallest standard deviation of noise that is believed: 1e-3 of the model range. With none, instruments that measure anything twice, or
@@ -41,6 +41,24 @@ def measurement(problem: Problem, kind: str) -> Measurement:
     if problem.measurement is None:
         raise UserError("--guidance", f"{kind} has nothing to agree with", "a measurement: --operator KIND and --data FILE")
     return problem.measurement
+
+
+class Informed(Guidance):
+    """A guidance that has nothing to do without a measurement.
+
+    Attributes:
+        kind: what it is called in messages.
+    """
+
+    kind: str
+
+    def check(self, problem: Problem) -> None:
+        """Wants a measurement.
+
+        Raises:
+            UserError: there is none.
+        """
+        measurement(problem, self.kind)
 
 
 def noise_of(measured: Measurement) -> float:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, level, measurement, noise_of, proximal, white_data
+from volgen.core.protocols import Denoiser, Noises, Problem
+from volgen.sampling.guidances._data import Informed, Solving, level, measurement, noise_of, proximal, white_data
 
 
 class Config(Solving):
@@ -39,7 +39,7 @@ class Config(Solving):
 
 
 @dataclass(frozen=True)
-class DAPS(Guidance):
+class DAPS(Informed):
     """The equation of this module.
 
     Attributes:
@@ -47,22 +47,16 @@ class DAPS(Guidance):
         limits: when iterations stop.
     """
 
+    kind = "daps"
+
     renoises = True
 
     steps: int
     limits: Limits
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "daps")
-
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser for each step of the flow."""
-        measured = measurement(problem, "daps")
+        measured = measurement(problem, self.kind)
         noise = noise_of(measured)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:

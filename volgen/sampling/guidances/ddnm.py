@@ -17,8 +17,8 @@ from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, measurement, proximal
+from volgen.core.protocols import Denoiser, Noises, Problem
+from volgen.sampling.guidances._data import Informed, Solving, measurement, proximal
 
 
 class Config(Solving):
@@ -32,26 +32,20 @@ class Config(Solving):
 
 
 @dataclass(frozen=True)
-class DDNM(Guidance):
+class DDNM(Informed):
     """The equation of this module.
 
     Attributes:
         limits: when iterations stop.
     """
 
+    kind = "ddnm"
+
     limits: Limits
-
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "ddnm")
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser."""
-        measured = measurement(problem, "ddnm")
+        measured = measurement(problem, self.kind)
         agreeing = proximal(measured, math.inf, self.limits)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import Limits, explained
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Sampler, Solver, Step
-from volgen.sampling.guidances._data import measurement
+from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Sampler, Solver, Step
+from volgen.sampling.guidances._data import Informed, measurement
 
 
 class Config(BaseConfig):
@@ -40,7 +40,7 @@ class Config(BaseConfig):
 
 
 @dataclass(frozen=True)
-class DDS(Guidance):
+class DDS(Informed):
     """The equations of this module.
 
     Attributes:
@@ -48,20 +48,14 @@ class DDS(Guidance):
         iterations: how many conjugate gradients a step has.
     """
 
+    kind = "dds"
+
     gamma: float
     iterations: int
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "dds")
-
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
         """The solver's step, moved by what the data change in what it was told last."""
-        return _Moving(sampler, measurement(problem, "dds"), self)
+        return _Moving(sampler, measurement(problem, self.kind), self)
 
 
 @dataclass(frozen=True)

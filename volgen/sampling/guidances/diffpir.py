@@ -18,8 +18,8 @@ from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, level, measurement, noise_of, proximal
+from volgen.core.protocols import Denoiser, Noises, Problem
+from volgen.sampling.guidances._data import Informed, Solving, level, measurement, noise_of, proximal
 
 
 class Config(Solving):
@@ -35,7 +35,7 @@ class Config(Solving):
 
 
 @dataclass(frozen=True)
-class DiffPIR(Guidance):
+class DiffPIR(Informed):
     """The equation of this module.
 
     Attributes:
@@ -43,20 +43,14 @@ class DiffPIR(Guidance):
         limits: when iterations stop.
     """
 
+    kind = "diffpir"
+
     weight: float
     limits: Limits
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "diffpir")
-
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser."""
-        measured = measurement(problem, "diffpir")
+        measured = measurement(problem, self.kind)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             gamma = level(sigma_B) ** 2 / (self.weight * noise_of(measured) ** 2)

@@ -20,8 +20,8 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import norm
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Sampler, Solver, Step
-from volgen.sampling.guidances._data import measurement, missing
+from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Sampler, Solver, Step
+from volgen.sampling.guidances._data import Informed, measurement, missing
 
 NUMBERS = 3 * 256**2
 """Numbers in an image of the paper."""
@@ -40,28 +40,22 @@ class Config(BaseConfig):
 
 
 @dataclass(frozen=True)
-class DPS(Guidance):
+class DPS(Informed):
     """The equation of this module.
 
     Attributes:
         strength: zeta.
     """
 
+    kind = "dps"
+
     differentiates = True
 
     strength: float
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "dps")
-
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
         """The solver's step, and one down the gradient at the sample that it asked about last."""
-        return _Descending(sampler, measurement(problem, "dps"), self.strength)
+        return _Descending(sampler, measurement(problem, self.kind), self.strength)
 
 
 @dataclass(frozen=True)

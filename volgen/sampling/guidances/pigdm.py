@@ -16,8 +16,8 @@ from torch import Tensor
 
 from volgen.core.conjugate import Limits, corrected
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._data import Solving, level, measurement, missing, noise_of
+from volgen.core.protocols import Denoiser, Noises, Problem
+from volgen.sampling.guidances._data import Informed, Solving, level, measurement, missing, noise_of
 
 
 class Config(Solving):
@@ -31,28 +31,22 @@ class Config(Solving):
 
 
 @dataclass(frozen=True)
-class PiGDM(Guidance):
+class PiGDM(Informed):
     """The equation of this module.
 
     Attributes:
         limits: when iterations stop.
     """
 
+    kind = "pigdm"
+
     differentiates = True
 
     limits: Limits
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "pigdm")
-
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser, and one gradient through it."""
-        measured = measurement(problem, "pigdm")
+        measured = measurement(problem, self.kind)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             sigma = level(sigma_B)

@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from volgen.core.conjugate import Limits
-from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
-from volgen.sampling.guidances._data import Solving, measurement, proximal
+from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
+from volgen.sampling.guidances._data import Informed, Solving, measurement, proximal
 
 
 class Config(Solving):
@@ -43,7 +43,7 @@ class Config(Solving):
 
 
 @dataclass(frozen=True)
-class Song(Guidance):
+class Song(Informed):
     """The equation of this module.
 
     Attributes:
@@ -53,22 +53,16 @@ class Song(Guidance):
         limits: when iterations stop.
     """
 
+    kind = "song"
+
     strength: float
     end: float
     mirror: bool
     limits: Limits
 
-    def check(self, problem: Problem) -> None:
-        """Wants a measurement.
-
-        Raises:
-            UserError: there is none.
-        """
-        measurement(problem, "song")
-
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
         """The solver's step from a sample that agrees with the data."""
-        measured = measurement(problem, "song")
+        measured = measurement(problem, self.kind)
         agreeing = proximal(measured, math.inf, self.limits) if self.mirror else _published(measured)
         return _Agreeing(sampler, measured, agreeing, noises, self)
 
