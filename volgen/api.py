@@ -341,7 +341,7 @@ def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str
         2.1
     """
     from volgen.commands.report.cohort import measure_cohort
-    from volgen.commands.report.sources import sources_of
+    from volgen.data.sources import sources_of
     from volgen.images import nifti
 
     if isinstance(samples, str | os.PathLike):
@@ -370,8 +370,8 @@ def verdicts(samples: StrPath | Sequence[Image], reference: StrPath, *, split: S
         >>> found["pass"], found["metrics"]["fold_course"]["outside"]  # doctest: +SKIP
         (3, 9)
     """
-    from volgen.commands.report.sources import sources_of
     from volgen.commands.report.verdicts import verdicts
+    from volgen.data.sources import sources_of
     from volgen.images import nifti
 
     if isinstance(samples, str | os.PathLike):

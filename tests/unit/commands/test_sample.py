@@ -15,7 +15,6 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from volgen.commands.report.sources import sources_of
 from volgen.commands.sample import sample as sample_stage
 from volgen.commands.sample.sample import sample
 from volgen.core.config import Config as BaseConfig
@@ -23,6 +22,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256, write_json
 from volgen.core.registry import config_class
 from volgen.core.span import tile
+from volgen.data.sources import sources_of
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap

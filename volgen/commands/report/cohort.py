@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from volgen.commands.report.sources import same_voxels
 from volgen.core.errors import UserError
 from volgen.core.progress import progress
+from volgen.data.sources import same_voxels
 from volgen.data.store import Store
 from volgen.evaluation.cohort_sample import CohortSample
 from volgen.images.volume import Volume

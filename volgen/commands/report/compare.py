@@ -10,13 +10,13 @@ from pathlib import Path
 
 from volgen.commands.report.names import named
 from volgen.commands.report.reference import Against, hint, tell
-from volgen.commands.report.sources import sources_of
 from volgen.commands.report.write import claim, write_report
 from volgen.core import manifest
 from volgen.core.files import write_json
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say, say_next
 from volgen.core.seal import sealed
+from volgen.data.sources import sources_of
 from volgen.evaluation.compare import compare as ranked
 from volgen.reporting import compare_page, page
 from volgen.reporting.summary import not_passed

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from volgen.commands.report.beside import RealScans, of_bands, of_store
 from volgen.commands.report.cohort import cohort_sample
-from volgen.commands.report.sources import same_voxels
 from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, sha256
 from volgen.core.progress import progress, say
 from volgen.core.seal import read_sealed
 from volgen.data.record import SPLITS
+from volgen.data.sources import same_voxels
 from volgen.data.store import Store
 from volgen.evaluation.cohort_sample import CohortSample
 from volgen.evaluation.measure import default_checks, measure

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volgen.commands.report.reference import Against, hint, tell
-from volgen.commands.report.sources import sources_of
 from volgen.commands.report.write import claim, write_report
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say, say_next
+from volgen.data.sources import sources_of
 from volgen.reporting import page
 from volgen.reporting.summary import not_passed
 

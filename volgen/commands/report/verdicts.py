@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from volgen.commands.report.reference import Against
-from volgen.commands.report.sources import same_voxels
 from volgen.core.errors import UserError
 from volgen.core.progress import progress
 from volgen.core.protocols import AXES
+from volgen.data.sources import same_voxels
 from volgen.evaluation.measure import measure
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.verdict import judge, number

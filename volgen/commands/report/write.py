@@ -11,7 +11,6 @@ import numpy as np
 
 from volgen.commands.report.beside import RealScans, write_beside
 from volgen.commands.report.reference import mismatches, tell
-from volgen.commands.report.sources import Source, same_voxels
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.errors import UserError
@@ -21,6 +20,7 @@ from volgen.core.manifest import Provenance
 from volgen.core.progress import Ticker, progress, say
 from volgen.core.protocols import AXES
 from volgen.core.seal import sealed
+from volgen.data.sources import Source, same_voxels
 from volgen.evaluation.cohort_sample import CohortSample
 from volgen.evaluation.measure import Measures, measure, seen
 from volgen.evaluation.reference import Reference

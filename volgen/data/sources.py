@@ -1,4 +1,4 @@
-"""The volumes that a report is about, whatever they are kept in."""
+"""Volumes that a command is about, whatever they are kept in."""
 
 from __future__ import annotations
 
