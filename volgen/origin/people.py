@@ -23,6 +23,7 @@ NOT_COMPARED = "patient ids were not compared: the public store is not at hand, 
 UNKNOWN = "patient ids were not compared: the public run came without its manifest, so that nobody can tell whom it has seen"
 SUSPECTED = NAMESAKES + "; the public run came without its manifest, so that there may be more"
 NOT_ALL_COMPARED = "patient ids were not compared with every cohort that led to the public run: not all of these stores are at hand"
+SAME = "the public run was trained on this very cohort: training goes on, and no budget is kept"
 STRANGERS = "cohorts that share nobody"
 
 
@@ -80,9 +81,11 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
         public: what the ledger of a run that began already has to say of the public run.
 
     Raises:
-        UserError: one of them is this cohort, or has scans or ids of it; or, for a private run, nobody can tell.
+        UserError: one of them has scans or ids of this cohort, or, for a private run, is this cohort, or nobody can tell.
     """
     where = recipe.start.where
+    if not recipe.privacy.strangers and any(cohort.fingerprint == store.fingerprint for cohort in known):
+        return SAME, list(known)
     for cohort in known:
         _refuse_same(where, cohort.fingerprint, cohort.way, store)
     begun = Ledger.exists(recipe.directory)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import zarr
 
-from volgen.commands.ingest.ingest import ingest
+from volgen.commands.ingest.ingest import _pool, ingest
 from volgen.core.errors import UserError
 from volgen.core.files import UNFINISHED
 from volgen.core.lock import Lock
@@ -203,7 +203,7 @@ import os, signal, sys
 from pathlib import Path
 import volgen.data.ingest.subject as subject
 from volgen.data.ingest.preprocess import IngestConfig
-from volgen.commands.ingest.ingest import ingest
+from volgen.commands.ingest.ingest import _pool, ingest
 write, written = subject.write_group, []
 def dying(folder, *rest):
     write(folder, *rest)
@@ -484,3 +484,11 @@ def test_one_label_in_two_folders_is_said_aloud(tmp_path: Path) -> None:
     summary = ingest(tmp_path / "sites", tmp_path / "store", CONFIG)
     assert any("1 people are in more than one folder (sub-1 in A/ and B/)" in warning for warning in summary.warnings)
     assert len({record.patient for record in summary.records}) == 2
+
+
+def test_workers_know_what_the_environment_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that they are forked from may be older than an address that was set since."""
+    for value in ("before", "since"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+        with _pool(1) as pool:
+            assert pool.submit(os.getenv, "AWS_ENDPOINT_URL").result() == value

@@ -116,9 +116,6 @@ def test_experts_outside_of_the_range_are_the_public_ones_and_cost_nothing(publi
 def test_plain_fine_tuning_is_never_worse_than_its_start_and_can_be_resumed(
     public: Path, patients: Path, tmp_path: Path, power_cut: PowerCut
 ) -> None:  # fmt: skip
-    asked = recipe(patients, tmp_path, public, adapter={"kind": "lora", "rank": 2}, engine={"checkpoint_every": 2}, experts={"count": 1})
-    with pytest.raises(UserError, match="between its experts 0 to 1"):
-        train(asked)
     asked = recipe(patients, tmp_path, public, adapter={"kind": "lora", "rank": 2}, engine={"checkpoint_every": 2}, experts={"count": 4})
     with power_cut(3):
         train(asked)
@@ -128,6 +125,25 @@ def test_plain_fine_tuning_is_never_worse_than_its_start_and_can_be_resumed(
     assert json.loads((run / "privacy_ledger.json").read_text())["epsilon"] is None
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["inputs"]["public"]["run"] == "run"
+
+
+@pytest.mark.parametrize(("points", "owners"), [([3, 1], [0, 1]), ([1, 3], [0, 1]), ([4], [1])])
+def test_an_expert_begins_from_the_one_that_owns_most_of_its_levels(
+    points: list[int], owners: list[int], public: Path, patients: Path, tmp_path: Path
+) -> None:
+    """The public experts own two levels each."""
+    experts = {"count": len(points), "points": points}
+    one, still = {"max_steps": 1, "min_steps": 1}, {"learning_rate": 1e-9}
+    run = train(recipe(patients, tmp_path, public, experts=experts, stopping=one, optimiser=still))
+    for expert, owner in enumerate(owners):
+        for name, tensor in weights(public, owner).items():
+            torch.testing.assert_close(weights(run, expert)[name], tensor, rtol=0, atol=1e-4)
+        assert any(not torch.allclose(weights(run, expert)[name], tensor, atol=1e-3) for name, tensor in weights(public, 1 - owner).items())
+    # The public weights of one are not the network of levels that two of them own.
+    kept = {"kind": "public", "run": str(public), "sigma": [10.0, 30.0]}
+    if points == [3, 1]:
+        with pytest.raises(UserError, match="between its experts 0 to 1"):
+            train(recipe(patients, tmp_path / "kept", public, experts=experts, start=kept))
 
 
 def _sections(asked: Recipe) -> dict[str, Any]:
@@ -184,6 +200,11 @@ def test_recipes_that_contradict_themselves_are_refused(sections: dict[str, Any]
 def test_a_run_of_the_same_people_is_refused(public: Path, blob_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this very cohort"):
         train(recipe(blob_store, tmp_path, public, privacy=DP))
+    on = train(recipe(blob_store, tmp_path / "on", public))
+    inputs = json.loads((on / "manifest.json").read_text())["inputs"]
+    assert inputs["public_cohorts"][0]["fingerprint"] == inputs["fingerprint"], "without a budget training may go on"
+    with pytest.raises(UserError, match="this very cohort"):
+        train(recipe(blob_store, tmp_path, on, privacy=DP))
     others = _heads(tmp_path / "others", 6)  # sub-06 ... sub-15 are in the public store
     with pytest.raises(UserError, match="patient ids in its cohort") as refusal:
         train(recipe(others, tmp_path, public, privacy=DP))

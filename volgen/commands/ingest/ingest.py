@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -267,7 +268,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     # forkserver: a plain fork would copy the threads' locks of torch and zarr, but not the threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["volgen.data.ingest.subject"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker, initargs=(dict(os.environ),))
 
 
 def _killed() -> UserError:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,14 @@ def _unlike(group: Path, record: SubjectRecord) -> str:
     return "" if read_bytes(group / HEADER, limit=LARGEST_ATTRIBUTES) == header else "its affine or scaling is not that of its NIfTI header"
 
 
-def prepare_worker() -> None:
-    """Set-up of a worker process: one thread each, ctrl-C left to the parent, and no survival of the parent."""
+def prepare_worker(environment: Mapping[str, str]) -> None:
+    """Set-up of a worker process: the parent's environment, one thread each, ctrl-C left to the parent, and no survival of the parent.
+
+    Args:
+        environment: of the parent as it is now. That of the server that workers are forked from is of when the server began.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read by ITK at its first filter
     signal.signal(signal.SIGINT, signal.SIG_IGN)

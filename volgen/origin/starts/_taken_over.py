@@ -6,6 +6,7 @@ Under ``privacy.kind: dp_sgd`` all of that costs nothing: it is a function of pe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -36,7 +37,7 @@ DIGITS = 1e-3
 
 
 class TakenOverConfig(BaseConfig, ABC):
-    """Each expert starts from the averaged weights of the one of a finished run that owns its noise levels."""
+    """Each expert starts from the averaged weights of the one of a finished run that owns most of its noise levels."""
 
     kind: str
     sigma: tuple[PositiveFloat, PositiveFloat] | None = None
@@ -243,10 +244,10 @@ class TakenOver:
             raise UserError(self._config.where, "; ".join(differing), "the same model", self._config.same_model)
 
     def _owner(self, phase: Phase) -> ExpertRecord:
-        """The public expert that owns all noise levels of a phase.
+        """The public expert that owns most noise levels of a phase, the higher one of two that own equally many.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or the phase is not trained and has more than one.
         """
         bank, where = self._run.ensemble, self._config.where
         if not phase.points:
@@ -256,11 +257,12 @@ class TakenOver:
         if low < bank.sigma_min * (1 - 1e-6) or high > bank.sigma_max * (1 + 1e-6):
             found = f"knows noise levels {bank.sigma_min:.4g} to {bank.sigma_max:.4g}, {phase.label} owns {low:.4g} to {high:.4g}"
             raise UserError(where, found, "a grid inside of the public run's", "choose sigma_min and sigma_max of `schedule` accordingly")
-        owners = sorted({owner(bank.spans, min(point, bank.sigma_max)) for point in phase.points})
-        if len(owners) > 1:
-            found = f"shares the noise levels of {phase.label} ({low:.4g} to {high:.4g}) between its experts {owners[0]} to {owners[-1]}"
-            raise UserError(where, found, "one to start from", "choose `experts` so that none owns levels of two public experts")
-        return bank.experts[owners[0]]
+        owned = Counter(owner(bank.spans, min(point, bank.sigma_max)) for point in phase.points)
+        if len(owned) > 1 and self._config.keeps(phase.points):
+            found = f"shares the noise levels of {phase.label} ({low:.4g} to {high:.4g}) between its experts {min(owned)} to {max(owned)}"
+            do = "give `start.sigma` the noise levels of this one too"
+            raise UserError(where, found, "one to be taken over untrained", do)
+        return bank.experts[max(owned, key=lambda expert: (owned[expert], expert))]
 
 
 def _seen(run: FinishedRun) -> tuple[str | None, Facts | None]:

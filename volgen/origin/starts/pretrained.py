@@ -20,7 +20,7 @@ NEAR = 0.05
 
 
 class Config(TakenOverConfig):
-    """Each expert starts from that of a model of the package that owns its noise levels; the preconditioner is the model's."""
+    """Each expert starts from that of a model of the package that owns most of its noise levels; the preconditioner is the model's."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str = Field(min_length=1)

@@ -18,7 +18,7 @@ from volgen.origin.starts._taken_over import TakenOver, TakenOverConfig
 
 
 class Config(TakenOverConfig):
-    """Each expert starts from the averaged weights of the public one that owns its noise levels; the preconditioner is taken over."""
+    """Each expert starts from the public one that owns most of its noise levels (averaged weights); the preconditioner is taken over."""
 
     kind: Literal["public"] = "public"
     run: Annotated[str, MAY_CHANGE] = Field(min_length=1)
