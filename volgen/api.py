@@ -57,6 +57,8 @@ def ingest(
     test: float = 0.1,
     workers: int | None = None,
     patients: StrPath | None = None,
+    participants: StrPath | None = None,
+    columns: Sequence[str] = (),
     strict: bool = False,
 ) -> IngestSummary:
     """Turns scans into a store that training streams from: ``volgen ingest``.
@@ -83,6 +85,8 @@ def ingest(
         test: share of people in the test split, in [0, 1).
         workers: processes; one for each core if None.
         patients: table that says whose each scan is; their names say it if None.
+        participants: table of what is known of people, such as age and sex; ``participants.tsv`` of the source, if it has one, if None.
+        columns: columns of that table that the store holds; age, sex, group and site, where there are such, if empty.
         strict: whether the first scan that cannot be used is an error instead of being left out.
 
     Returns:
@@ -100,7 +104,8 @@ def ingest(
         "ingest", source=source, store=store, shape=shape, voxel_size=voxel_size, centre=centre,
         resampling=resampling, bias=bias, registration=registration, window=window, dtype=dtype, layout=layout,
         suffix=suffix, glob=glob,
-        space=space, every=every, validation=validation, test=test, patients=patients, strict=strict,
+        space=space, every=every, validation=validation, test=test, patients=patients,
+        participants=participants, columns=tuple(columns), strict=strict,
         **({} if workers is None else {"workers": workers}),
     )  # fmt: skip
     return found

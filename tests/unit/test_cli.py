@@ -316,7 +316,7 @@ def test_options_of_ingest_reach_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_
 
     seen: list[tuple[object, ...]] = []
 
-    def ingest(source: Path, store: Path, config: object, *, workers: int, strict: bool, patients: Path | None) -> None:
+    def ingest(source: Path, store: Path, config: object, *, workers: int, strict: bool, **_: object) -> None:
         seen.append((source, config, workers, strict))
 
     monkeypatch.setattr(stage, "ingest", ingest)

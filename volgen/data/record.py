@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,6 +53,8 @@ class SubjectRecord:
         source_affine: 4 x 4, voxel -> mm of the scan's own frame, where it was brought into another one; None where ``affine`` says it.
         finest: finest level that the scan can teach; 0 unless its own voxels were coarser than the store's.
         levels: coarser arrays beside the voxels (:mod:`volgen.data.levels`); 0 in stores that are older than these.
+        covariates: what is known of the person beside the scan, by name, as a table has it (:mod:`volgen.data.covariates`). It is no part
+            of :meth:`to_dict`: a store keeps it beside its records, where a table may come later.
     """
 
     id: str
@@ -71,6 +73,12 @@ class SubjectRecord:
     source_affine: NDArray[np.float64] | None = None
     finest: int = 0
     levels: int = 0
+    covariates: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What conditions may look at: :meth:`to_dict`, and :attr:`covariates` under that name."""
+        return {**self.to_dict(), "covariates": dict(self.covariates)}
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:

@@ -49,8 +49,8 @@ class StoredScan:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What the store's manifest says of it."""
-        return self.record.to_dict()
+        """What the store's manifest says of it, and of its person."""
+        return self.record.about
 
     def whole(self) -> Tensor:
         """All voxels, float32 [X, Y, Z] in [-1, 1]."""

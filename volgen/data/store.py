@@ -23,6 +23,7 @@ from volgen.core.seal import KEY, fits
 from volgen.data import levels
 from volgen.data.bucket import in_words
 from volgen.data.convert import codes_to_unit, contiguous
+from volgen.data.covariates import UNKNOWN, Covariates
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
 from volgen.data.place import EXPECTED, Place, place
@@ -53,14 +54,16 @@ class Store:
         people: how people were told apart: ``bids`` (names with ``sub-``), ``table``, ``folders``, or ``files``, where each file counts as
             a person.
         fitted: whether its scans are in a frame that was made of its own people: then what it holds of a patient depends on others.
+        covariates: what is known of its people beside their scans; every record has what is known of its own.
     """
 
     def __init__(
         self, path: Path | str | Place, records: Sequence[SubjectRecord], settings: Mapping[str, Any] | None = None,
-        people: str | None = None, *, fitted: bool = False,
+        people: str | None = None, *, fitted: bool = False, covariates: Covariates = UNKNOWN,
     ) -> None:  # fmt: skip
         self.path = place(path) if isinstance(path, Path | str) else path
-        self.records = tuple(records)
+        self.records = tuple(covariates.of(record) for record in records) if covariates.columns else tuple(records)
+        self.covariates = covariates
         self.fingerprint = cohort_fingerprint(records)
         self.settings = dict(settings or {})
         self.people = people if people in WAYS else _told_apart(self.records)
@@ -87,6 +90,7 @@ class Store:
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
             fingerprint = cohort_fingerprint(records)
+            covariates = Covariates.from_dict(content)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             do = f"it was changed: delete {NAME} and run the same ingest again"
             raise UserError(manifest, f"its subjects have another form ({error!r})", EXPECTED, do) from None
@@ -103,7 +107,8 @@ class Store:
         settings = content.get("config")
         frame = content.get("frame")
         fitted = bool(frame.get("of_cohort", True)) if isinstance(frame, dict) else frame is not None
-        return cls(where, records, settings if isinstance(settings, dict) else None, content.get("people"), fitted=fitted)
+        told = settings if isinstance(settings, dict) else None
+        return cls(where, records, told, content.get("people"), fitted=fitted, covariates=covariates)
 
     @property
     def shape(self) -> Shape3 | None:

@@ -28,6 +28,10 @@ class Config(IngestConfig):
     """Processes, one for each core if it is not given."""
     patients: Annotated[Path | None, Option("TABLE.tsv")] = None
     """Table of whose each scan is: a column for the scan (file, scan_id, participant_id, ...) and one for the patient (patient, ...)."""
+    participants: Annotated[Path | None, Option("TABLE.tsv")] = None
+    """Table of what is known of people, such as age and sex (default: participants.tsv of SOURCE, if it has one)."""
+    columns: Annotated[tuple[str, ...], Option("NAME", ("--column",), verbatim=True, repeated=True)] = ()
+    """Column of that table that the store holds, once for each (default: age, sex, group and site, where there are such)."""
     strict: bool = False
     """Whether to stop at the first scan that cannot be used instead of leaving it out."""
 
@@ -37,4 +41,8 @@ def run(config: Config) -> Answer[IngestSummary]:
     from volgen.commands.ingest.ingest import ingest
 
     settings = IngestConfig.model_validate({name: getattr(config, name) for name in IngestConfig.model_fields})
-    return Answer(ingest(config.source, config.store, settings, workers=config.workers, strict=config.strict, patients=config.patients))
+    found = ingest(
+        config.source, config.store, settings, workers=config.workers, strict=config.strict, patients=config.patients,
+        participants=config.participants, columns=config.columns,
+    )  # fmt: skip
+    return Answer(found)

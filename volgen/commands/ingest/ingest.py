@@ -25,6 +25,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256
 from volgen.core.manifest import NAME, Provenance
 from volgen.core.progress import Ticker, progress, say, say_next
+from volgen.data.covariates import TABLE, UNKNOWN, Covariates
 from volgen.data.ingest.choose import ScanChoice
 from volgen.data.ingest.discover import Found, select
 from volgen.data.ingest.frame import TEMPLATE, read_template
@@ -80,8 +81,9 @@ class IngestSummary:
 
 
 def ingest(
-    source: Path, store: Path | str, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None
-) -> IngestSummary:
+    source: Path, store: Path | str, config: IngestConfig, *, workers: int = 1, strict: bool = False, patients: Path | None = None,
+    participants: Path | None = None, columns: Sequence[str] = (),
+) -> IngestSummary:  # fmt: skip
     """Turns every usable scan of ``source`` into a group of ``store`` and writes the manifest last.
 
     Sources that cannot be used are left out and listed with the reason. A run that was killed is resumed by calling again; finished
@@ -94,6 +96,9 @@ def ingest(
         workers: processes; 1 stays in this one.
         strict: stop at the first source that cannot be used.
         patients: a table that says whose each scan is; None: their names say it.
+        participants: a table of what is known of people beside their scans; None: what the store has already, else the ``participants.tsv``
+            of the source, if there is one.
+        columns: which of its columns the store holds; age, sex, group and site, where it has them, if empty.
 
     Raises:
         UserError: nothing usable, a store made with other settings or from other files, or (``strict``) an unusable source.
@@ -125,6 +130,8 @@ def ingest(
             _refuse_strangers(folder, {record.id for record in records}, source)
             splits: dict[str, int] = {name: sum(record.split == name for record in records) for name in SPLITS}
             warnings = (*selection.warnings, *_warnings(good, splits))
+            covariates, odd = _covariates(source, folder, participants, columns, records)
+            warnings = (*warnings, *odd)
             consolidate(folder, [record.id for record in records])
             provenance.inputs = {
                 **({} if table is None else {"patients": table.fingerprint}),
@@ -143,13 +150,38 @@ def ingest(
                 left_out=[{"source": item.source, "reason": item.reason} for item in left_out],
                 not_taken=_grouped(selection.others),
                 subjects=[record.to_dict() for record in records],
+                **covariates.to_dict(),
             )
             into.finish()
     for group in _grouped(selection.others):
         say(f"not taken: {group['count']} images, such as {group['examples'][0]}: {group['reason']}")
+    if covariates.columns:
+        say("of people it holds: " + ", ".join(f"{name} {column}" for name, column in covariates.columns.items()))
+    records = tuple(covariates.of(record) for record in records)
     summary = IngestSummary(records, left_out, sum(outcome.resumed for outcome in good), splits, warnings)
     _tell(summary, store)
     return summary
+
+
+def _covariates(
+    source: Path, folder: Path, table: Path | None, columns: Sequence[str], records: Sequence[SubjectRecord]
+) -> tuple[Covariates, list[str]]:  # fmt: skip
+    """What is known of people, and warnings.
+
+    Raises:
+        UserError: the table that was named cannot be used; one of the source's own is passed over with a warning.
+    """
+    if table is None and not columns and (before := Covariates.before(folder).kept(records)).columns:
+        return before, []
+    own = source / TABLE
+    if table is not None or columns:
+        return Covariates.read(own if table is None else table, records, columns), []
+    if not own.is_file():
+        return UNKNOWN, []
+    try:
+        return Covariates.read(own, records), []
+    except UserError as error:
+        return UNKNOWN, [f"nothing of {TABLE} was taken: {error.found.removeprefix(str(source))}"]
 
 
 def _resolved(store: Path, config: IngestConfig) -> IngestConfig:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volgen.core.errors import UserError
-from volgen.core.files import sha256
 from volgen.data.people import Person
+from volgen.data.table import UserTable
 from volgen.images.nifti import stem
 
 SCANS = ("file", "filename", "path", "scan", "scan_id", "id", "participant_id")
 PATIENTS = ("patient", "patient_id", "person", "person_id", "subject", "subject_id")
-LARGEST = 1 << 26
-"""Bytes of a table."""
 SHOWN = 5
 """Names that a message lists."""
 LONGEST = 200
@@ -47,30 +44,19 @@ class PatientTable:
         Raises:
             UserError: it cannot be read, lacks a column or a value, or gives a scan two patients.
         """
-        try:
-            if path.stat().st_size > LARGEST:
-                raise UserError(str(path), f"has {path.stat().st_size} bytes", f"a table of at most {LARGEST}")
-            text = path.read_text(encoding="utf-8-sig")
-            lines = list(csv.reader(text.splitlines(), delimiter="," if path.name.lower().endswith(".csv") else "\t", strict=True))
-        except FileNotFoundError:
-            raise UserError(str(path), "there is no such file", FORM) from None
-        except (OSError, ValueError, csv.Error) as error:
-            raise UserError(str(path), f"cannot be read as a table ({error})", FORM) from None
-        header = [cell.strip().lower() for cell in lines[0]] if lines else []
-        columns = [[index for index, name in enumerate(header) if name in wanted] for wanted in (SCANS, PATIENTS)]
+        table = UserTable.read(path, FORM)
+        columns = [table.places(frozenset(wanted)) for wanted in (SCANS, PATIENTS)]
         if not all(len(found) == 1 for found in columns):
-            raise UserError(str(path), f"has the columns {', '.join(header)[:LONGEST] or 'none'}", FORM)
+            raise UserError(str(path), f"has the columns {', '.join(table.header).lower()[:LONGEST] or 'none'}", FORM)
         (scan,), (patient,) = columns
         rows: dict[str, str] = {}
-        for number, line in enumerate(lines[1:], 2):
-            if not any(cell.strip() for cell in line):
-                continue
-            cells = [line[column].strip() if column < len(line) else "" for column in (scan, patient)]
+        for number, row in table.rows:
+            cells = row[scan], row[patient]
             if not all(cells) or cells[1].lower() == "n/a":
                 raise UserError(f"{path}, line {number}", "lacks the scan or the patient", FORM)
             if (before := rows.setdefault(*cells)) != cells[1]:
                 raise UserError(f"{path}, line {number}", f"gives {cells[0]} to {cells[1]}, and a line before it to {before}", FORM)
-        return cls(path, rows, sha256(path))
+        return cls(path, rows, table.fingerprint)
 
     def people(self, relative: Sequence[str], people: Sequence[Person]) -> list[Person]:
         """The people with the names that the table gives them; others stay as they are.
