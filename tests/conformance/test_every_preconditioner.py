@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from volgen.core.registry import config_class, kinds
+from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
 from volgen.models.haar import means, spread
 
@@ -235,3 +236,54 @@ def test_what_is_drawn_has_the_covariance(kind: str) -> None:
         for direction, variance in zip(covariance.directions, variances, strict=True):
             torch.testing.assert_close(covariance.times(direction[None], sigma)[0], variance * direction, rtol=1e-3, atol=1e-4)
         assert rest == pytest.approx(float(exact.diagonal().mean()), rel=0.5 if len(variances) else 1e-5)
+
+
+FLOWING = [kind for kind in KINDS if config(kind).fit(cohort, PEOPLE, seed=0).flow_map is not None]
+TO = torch.tensor([0.0, 1.0, 0.3, 2.0])
+"""Lower and higher than SIGMAS."""
+
+
+@pytest.mark.parametrize("kind", FLOWING)
+def test_the_flow_leaves_what_goes_nowhere_as_it_is(kind: str) -> None:
+    _, y = noisy()
+    for preconditioner in (fitted(kind), fitted(kind).held_out([0, 1, 2, 3])):
+        assert preconditioner.flow_map is not None
+        for level in (SIGMAS, torch.zeros(len(SIGMAS))):
+            assert torch.equal(preconditioner.flow_map(y, level, level), y)
+
+
+@pytest.mark.parametrize("kind", FLOWING)
+def test_segments_of_the_flow_compose(kind: str) -> None:
+    _, y = noisy()
+    for preconditioner in (fitted(kind), fitted(kind).held_out([0, 1, 2, 3]), fitted(kind).coarse(0)):
+        flow = preconditioner.flow_map
+        assert flow is not None
+        for middle in (0.1, 0.9, 30.0):
+            between = torch.full_like(SIGMAS, middle)
+            inside = flow(y, SIGMAS, between)
+            largest = float(torch.cat([y, inside]).abs().max())
+            torch.testing.assert_close(flow(inside, between, TO), flow(y, SIGMAS, TO), rtol=0.0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("kind", FLOWING)
+def test_one_noise_is_one_path_of_the_flow(kind: str) -> None:
+    made, noise = fitted(kind), units(1)
+    assert made.flow_map is not None
+    for sigma, to in ((20.0, 0.7), (0.7, 0.0), (0.05, 3.0)):
+        found = made.flow_map(made.noised(noise, sigma), torch.tensor([sigma]), torch.tensor([to]))
+        torch.testing.assert_close(found, made.noised(noise, to), rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FLOWING if config(kind).fitted])
+def test_corners_flow_as_the_whole_volume_does(kind: str) -> None:
+    made, (_, y) = fitted(kind), noisy()
+    assert made.flow_map is not None
+    corners, scale = FittedCorners(made), 2**1.5
+    whole = means(made.flow_map(y, SIGMAS, TO), 1) * scale
+    torch.testing.assert_close(corners.flowed(1, means(y, 1) * scale, SIGMAS, TO), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {*FLOWING}))
+def test_where_there_is_no_distribution_there_is_no_flow(kind: str) -> None:
+    with pytest.raises(ValueError, match="the denoiser of no distribution"):
+        FittedCorners(fitted(kind)).flowed(0, units(1), torch.ones(1), torch.zeros(1))

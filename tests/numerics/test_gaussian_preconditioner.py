@@ -162,3 +162,18 @@ def test_a_fitted_gaussian_denoises_new_volumes_as_well_as_it_says() -> None:
         loss = float(((x0 - clean).square().mean(dim=(1, 2, 3, 4)) * preconditioner.weight(sigma_B)).mean())
         assert 0.8 < loss < 1.2, f"the loss of an untrained network at sigma {sigma}"
         assert (x0 - clean).square().mean() < 0.8 * (y - clean).square().mean()
+
+
+@pytest.mark.parametrize(("sigma", "to"), [(6.0, 0.0), (6.0, 0.7), (0.7, 0.05), (0.05, 6.0)])
+@pytest.mark.parametrize(("config", "residual"), CASES)
+def test_the_flow_is_the_solution_of_the_probability_flow(config: Config, residual: str, sigma: float, to: float) -> None:
+    """m + (S + s'^2)^(1/2) (S + s^2)^(-1/2) (x - m), by eigenvectors."""
+    s = statistics(config, residual)
+    w = basis(config.levels)
+    mean, y = w @ s.mean.flatten(), volumes(3)
+    values, vectors = torch.linalg.eigh(w @ covariance(config, s) @ w.T)
+    grown = vectors @ ((values + to**2) / (values + sigma**2)).sqrt().diag() @ vectors.T
+    flow = GaussianPreconditioner(config, s).flow_map
+    assert flow is not None
+    at, end = (torch.full((3,), level, dtype=torch.float64) for level in (sigma, to))
+    torch.testing.assert_close(flow(y, at, end).flatten(1), mean + (y.flatten(1) - mean) @ grown)

@@ -155,6 +155,12 @@ Expected = Callable[[Tensor, Tensor], Tensor]
 """``(y_BCXYZ, sigma_B) -> x0_BCXYZ``: what is expected of a noisy state without a network."""
 
 
+FlowMap = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(x_BCXYZ, sigma_B, to_B) -> x_BCXYZ``: where the probability flow takes noisy volumes, from one noise level to another (0 or more).
+
+Where it takes them from a level to the same one, they are what they were, bit for bit."""
+
+
 class Covariance(Protocol):
     """How volumes spread around what is expected of them, were they of a Gaussian N(m, S): known without a network.
 

@@ -35,6 +35,17 @@ class FittedCorners:
         """Clean corners of ``level`` expected, given noisy ones."""
         return self._preconditioner.coarse(level).expected(c_BCXYZ / _scale(level), sigma_of_means(sigma_B, level)) * _scale(level)
 
+    def flowed(self, level: int, c_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
+        """Where the probability flow takes corners of ``level`` from one noise level to another, in closed form.
+
+        Raises:
+            ValueError: the preconditioner's skip path is the denoiser of no distribution, so that there is no such flow.
+        """
+        flow = self._preconditioner.coarse(level).flow_map
+        if flow is None:
+            raise ValueError("the skip path of this preconditioner is the denoiser of no distribution of volumes")
+        return flow(c_BCXYZ / _scale(level), sigma_of_means(sigma_B, level), sigma_of_means(to_B, level)) * _scale(level)
+
     def joined(self, fine_BCXYZ: Tensor, corner_BCXYZ: Tensor) -> Tensor:
         """The finer bands of ``fine_BCXYZ`` around ``corner_BCXYZ``."""
         levels = (fine_BCXYZ.shape[-1] // corner_BCXYZ.shape[-1]).bit_length() - 1

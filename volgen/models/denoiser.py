@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Covariance, Shape3
+from volgen.core.protocols import Covariance, FlowMap, Shape3
 
 Network = Callable[..., Tensor]
 """``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike.
@@ -83,6 +83,14 @@ class Preconditioner(Protocol):
     @property
     def covariance(self) -> Covariance | None:
         """How volumes spread around :meth:`expected`, if they are such as are expected without a network; None if there are no such."""
+        ...
+
+    @property
+    def flow_map(self) -> FlowMap | None:
+        """The probability flow of volumes that are such as :meth:`expected` expects, in closed form; None if there are no such.
+
+        One noise gives one path, as in :meth:`noised`.
+        """
         ...
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:

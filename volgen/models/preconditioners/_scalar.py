@@ -14,7 +14,7 @@ from torch import Tensor
 from volgen.core.config import Config
 from volgen.core.limits import MAX_LEVELS
 from volgen.core.noise import c_noise
-from volgen.core.protocols import Covariance, Shape3
+from volgen.core.protocols import Covariance, FlowMap, Shape3
 from volgen.models.denoiser import Network, Preconditioner
 
 
@@ -155,6 +155,15 @@ class ScalarPreconditioner:
     def covariance(self) -> Covariance | None:
         """That of independent voxels N(0, d^2), where the skip path is their denoiser."""
         return Independent(self.config.deviation) if self.config.deviation else None
+
+    @property
+    def flow_map(self) -> FlowMap | None:
+        """That of independent voxels N(0, d^2): x sqrt((d^2 + s'^2) / (d^2 + s^2)); None where the skip path is no such denoiser."""
+        return self._flowed if self.config.deviation else None
+
+    def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
+        variance = self.config.deviation**2
+        return x_BCXYZ * _over(((variance + to_B**2) / (variance + sigma_B**2)).sqrt())
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """Nothing was fitted, so nobody can be left out."""

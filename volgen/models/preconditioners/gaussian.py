@@ -34,12 +34,13 @@ from torch.nn.functional import avg_pool3d
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_LEVELS, MAX_RANK
 from volgen.core.noise import c_noise
-from volgen.core.protocols import Covariance, Shape3
+from volgen.core.protocols import Covariance, FlowMap, Shape3
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 from volgen.models.preconditioners._gaussian_compact import is_packed, packed, unpacked
 from volgen.models.preconditioners._gaussian_covariance import GaussianCovariance
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
+from volgen.models.preconditioners._gaussian_flow import flowed
 from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Variances
 
 FOLD_PREFIX = "fold_"
@@ -210,6 +211,14 @@ class GaussianPreconditioner:
     def covariance(self) -> Covariance | None:
         """That of the Gaussian."""
         return GaussianCovariance(self.config.layout, self._fitted)
+
+    @property
+    def flow_map(self) -> FlowMap | None:
+        """That of the Gaussian (:mod:`volgen.models.preconditioners._gaussian_flow`)."""
+        return self._flowed
+
+    def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
+        return flowed(self.config.layout, self.statistics, x_BCXYZ, sigma_B, to_B)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""
