@@ -223,6 +223,7 @@ def sample(
     start_index: int = 0,
     memory_gib: float = 4.0,
     full: bool = False,
+    voxel_size: float | None = None,
     stages: int | None = None,
 ) -> list[Image]:
     """Draws volumes from a run: ``volgen sample``, bit for bit.
@@ -246,6 +247,7 @@ def sample(
         start_index: index of the first volume.
         memory_gib: GiB of a rank for volumes under way, and as much for experts.
         full: whether whole volumes are on their way at all noise levels, where a bank has coarser levels for high noise.
+        voxel_size: edge of the images' voxels in mm: the run's, if None, or that times a power of 2: means over its voxels.
         stages: ranks that each volume passes through, if there are several; chosen if None.
 
     Returns:
@@ -268,7 +270,8 @@ def sample(
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
         "given": tuple(f"{name}={value}" for name, value in (given or {}).items()),
         "operator": operator, "data": data, "batch_size": batch_size,
-        "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "full": full, "stages": stages,
+        "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "full": full,
+        "voxel_size": voxel_size, "stages": stages,
     }  # fmt: skip
     indices = range(start_index, start_index + count)
     if out is not None:

@@ -56,6 +56,16 @@ class BoxConfig(Config):
         lower = all(mine <= theirs for mine, theirs in zip(self.start, other.start, strict=True))
         return lower and all(mine >= theirs for mine, theirs in zip(self.stop, other.stop, strict=True))
 
+    def coarser(self, level: int) -> Self:
+        """The box in voxels that are 2^level times as large.
+
+        Raises:
+            ValueError: such voxels do not fit into it.
+        """
+        if any(edge % 2**level for edge in (*self.start, *self.size)):
+            raise ValueError(f"the box at {self.start} with {self.size} voxels does not divide by {2**level}")
+        return type(self)(start=_divided(self.start, level), size=_divided(self.size, level))
+
     def mirrored(self, shape: Shape3) -> BoxConfig:
         """The box in a volume of ``shape`` whose left and right have changed places."""
         return BoxConfig(start=(shape[0] - self.stop[0], *self.start[1:]), size=self.size)
@@ -99,3 +109,8 @@ class BoxConfig(Config):
         volume = torch.full((*box.shape[:-3], *shape), fill, dtype=box.dtype, device=box.device)
         volume[self.place] = box
         return volume
+
+
+def _divided(edges: Shape3, level: int) -> Shape3:
+    x, y, z = (edge >> level for edge in edges)
+    return x, y, z

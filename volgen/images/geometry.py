@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,16 @@ class Geometry:
         affine = np.diag([*size, 1.0])
         affine[:3, 3] = np.asarray(self.centre) - size * (np.asarray(self.shape) - 1) / 2
         return affine
+
+    def coarser(self, level: int) -> Geometry:
+        """The frame of means over cubes of 2^level voxels.
+
+        Raises:
+            ValueError: such cubes do not fill the grid, or the box.
+        """
+        shape, place = BoxConfig.whole(self.shape).coarser(level).size, self.place.coarser(level)
+        x, y, z = (edge * 2**level for edge in self.voxel_size)
+        return replace(self, shape=shape, voxel_size=(x, y, z), box=None if self.box is None else place)
 
     def alike(self, other: Geometry) -> bool:
         """Whether volumes of both have the same voxels, and more than background in the same of them."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest_word
+from volgen.core.limits import MAX_LEVELS
 from volgen.core.noise import choose
 from volgen.core.registry import config_class, kinds
 from volgen.core.span import owner
@@ -41,6 +43,32 @@ def costs_of(trained: TrainedRun, grid: Sequence[float], evaluations: Sequence[i
     experts, levels = trained.ensemble.experts, trained.levels(grid)
     weights = [experts[owner(trained.ensemble.spans, sigma)].parameters / 8**level for sigma, level in zip(grid, levels, strict=False)]
     return [count * weight / max(weights) for count, weight in zip(evaluations, weights, strict=True)]
+
+
+def coarser(trained: TrainedRun, voxel_size: float | None) -> int:
+    """How often a run's voxels are doubled on the way to others, given the edge of these in mm; 0 if None.
+
+    Raises:
+        UserError: no power of 2 leads there, or such voxels do not fill what the run draws.
+    """
+    if voxel_size is None:
+        return 0
+    geometry, option = trained.geometry, "--voxel-size"
+    own = geometry.voxel_size
+    fitting = []
+    for level in range(MAX_LEVELS + 1):
+        try:
+            fitting.append(geometry.coarser(level).voxel_size)
+        except ValueError:
+            break
+    for level, edges in enumerate(fitting):
+        if all(math.isclose(voxel_size, edge, rel_tol=1e-4) for edge in edges):
+            return level
+    found = f"{voxel_size:g} mm, and the run has voxels of {' x '.join(f'{edge:g}' for edge in own)} mm"
+    if len(set(own)) > 1:
+        raise UserError(option, found, "a run of voxels with equal edges", "leave it out")
+    possible = " or ".join(f"{edge:g}" for edge, *_ in fitting)
+    raise UserError(option, found, f"{possible}: means over cubes of whole voxels that fill its grid")
 
 
 def visited(ensemble: Ensemble, steps: int | None) -> list[float]:

@@ -15,8 +15,9 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
 from volgen.experts.bank import ExpertBank
 from volgen.models.assembly import Assembly, Box
-from volgen.models.corners import FittedCorners
+from volgen.models.corners import FittedCorners, corner_scale
 from volgen.models.denoiser import Preconditioner
+from volgen.models.haar import means
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
@@ -43,6 +44,8 @@ class Drawing:
         measurement: what volumes have to agree with, on the device; None if there is nothing.
         given: what every volume is asked to be (B = 1).
         climbs: whether volumes climb; only where the run says that they can, and nothing needs whole volumes on their way.
+        level: means over cubes of 2^level voxels are handed over; 0: the volumes.
+        finest: level of the corners in which a descent ends, at most ``level``; above 0 only where volumes climb, to experts of it.
     """
 
     run: TrainedRun
@@ -56,6 +59,18 @@ class Drawing:
     measurement: Measurement | None = None
     given: Given = NOTHING
     climbs: bool = False
+    level: int = 0
+    finest: int = 0
+
+    @property
+    def shape(self) -> Shape4:
+        """Channels and voxels of what is on its way when a descent ends, (1, X, Y, Z)."""
+        x, y, z = (edge >> self.finest for edge in self.run.geometry.grid)
+        return 1, x, y, z
+
+    def handed_over(self, volume_CXYZ: Tensor) -> Tensor:
+        """What a descent ended with -> means over cubes of 2^level voxels."""
+        return means(volume_CXYZ / corner_scale(self.finest), self.level - self.finest)
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""
@@ -76,7 +91,9 @@ class Drawing:
             memory: bytes of host memory for volumes that are under way.
             capacity: experts in memory.
         """
-        whole = self.run.geometry.grid
+        _, x, y, z = self.shape
+        whole = (x, y, z)
+        piece = self.shape if self.finest else (1, *self.run.piece)
         wave = max(1, int(min(memory / (BYTES_PER_VOXEL * math.prod(whole)), len(indices))))
         pieces = self.assembly.pieces(whole)
         if not indices:
@@ -92,14 +109,14 @@ class Drawing:
 
                 told = [one | self.given for one in given]
                 return descent.sample(
-                    bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=(1, *self.run.piece),
+                    bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=piece,
                     device=self.device, problem=self.problem, guidance=self.guidance, climb=self.climb, noise=there, given=told, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):
                 chosen = indices[first : first + wave]
                 for index, volume in zip(chosen, self.assembly.generate(draw, whole, seed, chosen), strict=True):
-                    take(index, volume)
+                    take(index, self.handed_over(volume))
 
     def bank(self, grid: Sequence[float], capacity: int) -> ExpertBank:
         """The denoiser of the descents, of some noise levels."""
@@ -108,12 +125,12 @@ class Drawing:
     @property
     def climb(self) -> Climb:
         """Which corner of a volume is on its way in which step."""
-        return self.run.climbing(self.preconditioner, self.grid) if self.climbs else FULL
+        return self.run.climbing(self.preconditioner, self.grid, self.finest) if self.climbs else FULL
 
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0))
+        prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0) + self.finest)
         return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:

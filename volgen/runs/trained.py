@@ -30,6 +30,7 @@ from volgen.images.geometry import Geometry
 from volgen.models.assembly import Assembly
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
+from volgen.models.model import sigma_of_means
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
     assembly_bytes,
@@ -41,7 +42,7 @@ from volgen.runs.fitted import (
 )  # fmt: skip
 from volgen.runs.leftovers import tidy
 from volgen.runs.paths import Paths
-from volgen.sampling.climb import Climbing, climbs
+from volgen.sampling.climb import Climbing, climbs, never_rise
 
 RELEASE = "release"
 """Stage of a manifest that `volgen release` wrote: it says nothing of whom the run was trained on."""
@@ -49,6 +50,8 @@ STAGES = ("train", RELEASE)
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
+UNSEEN = 0.05
+"""Noise in means over cubes of voxels, in the model's range of [-1, 1], from which a descent may go to 0 at once."""
 """Digits by which noise levels are compared: another processor may round otherwise."""
 
 
@@ -166,18 +169,29 @@ class TrainedRun:
         if found:
             raise UserError(where, found, f"float32 statistics of volumes of shape {list(piece)}", TRAIN_AGAIN)
 
-    def levels(self, grid: Sequence[float]) -> list[int]:
-        """Level of the expert of each step of a descent, and 0 for the volume in which it ends."""
+    def levels(self, grid: Sequence[float], finest: int = 0) -> list[int]:
+        """Level of the expert of each step of a descent, and ``finest`` for the corner in which it ends."""
         of_expert = [self.recipe.of(phase).level for phase in _experts(self.recipe)]
-        return [*(of_expert[owner(self.ensemble.spans, sigma)] for sigma in grid), 0]
+        return [*(of_expert[owner(self.ensemble.spans, sigma)] for sigma in grid), finest]
+
+    def finest_for(self, level: int, grid: Sequence[float]) -> int:
+        """Level of the corners of which means over cubes of 2^level voxels can be made, if all experts of ``grid`` above it are asked.
+
+        What noise there still is where finer experts begin is below :data:`UNSEEN` in these means, and goes with the last step.
+        """
+        levels = self.levels(grid)[:-1]
+        if not never_rise(levels):
+            return 0
+        reached = {finest: min(sigma for sigma, other in zip(grid, levels, strict=True) if other >= finest) for finest in set(levels)}
+        return max((finest for finest, sigma in reached.items() if finest <= level and sigma_of_means(sigma, level) <= UNSEEN), default=0)
 
     def climbs(self, grid: Sequence[float]) -> bool:
         """Whether samples can climb (:mod:`volgen.sampling.climb`) on a grid: from experts of coarser levels to those of finer ones."""
         return climbs(self.levels(grid)[:-1])
 
-    def climbing(self, preconditioner: Preconditioner, grid: Sequence[float]) -> Climbing:
-        """How they do it; for a bank of corners."""
-        return Climbing(self.levels(grid), FittedCorners(preconditioner))
+    def climbing(self, preconditioner: Preconditioner, grid: Sequence[float], finest: int = 0) -> Climbing:
+        """How they do it, up to corners of level ``finest``; for a bank of corners."""
+        return Climbing([level - finest for level in self.levels(grid, finest)], FittedCorners(preconditioner, finest))
 
     def bank(
         self, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int = 2, *, corners: bool = False

@@ -47,10 +47,10 @@ class SampleWork:
             drawing.bank(mine, capacity=max(2, len(mine))) as bank,
             self._ticking(sum(len(units[unit]) * len(flow.chunks[chunk]) for unit, chunk in tasks)) as done,
         ):
-            sampler, shape, device = drawing.sampler(), (1, *drawing.run.geometry.grid), self.ranks.device
+            sampler, shape, device = drawing.sampler(), drawing.shape, self.ranks.device
             seed, path = self.seed, down(grid)
             descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance, drawing.climb)
-            work = Volumes(descent, units, self._export, done, drawing.given)
+            work = Volumes(descent, units, self._take, done, drawing.given)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 
     @contextmanager
@@ -63,6 +63,9 @@ class SampleWork:
                 self.ranks.pulse.beat()
 
             yield done
+
+    def _take(self, index: int, volume_CXYZ: Tensor) -> None:
+        self._export(index, self.drawing.handed_over(volume_CXYZ))
 
     def _export(self, index: int, volume_CXYZ: Tensor) -> None:
         self.keep(index, volume_CXYZ)

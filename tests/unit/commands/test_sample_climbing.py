@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,6 +22,7 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
+from volgen.runs import trained
 from volgen.runs.trained import open_run
 from volgen.sampling import descent
 
@@ -30,7 +34,10 @@ LEVELS = [2, 2, 1, 0, 0]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three experts with random weights, each of a level of its own, behind a Gaussian that was fitted to random volumes."""
-    directory = tmp_path_factory.mktemp("runs") / "levels"
+    return made(tmp_path_factory.mktemp("runs") / "levels", 0.05)
+
+
+def made(directory: Path, weights: float) -> Path:
     directory.mkdir()
     content = {
         "name": "levels", "data": {"store": "nowhere.zarr", "shape": list(SHAPE)},
@@ -48,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for phase in sorted(recipe.phases(), key=lambda phase: phase.span.low):
         module = recipe.of(phase).build().released(phase)
         for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
+            torch.nn.init.normal_(parameter, std=weights)
         path = directory / "experts" / phase.name / "weights.safetensors"
         path.parent.mkdir(parents=True)
         save_file(module.state_dict(), path)
@@ -127,10 +134,11 @@ def test_a_row_of_ranks_sends_what_is_on_its_way_and_makes_the_same_volumes(run:
     from volgen.runs.draw import Drawing
     from volgen.runs.ranks import Volumes
 
-    trained, device = open_run(run), torch.device("cpu")
-    grid = trained.ensemble.grid
+    finished, device = open_run(run), torch.device("cpu")
+    grid = finished.ensemble.grid
     white = config_class("volgen.sampling.noises", "white")()
-    drawing = Drawing(trained, trained.preconditioner(device), trained.assembly(), trained.recipe.sampler, white, grid, device, climbs=True)
+    fitted, solver = finished.preconditioner(device), finished.recipe.sampler
+    drawing = Drawing(finished, fitted, finished.assembly(), solver, white, grid, device, climbs=True)
     kept: dict[int, torch.Tensor] = {}
     with drawing.bank(grid, 2) as bank:
         down = descent.Descent(
@@ -154,12 +162,60 @@ def test_a_row_of_ranks_sends_what_is_on_its_way_and_makes_the_same_volumes(run:
 def test_rows_are_cut_by_what_steps_cost(run: Path) -> None:
     from volgen.runs.choices import costs_of
 
-    trained = open_run(run)
-    assert costs_of(trained, trained.ensemble.grid, [1, 1, 1, 1, 1]) == [1 / 64, 1 / 64, 1 / 8, 1.0, 1.0]
+    finished = open_run(run)
+    assert costs_of(finished, finished.ensemble.grid, [1, 1, 1, 1, 1]) == [1 / 64, 1 / 64, 1 / 8, 1.0, 1.0]
 
 
 def test_experts_of_one_level_do_not_climb(run: Path) -> None:
-    trained = open_run(run)
-    grid = trained.ensemble.grid
-    assert trained.levels(grid) == [*LEVELS, 0]
-    assert trained.climbs(grid) and not trained.climbs(grid[:2]) and not trained.climbs(grid[3:])
+    finished = open_run(run)
+    grid = finished.ensemble.grid
+    assert finished.levels(grid) == [*LEVELS, 0]
+    assert finished.climbs(grid) and not finished.climbs(grid[:2]) and not finished.climbs(grid[3:])
+
+
+def voxels(out: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    return [nib.load(path).get_fdata() for path in sorted(out.rglob("*_T1w.nii.gz"))]
+
+
+def means(volume: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return volume.reshape(8, 2, 8, 2, 8, 2).mean((1, 3, 5))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_larger_voxels_are_means_over_the_runs(run: Path, tmp_path: Path, full: bool) -> None:
+    """Where noise would be seen in them, finer experts take part."""
+    fine = sample(run, tmp_path / "fine", count=2, device="cpu", full=full)
+    coarse = sample(run, tmp_path / "coarse", count=2, device="cpu", full=full, voxel_size=2.0)
+    for volume, mean in zip(voxels(fine), voxels(coarse), strict=True):
+        inside = (volume > 0).reshape(8, 2, 8, 2, 8, 2).all((1, 3, 5)) & (volume < 100).reshape(8, 2, 8, 2, 8, 2).all((1, 3, 5))
+        np.testing.assert_allclose(mean[inside], means(volume)[inside], atol=1e-3)
+    image, before = (nib.load(next(out.rglob("*_T1w.nii.gz"))) for out in (coarse, fine))
+    assert image.shape == (8, 8, 8) and image.header.get_zooms() == (2.0, 2.0, 2.0)
+    corner = np.array([-0.5, -0.5, -0.5, 1.0])
+    np.testing.assert_allclose(image.affine @ corner, before.affine @ corner, err_msg="the same field of view")
+    with pytest.raises(UserError, match="another 'config'"):
+        sample(run, coarse, count=3, device="cpu", full=full, voxel_size=4.0)
+
+
+def test_experts_of_detail_that_larger_voxels_do_not_show_are_left_out(
+    tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Gaussian's corner goes its way alone, so that it is that of the whole volume of the same seed, up to what the last step expects."""
+    gaussian = made(tmp_path / "gaussian", 0.0)
+    fine = sample(gaussian, tmp_path / "fine", count=2, device="cpu", sampler="heun")
+    monkeypatch.setattr(trained, "UNSEEN", 0.3)
+    drawn.clear()
+    coarse = sample(gaussian, tmp_path / "coarse", count=2, device="cpu", sampler="heun", voxel_size=2.0)
+    assert drawn == [SIZE // 64] * 2 + [SIZE // 8] * 2
+    assert sidecar(coarse)["Levels"] == [2, 2, 1, 1] and len(sidecar(coarse)["SigmaGrid"]) == 3
+    (one, other), (mean, _) = voxels(fine), voxels(coarse)
+    assert np.corrcoef(means(one).ravel(), mean.ravel())[0, 1] > 0.9 > 0.5 > np.corrcoef(means(other).ravel(), mean.ravel())[0, 1]
+    again = sample(gaussian, tmp_path / "again", count=1, start_index=1, device="cpu", sampler="heun", voxel_size=2.0)
+    assert images(again)[0] == images(coarse)[1]
+
+
+@pytest.mark.parametrize("edge", [1.5, 0.5, 3.0, 32.0, math.nan, -2.0])
+def test_voxels_that_do_not_fill_the_grid_are_refused(run: Path, tmp_path: Path, edge: float) -> None:
+    with pytest.raises(UserError, match=r"--voxel-size: .* 1 or 2 or 4 or 8"):
+        sample(run, tmp_path / "out", count=1, voxel_size=edge)
+    assert not (tmp_path / "out").exists()

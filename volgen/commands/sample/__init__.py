@@ -48,6 +48,9 @@ class Config(BaseConfig):
     """Memory of a rank for volumes under way, and as much for experts."""
     full: bool = False
     """Whether whole volumes are on their way at all noise levels, where a bank has coarser levels for high noise."""
+    voxel_size: Annotated[float | None, Option("MM")] = None
+    """Edge of the voxels in the files: the run's times a power of 2, means over its voxels; experts of finer ones are left out (default:
+    the run's)."""
     stages: Annotated[int | None, Option("N")] = None
     """Ranks that each volume passes through, if there are several (default: as many as it takes to hold all experts)."""
 

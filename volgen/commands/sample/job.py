@@ -17,6 +17,7 @@ from volgen.core.config import Config
 from volgen.core.files import check_digest, write_json
 from volgen.data import derivative
 from volgen.images import nifti
+from volgen.images.geometry import Geometry
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
 
@@ -30,7 +31,8 @@ FILES = (derivative.OVERVIEW, *derivative.DESCRIPTION, *STATEMENT)
 class Job:
     """A directory of samples and what was asked for.
 
-    ``climbs`` says whether only the corners that experts see are on their way (:mod:`volgen.sampling.climb`). ``names`` says where in the
+    ``climbs`` says whether only the corners that experts see are on their way (:mod:`volgen.sampling.climb`), ``level``
+    that voxels are 2^level times as large as the run's. ``names`` says where in the
     directory volumes lie: as BIDS has it, or without folders in one that volgen 0.1.0 began.
     """
 
@@ -44,6 +46,7 @@ class Job:
     dtype: Literal["float32", "int16"]
     requested: Mapping[str, int]  # what may differ between two commands that fill one directory
     climbs: bool = False
+    level: int = 0
     provenance: manifest.Provenance = field(init=False)
     names: derivative.Names = field(init=False)
 
@@ -56,12 +59,18 @@ class Job:
             **({} if self.noise.model_dump() == {"kind": WHITE} else {"noise": self.noise.model_dump(mode="json")}),
             **self.steering.told,
             **({CLIMBS: True} if self.climbs else {}),
+            **({"voxel_size": list(self.geometry.voxel_size)} if self.level else {}),
         }
         provenance = manifest.Provenance(
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
         )
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "names", derivative.names_in(self.out))
+
+    @property
+    def geometry(self) -> Geometry:
+        """The frame of the volumes."""
+        return self.run.geometry.coarser(self.level)
 
     @contextmanager
     def claim(self) -> Iterator[Claimed]:
@@ -120,7 +129,7 @@ class Job:
 
     def export(self, index: int, volume_CXYZ: Tensor) -> None:
         """Model range -> [0, 1] -> intensity units of the cohort; then the image and its sidecar."""
-        geometry = self.run.geometry
+        geometry = self.geometry
         image = geometry.volume(volume_CXYZ[0])
         nifti.write(self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description(self.steering.header))
         sidecar = {
@@ -132,7 +141,7 @@ class Job:
             "Noise": self.noise.model_dump(mode="json"),
             **({"AskedFor": self.steering.told} if self.steering.told else {}),
             "SigmaGrid": list(self.grid),
-            **({"Levels": self.run.levels(self.grid)} if self.climbs else {}),
+            **({"Levels": self.run.levels(self.grid, self.run.finest_for(self.level, self.grid))} if self.climbs else {}),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,
             "PrivacyStatement": self.run.privacy,

@@ -13,7 +13,7 @@ MOST = 8
 def draw(job: Job) -> None:
     """Draws, or draws anew, the picture of the first volumes that a directory holds, in the order of their names."""
     names = job.names.complete(job.out)[:MOST]
-    geometry = job.run.geometry
+    geometry = job.geometry
     middles = []
     for name in names:  # one volume in memory at a time
         unit = geometry.intensity.to_unit(nifti.read(job.out / name).voxels)

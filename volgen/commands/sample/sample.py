@@ -18,7 +18,7 @@ from volgen.core.registry import config_class
 from volgen.data.derivative import OVERVIEW
 from volgen.models.condition import asked_for
 from volgen.parallel import launch as launches
-from volgen.runs.choices import component, costs_of, resident, visited
+from volgen.runs.choices import coarser, component, costs_of, resident, visited
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import crew, flow_of
 from volgen.runs.trained import open_run
@@ -50,6 +50,7 @@ def sample(
     start_index: int = 0,
     memory_gib: float = 4.0,
     full: bool = False,
+    voxel_size: float | None = None,
     stages: int | None = None,
 ) -> Path:
     """Draws volumes ``start_index`` ... ``start_index + count - 1`` of a seed and writes them as a BIDS derivative.
@@ -84,6 +85,8 @@ def sample(
             much again is for experts, where more than two are kept: on the ranks of a row, and in runs that draw a volume piece by
             piece, each of which needs all of them.
         full: whether whole volumes are on their way at all noise levels.
+        voxel_size: edge in mm of the voxels of the files, the run's times a power of 2: means over cubes of the run's voxels. Where volumes
+            climb, experts of finer voxels are left out if what noise there is when their turn comes is not seen in these means.
         stages: ranks in a row; chosen if None.
 
     Returns:
@@ -114,11 +117,14 @@ def sample(
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
     guide = guided.build()
+    level = coarser(trained, voxel_size)
     climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
+    finest = trained.finest_for(level, grid) if climbs else 0
+    grid = [sigma for sigma, of in zip(grid, trained.levels(grid), strict=False) if of >= finest]
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     requested = {"count": count, "start_index": start_index}
-    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs)
+    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs, level)
     indices = range(start_index, start_index + count)
 
     claimed: list[Claimed] = []
@@ -134,7 +140,9 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        drawing = Drawing(trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs)
+        drawing = Drawing(
+            trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs, level, finest
+        )  # fmt: skip
         work = SampleWork(seed, job.export, drawing, ranks)
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         if flow.stages > 1:
