@@ -197,7 +197,7 @@ def prepare_worker(environment: Mapping[str, str]) -> None:
     """Set-up of a worker process: the parent's environment, one thread each, ctrl-C left to the parent, and no survival of the parent.
 
     Args:
-        environment: of the parent as it is now. That of the server that workers are forked from is of when the server began.
+        environment: the parent's environment as it is now; the server that workers are forked from has that of when it began.
     """
     os.environ.clear()
     os.environ.update(environment)
