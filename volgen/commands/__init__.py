@@ -18,7 +18,7 @@ from volgen.core import registry
 
 FIRST_USE = (
     "cohort", "ingest", "participants", "export", "train", "plan", "sample", "reconstruct", "anonymise", "audit", "statement", "release",
-    "report", "doctor", "bench", "explain",
+    "report", "readers", "doctor", "bench", "explain",
 )  # fmt: skip
 """The order of a first use, in which the help lists the commands; one that is not named here comes after these."""
 
