@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From the sample cohort of real scans to generated brains and a slice report: bash launch/quickstart.sh [OUT]
+# Brains of the packaged model, then from real scans to a model of one's own, its volumes and a slice report: bash launch/quickstart.sh [OUT]
 #
 #   OUT               where everything goes (default: quickstart, in the checkout)
-#   QUICKSTART_SHORT  1 trains a few steps only: it shows that everything runs, not what it can do
+#   QUICKSTART_SHORT  1 draws one brain and trains a few steps only: it shows that everything runs, not what it can do
 #   VENV, PYTHON, TORCH_SPEC  see launch/setup.sh
 #
 # A second run continues where the first one stopped: every command keeps what is already there.
@@ -13,9 +13,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 [[ $# -le 1 && ${1:-} != -* ]] || fail "usage: bash launch/quickstart.sh [OUT]"
 out=$(realpath --canonicalize-missing "${1:-$VOLGEN_ROOT/quickstart}")
 config=$VOLGEN_ROOT/configs/quickstart.yaml
-options=()
+options=() brains=6
 if [[ ${QUICKSTART_SHORT:-0} != 0 ]]; then
     options=(--stopping.max_steps 4 --stopping.min_steps 1 --stopping.validate_every 2 --stopping.validation_volumes 2)
+    brains=1
     ! grep -q '^ *shared_steps:' "$config" || options+=(--experts.shared_steps 4)
 fi
 # bf16 makes a step four times as fast on a processor (or GPU) that has it, and slower on one that emulates it.
@@ -25,11 +26,13 @@ fi
 
 setup_volgen ""
 
-step "the sample cohort: 61 people's real scans"
+step "6 brains of the model in the package, at 2 mm"
+volgen sample pretrained:t1w-1mm --out "$out/brains" --count "$brains" --voxel-size 2
+step "a model of one's own. The sample cohort: 61 people's real scans"
 volgen cohort "$out/scans"
 step "ingest: 4 mm, 40 x 48 x 40"
 volgen ingest "$out/scans" "$out/cohort.zarr" --shape 40 48 40 --voxel-size 4
-step "train, under DeepSpeed"
+step "train for some minutes, under DeepSpeed"
 volgen train --config "$config" --name run --runs "$out" --data.store "$out/cohort.zarr" "${options[@]}"
 step "sample 8 brains"
 volgen sample "$out/run" --out "$out/samples" --count 8 --seed 0
@@ -37,4 +40,5 @@ step "report: the samples against the real scans"
 volgen report "$out/samples" --reference "$out/cohort.zarr" --out "$out/report"
 
 step "done"
-printf 'volumes  %s\npicture  %s\nreport   %s\n' "$out/samples" "$out/samples/overview.png" "$out/report/report.html"
+printf 'brains of the packaged model  %s\nvolumes of your own           %s\nreport on these               %s\n' \
+    "$out/brains/overview.png" "$out/samples/overview.png" "$out/report/report.html"
