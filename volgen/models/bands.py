@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volgen.core.protocols import Scan
-from volgen.models.haar import analyse
+from volgen.models.haar import analyse, corner_scale
 
 
 def variances(scans: Iterable[Scan], levels: int, faint: float) -> list[NDArray[np.float32]]:
@@ -30,8 +30,8 @@ def variances(scans: Iterable[Scan], levels: int, faint: float) -> list[NDArray[
     for scan in scans:
         for level, seen in enumerate(moments):
             x_XYZ = scan.coarse(2**level) if level else scan.whole()
-            seen.add(analyse(x_XYZ[None, None])[0] * 2 ** (1.5 * level))
-    return [seen.inside(faint * 2 ** (1.5 * (level + 1))) for level, seen in enumerate(moments)]
+            seen.add(analyse(x_XYZ[None, None])[0] * corner_scale(level))
+    return [seen.inside(faint * corner_scale(level + 1)) for level, seen in enumerate(moments)]
 
 
 class _Moments:

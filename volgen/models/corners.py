@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from volgen.models.denoiser import Preconditioner
-from volgen.models.haar import means, spread
+from volgen.models.haar import corner_scale, levels_between, means, spread
 from volgen.models.model import sigma_of_means
 
 
@@ -55,10 +55,5 @@ class FittedCorners:
 
     def joined(self, fine_BCXYZ: Tensor, corner_BCXYZ: Tensor) -> Tensor:
         """The finer bands of ``fine_BCXYZ`` around ``corner_BCXYZ``."""
-        levels = (fine_BCXYZ.shape[-1] // corner_BCXYZ.shape[-1]).bit_length() - 1
+        levels = levels_between(fine_BCXYZ, corner_BCXYZ)
         return fine_BCXYZ + spread(corner_BCXYZ / corner_scale(levels) - means(fine_BCXYZ, levels), levels)
-
-
-def corner_scale(level: int) -> float:
-    """A corner of ``level`` over the means that it stands for: 2^(1.5 level)."""
-    return float(2 ** (1.5 * level))

@@ -60,6 +60,16 @@ def means(x_BCXYZ: Tensor, levels: int) -> Tensor:
     return avg_pool3d(x_BCXYZ, 2**levels) if levels else x_BCXYZ
 
 
+def corner_scale(level: int) -> float:
+    """A low-pass corner over the means that it stands for, 2^(1.5 level): the norm of a cube of 2^level ones."""
+    return float(2 ** (1.5 * level))
+
+
+def levels_between(fine_BCXYZ: Tensor, coarse_BCXYZ: Tensor) -> int:
+    """How often voxels of one volume are doubled on the way to those of another of the same place."""
+    return int(fine_BCXYZ.shape[-1] // coarse_BCXYZ.shape[-1]).bit_length() - 1
+
+
 def spread(x_BCXYZ: Tensor, levels: int) -> Tensor:
     """Each voxel repeated over its cube of 2^levels: what :func:`unpyramid` makes of a low-pass corner, 2^(1.5 levels) x, alone."""
     return interpolate(x_BCXYZ, scale_factor=float(2**levels), mode="nearest") if levels else x_BCXYZ

@@ -23,7 +23,7 @@ from torch import Tensor
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
-from volgen.models.haar import means, spread
+from volgen.models.haar import corner_scale, means, spread
 from volgen.models.view import ViewConfig
 
 Sigma = TypeVar("Sigma", float, Tensor)
@@ -142,7 +142,7 @@ class CornerDenoiser:
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """Returns the clean corner; ``sigma_B`` is that of full resolution, which noise has in a corner too."""
-        scale = 2 ** (1.5 * self.level)
+        scale = corner_scale(self.level)
         return self.inner(y_BCXYZ / scale, sigma_of_means(sigma_B, self.level), _seen(given, self.level)) * scale
 
 
@@ -187,4 +187,4 @@ def _seen(given: Given, level: int) -> Given:
 
 def sigma_of_means(sigma: Sigma, level: int) -> Sigma:
     """Noise level of the means over cubes of 2^level voxels, where the voxels have ``sigma``: s / 2^(1.5 l)."""
-    return sigma / 2 ** (1.5 * level)
+    return sigma / corner_scale(level)

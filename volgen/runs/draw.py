@@ -15,9 +15,9 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
 from volgen.experts.bank import ExpertBank
 from volgen.models.assembly import Assembly, Box
-from volgen.models.corners import FittedCorners, corner_scale
+from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
-from volgen.models.haar import means
+from volgen.models.haar import corner_scale, means
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
