@@ -232,7 +232,8 @@ class Recipe(Config):
     @property
     def cut(self) -> Cut:
         """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
-        return telling(self.model.cut(self.assembly.cut, self.preconditioner), self.conditions)
+        seen = self.model.cut(self.assembly.cut, self.preconditioner)
+        return telling(self.objective.cut(seen) if hasattr(self.objective, "cut") else seen, self.conditions)
 
     @property
     def examples_of_each(self) -> int:
@@ -296,6 +297,7 @@ class Recipe(Config):
         if not all(phase.points for phase in plan(self.experts, grid)):
             raise ValueError("schedule: its noise levels are too close to each other to have owners")
         self._of_each(Recipe._check_model)
+        self.build().check()
         self.start.check(self)
         self._of_each(Recipe._check_batch)
         refusals = list(dict.fromkeys(reason for variant in self.variants for reason in self.privacy.refusals(variant)))

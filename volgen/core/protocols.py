@@ -70,6 +70,7 @@ class Sampler(Protocol):
         order: global order of convergence of the mean trajectory, measured by a test.
         stochastic: whether ``step.noise`` is used; if not, it solves an ordinary differential equation, upwards as well as down.
         renoises: whether a step draws from N(D, sigma_next^2), so that nothing is left of the sample but what the denoiser made of it.
+        straight: whether a step is D + sigma_next/sigma (x - D), so that a denoiser can say where it ends.
         remembers: what it remembers from one step to the next: for each item ``Tensor`` (one like the sample) or ``float``.
         evaluations: how often it asks the denoiser in its first step, and in each later one.
     """
@@ -77,6 +78,7 @@ class Sampler(Protocol):
     order: int
     stochastic: bool
     renoises: bool = False
+    straight: bool = False
     remembers: tuple[type, ...] = ()
     evaluations: tuple[int, int] = (1, 1)
 
@@ -283,6 +285,18 @@ class Scan(Protocol):
 
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge ** 3`` voxels, float32 [X / edge, Y / edge, Z / edge] in [-1, 1]."""
+        ...
+
+
+class Trajectory(Scan, Protocol):
+    """A drawn volume of the training data, with the states through which it came."""
+
+    def states(self) -> Tensor:
+        """Float32 [T, X, Y, Z]: noisy states, highest noise first, and the clean volume last.
+
+        Raises:
+            UserError: the store keeps none, or they are damaged.
+        """
         ...
 
 

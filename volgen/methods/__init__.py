@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from volgen.core.given import Examples
-from volgen.core.protocols import Denoiser, NoiseSchedule, Shape3
+from volgen.core.protocols import Denoiser, NoiseSchedule, Sampler, Shape3
 from volgen.data.stream import StreamConfig
 from volgen.experts.plan import ExpertsConfig, Phase
 from volgen.models.adapter import AdapterConfig
@@ -114,6 +114,14 @@ class Sections(Protocol):
 class Method(Protocol):
     """What every file of this folder builds."""
 
+    def check(self) -> None:
+        """Makes sure that the recipe can be had with this method.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        ...
+
     @property
     def inputs(self) -> int:
         """Input channels of the network."""
@@ -170,4 +178,29 @@ class Method(Protocol):
 
     def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """The same for samples that climb (:mod:`volgen.sampling.climb`): of corners of volumes, where the network sees no more of them."""
+        ...
+
+    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
+        """The noise levels from which a descent of some steps takes them, descending; of as many as the method would choose if None.
+
+        Args:
+            grid: the run's, descending.
+            steps: how many.
+
+        Raises:
+            UserError: there is no such descent.
+        """
+        ...
+
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+        """Refuses a descent that its denoisers were not made for.
+
+        Args:
+            sampler: what takes the steps.
+            grid: the noise levels from which it takes them, descending.
+            guided: whether a guidance asks the denoiser, and takes what it says for an expected volume.
+
+        Raises:
+            UserError: says which solver, or which noise levels, they were made for.
+        """
         ...

@@ -59,6 +59,11 @@ class Run(Protocol):
         ...
 
     @property
+    def objective(self) -> Any:
+        """A kind of objective."""
+        ...
+
+    @property
     def stopping(self) -> StoppingConfig:
         """How long each expert trains."""
         ...

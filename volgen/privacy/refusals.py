@@ -35,6 +35,8 @@ def of_recipe(recipe: Run) -> Iterator[str]:
     if not getattr(recipe.network, "patients_apart", False):
         choice = _choice(networks.__name__, "patients_apart", is_so=True)
         yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {choice}"
+    if not getattr(recipe.objective, "patients_apart", True):
+        yield f"objective.kind '{recipe.objective.kind}' is not tested with gradients of single patients. Use denoising"
     if recipe.conditions:
         yield "conditions: gradients of single patients are not tested with them. Leave them out"
     if getattr(recipe.assembly, "fitted", True):

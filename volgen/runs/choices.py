@@ -9,10 +9,8 @@ from typing import Any
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest_word
 from volgen.core.limits import MAX_LEVELS
-from volgen.core.noise import choose
 from volgen.core.registry import config_class, kinds
 from volgen.core.span import owner
-from volgen.experts.ensemble import Ensemble
 from volgen.runs.trained import TrainedRun
 
 BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2}
@@ -71,14 +69,10 @@ def coarser(trained: TrainedRun, voxel_size: float | None) -> int:
     raise UserError(option, found, f"{possible}: means over cubes of whole voxels that fill its grid")
 
 
-def visited(ensemble: Ensemble, steps: int | None) -> list[float]:
-    """The points of an ensemble's grid that a descent of some steps visits; all of them if None.
+def visited(trained: TrainedRun, steps: int | None) -> list[float]:
+    """The points of a run's grid that a descent of some steps visits; of a usual one if None.
 
     Raises:
         UserError: there are no such.
     """
-    try:
-        return choose(list(ensemble.grid), steps)
-    except ValueError as error:
-        expected = f"from 2 to {len(ensemble.grid)}: the experts were trained at these noise levels only"
-        raise UserError("--steps", str(error), expected) from None
+    return trained.recipe.build().visits(trained.ensemble.grid, steps)

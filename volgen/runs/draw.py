@@ -46,6 +46,9 @@ class Drawing:
         climbs: whether volumes climb; only where the run says that they can, and nothing needs whole volumes on their way.
         level: means over cubes of 2^level voxels are handed over; 0: the volumes.
         finest: level of the corners in which a descent ends, at most ``level``; above 0 only where volumes climb, to experts of it.
+
+    Raises:
+        UserError: the run's experts were made for another solver, or for other noise levels.
     """
 
     run: TrainedRun
@@ -71,6 +74,9 @@ class Drawing:
     def handed_over(self, volume_CXYZ: Tensor) -> Tensor:
         """What a descent ended with -> means over cubes of 2^level voxels."""
         return means(volume_CXYZ / corner_scale(self.finest), self.level - self.finest)
+
+    def __post_init__(self) -> None:
+        self.run.recipe.build().fits(self.sampler(), self.grid, guided=self.guidance is not UNGUIDED)
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from volgen.core.given import Examples
+from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Weighted
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -56,6 +56,30 @@ class Trainee(Protocol):
         ...
 
 
+class Jumps(Protocol):
+    """What goes from one noise level to another along the probability flow in one evaluation (:class:`volgen.models.jump.Jump`)."""
+
+    def __call__(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor, given: Given = NOTHING) -> Tensor:
+        """The volumes at ``to_B``."""
+        ...
+
+    def missed(self, error_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor, detail: float) -> Tensor:
+        """Weighted mean squares [B] of errors at the ends of jumps; finest detail counts 1 + ``detail`` times."""
+        ...
+
+
+class Jumper(Trainee, Protocol):
+    """What a phase trains where networks jump."""
+
+    def end(self, sigma: float) -> float:
+        """Where jumps from a noise level of the phase end: lower."""
+        ...
+
+    def jump(self, network: Network, ids: Sequence[str] = ()) -> Jumps:
+        """The jump that a network makes; arguments as of :meth:`denoiser`."""
+        ...
+
+
 class Objective(Protocol):
     """A loss of a batch, one number for each example."""
 
@@ -72,7 +96,12 @@ class Objective(Protocol):
 
 
 class ObjectiveConfig(Protocol):
-    """What every file in ``volgen/training/objectives`` offers as ``Config``."""
+    """What every file in ``volgen/training/objectives`` offers as ``Config``.
+
+    It may also say, where that is not so of every objective: ``jumps``, whether it trains networks that jump, which are a :class:`Jumper`;
+    ``teaches_itself``, whether its targets come from the network at neighbouring noise levels; ``patients_apart`` false, where nobody has
+    tested gradients of single patients; and ``cut`` and ``states``, what of a scan an example is, and how many volumes that are.
+    """
 
     kind: str
 

@@ -116,7 +116,7 @@ def test_a_method_alone_puts_network_preconditioner_adapter_and_objective_togeth
         name: [found[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and (found := GLUE.search(ast.unparse(node)))]
         for name, tree in _trees().items()
     }
-    assert calls["methods/diffusion.py"], "they are found where they are"
+    assert calls["methods/_bank.py"], "they are found where they are"
     assert {name: found for name, found in calls.items() if found and not name.startswith(METHODS)} == {}
     losses = {
         name for name, tree in _trees().items() for node in ast.walk(tree)

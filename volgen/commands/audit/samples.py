@@ -18,6 +18,7 @@ from volgen.data.store import Store
 from volgen.evaluation import memorisation
 from volgen.images.blocks import block_means
 from volgen.images.intensity import from_model
+from volgen.runs.choices import visited
 from volgen.runs.draw import Drawing
 from volgen.runs.trained import TrainedRun
 
@@ -36,7 +37,7 @@ def drawn(trained: TrainedRun, count: int, seed: int, device: torch.device) -> l
         found.append(block_means(from_model(trained.geometry.whole(volume_CXYZ[0])).numpy(), [edge] * 3))
 
     white = config_class("volgen.sampling.noises", "white")()
-    grid = trained.ensemble.grid
+    grid = visited(trained, None)
     drawing = Drawing(
         trained, trained.preconditioner(device), trained.assembly(), trained.recipe.sampler, white, grid, device,
         climbs=trained.climbs(grid),

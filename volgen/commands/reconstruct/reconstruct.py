@@ -127,7 +127,7 @@ def reconstruct(
     solver = component("--sampler", SAMPLERS, sampler, _sampler(trained, guide))
     instrument = component("--operator", OPERATORS, _masked(operator, mask), None)
     source = _source(data, simulate, split, people, instrument, noise, window, centre, seed)
-    grid = visited(trained.ensemble, steps)
+    grid = visited(trained, steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)

@@ -108,7 +108,7 @@ def sample(
     guided = component("--guidance", GUIDANCES, guidance, trained.recipe.guidance if data is None else Unguided())
     steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, words(given))
     told = asked_for(trained.recipe.conditions, steering.given)
-    grid = visited(trained.ensemble, steps)
+    grid = visited(trained, steps)
     capacity = resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
         if data is not None:

@@ -29,6 +29,7 @@ class DDIM(Sampler):
     def __init__(self, eta: float) -> None:
         self.eta = eta
         self.stochastic = eta > 0.0
+        self.straight = not self.stochastic
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """The sample at ``step.sigma_next``; nothing is remembered."""

@@ -11,13 +11,14 @@ from volgen.core.protocols import Denoiser, Sampler, Step
 
 
 class Euler(Sampler):
-    """First-order solver of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3).
+    """First-order solver of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3); exact where experts jump.
 
     A step is x' = x + (sigma' - sigma) (x - D) / sigma = D + (sigma'/sigma) (x - D); at sigma' = 0 it returns D.
     """
 
     order = 1
     stochastic = False
+    straight = True
 
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """The sample at ``step.sigma_next``; nothing is remembered."""
@@ -26,7 +27,7 @@ class Euler(Sampler):
 
 
 class Config(BaseConfig):
-    """Euler steps: one network evaluation each. The same map as ``ddim`` with ``eta: 0``."""
+    """Euler steps: one network evaluation each. The same map as ``ddim`` with ``eta: 0``; of students, the jump from segment to segment."""
 
     kind: Literal["euler"] = "euler"
 
