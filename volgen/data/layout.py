@@ -18,9 +18,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-from volgen.core.files import fingerprint, sha256, write_text
+from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256, write_text
 from volgen.core.protocols import Shape3
 from volgen.data.levels import means_of
+from volgen.data.place import STATES
 from volgen.data.record import SubjectRecord
 from volgen.images import nifti
 
@@ -30,6 +31,8 @@ SLAB_BYTES = 2**20
 ATTRIBUTE = "volgen"
 LARGEST_LIST = 2**27
 """Characters of a list of all groups beyond which readers are better off without: tens of thousands of scans."""
+ROOT = "zarr.json"
+"""Metadata of a group."""
 FILES, SEAL = "files", "seal"
 """Attributes: SHA-256 of a group's files but its own metadata, and of that metadata."""
 
@@ -61,7 +64,10 @@ def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
     return x, y, z
 
 
-def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any], layout: Layout = "slices") -> None:
+def write_group(
+    folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any], layout: Layout = "slices",
+    states_TZYX: NDArray[np.float16] | None = None,
+) -> None:  # fmt: skip
     """Writes one scan, and what its files and its metadata have to be for :func:`changed`.
 
     Args:
@@ -70,12 +76,20 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
         codes_ZYX: the codes.
         more: further attributes under ``volgen``.
         layout: what reading is to be quick for.
+        states_TZYX: states through which a drawn volume came, kept beside it.
     """
     group = zarr.create_group(store=str(folder), zarr_format=3)
     write_array(group, codes_ZYX, PACKINGS[layout])
     for level, means_ZYX in enumerate(means_of(codes_ZYX, record), start=1):
         # What is behind the point of neighbours has little in common, but the bytes before it have.
         write_array(group, means_ZYX, replace(PACKINGS[layout], shuffle="shuffle"), str(level))
+    if states_TZYX is not None:
+        kept = group.create_array(
+            STATES, shape=states_TZYX.shape, chunks=(1, *states_TZYX.shape[1:]), dtype="float16", fill_value=0,
+            serializer=BytesCodec(endian="little"), compressors=[*_compressor(PACKINGS["volumes"], 2), Crc32cCodec()], filters=None,
+            dimension_names=("t", "z", "y", "x"), config={"write_empty_chunks": True},
+        )  # fmt: skip
+        kept[...] = states_TZYX
     head = nifti.header(record.shape, record.affine, codes_ZYX.dtype, record.slope, record.inter)
     stored = group.create_array("nifti", shape=(len(head),), chunks=(len(head),), dtype="uint8", compressors=None, filters=None)
     stored[:] = np.frombuffer(head, dtype=np.uint8)
@@ -83,6 +97,24 @@ def write_group(folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], mo
     attributes = {"ome": _ome(record), ATTRIBUTE: {"record": record.to_dict(), **more, FILES: files}}
     attributes[ATTRIBUTE][SEAL] = _seal(attributes)
     group.update_attributes(attributes)
+
+
+def write_root(store: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the root of a store, which says how it was made, if there is none."""
+    if not (store / ROOT).is_file():
+        files: dict[str, Any] = {}
+        zarr.create_group(store=files, zarr_format=3, attributes={ATTRIBUTE: {"settings": dict(settings)}})
+        with atomic_path(store / ROOT) as temporary:
+            temporary.write_bytes(files[ROOT].to_bytes())
+
+
+def group_record(folder: Path) -> SubjectRecord | None:
+    """The record of a group that :func:`write_group` wrote and nobody has changed; None if there is no such."""
+    try:
+        attributes = json.loads(read_bytes(folder / ROOT, limit=LARGEST_JSON))["attributes"]
+        return None if changed(folder, attributes) else SubjectRecord.from_dict(attributes[ATTRIBUTE]["record"])
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def changed(folder: Path, attributes: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ EXPECTED = "a store made by `volgen ingest`"
 ADDRESS = "an address such as s3://bucket/store, or another that fsspec knows"
 ARRAY, SHARD = "zarr.json", "c/0/0/0"
 """Files of an array."""
+STATES = "states"
+"""Name of the array of the states through which a drawn volume came, in a folder of this machine or in a bucket."""
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
 WAITS = (1.0, 5.0, 25.0)
@@ -54,17 +56,17 @@ class Place(Protocol):
         """
         ...
 
-    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int | str = 0) -> Any:
         """The codes of a scan as a tensorstore, axes z, y, x. Absent data is an error, not zeros.
 
         Args:
             name: the scan's group.
             copier: opens it for one of the threads that copy; None: for all of tensorstore's.
-            level: 0 for its voxels, or a coarser level.
+            level: 0 for its voxels, a coarser level, or the name of what else is kept.
         """
         ...
 
-    def lacks(self, name: str, level: int = 0) -> bool:
+    def lacks(self, name: str, level: int | str = 0) -> bool:
         """Whether the data of a scan, or of one of its levels, is not there at all."""
         ...
 
@@ -96,11 +98,11 @@ class Local:
         content: dict[str, Any] = read_json(self.path / NAME, EXPECTED)
         return content
 
-    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int | str = 0) -> Any:
         """The codes of a scan: chunks are read from the file as they are asked for."""
         return open_array(self.path / name, None if copier is None else COPIERS[copier], level)
 
-    def lacks(self, name: str, level: int = 0) -> bool:
+    def lacks(self, name: str, level: int | str = 0) -> bool:
         """Whether the data of a scan, or of one of its levels, is not there at all."""
         return not (self.path / name / str(level) / SHARD).exists()
 
@@ -143,7 +145,7 @@ class Remote:
             raise UserError(str(self), f"its {NAME} cannot be read ({' '.join(str(error).split())[:200]})", EXPECTED) from None
         return content if isinstance(content, dict) else {}
 
-    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int | str = 0) -> Any:
         """The codes of a scan, fetched.
 
         Raises:
@@ -162,7 +164,7 @@ class Remote:
             held.write(part, content).result()
         return ts.open({"driver": "zarr3", "fill_missing_data_reads": False}, kvstore=held, read=True, open=True).result()
 
-    def lacks(self, name: str, level: int = 0) -> bool:
+    def lacks(self, name: str, level: int | str = 0) -> bool:
         """Whether the data of a scan, or of one of its levels, is not there at all."""
         return not self._files.exists(f"{self._root}/{name}/{level}/{SHARD}")
 
@@ -220,11 +222,11 @@ class Objects:
             raise UserError(f"{self}/{NAME}", f"cannot be read as JSON ({error})", EXPECTED) from None
         return content if isinstance(content, dict) else {}
 
-    def array(self, name: str, copier: int | None = None, level: int = 0) -> Any:
+    def array(self, name: str, copier: int | None = None, level: int | str = 0) -> Any:
         """The codes of a scan: chunks are fetched as they are asked for."""
         return self._bucket.array(f"{name}/{level}")
 
-    def lacks(self, name: str, level: int = 0) -> bool:
+    def lacks(self, name: str, level: int | str = 0) -> bool:
         """Whether the data of a scan, or of one of its levels, is not there at all."""
         return not all(self._bucket.has(f"{name}/{level}/{part}") for part in (ARRAY, SHARD))
 
@@ -264,7 +266,7 @@ def _no_manifest(where: str, unfinished: bool) -> UserError:
     return UserError(where, found, EXPECTED, "run the same ingest again, it will resume" if unfinished else "")
 
 
-def open_array(group: Path, context: ts.Context | None = None, level: int = 0) -> Any:
+def open_array(group: Path, context: ts.Context | None = None, level: int | str = 0) -> Any:
     """The codes of a group on disk, or means of one of its levels, as a tensorstore, axes z, y, x. Absent data is an error, not zeros."""
     kvstore = {"driver": "file", "path": str((group / str(level)).resolve()) + "/"}
     spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}

@@ -60,6 +60,14 @@ class StoredScan:
         """All that is decoded of the scan but the background around it, in [-1, 1]: for whoever moves it before looking."""
         return foreground(self._kept(), self.record)
 
+    def states(self) -> Tensor:
+        """The states through which a drawn volume came, float32 [T, X, Y, Z], of what is computed on; the last one is clean.
+
+        Raises:
+            UserError: the store keeps none, of other voxels, or they are damaged.
+        """
+        return torch.from_numpy(self._store.read_states(self.record, self.place.size))
+
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""
         x, y, z = (start * (a == axis) for a in range(3))

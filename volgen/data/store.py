@@ -26,13 +26,15 @@ from volgen.data.convert import codes_to_unit, contiguous
 from volgen.data.covariates import UNKNOWN, Covariates
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
-from volgen.data.place import EXPECTED, Place, place
+from volgen.data.place import EXPECTED, STATES, Place, place
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 from volgen.images.box import BoxConfig
 from volgen.images.volume import Volume
 
 VERSION = 1
+MAKERS = ("ingest", "distil")
+"""Commands that make stores: of scans, and of volumes that a run drew with the states through which they came."""
 ELSEWHERE = (
     "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED", "DEADLINE_EXCEEDED", "retry attempts failed",
     "Too many open files", "Permission denied",
@@ -82,10 +84,10 @@ class Store:
         content = where.manifest()
         manifest = f"{where}/{NAME}"
         stage, version = content.get("stage"), content.get("store_version")
-        if isinstance(stage, str) and stage != "ingest":
+        if isinstance(stage, str) and stage not in MAKERS:
             do = "volumes of a run are drawn with `volgen sample`" if stage in ("train", "release") else ""
             raise UserError(str(where), f"is no store: volgen {stage} made it", EXPECTED, do)
-        if stage != "ingest" or version != VERSION:
+        if stage not in MAKERS or version != VERSION:
             raise UserError(manifest, f"is of a store of version {version}", f"{EXPECTED} of version {VERSION}", "ingest again")
         try:
             records = [SubjectRecord.from_dict(item) for item in content["subjects"]]
@@ -209,6 +211,29 @@ class Store:
         if not (0 < level <= record.levels and BoxConfig.whole(levels.shape_of(record.shape, level)).holds(box)):
             raise ValueError(f"level {level} of {record.id} has no voxels {box.start} to {box.stop}")
         return self._new(record, self._array(record, level=level)[tuple(box.place[:0:-1])], level)
+
+    def read_states(self, record: SubjectRecord, shape: Shape3) -> NDArray[np.float32]:
+        """The states of a trajectory that the store keeps beside a volume, [T, X, Y, Z], highest noise first and the clean one last.
+
+        Args:
+            record: the volume.
+            shape: voxels of a state.
+
+        Raises:
+            UserError: there are none, they have another shape, or are damaged.
+        """
+        try:
+            array = self.path.array(record.id, None, STATES)
+        except Exception:
+            found, expected = "keeps no states of a trajectory beside it", "a store that volgen distil made"
+            raise UserError(self._where(record), found, expected) from None
+        try:
+            states_TZYX = array.read().result()
+        except Exception as error:  # tensorstore reports every kind of damage as ValueError or RuntimeError
+            raise self._damaged(record, error) from None
+        if states_TZYX.shape[:0:-1] != shape:
+            raise UserError(self._where(record), f"has states of {list(states_TZYX.shape[:0:-1])} voxels", f"{list(shape)}")
+        return np.ascontiguousarray(states_TZYX.transpose(0, 3, 2, 1), dtype=np.float32)
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum, and the levels with the codes.

@@ -7,13 +7,15 @@ fine detail is further from that of real people by more than chance. The table i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from volgen.bench._shared.bootstrap import interval
 from volgen.bench.steps.features import Numbers, Yardstick, detail
@@ -21,19 +23,21 @@ from volgen.bench.steps.figure import draw
 from volgen.commands.bench.result import Row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.noise import choose
 from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.core.protocols import Problem
 from volgen.core.registry import config_class, kinds
 from volgen.data.store import Store
 from volgen.evaluation.measure import robust_unit
+from volgen.models.haar import means
 from volgen.parallel.device import usable_device
+from volgen.runs.choices import visited
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
 
 SAMPLERS = "volgen.sampling.samplers"
 FEWEST = 8
+SAME = " same as best"
 KINDS = ("distance", "minus best", "detail", "detail minus best", "evaluations")
 
 
@@ -48,6 +52,8 @@ class Config(BaseConfig):
     """Numbers of steps; 16 is all that the recipes at 4 mm have."""
     samplers: tuple[str, ...] = ()
     """Kinds of sampler; all of them if none is named."""
+    students: tuple[Path, ...] = ()
+    """Finished runs that were distilled from it, each in its own steps; beside them what they would draw untrained."""
     count: int = Field(default=64, ge=FEWEST)
     """Volumes drawn with each setting."""
     seed: NonNegativeInt = 0
@@ -67,12 +73,14 @@ class _Setting:
         evaluations: how often a network is asked for one volume.
         features: [volumes, features] in each feature space.
         detail: [volumes], high-frequency energy over that of real people.
+        coarse: [volumes, cubes], means over cubes of 2 x 2 x 2 voxels.
     """
 
     name: str
     evaluations: int
     features: Sequence[Numbers]
     detail: Numbers
+    coarse: Numbers
 
 
 def run(config: Config) -> list[Row]:
@@ -90,11 +98,16 @@ def run(config: Config) -> list[Row]:
         raise UserError(str(config.run), f"draws volumes in pieces ('{trained.recipe.assembly.kind}')", "a run that draws whole volumes")
     if config.figure is not None and config.figure.suffix not in (".png", ".svg"):
         raise UserError("--figure", config.figure.name, "a name that ends in .png or .svg")
-    grids = [_grid(trained, steps) for steps in config.steps]
+    students = [_student(path, trained) for path in config.students]
+    grids = [visited(trained, steps) for steps in config.steps]
     yardstick = _yardstick(store, trained, config.count)
-    with progress("bench", len(names) * sum(map(len, grids)) * config.count) as ticker:
+    total = len(names) * sum(map(len, grids)) + sum(len(visited(student, None)) for student in students)
+    with progress("bench", total * config.count) as ticker:
         settings = [_measure(trained, yardstick, name, grid, config, ticker.advance) for name in names for grid in grids]
-    rows = _rows(settings, yardstick, config.seed)
+        settings += [_measure(one, yardstick, "", visited(one, None), config, ticker.advance) for one in students]
+    if students:
+        settings.append(_untrained(students[0], yardstick, config))
+    rows = _rows(settings, yardstick, config.seed, {_named(one) for one in students})
     if config.figure is not None:
         draw(rows, config.figure)
     return rows
@@ -105,16 +118,18 @@ def table(rows: Sequence[Row]) -> str:
     by_name = {one.name: one for one in rows}
     settings = [one.name.removesuffix(" distance") for one in rows if one.name.endswith(" distance") and one.ratio_to]
     floor = by_name["real people"]
+    students = {one.name.removesuffix(SAME): one.value for one in rows if one.name.endswith(SAME)}
     lines = [
-        "| sampler, steps | evaluations | Frechet distance | minus the reference [95 %] | fine detail | minus the reference [95 %] |",
-        "|---|---|---|---|---|---|",
-        f"| real people among themselves | | {floor.value:.0f} | | 1 | |",
+        "| sampler, steps | evaluations | Frechet distance | minus the reference [95 %] | fine detail | minus the reference [95 %] |"
+        + " same seed, same brain |" * bool(students),
+        "|---|---|---|---|---|---|" + "---|" * bool(students),
+        f"| real people among themselves | | {floor.value:.0f} | | 1 | |" + " |" * bool(students),
     ]
     for name in settings:
         distance, minus, fine, fine_minus, evaluations = (by_name[f"{name} {kind}"] for kind in KINDS)
         lines.append(
             f"| {name} | {evaluations.value:g} | {distance.value:.0f} ± {_half(distance):.0f} | {_signed(minus, 1)} |"
-            f" {fine.value:.3f} | {_signed(fine_minus, 3)} |"
+            f" {fine.value:.3f} | {_signed(fine_minus, 3)} |" + (f" {students[name]:.3f} |" if name in students else " |" * bool(students))
         )
     return "\n".join(lines)
 
@@ -137,19 +152,62 @@ def _measure(
     trained: TrainedRun, yardstick: Yardstick, name: str, grid: Sequence[float], config: Config, done: Callable[[], None]
 ) -> _Setting:
     device = usable_device(config.device)
-    solver = config_class(SAMPLERS, name)().build()  # type: ignore[attr-defined]
+    chosen: Any = config_class(SAMPLERS, name)() if name else trained.recipe.sampler
+    solver = chosen.build()
+    trained.recipe.build().fits(solver, grid)
     preconditioner = trained.preconditioner(device)
     with trained.bank(preconditioner, device, grid) as bank:
         volumes = descent.sample(
             bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.grid),
             device=device, problem=Problem(preconditioner.prior), done=lambda count, note: done(),
         )  # fmt: skip
+    title = f"{name}, {len(grid)} steps" if name else _named(trained)
+    return _judged(title, sum(descent.evaluations(solver, len(grid))), volumes, trained, yardstick)
+
+
+def _untrained(student: TrainedRun, yardstick: Yardstick, config: Config) -> _Setting:
+    """What a student would draw whose network says nothing: the flow of the Gaussian from the noise, in any number of jumps."""
+    preconditioner, grid = student.preconditioner(torch.device("cpu")), student.ensemble.grid
+    assert preconditioner.flow_map is not None, "a student has something to jump along"
+    volumes = []
+    for index in range(config.count):
+        x = preconditioner.prior(descent.white((1, *student.geometry.grid), config.seed, "start", index)[None], grid[0])
+        volumes.append(preconditioner.flow_map(x, torch.tensor([grid[0]]), torch.zeros(1))[0])
+    return _judged("untrained student", 1, volumes, student, yardstick)
+
+
+def _judged(title: str, evaluations: int, volumes: Sequence[Tensor], trained: TrainedRun, yardstick: Yardstick) -> _Setting:
     units = [robust_unit(trained.geometry.whole(volume[0]).numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])
-    return _Setting(f"{name}, {len(grid)} steps", sum(descent.evaluations(solver, len(grid))), yardstick.project(units), details)
+    coarse = np.stack([means(volume[None], 1).double().flatten().numpy() for volume in volumes])
+    return _Setting(title, evaluations, yardstick.project(units), details, coarse)
 
 
-def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int) -> list[Row]:
+def _student(path: Path, teacher: TrainedRun) -> TrainedRun:
+    """A run that was made from another.
+
+    Raises:
+        UserError: it was not.
+    """
+    student = open_run(path)
+    made_of = (student.provenance or {}).get("inputs", {}).get("teacher", {}).get("fingerprint")
+    if made_of != teacher.fingerprint:
+        raise UserError("--students", f"{path} was not distilled from {teacher.directory}", "runs that volgen distil made from it")
+    return student
+
+
+def _named(student: TrainedRun) -> str:
+    return f"student {student.recipe.name}, {len(visited(student, None))} steps"
+
+
+def _alike(one: _Setting, reference: _Setting) -> float:
+    """Mean correlation of volumes of one seed, of coarse means without what all volumes have in common."""
+    common = reference.coarse.mean(axis=0)
+    pairs = zip(one.coarse - common, reference.coarse - common, strict=True)
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]))
+
+
+def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, students: Collection[str] = ()) -> list[Row]:
     floor = Row("real people", float(np.mean(yardstick.floor)), "Frechet distance")
     best = max(settings, key=lambda one: one.evaluations)
     best_resampled = yardstick.resampled(best.features, seed)
@@ -169,15 +227,9 @@ def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int) -> list
                 interval=interval(one.detail - best.detail, seed),
             ),
             Row(f"{one.name} evaluations", one.evaluations, ""),
+            *([Row(f"{one.name}{SAME}", _alike(one, best), "correlation")] if one.name in students else []),
         ]  # fmt: skip
     return rows
-
-
-def _grid(trained: TrainedRun, steps: int) -> list[float]:
-    try:
-        return choose(list(trained.ensemble.grid), steps)
-    except ValueError as error:
-        raise UserError("--steps", str(error), f"from 2 to {len(trained.ensemble.grid)}") from None
 
 
 def _half(row: Row) -> float:

@@ -132,8 +132,9 @@ class Plain:
         """Any network will do."""
 
     def begin(self, store: Store, assumed: Mapping[str, Any]) -> None:
-        """Writes that nothing is promised."""
-        write_json(self._run.directory / LEDGER, NOTHING)
+        """Writes that nothing is promised, and of what it was made where that is another run's volumes."""
+        made_of = {name: assumed[name] for name in ("made_of",) if name in assumed}
+        write_json(self._run.directory / LEDGER, {**NOTHING, **made_of})
 
     def geometry(self, store: Store) -> Geometry:
         """The cohort's own: its median intensity window, and what a look at some volumes shows."""

@@ -1,0 +1,108 @@
+"""A student from end to end: trajectories that go on where they were stopped, a run like any other, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from volgen.cli import main
+from volgen.commands.distil import Config
+from volgen.commands.distil.distil import levels_kept, prepare
+from volgen.commands.train.train import train
+from volgen.core.config import validate
+from volgen.core.errors import UserError
+from volgen.core.protocols import Problem
+from volgen.data.store import Store
+from volgen.recipe import Recipe, load
+from volgen.runs.trained import open_run
+from volgen.sampling.descent import Descent, down
+from volgen.sampling.samplers import dpmpp_2m
+
+SHAPE = (16, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def teacher(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content: dict[str, Any] = {
+        "name": "teacher", "runs": str(tmp_path_factory.mktemp("runs")),
+        "data": {"store": str(blob_store), "shape": SHAPE, "batch_size": 2, "augment": {"flip_left_right": True}},
+        "schedule": {"kind": "log_snr", "points": 6, "sigma_min": 0.1, "sigma_max": 10.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4, "dropout": 0.1},
+        "preconditioner": {"kind": "gaussian", "rank": 2, "folds": 2}, "experts": {"count": 3},
+        "optimiser": {"learning_rate": 0.01, "warmup_steps": 1},
+        "stopping": {"max_steps": 4, "min_steps": 4, "validate_every": 4, "validation_volumes": 2, "validation_draws": 2},
+    }  # fmt: skip
+    return train(validate(Recipe, content, "test"))
+
+
+def test_levels_are_where_experts_begin_and_some_below() -> None:
+    grid = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert levels_kept(grid, 2, 0) == [8.0, 4.0] and levels_kept(grid, 1, 1) == [8.0, 4.0]
+    assert levels_kept(grid, 2, 1) == [8.0, 6.0, 4.0, 2.0] and levels_kept(grid, 4, 9) == grid
+    with pytest.raises(UserError, match="9 experts cannot share 8 grid points"):
+        levels_kept(grid, 9, 0)
+
+
+def test_a_student_is_drawn_for_trained_and_sampled_from(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["distil", str(teacher), "--name", "pupil", "--steps", "2", "--runs", str(tmp_path), "--device", "cpu", "--inner", "1"]
+    assert main([*words, "--count", "16", "--draw-only"]) == 0
+    place = tmp_path / "pupil-trajectories.zarr"
+    store, run = Store.open(place), open_run(teacher)
+    grid = run.ensemble.grid
+    assert [len(store.split(split)) for split in ("train", "validation")] == [14, 2]
+
+    # A trajectory is what the teacher's solver makes of its seed; the network is never asked on the way of the student again.
+    preconditioner = run.preconditioner(torch.device("cpu"))
+    with run.bank(preconditioner, torch.device("cpu"), grid) as bank:
+        descent = Descent(bank, dpmpp_2m.Config().build(), down(grid), 0, (1, *SHAPE), torch.device("cpu"), Problem(preconditioner.prior))
+        state, seen = descent.begin(3), []
+        for number in range(len(grid)):
+            seen.append(state.x_BCXYZ[0, 0])
+            state = descent.advance(state, number, 3)
+        assert bank.loads == [2, 1, 0]
+    states = store.read_states(store.records[3], SHAPE)
+    assert states.shape == (5, *SHAPE)
+    for kept, expected in zip(states, [seen[0], seen[1], seen[3], seen[4], state.x_BCXYZ[0, 0]], strict=False):
+        np.testing.assert_allclose(kept, expected.half().float())
+
+    # What was lost is drawn again, bit for bit; what is there stays.
+    before = {name: (place / name / "states/c/0/0/0/0").read_bytes() for name in ("traj-000003", "traj-000004")}
+    stamp = (place / "traj-000004" / "zarr.json").stat().st_mtime_ns
+    shutil.rmtree(place / "traj-000003")
+    assert main([*words, "--count", "18", "--draw-only"]) == 0
+    assert {name: (place / name / "states/c/0/0/0/0").read_bytes() for name in before} == before
+    assert (place / "traj-000004" / "zarr.json").stat().st_mtime_ns == stamp
+    assert main([*words, "--count", "18", "--seed", "5", "--draw-only"]) == 2 and "trajectories of another run" in capsys.readouterr().err
+
+    words += ["--count", "18", "--stopping.max_steps", "6", "--stopping.min_steps", "6"]
+    assert main(words) == 0
+    pupil = open_run(tmp_path / "pupil")
+    assert [record.span.high > 0 for record in pupil.ensemble.experts] == [True, True] and pupil.recipe.network.dropout == 0
+    assert pupil.ledger["made_of"]["fingerprint"] == run.fingerprint
+    losses = [json.loads(line).get("validation_loss") for line in (tmp_path / "pupil/metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(loss) for loss in losses if loss is not None)
+    assert main(words) == 0 and "nothing to do" in capsys.readouterr().err
+    assert main(["sample", str(tmp_path / "pupil"), "--out", str(tmp_path / "drawn"), "--count", "2", "--device", "cpu"]) == 0
+    assert len(list((tmp_path / "drawn").rglob("*.nii.gz"))) == 2
+
+
+def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="7 experts cannot share 6 grid points"):
+        prepare(Config(run=teacher, name="pupil", steps=7, runs=tmp_path, draw_only=True))
+    recipe = load(teacher / "config.yaml")
+    content = recipe.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
+    pupil = {
+        **content, "name": "pupil", "runs": str(tmp_path), "method": {"kind": "jump"}, "start": {"kind": "teacher", "run": str(teacher)},
+        "objective": {"kind": "consistency"}, "experts": {"count": 2, "warm_start": "none"}, "sampler": {"kind": "euler"},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="was not drawn by the teacher"):
+        train(validate(Recipe, pupil, "test"))
+    pupil |= {"start": {"kind": "scratch"}, "objective": {"kind": "distilled", "levels": recipe.schedule.grid()}}
+    with pytest.raises(UserError, match="keeps no states of a trajectory"):
+        train(validate(Recipe, pupil, "test"))
