@@ -144,6 +144,16 @@ class Trajectories:
         return record
 
 
+def known(store: Path, teacher: TrainedRun, levels: Sequence[float]) -> list[float]:
+    """The noise levels of a store of the run's trajectories, if these are among them, so that students of several steps share one."""
+    if (store / manifest.NAME).is_file():
+        config = manifest.read(store, "the manifest of trajectories").get("config") or {}
+        found = config.get("levels") or []
+        if config.get("run") == teacher.fingerprint and {*levels} <= {*found}:
+            return list(found)
+    return list(levels)
+
+
 def _half(state: State) -> np.ndarray[Any, Any]:
     """A state in 16 bits, z, y, x."""
     return np.ascontiguousarray(state.x_BCXYZ[0, 0].to(torch.float16).numpy().T)
