@@ -1,7 +1,7 @@
 """What readers said of generated and real volumes: how good structures are, whether readers agree, and whether they see which is which.
 
 Intervals are of a bootstrap over volumes crossed with readers: both are drawn again, generated and real volumes each among themselves, so
-that they hold for other volumes and for other readers (Owen 2007). Three readers are few: with so many, intervals are wide for a reason.
+that they hold for other volumes and for other readers (Owen 2007). With three readers intervals are wide, for a reason.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _average(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def rows(readings: Readings) -> Iterator[tuple[str, int, bool, str, float]]:
+def each_mark(readings: Readings) -> Iterator[tuple[str, int, bool, str, float]]:
     """Every mark: reader, number of the volume, whether it was the second time, structure, and the mark."""
     for again, found in ((False, readings.marks), (True, readings.again)):
         for name, marks_RU in found.items():

@@ -17,7 +17,7 @@ import pytest
 
 from volgen.cli import main
 from volgen.commands.readers.make import FOR_READERS, KEY, make, order_of
-from volgen.commands.readers.montage import common_size, cut_slices, planes
+from volgen.commands.readers.montage import common_size, cut_slices, frames
 from volgen.commands.readers.score import score_study
 from volgen.core.errors import UserError
 from volgen.data.store import Store
@@ -127,9 +127,9 @@ def test_slices_are_upright_centred_and_of_one_size() -> None:
     large = cut_slices(Volume(np.pad(volume, 4).repeat(2, 0).repeat(2, 1).repeat(2, 2), affine), 5)
     size = common_size([small, large])
     assert size == (30 + 4, 38 + 4, 46 + 4)
-    axial, coronal, sagittal = planes(small, size)
+    axial, coronal, sagittal = frames(small, size)
     assert (axial.shape, coronal.shape, sagittal.shape) == ((5, 42, 34), (5, 50, 34), (5, 50, 42))
-    assert [plane.shape for plane in planes(large, size)] == [axial.shape, coronal.shape, sagittal.shape]
+    assert [plane.shape for plane in frames(large, size)] == [axial.shape, coronal.shape, sagittal.shape]
     for stack, left_is_bright in ((axial, True), (coronal, True), (sagittal, False)):
         middle = stack[2].astype(float)
         rows, columns = (np.flatnonzero(middle.any(axis=axis)) for axis in (1, 0))

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from volgen.evaluation.agreement import WEIGHTINGS, alpha, kappa
 from volgen.evaluation.detection import detect
-from volgen.evaluation.readings import MARKS, Bootstrap, Readings, rows, score
+from volgen.evaluation.readings import MARKS, Bootstrap, Readings, each_mark, score
 
 NAN = np.nan
 KRIPPENDORFF = np.array([
@@ -175,4 +175,4 @@ def test_repeats_are_compared_with_the_first_time_and_rows_have_every_mark() -> 
     given = readings(found, np.arange(40) < 20, again=again)
     repeats = score(given, draws=20)["structures"]["cortex"]["repeats"]
     assert repeats["volumes"] == 24 and repeats["same"] == pytest.approx(23 / 24 if found["cortex"][0, 0] != 3 else 1.0)
-    assert len(list(rows(given))) == 120 + 24 and ("reader 0", 0, True, "cortex", again["cortex"][0, 0]) in list(rows(given))
+    assert len(list(each_mark(given))) == 120 + 24 and ("reader 0", 0, True, "cortex", again["cortex"][0, 0]) in list(each_mark(given))

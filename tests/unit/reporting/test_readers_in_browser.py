@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from volgen.commands.readers.answers import Key, read_answers
+from volgen.commands.readers.answers import StudyKey, read_answers
 from volgen.commands.readers.make import study_of
 from volgen.reporting import readers_page
 
@@ -117,7 +117,7 @@ def test_a_study_is_done_with_keys_alone_and_its_file_is_read_by_score(window: B
     content = json.loads(path.read_text())
     assert content["complete"] is True and [one["volume"] for one in content["answers"]] == ORDER
     assert all(0 <= one["seconds"] < 100 for one in content["answers"])
-    key = Key(content["study"], STRUCTURES, ["a", "b", "c"], [True, False, True], {"A": ORDER, "B": ORDER[::-1]})
+    key = StudyKey(content["study"], STRUCTURES, ["a", "b", "c"], [True, False, True], {"A": ORDER, "B": ORDER[::-1]})
     readings = read_answers(key, [path])
     assert [float(readings.marks[name][0, 2]) for name in STRUCTURES] == [1, 2, 3, 4, 5]
     assert [float(readings.marks[name][0, 0]) for name in STRUCTURES] == [5, 4, 3, 2, 1]

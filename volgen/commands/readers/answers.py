@@ -21,7 +21,7 @@ EXPECTED = "a file that the page of this study saved"
 
 
 @dataclass(frozen=True)
-class Key:
+class StudyKey:
     """What readers must not know.
 
     Attributes:
@@ -39,7 +39,7 @@ class Key:
     orders: Mapping[str, Sequence[int]]
 
     @classmethod
-    def read(cls, path: Path) -> Key:
+    def read(cls, path: Path) -> StudyKey:
         """The key of a study.
 
         Raises:
@@ -57,7 +57,7 @@ class Key:
             raise UserError(str(path), f"has another form ({error})", "key.json of volgen readers make") from None
 
 
-def read_answers(key: Key, files: Sequence[Path]) -> Readings:
+def read_answers(key: StudyKey, files: Sequence[Path]) -> Readings:
     """Answers of all readers.
 
     Args:
@@ -109,7 +109,7 @@ def read_answers(key: Key, files: Sequence[Path]) -> Readings:
     return Readings(readers, np.array(key.generated), first, again, confidence, confidence_again, decided)
 
 
-def _marks(path: Path, key: Key, answer: Mapping[str, Any]) -> dict[str, int]:
+def _marks(path: Path, key: StudyKey, answer: Mapping[str, Any]) -> dict[str, int]:
     marks = answer.get("marks")
     if not isinstance(marks, dict):
         raise UserError(str(path), "an answer has no marks", EXPECTED)

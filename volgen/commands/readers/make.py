@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from volgen.commands.readers.montage import Montage, common_size, cut_slices, planes
+from volgen.commands.readers.montage import Montage, common_size, cut_slices, frames
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.folder import claim
@@ -125,7 +125,7 @@ def make(
                 for name, (a, b) in across.items()
             ],
         }  # fmt: skip
-        stacks = [readers_page.encoded_planes(planes(montage, size)) for montage in montages]
+        stacks = [readers_page.encoded_planes(frames(montage, size)) for montage in montages]
         content["study"] = study_of(content, stacks)
         readers_page.write_study(page, content, stacks)
         write_json(out / KEY, {

@@ -62,7 +62,7 @@ def common_size(montages: Sequence[Montage]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def planes(montage: Montage, size: Sequence[int]) -> list[Grey]:
+def frames(montage: Montage, size: Sequence[int]) -> list[Grey]:
     """The slices of a volume, axial, coronal and sagittal: ``[slices, rows, columns]``, upright, the head in the middle.
 
     Args:

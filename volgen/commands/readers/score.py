@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from volgen.commands.readers.answers import CONSENSUS, Key, read_answers
+from volgen.commands.readers.answers import CONSENSUS, StudyKey, read_answers
 from volgen.commands.readers.make import FOR_READERS, KEY
 from volgen.core import manifest
 from volgen.core.files import sha256, write_json, write_text
 from volgen.core.folder import claim
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say, say_next
-from volgen.evaluation.readings import Readings, rows, score
+from volgen.evaluation.readings import Readings, each_mark, score
 from volgen.reporting import readers_page, readings_page
 
 MARKS, ADJUDICATION = "marks.csv", "adjudication.html"
@@ -44,7 +44,7 @@ def score_study(
     Raises:
         UserError: the folder is no study, a file is none of its answers, or ``out`` holds something else.
     """
-    key = Key.read(study / KEY)
+    key = StudyKey.read(study / KEY)
     readings = read_answers(key, answers)
     config = {"study": key.study, "margin": margin, "gap": gap, "draws": draws, "seed": seed}
     provenance = Provenance("readers score", config, {"answers": {path.name: sha256(path, follow=True) for path in answers}})
@@ -72,12 +72,12 @@ def score_study(
     return content
 
 
-def _table(key: Key, readings: Readings) -> str:
+def _table(key: StudyKey, readings: Readings) -> str:
     """Every mark in a line of its own, for other programs."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["reader", "volume", "name", "generated", "again", "structure", "mark"])
-    for reader, volume, again, structure, mark in rows(readings):
+    for reader, volume, again, structure, mark in each_mark(readings):
         table.writerow([reader, volume, key.names[volume], int(key.generated[volume]), int(again), structure, int(mark)])
     return text.getvalue()
 
