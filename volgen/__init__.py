@@ -6,10 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, report, sample, train, verdicts
+    from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, reconstruct, report, sample, train, tune, verdicts
 
 __version__ = "0.2.0"
-__all__ = ["Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train", "verdicts"]
+__all__ = [
+    "Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "reconstruct", "report", "sample", "train",
+    "tune", "verdicts",
+]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker shall know the names above, and no others
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from volgen.images.nifti import Image
     from volgen.runs.model import Model
 
-__all__ = ["Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "report", "sample", "train", "verdicts"]
+__all__ = [
+    "Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "reconstruct", "report", "sample", "train", "tune", "verdicts"
+]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
 Component = str | Mapping[str, Any]
@@ -282,6 +284,134 @@ def sample(
     with TemporaryDirectory(prefix="volgen-sample-") as temporary, muted():
         folder = _answer("sample", out=temporary, **options)
         return [nifti.image(folder / names_in(folder).image(index), in_memory=True) for index in indices]
+
+
+def reconstruct(
+    run: StrPath,
+    out: StrPath,
+    *,
+    data: StrPath | None = None,
+    simulate: StrPath | None = None,
+    split: Split = "test",
+    people: int | None = None,
+    count: int = 16,
+    seed: int = 0,
+    operator: Component | None = None,
+    mask: Component | None = None,
+    guidance: Component | None = None,
+    sampler: Component | None = None,
+    steps: int | None = None,
+    settings: StrPath | None = None,
+    noise: float | None = None,
+    window: Sequence[float] | None = None,
+    centre: Literal["foreground", "grid", "header"] | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    memory_gib: float = 4.0,
+    stages: int | None = None,
+) -> Path:
+    """Draws volumes that agree with measurements: ``volgen reconstruct``, bit for bit.
+
+    Args:
+        run: directory that :func:`train` made, or ``"pretrained:NAME"``.
+        out: folder for the volumes, new or to be continued.
+        data: what was measured of one head: raw data of a scanner, or a NIfTI image that ``operator`` measured.
+        simulate: a store whose scans are measured by ``operator``, in place of ``data``: then the truth is known.
+        split: which scans of ``simulate``.
+        people: how many of them; all if None.
+        count: volumes of each head.
+        seed: volume i depends on the data, this seed and i alone.
+        operator: what the instrument does to a volume, such as ``{"kind": "cartesian", "coils": 8}``.
+        mask: which lines of k-space ``operator`` measures, such as ``{"kind": "poisson", "acceleration": 8}``.
+        guidance: what makes volumes agree with the data; the best there is if None.
+        sampler: solver; the run's, or one that fits the guidance, if None.
+        steps: how many of the run's noise levels to visit; all if None.
+        settings: file that :func:`tune` wrote, for guidance, solver and steps that are not asked for here.
+        noise: standard deviation of the noise of the data, where 2 is the intensity window.
+        window: intensities of a NIfTI image that are air and the brightest tissue; found in the image if None.
+        centre: what of the data comes to the middle of the run's grid.
+        batch_size: volumes that ranks hand on together; no volume depends on it.
+        device: torch device; a GPU if there is one, if None.
+        dtype: voxels of the images; int16 has a slope.
+        memory_gib: GiB of a rank for volumes under way, and as much for experts.
+        stages: ranks that each volume passes through, if there are several; chosen if None.
+
+    Returns:
+        ``out``: ``reconstruction.json`` in it has what was found, ``reconstruction.html`` shows it.
+
+    Raises:
+        UserError: the run or the data are damaged or do not fit each other, an option is out of range, or ``out`` holds something else.
+
+    Example:
+        >>> out = volgen.reconstruct("pretrained:t1w-1mm", "out", data="scan.h5")  # doctest: +SKIP
+    """
+    folder: Path = _answer(
+        "reconstruct", run=run, out=out, data=data, simulate=None if simulate is None else os.fspath(simulate), split=split, people=people,
+        count=count, seed=seed, operator=operator, mask=mask, guidance=guidance, sampler=sampler, steps=steps, settings=settings,
+        noise=noise, window=None if window is None else tuple(window), centre=centre, batch_size=batch_size, device=device, dtype=dtype,
+        memory_gib=memory_gib, stages=stages,
+    )  # fmt: skip
+    return folder
+
+
+def tune(
+    run: StrPath,
+    out: StrPath,
+    *,
+    simulate: StrPath,
+    guidance: Component,
+    operator: Component,
+    mask: Component | None = None,
+    sampler: Component | None = None,
+    search: Sequence[str] = (),
+    trials: int = 30,
+    people: int = 2,
+    split: Split = "validation",
+    count: int = 1,
+    goal: Literal["psnr", "ssim"] = "psnr",
+    steps: int | None = None,
+    noise: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> Path:
+    """Finds settings of a reconstruction on validation people: ``volgen tune``.
+
+    Args:
+        run: directory that :func:`train` made, or ``"pretrained:NAME"``.
+        out: folder for the settings and the trials, new or to be continued.
+        simulate: a store whose validation people are measured.
+        guidance: whose numbers are looked for, such as ``"dds"``.
+        operator: what the instrument does to a volume.
+        mask: which lines of k-space ``operator`` measures.
+        sampler: solver; the one that the guidance's paper takes if None.
+        search: ``"KEY=LOW:HIGH"`` or ``"KEY=LOW:HIGH:log"`` each; where guidance and solver say if there is none.
+        trials: how many settings are tried.
+        people: on how many people each is tried.
+        split: which people; only ``"validation"`` will do.
+        count: volumes of each, whose mean is compared with the truth.
+        goal: what is to be largest inside the head.
+        steps: how many of the run's noise levels to visit; all if None.
+        noise: standard deviation of the noise of the data, where 2 is the intensity window.
+        seed: seed of all of it.
+        device: torch device; a GPU if there is one, if None.
+
+    Returns:
+        The file of settings, which :func:`reconstruct` takes.
+
+    Raises:
+        UserError: there is nothing to look for, the run or the store is damaged or they do not fit each other, or ``out`` holds something
+            else.
+
+    Example:
+        >>> best = volgen.tune("runs/first", "tuned", simulate="cohort.zarr", guidance="dds", operator="cartesian")  # doctest: +SKIP
+    """
+    file: Path = _answer(
+        "tune", run=run, out=out, simulate=os.fspath(simulate), guidance=guidance, operator=operator, mask=mask, sampler=sampler,
+        search=tuple(search), trials=trials, people=people, split=split, count=count, goal=goal, steps=steps, noise=noise, seed=seed,
+        device=device,
+    )  # fmt: skip
+    return file
 
 
 @overload

@@ -68,6 +68,8 @@ def test_every_name_is_there_and_no_other() -> None:
         ("ingest", set()),
         ("export", set()),
         ("sample", set()),
+        ("reconstruct", {"strict"}),
+        ("tune", set()),
         ("report", {"compare", "strict"}),
         ("train", {"print_config", "dry_run"}),
         ("explain", set()),

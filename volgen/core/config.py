@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from volgen.core.errors import UserError, nearest_word
 from volgen.core.files import read_bytes
 from volgen.core.limits import CONFIG_BYTES
+from volgen.core.search import Search
 from volgen.core.yaml_text import UNREADABLE, Repeated, Scalar, parse, plain
 
 T = TypeVar("T", bound="Config")
@@ -31,8 +32,13 @@ LARGEST = 20_000
 
 
 class Config(BaseModel):
-    """Base of every configuration class: unknown keys are refused, values are checked, instances are immutable."""
+    """Base of every configuration class: unknown keys are refused, values are checked, instances are immutable.
 
+    Attributes:
+        searched: where ``volgen tune`` looks for values of its keys, by key; nothing unless a kind says so.
+    """
+
+    searched: ClassVar[Mapping[str, Search]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 

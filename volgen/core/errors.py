@@ -33,6 +33,10 @@ class UserError(ValueError):
         return type(self), (self.where, self.found, self.expected, self.do)
 
 
+class Diverged(UserError):
+    """A step of a sampler gave values that are not finite: wrong settings, or an expert that has diverged."""
+
+
 def nearest_word(word: str, candidates: Iterable[str]) -> str:
     """A hint "did you mean 'x'?" for a mistyped word, or the list of what exists."""
     options = sorted(set(candidates))

@@ -5,6 +5,7 @@ Legend: N samples, M voxels. Everything is in [0, 1], where 1 is the whole inten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,20 @@ def ssim_in(image_XYZ: NDArray[np.float32], truth_XYZ: NDArray[np.float32], mask
         return None
     _, local = structural_similarity(image_XYZ, truth_XYZ, win_size=WINDOW, data_range=1.0, full=True)
     return float(local[mask_XYZ].mean())
+
+
+def likeness(unit_XYZ: NDArray[np.float32], truth_XYZ: NDArray[np.float32], mask_XYZ: NDArray[np.bool_]) -> dict[str, float | None]:
+    """How like a volume is to the truth: ``psnr`` in dB, the same in the head, ``ssim_head``; None where a number does not exist.
+
+    Args:
+        unit_XYZ: the volume.
+        truth_XYZ: the truth.
+        mask_XYZ: the head.
+    """
+    inside = psnr(unit_XYZ[mask_XYZ], truth_XYZ[mask_XYZ]) if mask_XYZ.any() else math.inf
+    found = {"psnr": psnr(unit_XYZ, truth_XYZ), "psnr_head": inside}
+    finite = {key: None if math.isinf(value) else value for key, value in found.items()}
+    return {**finite, "ssim_head": ssim_in(unit_XYZ, truth_XYZ, mask_XYZ) if mask_XYZ.any() else None}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Shading: each voxel is brighter or darker by a factor, which changes slowly (a bias field).
 
-A is a diagonal matrix. Shading multiplies intensities, of which air has none: :func:`volgen.operators.acquired` brings data of shaded
+A is a diagonal matrix. Shading multiplies intensities, of which air has none: :func:`volgen.runs.observed.observe` brings data of shaded
 intensities to the model range.
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 from volgen.core.config import validate
 from volgen.core.errors import UserError, nearest_word
 from volgen.core.limits import MAX_LEVELS
+from volgen.core.protocols import Guidance
 from volgen.core.registry import config_class, kinds
 from volgen.core.span import owner
 from volgen.runs.trained import TrainedRun
@@ -76,3 +77,25 @@ def visited(trained: TrainedRun, steps: int | None) -> list[float]:
         UserError: there are no such.
     """
     return trained.recipe.build().visits(trained.ensemble.grid, steps)
+
+
+def masked(operator: str | Mapping[str, Any] | None, mask: str | Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
+    """What was asked of an operator, with its mask.
+
+    Raises:
+        UserError: there is a mask, and no operator.
+    """
+    if mask is None:
+        return operator
+    if operator is None:
+        raise UserError("--mask", "is there, and --operator is not", "an operator that measures k-space")
+    content = {"kind": operator} if isinstance(operator, str) else dict(operator)
+    return {**content, "mask": {"kind": mask} if isinstance(mask, str) else dict(mask)}
+
+
+def solver_for(trained: TrainedRun, guide: Guidance) -> Any:
+    """The recipe's solver, or the first that renoises where the guidance draws volumes rather than expecting them."""
+    if not guide.renoises:
+        return trained.recipe.sampler
+    known = [config_class("volgen.sampling.samplers", kind)() for kind in kinds("volgen.sampling.samplers")]
+    return next((solver for solver in known if solver.build().renoises), trained.recipe.sampler)  # type: ignore[attr-defined]

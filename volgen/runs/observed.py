@@ -199,6 +199,22 @@ class Observation:
         return missed.abs().double().square().sum()
 
 
+def measured(operator: Operator, volume_BCXYZ: Tensor, geometry: Geometry) -> Measurement:
+    """What an operator gives of a volume of the run, as a measurement, without noise, of what is drawn of one.
+
+    Args:
+        operator: what the instrument does to a whole volume.
+        volume_BCXYZ: in the model range, B = 1.
+        geometry: the run's.
+    """
+    data = operator.apply(volume_BCXYZ)
+    if geometry.box is None:
+        return Measurement(operator, data)
+    # A volume is its box and the background around that, which no sample changes; A is linear.
+    around = geometry.whole(torch.zeros(1, 1, *geometry.grid, device=data.device))
+    return Measurement(Seen(operator, Field.of_run(geometry), geometry), data - operator.apply(around))
+
+
 def observe(operator: Operator, data: Tensor, noise: float, window: IntensityMap, field: Field, geometry: Geometry) -> Observation:
     """Brings data into the units of the model range, in which air is -1.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from volgen.core.errors import UserError
+from volgen.core.errors import Diverged, UserError
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import PRIOR, Denoiser, Guidance, Problem, Sampler, Shape4, Step
 from volgen.core.rng import normal
@@ -120,7 +120,7 @@ class Descent:
         """Volume ``index`` after step ``number`` (from 0); ``given`` is what is known beside it (B = 1).
 
         Raises:
-            UserError: the step gave values that are not finite.
+            Diverged: the step gave values that are not finite.
         """
         step = Step(*self.path[number], lambda: self._noise(number, "step", number, index))
 
@@ -132,7 +132,7 @@ class Descent:
         with torch.set_grad_enabled(self.guidance.differentiates):
             x, memory = solver.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
         if not torch.isfinite(x).all():
-            raise UserError(
+            raise Diverged(
                 f"step {number + 1} of {len(self.path)} (sigma {step.sigma:.4g})", "the volume has values that are not finite", "numbers",
                 f"the expert that owns this noise level has diverged: look at its losses in {METRICS} and train it again",
             )  # fmt: skip
@@ -193,7 +193,7 @@ def sample(
         [C, X, Y, Z], float32, on the CPU (images nominally in [-1, 1], but not clamped), in the order of ``indices``.
 
     Raises:
-        UserError: a step gave values that are not finite.
+        Diverged: a step gave values that are not finite.
     """
     assert len(set(indices)) == len(indices), "an index may be drawn once"
     descent = Descent(denoise, sampler, path, seed, shape, torch.device(device), problem, noise, guidance, climb)

@@ -30,11 +30,11 @@ from volgen.data.store import Store
 from volgen.images.box import BoxConfig
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
-from volgen.operators import Within, measured
 from volgen.operators.inpaint import Inpaint
 from volgen.planning.step import trace
 from volgen.recipe import Recipe
 from volgen.recipe import load as load_recipe
+from volgen.runs.observed import Field, Seen, measured
 from volgen.runs.trained import open_run
 from volgen.training.draws import StepDraws
 
@@ -255,8 +255,8 @@ def test_what_was_measured_of_a_whole_volume_is_a_measurement_of_the_box() -> No
         torch.testing.assert_close((measurement.operator.apply(box) * d).sum(), (box * measurement.operator.adjoint(d)).sum())
         assert torch.equal(measured(operator, frame.whole(box), Geometry(SHAPE, (8.0,) * 3, frame.intensity, True)).data,
                            operator.apply(frame.whole(box)))  # fmt: skip
-    assert Within(Blur(), frame).closed(1.0) is None
-    nearest = Within(Inpaint(mask), frame).closed(2.0)
+    assert Seen(Blur(), Field.of_run(frame), frame).closed(1.0) is None
+    nearest = Seen(Inpaint(mask), Field.of_run(frame), frame).closed(2.0)
     assert nearest is not None
     z = torch.randn(1, 1, *BOX.size, generator=random)
     expected = torch.where(BOX.crop(mask), (z + 2 * box) / 3, z)

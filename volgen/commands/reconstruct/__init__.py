@@ -41,6 +41,8 @@ class Config(BaseConfig):
     """Solver (default: the run's, or one that fits the guidance), with settings as --sampler.KEY VALUE."""
     steps: Annotated[int | None, Option("N")] = None
     """Points of the run's noise grid to visit (default: all)."""
+    settings: Annotated[Path | None, Option("FILE")] = None
+    """File that volgen tune wrote: guidance, solver and steps, as far as they are not asked for here."""
     noise: Annotated[NonNegativeFloat | None, Option("SD")] = None
     """Standard deviation of the noise of the data, where 2 is the intensity window (default: what raw data say, else 0.02)."""
     window: Annotated[tuple[float, ...] | None, Option("LOW HIGH")] = None

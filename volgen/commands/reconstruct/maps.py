@@ -66,7 +66,7 @@ def summarise_head(head: Head, seen: Observation, count: int, truth: NDArray[np.
         far = "How far the mean is from the truth: to be compared with the standard deviation."
         maps["error"] = Shown(np.abs(error), "Error", far, "above")
         mask = head_mask(truth)
-        told["truth"] = {"mean": _likeness(mean, truth, mask), "sample": _likeness(samples[0], truth, mask)}
+        told["truth"] = {"mean": posterior.likeness(mean, truth, mask), "sample": posterior.likeness(samples[0], truth, mask)}
         if count > 1 and mask.any():
             counted = posterior.tallied(samples[:, mask], truth[mask], head.target.seed)
             told["calibration"] = counted.told()
@@ -97,10 +97,3 @@ def _residual(head: Head, seen: Observation, mean: NDArray[np.float32]) -> NDArr
     with torch.no_grad():
         left = seen.residual(drawn).real.cpu()
     return (geometry.place.pad(left, geometry.shape, 0.0)[0, 0] / 2).numpy()
-
-
-def _likeness(unit: NDArray[np.float32], truth: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, float | None]:
-    whole, inside = posterior.psnr(unit, truth), posterior.psnr(unit[mask], truth[mask]) if mask.any() else math.inf
-    found = {"psnr": whole, "psnr_head": inside}
-    likeness = {key: None if math.isinf(value) else value for key, value in found.items()}
-    return {**likeness, "ssim_head": posterior.ssim_in(unit, truth, mask) if mask.any() else None}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volgen.acquisition.coils import estimated_maps
 from volgen.acquisition.kspace import from_kspace
-from volgen.commands.reconstruct.source import Centre, MeasuredHead, placed_field
+from volgen.commands.reconstruct.source import Centre, placed_field
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.protocols import AXES
@@ -21,6 +21,7 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.operators.cartesian import Cartesian
 from volgen.runs.observed import observe
+from volgen.runs.simulated import MeasuredHead
 
 
 class RawData:

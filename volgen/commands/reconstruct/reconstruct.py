@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from volgen.commands.reconstruct.maps import Summary, summarise_head
 from volgen.commands.reconstruct.raw import RawData
-from volgen.commands.reconstruct.source import Centre, MeasuredImage, Measurements, SimulatedScans
+from volgen.commands.reconstruct.source import Centre, MeasuredImage, Measurements
 from volgen.commands.reconstruct.target import CALIBRATION, RESULT, Reconstructions
 from volgen.core.answer import Answer
 from volgen.core.errors import UserError
@@ -22,16 +22,18 @@ from volgen.core.folder import Folder
 from volgen.core.given import NOTHING
 from volgen.core.progress import say
 from volgen.core.protocols import Guidance
-from volgen.core.registry import config_class, kinds
+from volgen.core.registry import kinds
 from volgen.data.raw import SUFFIXES as RAW_SUFFIXES
 from volgen.data.raw import is_raw
 from volgen.images import nifti
 from volgen.images.intensity import IntensityMap
 from volgen.parallel import launch as launches
 from volgen.reporting import reconstruction_page
-from volgen.runs.choices import component, costs_of, resident, visited
+from volgen.runs.choices import component, costs_of, masked, resident, solver_for, visited
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import Crew, crew, flow_of
+from volgen.runs.settings import Settings, joined, read_settings
+from volgen.runs.simulated import SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.runs.work import SampleWork
 from volgen.sampling import descent
@@ -60,6 +62,7 @@ def reconstruct(
     guidance: str | Mapping[str, Any] | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     steps: int | None = None,
+    settings: Path | None = None,
     noise: float | None = None,
     window: Sequence[float] | None = None,
     centre: Centre | None = None,
@@ -90,6 +93,7 @@ def reconstruct(
         guidance: kind of guidance, or its configuration.
         sampler: kind of solver, or its configuration; the recipe's if None, or one that renoises where the guidance needs that.
         steps: how many points of the ensemble's grid to visit; all of them if None.
+        settings: file with guidance, sampler and steps, of which those hold that are not asked for.
         noise: standard deviation of the noise of the data, in units of the model range.
         window: lowest and highest intensity of a NIfTI image.
         centre: how data are placed on the run's grid.
@@ -119,23 +123,25 @@ def reconstruct(
     trained = open_run(run)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
+    filed = Settings() if settings is None else read_settings(settings)
+    guidance, sampler = joined(guidance, filed.guidance), joined(sampler, filed.sampler)
     best = next(one for one in BEST if one["kind"] in kinds(GUIDANCES))
     guided = component("--guidance", GUIDANCES, guidance, component("--guidance", GUIDANCES, best, None))
     if guided == Unguided():
         raise UserError("--guidance", "makes nothing agree with what was measured", "another guidance", "leave it out")
     guide: Guidance = guided.build()
-    solver = component("--sampler", SAMPLERS, sampler, _sampler(trained, guide))
-    instrument = component("--operator", OPERATORS, _masked(operator, mask), None)
+    solver = component("--sampler", SAMPLERS, sampler, solver_for(trained, guide))
+    instrument = component("--operator", OPERATORS, masked(operator, mask), None)
     source = _source(data, simulate, split, people, instrument, noise, window, centre, seed)
-    grid = visited(trained, steps)
+    grid = visited(trained, filed.steps if steps is None else steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
-    settings = {
+    told = {
         **source.settings, "guidance": guided.model_dump(mode="json"), "sampler": solver.model_dump(mode="json"),
         "sigma_grid": list(grid), "dtype": dtype,
     }  # fmt: skip
-    target = Reconstructions(out, trained, settings, source.inputs, seed, dtype, {"count": count})
+    target = Reconstructions(out, trained, told, source.inputs, seed, dtype, {"count": count})
     noises = component("--noise", NOISES, WHITE, None)
     summaries: list[Summary] = []
 
@@ -163,17 +169,9 @@ def reconstruct(
         if launch.chief:
             result = _result(trained, source, summaries)
             _write(target, claimed[0], result)
+    for name, share in guide.noted().items():
+        say(f"{guided.kind}: {name} {share:.3g} (of the steps of this process)")
     return _told(ranks, out, summaries, strict=strict)
-
-
-def _masked(operator: str | Mapping[str, Any] | None, mask: str | Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
-    """What was asked of an operator, with its mask."""
-    if mask is None:
-        return operator
-    if operator is None:
-        raise UserError("--mask", "is there, and --operator is not", "an operator that measures k-space")
-    content = {"kind": operator} if isinstance(operator, str) else dict(operator)
-    return {**content, "mask": {"kind": mask} if isinstance(mask, str) else dict(mask)}
 
 
 def _missing(head: Any, count: int) -> str:
@@ -214,14 +212,6 @@ def _window(window: Sequence[float] | None) -> IntensityMap | None:
         return IntensityMap(*window)
     except ValueError as error:
         raise UserError("--window", str(error), "two numbers, the lower first") from None
-
-
-def _sampler(trained: TrainedRun, guide: Guidance) -> Any:
-    """The recipe's solver, or the first that renoises where the guidance draws volumes rather than expecting them."""
-    if not guide.renoises:
-        return trained.recipe.sampler
-    known = [config_class(SAMPLERS, kind)() for kind in kinds(SAMPLERS)]
-    return next((solver for solver in known if solver.build().renoises), trained.recipe.sampler)  # type: ignore[attr-defined]
 
 
 def _result(trained: TrainedRun, source: Measurements, summaries: Sequence[Summary]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -10,36 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass
-from torch import Tensor
 
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.protocols import Operator, Shape3
-from volgen.core.rng import normal
-from volgen.data.record import SubjectRecord
-from volgen.data.store import Store
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.images.volume import Volume
-from volgen.runs.observed import SAME_SIZE, Field, Observation, header_start, observe
+from volgen.runs.observed import SAME_SIZE, Field, header_start, observe
+from volgen.runs.simulated import NOISE, MeasuredHead, edges, files_of
 
 Centre = Literal["foreground", "grid", "header"]
-NOISE = 0.02
-"""Standard deviation of the noise where nobody says it, in units of the model range: a signal-to-noise ratio of 50 or so."""
-
-
-@dataclass(frozen=True)
-class MeasuredHead:
-    """One head and what was measured of it.
-
-    Attributes:
-        seen: what was measured.
-        truth: the scan, [X, Y, Z] in [0, 1], where it is known.
-    """
-
-    seen: Observation
-    truth: NDArray[np.float32] | None = None
 
 
 class Measurements(Protocol):
@@ -66,51 +48,6 @@ class Measurements(Protocol):
             UserError: it cannot be read, or does not fit the run.
         """
         ...
-
-
-class SimulatedScans:
-    """Scans of a store, measured by an operator: the truth is known.
-
-    Args:
-        store: the store, in the run's frame.
-        split: which scans.
-        people: how many of them; all if None.
-        operator: configuration of the operator.
-        noise: standard deviation of the noise, in units of the model range.
-        seed: seed of the noise.
-    """
-
-    known: bool = True
-
-    def __init__(self, store: str, split: Any, people: int | None, operator: Any, noise: float | None, seed: int) -> None:
-        self._store, self._operator, self._seed = Store.open(store), operator, seed
-        self._noise = NOISE if noise is None else noise
-        records = list(self._store.records) if split == "all" else self._store.split(split)
-        if not records:
-            raise UserError("--split", f"the store has no scan of '{split}'", "a split with scans")
-        records = records[:people]
-        self._records: dict[str, SubjectRecord] = {f"{number + 1:04d}": record for number, record in enumerate(records)}
-        self.labels = tuple(self._records)
-        self.text = f"simulated measurements of {len(records)} scans"
-        self.settings = {
-            "simulate": {"split": split}, "operator": operator.model_dump(mode="json"), "noise": self._noise, **files_of(operator)
-        }  # fmt: skip
-        self.inputs = {"store": self._store.fingerprint}
-
-    def read(self, label: str, geometry: Geometry, device: torch.device) -> MeasuredHead:
-        """One scan of the store; its noise is a function of the seed and of the scan."""
-        record = self._records[label]
-        if record.shape != geometry.shape or not np.allclose(record.voxel_size, geometry.voxel_size, rtol=SAME_SIZE):
-            found = f"has scans of {list(record.shape)} voxels of {_edges(record.voxel_size)} mm"
-            raise UserError("--simulate", found, f"the run's {list(geometry.shape)} of {_edges(geometry.voxel_size)} mm")
-        unit = np.ascontiguousarray(self._store.read_unit(record))
-        window = record.intensity
-        operator = self._operator.build(geometry.shape, device)
-        clean = operator.apply(torch.from_numpy(window.from_unit(unit))[None, None].to(device))
-        noise = self._noise * (window.high - window.low) / 2
-        data = clean + noise * _noise_like(clean, self._seed, "measurement", record.checksum)
-        field = Field(geometry.shape, (0, 0, 0), record.affine, "run")
-        return MeasuredHead(observe(operator, data, noise, window, field, geometry), unit)
 
 
 class MeasuredImage:
@@ -187,19 +124,13 @@ def placed_field(
     return replace(field, placed=centre)
 
 
-def files_of(operator: Any) -> dict[str, Any]:
-    """SHA-256 of the files that an operator reads, by its keys; nothing if there are none."""
-    files = {name: sha256(value, follow=True) for name, value in operator or () if isinstance(value, Path) and value.is_file()}
-    return {"operator_files": files} if files else {}
-
-
 def _times(volume: Volume, geometry: Geometry, where: str) -> Shape3:
     """How many voxels of the run one of the image is long, along each axis."""
     ratios = np.asarray(volume.voxel_size) / np.asarray(geometry.voxel_size)
     times = np.maximum(np.rint(ratios), 1.0)
     if (np.abs(ratios / times - 1.0) > SAME_SIZE).any():
-        found, do = f"has voxels of {_edges(volume.voxel_size)} mm", "resample the image first, or take a run whose voxels fit"
-        expected = f"those of the run, {_edges(geometry.voxel_size)} mm, or a whole number of them, up to {SAME_SIZE:.0%}"
+        found, do = f"has voxels of {edges(volume.voxel_size)} mm", "resample the image first, or take a run whose voxels fit"
+        expected = f"those of the run, {edges(geometry.voxel_size)} mm, or a whole number of them, up to {SAME_SIZE:.0%}"
         raise UserError(where, found, expected, do)
     x, y, z = (int(n) for n in times)
     return x, y, z
@@ -211,14 +142,3 @@ def _window(volume: Volume, where: str) -> IntensityMap:
         return IntensityMap.robust(known)
     except (ValueError, IndexError):
         raise UserError(where, "is constant, or holds nothing but NaN", "an image", "or give --window LOW HIGH") from None
-
-
-def _noise_like(data: Tensor, seed: int, *key: int | str) -> Tensor:
-    """Standard normal noise shaped like data, in both parts of a complex number."""
-    if data.is_complex():
-        return torch.view_as_complex(normal((*data.shape, 2), seed, *key)).to(data.device)
-    return normal(data.shape, seed, *key).to(data.device)
-
-
-def _edges(sizes: Any) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)

@@ -20,7 +20,7 @@ from volgen.data import derivative
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import to_model
-from volgen.operators import measured
+from volgen.runs.observed import measured
 from volgen.sampling.guidances.none import Config as Unguided
 
 MEASURED = f"""# Brain MRI around measurements

@@ -8,17 +8,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import Limits, explained
 from volgen.core.errors import UserError
 from volgen.core.protocols import Guidance, Measurement, Noises, Problem, Proximal
+from volgen.sampling.guidances import GuidanceConfig
 
 FLOOR = 2e-3
 """Smallest standard deviation of noise that is believed: 1e-3 of the model range. With none, instruments that measure anything twice, or
 nothing at all, have no inverse."""
 
 
-class Solving(BaseConfig):
+class Solving(GuidanceConfig):
     """How long a guidance looks for volumes that agree with data where no closed form is known: conjugate gradients."""
 
     iterations: int = Field(default=60, ge=1, le=10_000)

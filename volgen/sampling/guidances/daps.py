@@ -12,8 +12,9 @@ that begins at x; for a Gaussian, with r = s, the unmeasured part then has twice
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -27,6 +28,7 @@ from volgen.sampling.guidances._data import Informed, Solving, level, measuremen
 class Config(Solving):
     """Zhang et al. 2025: volumes drawn between a centre and the data; goes with ``--sampler renoise``."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "renoise"}
     kind: Literal["daps"] = "daps"
     centre: Literal["expected", "flow"] = "expected"
     """What the denoiser expects, or (as published) the end of a probability flow, for which experts of lower noise levels are asked too."""

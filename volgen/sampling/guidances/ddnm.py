@@ -10,8 +10,9 @@ variance it should have.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from volgen.sampling.guidances._data import Informed, Solving, measurement, prox
 class Config(Solving):
     """Wang et al. 2023: the measured part of what is expected replaced by the data."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddpm"}
     kind: Literal["ddnm"] = "ddnm"
 
     def build(self) -> DDNM:

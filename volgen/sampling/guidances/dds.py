@@ -12,22 +12,26 @@ noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import Limits, explained
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Sampler, Solver, Step
+from volgen.core.search import Search
+from volgen.sampling.guidances import GuidanceConfig
 from volgen.sampling.guidances._data import Informed, measurement
 
 
-class Config(BaseConfig):
+class Config(GuidanceConfig):
     """Chung et al. 2024: a few conjugate gradients from what is expected to the data; goes with ``--sampler renoise``, ``share`` 0.72."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "renoise", "share": 0.0225}
+    searched: ClassVar[Mapping[str, Search]] = {"gamma": Search(0.1, 1e4, log=True)}
     kind: Literal["dds"] = "dds"
     gamma: float = Field(default=5.0, gt=0.0)
     """How much the data count."""

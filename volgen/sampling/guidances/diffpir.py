@@ -10,8 +10,9 @@ as if what is expected were wrong by white noise of s / sqrt(weight). The publis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -19,12 +20,15 @@ from torch import Tensor
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Noises, Problem
+from volgen.core.search import Search
 from volgen.sampling.guidances._data import Informed, Solving, level, measurement, noise_of, proximal
 
 
 class Config(Solving):
     """Zhu et al. 2023: the volume near what is expected that agrees with the data; goes with ``--sampler renoise``."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "renoise", "share": 0.3}
+    searched: ClassVar[Mapping[str, Search]] = {"weight": Search(0.1, 100.0, log=True)}
     kind: Literal["diffpir"] = "diffpir"
     weight: float = Field(default=7.0, gt=0.0)
     """Their lambda: how much what the network expects counts."""

@@ -10,26 +10,30 @@ step of 3 * 256^2 numbers is scaled to n.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.conjugate import norm
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Sampler, Solver, Step
+from volgen.core.search import Search
+from volgen.sampling.guidances import GuidanceConfig
 from volgen.sampling.guidances._data import Informed, measurement, missing
 
 NUMBERS = 3 * 256**2
 """Numbers in an image of the paper."""
 
 
-class Config(BaseConfig):
+class Config(GuidanceConfig):
     """Chung et al. 2023: a gradient through the denoiser after each step; goes with ``--sampler ddpm`` and many steps."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddpm"}
+    searched: ClassVar[Mapping[str, Search]] = {"strength": Search(0.1, 30.0, log=True)}
     kind: Literal["dps"] = "dps"
     strength: float = Field(default=1.0, gt=0.0)
     """Their zeta, of images of 3 * 256^2 numbers: from 0.3 to 10, to be tuned."""

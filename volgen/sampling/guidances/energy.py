@@ -23,7 +23,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
+from volgen.core.search import Search
 from volgen.sampling.guidances._data import Solving, measurement, proximal
 from volgen.sampling.guidances._spread import Spread, covariance_of
 
@@ -49,6 +50,8 @@ LONGER = 1e-6
 class Config(Solving):
     """Song et al. 2022 along the path on which the energy rises least, rather than the shortest."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddpm"}
+    searched: ClassVar[Mapping[str, Search]] = {"strength": Search(0.0, 1.0)}
     kind: Literal["energy"] = "energy"
     path: Path = "gaussian"
     """How a point that explains the data is chosen."""

@@ -8,8 +8,9 @@ same whatever the solver: the published update adds r^2 (...) to every step of `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from volgen.sampling.guidances._data import Informed, Solving, level, measuremen
 class Config(Solving):
     """Song et al. 2023: what is missing in the data, through the pseudo-inverse and the derivative of the denoiser."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddim", "eta": 1.0}
     kind: Literal["pigdm"] = "pigdm"
 
     def build(self) -> PiGDM:

@@ -18,16 +18,18 @@ is too wide (with many steps nearly twice the variance of a Gaussian posterior).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Measurement, Noises, Problem, Proximal
+from volgen.core.search import Search
+from volgen.sampling.guidances import GuidanceConfig
 
 
 class Projection(Guidance):
@@ -73,9 +75,11 @@ def _nearest(problem: Problem) -> tuple[Measurement, Proximal]:
     return problem.measurement, nearest
 
 
-class Config(BaseConfig):
+class Config(GuidanceConfig):
     """Song et al. 2022: the measured part replaced at the noise level, before the denoiser is asked."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddpm"}
+    searched: ClassVar[Mapping[str, Search]] = {"strength": Search(0.0, 1.0)}
     kind: Literal["projection"] = "projection"
     strength: float = Field(default=1.0, ge=0.0, le=1.0)
     """The paper's lambda: 0 ignores the data, 1 has the measured part as it was measured."""

@@ -12,7 +12,8 @@ known only as a distribution. Without data these are samples of the prior.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from volgen.sampling.guidances._spread import Spread, covariance_of, redrawn
 class Config(Solving):
     """Draws of the posterior around the network's estimate; goes with ``--sampler renoise``."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "renoise"}
     kind: Literal["resample"] = "resample"
 
     def build(self) -> Resample:

@@ -15,20 +15,24 @@ place of A^+: where a line's mirror image is not in the mask, it goes half of th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.protocols import Denoiser, Measurement, Noises, Problem, Proximal, Sampler, Solver, Step
+from volgen.core.search import Search
 from volgen.sampling.guidances._data import Informed, Solving, measurement, proximal
 
 
 class Config(Solving):
     """Song et al. 2022 as published: the sample itself is moved towards the data before each step."""
 
+    goes_with: ClassVar[Mapping[str, Any]] = {"kind": "ddpm"}
+    searched: ClassVar[Mapping[str, Search]] = {"strength": Search(0.0, 1.0)}
     kind: Literal["song"] = "song"
     strength: float = Field(default=1.0, ge=0.0, le=1.0)
     """The paper's lambda: 0 ignores the data, 1 has the measured part as it was measured."""

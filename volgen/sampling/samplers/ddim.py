@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import Denoiser, Sampler, Step
+from volgen.core.search import Search
 
 
 class DDIM(Sampler):
@@ -43,6 +45,7 @@ class DDIM(Sampler):
 class Config(BaseConfig):
     """DDIM steps: one network evaluation each."""
 
+    searched: ClassVar[Mapping[str, Search]] = {"eta": Search(0.0, 1.0)}
     kind: Literal["ddim"] = "ddim"
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of fresh noise: 0 is deterministic, 1 is ancestral sampling."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import Denoiser, Sampler, Step
+from volgen.core.search import Search
 
 
 class Renoise(Sampler):
@@ -46,6 +48,7 @@ class Renoise(Sampler):
 class Config(BaseConfig):
     """What the denoiser returns, and fresh noise: for guidances that draw, and for consistency students."""
 
+    searched: ClassVar[Mapping[str, Search]] = {"share": Search(0.01, 1.0)}
     kind: Literal["renoise"] = "renoise"
     share: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of fresh noise in variance (DiffPIR's zeta); less than 1 keeps some of what was there."""

@@ -1,0 +1,88 @@
+"""`volgen bench reconstruct`: wavelets and the Gaussian against closed forms, and a whole small form that is stopped and continued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from volgen.bench.reconstruct import wavelets
+from volgen.cli import main
+from volgen.commands.train.train import train
+from volgen.core.config import validate
+from volgen.operators.identity import Config as Identity
+from volgen.operators.inpaint import Config as Inpaint
+from volgen.recipe import Recipe
+
+
+def test_wavelets_are_orthogonal_and_a_line_of_low_degree_has_few_of_them() -> None:
+    matrix = wavelets.orthogonal(16)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(16), atol=1e-6, rtol=0)
+    cubic = torch.linspace(-1, 1, 16) ** 3
+    details = matrix[8:] @ cubic
+    assert details[:5].abs().max() < 1e-5 < 0.05 < details[5:].abs().max(), "four vanishing moments, but where the period ends"
+    x = torch.randn(1, 1, 10, 12, 8)
+    torch.testing.assert_close(wavelets.shrunk(x, 0.0, (3, 1, 2)), x, atol=1e-5, rtol=0)
+
+
+def test_compressed_sensing_of_everything_is_soft_thresholding() -> None:
+    x, cpu = torch.zeros(1, 1, 16, 16, 16), torch.device("cpu")
+    x[..., 4:11, 5:12, 3:9] = 1.0
+    operator = Identity().build((16, 16, 16), cpu)
+    clean = wavelets.compressed(operator, x, 1e-5, (1, 1, 16, 16, 16))
+    torch.testing.assert_close(clean, x, atol=1e-3, rtol=0)
+    torch.manual_seed(0)
+    noisy = x + 0.1 * torch.randn(x.shape)
+    errors = [float((wavelets.compressed(operator, noisy, weight, x.shape) - x).square().mean()) for weight in (1e-5, 0.1, 10.0)]
+    assert errors[1] < 0.5 * errors[0] and errors[1] < errors[2], "some weight is better than none, and than one that leaves nothing"
+    # What is missing is filled in by what is sparse: better than leaving it at 0.
+    hole = Inpaint(share=0.5).build((16, 16, 16), cpu)
+    filled = wavelets.compressed(hole, hole.apply(x), 0.01, x.shape)
+    assert (filled - x).square().mean() < (hole.adjoint(hole.apply(x)) - x).square().mean()
+
+
+def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continues(
+    blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "name": "run", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 3, "sigma_max": 3.0}, "network": {"kind": "wavelet_unet3d", "channels": [8]},
+        "preconditioner": {"kind": "gaussian"},
+        "stopping": {"max_steps": 1, "min_steps": 1, "validation_volumes": 1, "validation_draws": 1},
+    }  # fmt: skip
+    run, folder = train(validate(Recipe, content, "test")), tmp_path / "figures"
+    words = ["bench", "reconstruct", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--tuning", "1",
+             "--accelerations", "2", "--coils", "2", "--samples", "2", "--iterations", "8", "--device", "cpu"]  # fmt: skip
+    assert main([*words, "--guidances", "resample", "dds"]) == 0
+    told = {row["name"]: row["value"] for row in json.loads((folder / "reconstruct.json").read_text())["rows"]}
+    assert told["people"] == 1
+    assert told["2x Gaussian alone: PSNR"] > told["2x Gaussian alone: sample PSNR"], "a posterior's mean is nearer than a draw of it"
+    assert 0.8 < told["2x Gaussian alone: chi-square"] < 1.25, "draws miss the data by their noise"
+    assert {"2x resample: coverage of 90 %", "2x dds: sample PSNR", "2x compressed sensing: PSNR", "2x zero-filled: PSNR"} <= set(told)
+    assert "2x zero-filled: sample PSNR" not in told and told["2x compressed sensing: PSNR"] > told["2x zero-filled: PSNR"]
+    table = (folder / "reconstruct.md").read_text()
+    assert "| Gaussian alone |" in table and (folder / "reconstruct.png").stat().st_size > 1000
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["complete"] and "reconstruct.md" in manifest["files"]
+
+    # What is there stays, what is missing comes, and figures of other settings are refused.
+    cells = {path: path.stat().st_mtime_ns for path in (folder / "people").rglob("*.json")}
+    gone = folder / "people/0001/2x/dds.json"
+    before = json.loads(gone.read_text())["figures"]
+    gone.unlink()
+    assert main([*words, "--guidances", "resample", "dds"]) == 0
+    assert {path for path, when in cells.items() if path.stat().st_mtime_ns != when} == {gone}
+    assert {**json.loads(gone.read_text())["figures"], "CPU time": 0} == {**before, "CPU time": 0}
+    assert main([*words, "--seed", "1"]) == 2 and "other figures" in capsys.readouterr().err
+    assert main([*words, "--guidances", "ddd"]) == 2 and "no guidance 'ddd'" in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_said_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    from volgen.bench.reconstruct import theirs
+    from volgen.core.errors import UserError
+
+    with pytest.raises(UserError, match="deepinv is not installed"):
+        theirs.methods()

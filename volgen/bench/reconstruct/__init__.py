@@ -1,0 +1,252 @@
+"""Volumes from undersampled k-space: every guidance beside reconstructions without a network, on people the run has never seen.
+
+Every row gets the same simulated measurement of each person: coils with a smooth phase, a Poisson disc in both phase encodes, and white
+noise. Rows: zero-filled; compressed sensing with wavelets, whose weight is chosen on validation people; the Gaussian that the run was
+fitted to, without its network; every guidance that looks at data, with the solver that its paper takes and as many evaluations as there
+are steps, or with settings that `volgen tune` found; and, with `--deepinv`, that package's own DPS and DiffPIR with the run's denoiser.
+Figures are means over people inside the head. A stopped benchmark continues with the person and row that it was at.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from volgen.bench.reconstruct import rows as own
+from volgen.bench.reconstruct import theirs
+from volgen.bench.reconstruct.figure import draw
+from volgen.bench.reconstruct.record import RESULT, Record
+from volgen.bench.reconstruct.scene import Drawn, Scene
+from volgen.bench.reconstruct.wavelets import compressed
+from volgen.commands.bench.result import Row
+from volgen.core.config import Config as BaseConfig
+from volgen.core.config import validate
+from volgen.core.errors import UserError
+from volgen.core.options import Option, Positional
+from volgen.core.progress import progress
+from volgen.core.registry import config_class
+from volgen.evaluation import posterior
+from volgen.evaluation.mask import head_mask
+from volgen.images.intensity import from_model, to_model
+from volgen.parallel.device import usable_device
+from volgen.runs.choices import visited
+from volgen.runs.settings import read_settings
+from volgen.runs.simulated import SimulatedScans
+from volgen.runs.trained import TrainedRun, open_run
+
+WEIGHTS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, -1))
+"""Weights of wavelet coefficients that are tried, where 1 is the brightest intensity."""
+FIGURES = {
+    "sample PSNR": "dB", "sample SSIM": "", "PSNR": "dB", "SSIM": "", "coverage of 90 %": "", "chi-square": "", "CPU time": "s",
+}  # fmt: skip
+"""What is told of each row, with its unit: of one sample, of the estimate (the mean of the samples, or what the row gives), of the spread,
+and the cost."""
+FREE = {"run", "store", "folder", "people", "accelerations", "guidances", "settings", "deepinv", "device"}
+"""Options that may differ between two commands that fill one folder."""
+
+
+class Config(BaseConfig):
+    """Which run, whom it reconstructs, and from what."""
+
+    run: Annotated[Path, Positional("RUN")]
+    """A finished run that draws whole volumes."""
+    store: str
+    """Store with people whom the run has not seen, on its grid."""
+    folder: Path
+    """Folder for the figures of each person, the table and the picture, new or to be continued."""
+    split: Literal["validation", "test"] = "test"
+    """Which people."""
+    people: PositiveInt = 4
+    """How many of them, from the first on."""
+    accelerations: tuple[Annotated[float, Field(ge=1.0)], ...] = (4.0, 8.0)
+    """How much less than all of k-space is measured."""
+    coils: PositiveInt = 8
+    """Made-up coils."""
+    phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    """Standard deviation of the image's smooth phase, in radians."""
+    noise: NonNegativeFloat = 0.02
+    """Standard deviation of the noise, where 2 is the intensity window."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Volumes that are drawn by each row that draws."""
+    steps: PositiveInt | None = 12
+    """Noise levels of the run that are visited (all of them if it has no more)."""
+    guidances: tuple[str, ...] = ()
+    """Guidances; all that look at data if none is named."""
+    settings: Annotated[tuple[Path, ...], Option("FILE")] = ()
+    """Files that volgen tune wrote, each for the guidance that it is about."""
+    iterations: PositiveInt | None = None
+    """Most conjugate gradients of a solution, where their number is no part of a method (default: as guidances have it)."""
+    tuning: PositiveInt = 2
+    """Validation people on whom the weight of compressed sensing is chosen."""
+    deepinv: bool = False
+    """Whether deepinv's own DPS and DiffPIR take part; the package has to be installed."""
+    seed: NonNegativeInt = 0
+    """Seed of noise and samples."""
+    device: str | None = None
+    """Torch device (default: a GPU if there is one)."""
+
+
+def run(config: Config) -> list[Row]:
+    """Figures of every row at every acceleration, means over people.
+
+    Raises:
+        UserError: the run or the store is damaged, they do not fit each other, a guidance or a package is not there, or the folder
+            holds other figures.
+    """
+    trained, device = open_run(config.run), usable_device(config.device)
+    if trained.recipe.assembly.piecewise:
+        raise UserError(str(config.run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
+    few = config.steps is None or config.steps >= len(trained.ensemble.grid)
+    grid = visited(trained, None if few else config.steps)
+    tuned = _tuned(config.settings)
+    more = theirs.methods() if config.deepinv else {}
+    scans = {factor: _scans(config, factor, config.split, config.people) for factor in config.accelerations}
+    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
+    record = Record(config.folder, settings, {"run": trained.fingerprint, "store": next(iter(scans.values())).inputs["store"]}, config.seed)
+    preconditioner, assembly = trained.preconditioner(device), trained.assembly()
+    with record.claim():
+
+        def scene(there: SimulatedScans, label: str) -> Scene:
+            head = there.read(label, trained.geometry, device)
+            return Scene(trained, preconditioner, assembly, grid, device, head, config.seed, config.samples)
+
+        methods = _methods(config, trained, tuned, more, scene(scans[config.accelerations[0]], "0001"))
+        labels = next(iter(scans.values())).labels
+        with progress("bench", len(labels) * len(scans) * len(methods)) as ticker:
+            for label in labels:
+                for factor, there in scans.items():
+                    seen = scene(there, label)
+                    for name, (method, identity) in methods.items():
+                        if name == own.COMPRESSED:
+                            weight = record.kept(f"weight/{factor:g}x", {}, partial(_weight, config, factor, scene))["weight"]
+                            method, identity = partial(own.sparse, weight=weight), {"weight": weight}
+                        record.kept(f"{label}/{factor:g}x/{name}", identity, partial(_figures, method, seen))
+                        ticker.advance(note=f"{name}, {factor:g}x")
+        found = _rows(record, labels, list(scans), {name: identity for name, (_, identity) in methods.items()})
+        picture = partial(draw, found, [f"{factor:g}x" for factor in scans], list(methods))
+        record.finish({RESULT: [row.to_json() for row in found]}, table(found), picture)
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, one table for each acceleration."""
+    by_name = {row.name: row.value for row in rows}
+    people, count = (f"{by_name[name]:.0f}" for name in ("people", "samples"))
+    lines = list[str]()
+    for factor in dict.fromkeys(row.name.partition(" ")[0] for row in rows[2:]):
+        lines += [
+            "" if lines else f"{people} people; PSNR in dB and SSIM inside the head.", "",
+            f"| {factor} | one sample: PSNR | SSIM | mean of {count}, or estimate: PSNR | SSIM | coverage of 90 % | chi-square | CPU s |",
+            "|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        names = dict.fromkeys(row.name.partition(" ")[2].partition(": ")[0] for row in rows[2:] if row.name.startswith(f"{factor} "))
+        for name in names:
+            values = [by_name.get(f"{factor} {name}: {figure}") for figure in FIGURES]
+            digits = (2, 3, 2, 3, 2, 2, 1)
+            cells = ["" if value is None else f"{value:.{places}f}" for value, places in zip(values, digits, strict=True)]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:] if not lines[0] else lines)
+
+
+def _scans(config: Config, factor: float, split: str, people: int) -> SimulatedScans:
+    content = {"kind": "cartesian", "coils": config.coils, "phase": config.phase, "mask": {"kind": "poisson", "acceleration": factor}}
+    operator = validate(config_class("volgen.operators", "cartesian"), content, "bench reconstruct")
+    return SimulatedScans(config.store, split, people, operator, config.noise, config.seed)
+
+
+def _tuned(files: Sequence[Path]) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+    """What was tuned, by the kind of guidance."""
+    found = dict[str, Mapping[str, Mapping[str, Any]]]()
+    for file in files:
+        settings = read_settings(file)
+        if settings.guidance is None:
+            raise UserError(str(file), "says nothing of a guidance", "a file that volgen tune wrote")
+        found[str(settings.guidance["kind"])] = {"guidance": settings.guidance, "sampler": settings.sampler or {}}
+    return found
+
+
+def _methods(
+    config: Config, trained: TrainedRun, tuned: Mapping[str, Mapping[str, Any]], more: Mapping[str, own.Method], scene: Scene
+) -> dict[str, tuple[own.Method, dict[str, Any]]]:
+    """Rows by name, each with what decides its figures beside the benchmark's own settings."""
+    methods: dict[str, tuple[own.Method, dict[str, Any]]] = {
+        own.ZERO_FILLED: (own.zero_filled, {}), own.COMPRESSED: (own.zero_filled, {}), own.GAUSSIAN: (own.gaussian, {})
+    }  # fmt: skip
+    for kind in own.guidances(config.guidances, scene):
+        method = own.guided(trained, kind, tuned.get(kind, {}), config.iterations)
+        identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
+        methods[f"{kind}, tuned" if kind in tuned else kind] = (method, identity)
+    return {**methods, **{name: (method, {}) for name, method in more.items()}}
+
+
+def _weight(config: Config, factor: float, scene: Callable[[SimulatedScans, str], Scene]) -> dict[str, Any]:
+    """The weight of wavelet coefficients that is best for validation people."""
+    there = _scans(config, factor, "validation", config.tuning)
+    scores = np.zeros(len(WEIGHTS))
+    for label in there.labels:
+        seen = scene(there, label)
+        truth, mask = _truth(seen)
+        for place, weight in enumerate(WEIGHTS):
+            found = compressed(seen.measurement.operator, seen.of_intensities(), weight, seen.shape)
+            scores[place] += posterior.psnr(_unit(seen, to_model(found)[0])[mask], truth[mask]) / len(there.labels)
+    return {"weight": WEIGHTS[int(scores.argmax())], "tried": dict(zip(map(str, WEIGHTS), scores.tolist(), strict=True))}
+
+
+def _truth(scene: Scene) -> tuple[Any, Any]:
+    truth = scene.head.truth
+    assert truth is not None, "simulated measurements have a truth"
+    return truth, head_mask(truth)
+
+
+def _unit(scene: Scene, x_CXYZ: Tensor) -> NDArray[np.float32]:
+    """[X, Y, Z] in [0, 1] of what was drawn."""
+    unit: NDArray[np.float32] = from_model(scene.trained.geometry.whole(x_CXYZ[0].float().cpu())).numpy()
+    return unit
+
+
+def _figures(method: own.Method, scene: Scene) -> dict[str, Any]:
+    """What is told of one row, one person and one acceleration."""
+    begun = time.process_time()
+    drawn: Drawn = method(scene)
+    seconds = (time.process_time() - begun) / max(len(drawn.samples) + (drawn.estimate is not None), 1)
+    truth, mask = _truth(scene)
+    units = [_unit(scene, sample) for sample in drawn.samples]
+    estimate = np.mean(units, axis=0) if drawn.estimate is None else _unit(scene, drawn.estimate)
+    found: dict[str, Any] = {"CPU time": seconds}
+    like = posterior.likeness(estimate, truth, mask)
+    found |= {"PSNR": like["psnr_head"], "SSIM": like["ssim_head"]}
+    if len(units) > 1:
+        each = [posterior.likeness(unit, truth, mask) for unit in units]
+        found |= {"sample PSNR": _mean([one["psnr_head"] for one in each]), "sample SSIM": _mean([one["ssim_head"] for one in each])}
+        counted = posterior.tallied(np.stack([unit[mask] for unit in units]), truth[mask], scene.seed)
+        found["coverage of 90 %"] = counted.told()["coverage"]["0.9"]
+        chi_squares = [scene.head.seen.chi_square(sample[None].to(scene.device)) for sample in drawn.samples]
+        known = [one for one in chi_squares if one is not None]
+        found["chi-square"] = float(np.median(known)) if known else None
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _rows(record: Record, labels: Sequence[str], factors: Sequence[float], methods: Mapping[str, Any]) -> list[Row]:
+    found = [Row("people", len(labels), ""), Row("samples", float(record.settings["samples"]), "")]
+    for factor in factors:
+        for name in methods:
+            each = [record.read(f"{label}/{factor:g}x/{name}") for label in labels]
+            for figure, unit in FIGURES.items():
+                value = _mean([one.get(figure) for one in each])
+                if value is not None:
+                    found.append(Row(f"{factor:g}x {name}: {figure}", value, unit))
+    return found

@@ -1,0 +1,90 @@
+"""The folder of the benchmark: figures of each person and row as they come, so that a stopped benchmark continues."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from volgen.core import folder as folders
+from volgen.core import manifest
+from volgen.core.errors import UserError
+from volgen.core.files import read_json, write_json, write_text
+
+RESULT, TABLE, PICTURE, PEOPLE = "reconstruct.json", "reconstruct.md", "reconstruct.png", "people"
+
+
+class Record:
+    """A folder of figures, made with some settings.
+
+    Args:
+        folder: where it is.
+        settings: what decides the figures of every row.
+        inputs: fingerprints of the run and of the store.
+        seed: seed of noise and samples.
+
+    Attributes:
+        settings: see there.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], seed: int) -> None:
+        self.settings, self._folder, self._inputs = settings, folder, inputs
+        self._provenance = manifest.Provenance("bench reconstruct", dict(settings), dict(inputs), seed)
+        self._claimed: folders.Folder | None = None
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Has the folder to itself.
+
+        Raises:
+            UserError: it holds something else, or another process is writing to it.
+        """
+
+        def differs(before: Mapping[str, Any]) -> str:
+            mine = {"stage": "bench reconstruct", "config": self._provenance.config, "inputs": self._provenance.inputs}
+            different = [key for key, value in mine.items() if before.get(key) != value]
+            return f"holds other figures (its manifest has another '{different[0]}')" if different else ""
+
+        with folders.claim(
+            self._folder, self._provenance, "figures", writes=lambda name: name in (RESULT, TABLE, PICTURE, PEOPLE), differs=differs,
+            expected="a new folder, or the same run, store and settings to continue", keeps=lambda: (self._folder / PEOPLE).is_dir(),
+        ) as folder:  # fmt: skip
+            folder.begin()
+            self._claimed = folder
+            yield
+
+    def kept(self, name: str, identity: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Figures that are there, or that are computed now.
+
+        Args:
+            name: whose they are.
+            identity: what decides them beside the settings.
+            compute: makes them.
+        """
+        path = self._path(name)
+        if path.is_file():
+            found = read_json(path, "figures that volgen bench wrote")
+            if found.get("identity") != dict(identity):
+                raise UserError(str(path), "was computed with other settings", f"{dict(identity)}", "delete it, or choose another --folder")
+            return dict(found["figures"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures = compute()
+        write_json(path, {"identity": dict(identity), "figures": figures})
+        return figures
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Figures that are there."""
+        return dict(read_json(self._path(name), "figures that volgen bench wrote")["figures"])
+
+    def finish(self, content: Mapping[str, Any], table: str, picture: Callable[[Path], None]) -> None:
+        """Writes table, picture and manifest."""
+        assert self._claimed is not None, "the folder is claimed"
+        write_json(self._folder / RESULT, {"rows": content[RESULT], "settings": dict(self.settings), "inputs": dict(self._inputs)})
+        write_text(self._folder / TABLE, f"{table}\n")
+        picture(self._folder / PICTURE)
+        self._claimed.finish()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / PEOPLE / f"{re.sub(r'[^a-z0-9/.]+', '-', name.lower())}.json"

@@ -1,0 +1,113 @@
+"""The rows of the benchmark that are volgen's own code: without a network, and with each guidance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from volgen.bench.reconstruct.scene import Drawn, Scene
+from volgen.bench.reconstruct.wavelets import compressed
+from volgen.core.config import Config, validate
+from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Given
+from volgen.core.protocols import Guidance
+from volgen.core.registry import config_class, kinds
+from volgen.images.intensity import to_model
+from volgen.runs.choices import solver_for
+from volgen.runs.trained import TrainedRun
+from volgen.sampling.guidances.gauss import Config as Gauss
+from volgen.sampling.guidances.none import Config as Unguided
+from volgen.sampling.guidances.resample import Config as Resample
+
+Method = Callable[[Scene], Drawn]
+GUIDANCES, SAMPLERS = "volgen.sampling.guidances", "volgen.sampling.samplers"
+ZERO_FILLED, COMPRESSED, GAUSSIAN = "zero-filled", "compressed sensing", "Gaussian alone"
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A guidance and the solver that it goes with.
+
+    Attributes:
+        guidance: configuration of the guidance.
+        solver: configuration of the solver.
+    """
+
+    guidance: Any
+    solver: Any
+
+    def __call__(self, scene: Scene) -> Drawn:
+        """Draws the scene's volumes."""
+        found = dict[int, Tensor]()
+        drawing = scene.drawing(self.guidance.build(), self.solver)
+        drawing.draw(scene.seed, range(scene.count), found.__setitem__, lambda count, note: None)
+        return Drawn([found[index] for index in range(scene.count)])
+
+
+def zero_filled(scene: Scene) -> Drawn:
+    """What was not measured is 0: the adjoint of the data."""
+    return Drawn([], to_model(scene.measurement.operator.adjoint(scene.of_intensities()))[0])
+
+
+def sparse(scene: Scene, weight: float) -> Drawn:
+    """Compressed sensing with a weight."""
+    return Drawn([], to_model(compressed(scene.measurement.operator, scene.of_intensities(), weight, scene.shape))[0])
+
+
+def gaussian(scene: Scene) -> Drawn:
+    """The posterior of the Gaussian that the run was fitted to: its mean in closed form and draws of it, without a network."""
+    problem = scene.drawing(Gauss().build(), None).problem
+    mean = problem.prior(torch.zeros(scene.shape, device=scene.device), scene.grid[0])
+    clean = torch.full((1,), math.inf)
+
+    def of(guidance: Guidance, index: int) -> Tensor:
+        def expected(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            return mean
+
+        with torch.no_grad():
+            return guidance.guide(expected, problem, lambda k: scene.noise("gaussian", index, k))(mean, clean)[0].cpu()
+
+    drawing = Resample().build()
+    return Drawn([of(drawing, index) for index in range(scene.count)], of(Gauss().build(), 0))
+
+
+def guided(trained: TrainedRun, kind: str, tuned: Mapping[str, Mapping[str, Any]], iterations: int | None) -> Guided:
+    """A guidance with the solver that its paper takes, or with what was tuned."""
+    content: dict[str, Any] = {"kind": kind, **tuned.get("guidance", {})}
+    cls = config_class(GUIDANCES, kind)
+    if iterations is not None and "tolerance" in cls.model_fields:  # a number of iterations that is no part of the method
+        content["iterations"] = iterations
+    guidance: Any = validate(cls, content, kind)
+    solver = dict(tuned.get("sampler", {}) or guidance.goes_with)
+    if not solver:
+        return Guided(guidance, solver_for(trained, guidance.build()))
+    return Guided(guidance, validate(config_class(SAMPLERS, str(solver["kind"])), solver, kind))
+
+
+def guidances(asked: tuple[str, ...], scene: Scene) -> list[str]:
+    """Guidances that make volumes agree with measurements; those that were asked for, in this order, if any were.
+
+    Raises:
+        UserError: there is no such guidance, or one cannot be had with the run.
+    """
+    strange = [name for name in asked if name not in kinds(GUIDANCES)]
+    if strange:
+        raise UserError("--guidances", f"there is no guidance '{strange[0]}'", f"some of {', '.join(kinds(GUIDANCES))}")
+    found = []
+    for kind in asked or kinds(GUIDANCES):
+        config: Config = config_class(GUIDANCES, kind)()
+        problem = scene.drawing(config.build(), None).problem  # type: ignore[attr-defined]
+        try:
+            config.build().check(problem)  # type: ignore[attr-defined]
+        except UserError:
+            if asked:
+                raise
+            continue
+        if config != Unguided():
+            found.append(kind)
+    return found

@@ -1,0 +1,83 @@
+"""What every row of the benchmark gets: a run, and one head that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from volgen.core.protocols import Guidance, Measurement
+from volgen.core.registry import config_class
+from volgen.core.rng import normal
+from volgen.models.assembly import Assembly
+from volgen.models.denoiser import Preconditioner
+from volgen.runs.draw import Drawing
+from volgen.runs.simulated import MeasuredHead
+from volgen.runs.trained import TrainedRun
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a row makes of a measurement, in the model range, [1, X, Y, Z] each.
+
+    Attributes:
+        samples: independent volumes; none if the row gives one estimate.
+        estimate: the volume to expect; that of the samples is their mean, so None there.
+    """
+
+    samples: Sequence[Tensor]
+    estimate: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run and a head.
+
+    Attributes:
+        trained: the run.
+        preconditioner: its preconditioner, on the device.
+        assembly: its assembly.
+        grid: noise levels to visit.
+        device: where everything is computed.
+        head: what was measured of the head.
+        seed: seed of what is drawn.
+        count: how many volumes are drawn.
+    """
+
+    trained: TrainedRun
+    preconditioner: Preconditioner
+    assembly: Assembly
+    grid: Sequence[float]
+    device: torch.device
+    head: MeasuredHead
+    seed: int
+    count: int
+
+    @property
+    def measurement(self) -> Measurement:
+        """What was measured."""
+        return self.head.seen.measurement
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a batch of one volume that is drawn."""
+        return (1, 1, *self.trained.geometry.grid)
+
+    def drawing(self, guidance: Guidance, solver: Any) -> Drawing:
+        """How volumes are drawn from the run so that they agree with the measurement."""
+        white = config_class("volgen.sampling.noises", "white")()
+        return Drawing(
+            self.trained, self.preconditioner, self.assembly, solver, white, self.grid, self.device, guidance, self.measurement
+        )  # fmt: skip
+
+    def noise(self, *key: int | str) -> Tensor:
+        """Standard normal noise [1, 1, X, Y, Z] of a key."""
+        return normal(self.shape[1:], self.seed, *key)[None].to(self.device)
+
+    def of_intensities(self) -> Tensor:
+        """The data as an instrument gives them of intensities in [0, 1], of which air has none: A u, with u = (x + 1) / 2."""
+        measured = self.measurement
+        return (measured.data + measured.operator.apply(torch.ones(self.shape, device=self.device))) / 2.0
