@@ -61,7 +61,7 @@ def sparse(scene: Scene, weight: float) -> Drawn:
 
 def gaussian(scene: Scene) -> Drawn:
     """The posterior of the Gaussian that the run was fitted to: its mean in closed form and draws of it, without a network."""
-    problem = scene.drawing(Gauss().build(), None).problem
+    problem = scene.problem
     mean = problem.prior(torch.zeros(scene.shape, device=scene.device), scene.grid[0])
     clean = torch.full((1,), math.inf)
 
@@ -101,9 +101,8 @@ def guidances(asked: tuple[str, ...], scene: Scene) -> list[str]:
     found = []
     for kind in asked or kinds(GUIDANCES):
         config: Config = config_class(GUIDANCES, kind)()
-        problem = scene.drawing(config.build(), None).problem  # type: ignore[attr-defined]
         try:
-            config.build().check(problem)  # type: ignore[attr-defined]
+            config.build().check(scene.problem)  # type: ignore[attr-defined]
         except UserError:
             if asked:
                 raise

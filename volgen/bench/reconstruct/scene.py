@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.core.protocols import Guidance, Measurement
+from volgen.core.protocols import Guidance, Measurement, Problem
 from volgen.core.registry import config_class
 from volgen.core.rng import normal
 from volgen.models.assembly import Assembly
@@ -17,6 +17,7 @@ from volgen.models.denoiser import Preconditioner
 from volgen.runs.draw import Drawing
 from volgen.runs.simulated import MeasuredHead
 from volgen.runs.trained import TrainedRun
+from volgen.sampling.guidances.none import UNGUIDED
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Scene:
     def measurement(self) -> Measurement:
         """What was measured."""
         return self.head.seen.measurement
+
+    @property
+    def problem(self) -> Problem:
+        """What is known of the prior, and what was measured."""
+        return self.drawing(UNGUIDED, self.trained.recipe.sampler).problem
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def diffpir(scene: Scene) -> Drawn:
 
 def _drawn(scene: Scene, draw: Any) -> Drawn:
     there: Any = importlib.import_module("deepinv")
-    drawing = scene.drawing(UNGUIDED, None)
+    drawing = scene.drawing(UNGUIDED, scene.trained.recipe.sampler)
     problem, highest = drawing.problem, scene.grid[0]
     with drawing.bank(scene.grid, 2) as bank:
 
