@@ -30,6 +30,23 @@ def component(option: str, package: str, asked: str | Mapping[str, Any] | None, 
     return validate(config_class(package, kind), content, option)
 
 
+def check_amounts(memory_gib: float, *amounts: tuple[str, int, int]) -> None:
+    """Checks numbers of options that several commands have.
+
+    Args:
+        memory_gib: ``--memory-gib``.
+        amounts: name of an option, its value, and the least that it may be.
+
+    Raises:
+        UserError: names the first that is out of range.
+    """
+    for option, value, least in amounts:
+        if value < least:
+            raise UserError(f"--{option}", str(value), f"at least {least}")
+    if not (math.isfinite(memory_gib) and memory_gib >= 0):
+        raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
+
+
 def resident(trained: TrainedRun, memory_gib: float) -> int:
     """How many experts fit into memory; at least two, at most all."""
     experts = trained.ensemble.experts

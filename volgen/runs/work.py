@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from volgen.core.progress import progress
+from volgen.core.progress import progress, say
+from volgen.core.protocols import Guidance
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
 from volgen.runs.draw import Done, Drawing
@@ -31,6 +32,24 @@ class SampleWork:
     keep: Callable[[int, Tensor], None]
     drawing: Drawing
     ranks: Crew
+
+    def share(self, missing: Sequence[int], batch_size: int, flow: Flow, memory: float, capacity: int = 2) -> None:
+        """Draws this rank's part of some volumes, and waits for the other ranks. A collective call.
+
+        Args:
+            missing: indices of the volumes, the same on all ranks.
+            batch_size: volumes that the ranks of a row hand on together.
+            flow: who takes which steps.
+            memory: bytes for volumes under way, where each rank draws whole volumes.
+            capacity: experts in memory, there.
+        """
+        units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
+        group = self.ranks.group
+        if flow.stages > 1 and missing:
+            self.flow(units, flow)
+        else:
+            self.stay([index for unit in units[group.rank :: group.world_size] for index in unit], memory, capacity)
+        self.ranks.meet()
 
     def stay(self, indices: Sequence[int], memory: float, capacity: int) -> None:
         """Draws whole volumes, as many at a time as fit into ``memory`` bytes, with ``capacity`` experts in memory."""
@@ -70,3 +89,9 @@ class SampleWork:
     def _export(self, index: int, volume_CXYZ: Tensor) -> None:
         self.keep(index, volume_CXYZ)
         self.ranks.pulse.beat()
+
+
+def tell_noted(kind: str, guidance: Guidance) -> None:
+    """Says what a guidance has noted of its steps."""
+    for name, value in guidance.noted().items():
+        say(f"{kind}: {name} {value:.3g} (of the steps of this process)")

@@ -29,13 +29,13 @@ from volgen.images import nifti
 from volgen.images.intensity import IntensityMap
 from volgen.parallel import launch as launches
 from volgen.reporting import reconstruction_page
-from volgen.runs.choices import component, costs_of, masked, resident, solver_for, visited
+from volgen.runs.choices import check_amounts, component, costs_of, masked, resident, solver_for, visited
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import Crew, crew, flow_of
 from volgen.runs.settings import Settings, joined, read_settings
 from volgen.runs.simulated import SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
-from volgen.runs.work import SampleWork
+from volgen.runs.work import SampleWork, tell_noted
 from volgen.sampling import descent
 from volgen.sampling.guidances.none import Config as Unguided
 from volgen.training.together import from_chief, on_chief
@@ -110,12 +110,8 @@ def reconstruct(
     Raises:
         UserError: the run or the data are damaged, do not fit each other, an option is out of range, or ``out`` holds something else.
     """
-    asked = (("count", count, 1), ("seed", seed, 0), ("batch-size", batch_size, 1), ("people", 1 if people is None else people, 1))
-    for option, value, least in asked:
-        if value < least:
-            raise UserError(f"--{option}", str(value), f"at least {least}")
-    if not (math.isfinite(memory_gib) and memory_gib >= 0):
-        raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
+    heads = 1 if people is None else people
+    check_amounts(memory_gib, ("count", count, 1), ("seed", seed, 0), ("batch-size", batch_size, 1), ("people", heads, 1))
     if noise is not None and not math.isfinite(noise):
         raise UserError("--noise", str(noise), "a finite number")
     launch = launches.discover()
@@ -158,19 +154,13 @@ def reconstruct(
                 trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, seen.measurement, NOTHING, climbs=False
             )  # fmt: skip
             work = SampleWork(seed, partial(head.export, seen), drawing, ranks)
-            units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
-            if flow.stages > 1 and missing:
-                work.flow(units, flow)
-            else:
-                work.stay([index for unit in units[launch.rank :: launch.world_size] for index in unit], memory_gib * 2**30, 2)
-            ranks.meet()
+            work.share(missing, batch_size, flow, memory_gib * 2**30)
             if launch.chief:
                 summaries.append(summarise_head(head, seen, count, measured.truth))
         if launch.chief:
             result = _result(trained, source, summaries)
             _write(target, claimed[0], result)
-    for name, share in guide.noted().items():
-        say(f"{guided.kind}: {name} {share:.3g} (of the steps of this process)")
+    tell_noted(guided.kind, guide)
     return _told(ranks, out, summaries, strict=strict)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +17,11 @@ from volgen.core.registry import config_class
 from volgen.data.derivative import OVERVIEW
 from volgen.models.condition import asked_for
 from volgen.parallel import launch as launches
-from volgen.runs.choices import coarser, component, costs_of, resident, visited
+from volgen.runs.choices import check_amounts, coarser, component, costs_of, resident, visited
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import crew, flow_of
 from volgen.runs.trained import open_run
-from volgen.runs.work import SampleWork
+from volgen.runs.work import SampleWork, tell_noted
 from volgen.sampling import descent
 from volgen.sampling.guidances.none import Config as Unguided
 from volgen.training.together import from_chief
@@ -95,11 +94,7 @@ def sample(
     Raises:
         UserError: the run is damaged, an option is out of range, or ``out`` holds something else.
     """
-    for option, value, least in (("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1)):
-        if value < least:
-            raise UserError(f"--{option}", str(value), f"at least {least}")
-    if not (math.isfinite(memory_gib) and memory_gib >= 0):
-        raise UserError("--memory-gib", str(memory_gib), "a finite number of GiB, at least 0")
+    check_amounts(memory_gib, ("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1))
     launch = launches.discover()
     launches.publish(launch)
     trained = open_run(run)
@@ -144,19 +139,12 @@ def sample(
             trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs, level, finest
         )  # fmt: skip
         work = SampleWork(seed, job.export, drawing, ranks)
-        units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
-        if flow.stages > 1:
-            work.flow(units, flow)
-        else:
-            mine = [index for unit in units[launch.rank :: launch.world_size] for index in unit]
-            work.stay(mine, memory_gib * 2**30, capacity if trained.recipe.assembly.piecewise else 2)
-        ranks.meet()
+        work.share(missing, batch_size, flow, memory_gib * 2**30, capacity if trained.recipe.assembly.piecewise else 2)
         if launch.chief:
             if missing or not (out / OVERVIEW).exists():
                 picture.draw(job)
             claimed[0].finish()
-    for name, value in guide.noted().items():
-        say(f"{guided.kind}: {name} {value:.3g} (of the steps of this process)")
+    tell_noted(guided.kind, guide)
     say(f"{count} volumes of seed {seed} in {out}, and {OVERVIEW} to look at first.")
     say_next("volgen", "report", out, "--reference", trained.recipe.data.store, "--out", f"{out}-report")
     return out
