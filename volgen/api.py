@@ -210,12 +210,12 @@ def sample(
     run: StrPath,
     out: StrPath | None = None,
     *,
-    count: int = 1,
+    count: int | None = None,
     seed: int = 0,
     steps: int | None = None,
     sampler: Component | None = None,
     noise: Component | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | StrPath | None = None,
     guidance: Component | None = None,
     operator: Component | None = None,
     data: StrPath | None = None,
@@ -233,12 +233,13 @@ def sample(
     Args:
         run: directory that :func:`train` made.
         out: folder for the files, new or to be continued; if None, they are made in a temporary one and read into memory.
-        count: number of volumes.
+        count: number of volumes; 1 if None, or as many as the table of ``given`` has rows.
         seed: volume i depends on this seed and i alone.
         steps: how many of the run's noise levels to visit; all if None.
         sampler: solver; the run's if None.
         noise: what noise is drawn from; ``"white"`` if None.
-        given: what every volume is asked to be: conditions that the run was trained with, such as ``{"age": 70}``.
+        given: what every volume is asked to be: conditions that the run was trained with, such as ``{"age": 70}``; or a
+            table, whose rows say it of one volume each.
         guidance: what the denoiser is turned into, such as ``"projection"``, which makes volumes agree with ``data``. If None, the run's;
             where there is ``data``, ``"none"``.
         operator: what of ``data`` was measured, such as ``{"kind": "inpaint", "mask": "mask.nii.gz"}``.
@@ -265,12 +266,19 @@ def sample(
         ((64, 64, 64), (4.0, 4.0, 4.0))
     """
     from volgen.data.derivative import names_in
+    from volgen.data.table import UserTable
     from volgen.images import nifti
     from volgen.parallel.launch import discover
 
+    words: tuple[str, ...]
+    if isinstance(given, str | os.PathLike):
+        words, table = (str(given),), UserTable.read(Path(given), "a table with a row for each volume")
+        count = max(len(table.rows) - start_index, 1) if count is None else count
+    else:
+        words, count = tuple(f"{name}={value}" for name, value in (given or {}).items()), 1 if count is None else count
     options = {
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
-        "given": tuple(f"{name}={value}" for name, value in (given or {}).items()),
+        "given": words,
         "operator": operator, "data": data, "batch_size": batch_size,
         "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "full": full,
         "voxel_size": voxel_size, "stages": stages,

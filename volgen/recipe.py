@@ -28,7 +28,7 @@ from volgen.experts.borders import Border, choose
 from volgen.experts.plan import ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
 from volgen.models.bands import variances
-from volgen.models.condition import telling
+from volgen.models.condition import ConditionConfig, telling
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.watch import WatchConfig
@@ -363,7 +363,7 @@ def load(source: Path | Mapping[str, Any], overrides: config.Overrides = (), *, 
         content = source
     where = str(source) if isinstance(source, Path) else "configuration"
     content = config.apply_overrides(content, overrides)
-    recipe = _read(_bordered(content, where), where)
+    recipe = _settled(_read(_bordered(content, where), where))
     if not own:
         _check_order(recipe)
     return recipe
@@ -385,6 +385,27 @@ def _read(content: Mapping[str, Any], where: str) -> Recipe:
             found = f"is {shape}, but scans of {store.path} are {list(store.shape or ())}"
             raise UserError("data.shape", found, "the store's shape", "leave it out: it is taken from the store")
     return _boxed(content, store, where) if boxed else config.validate(Recipe, content, where)
+
+
+def _settled(recipe: Recipe) -> Recipe:
+    """The recipe with all of its conditions stated: what they leave out follows from what the store says of those who are trained on.
+
+    Raises:
+        UserError: it does not.
+    """
+    if all(condition.settled for condition in recipe.conditions):
+        return recipe
+    store = _store(recipe.data.store, "conditions", "leave out what", "all of it, or a store")
+    people = [record.about for record in recipe.data.records(store, "train")]
+
+    def settle(number: int, condition: ConditionConfig) -> ConditionConfig:
+        try:
+            return condition.settle(people)
+        except ValueError as error:
+            do = "state it in the configuration, or tell the store: volgen participants STORE TABLE.tsv"
+            raise UserError(f"conditions.{number}", str(error), "a column that the store knows people by", do) from None
+
+    return recipe.model_copy(update={"conditions": tuple(settle(number, each) for number, each in enumerate(recipe.conditions))})
 
 
 def _begun(address: Path) -> dict[str, Any]:

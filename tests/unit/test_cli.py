@@ -228,7 +228,7 @@ def test_only_warnings_of_volgen_are_shown(monkeypatch: pytest.MonkeyPatch, recw
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("sample", ["run", "--out", "x", "--count", "1", "--seed", "0"]),
+        ("sample", ["run", "--out", "x", "--seed", "0"]),
         ("export", ["s", "--out", "x"]),
         ("anonymise", ["i.nii", "run", "--epsilon", "1", "--delta", "1e-5", "--out", "x"]),
         ("report", ["s", "--reference", "r", "--out", "x"]),

@@ -59,6 +59,3 @@ def test_a_condition_is_one_file(house: Callable[[], Any], made_by_0_1_0: Path) 
     assert np.array_equal(again, bright)
     refused = newcomer.run("sample", run, "--out", "none", "--count", "1", "--given", "tay=3", code=2)
     assert "there is no condition 'tay'" in refused and "toy" in refused
-    recipe |= {"name": "private", "privacy": {"kind": "dp_sgd", "epsilon": 6, "delta": 1e-3}}
-    config.write_text(yaml.safe_dump(recipe))
-    assert "conditions: gradients of single patients" in newcomer.run("train", "--config", config, "--dry-run", code=2)

@@ -196,12 +196,14 @@ class Problem:
         measurement: what the volume has to agree with; None if there is nothing.
         expected: what is known of a state without a network, be it a volume or the corner of one; None if that is nothing.
         covariance: how whole volumes spread around what is expected of them; None if nothing is known.
+        weak: a worse denoiser of the same volumes, for a guidance that says which one (:attr:`Guidance.weak`); None if there is none.
     """
 
     prior: Callable[[Tensor, float], Tensor] = _drowned
     measurement: Measurement | None = None
     expected: Expected | None = None
     covariance: Covariance | None = None
+    weak: Denoiser | None = None
 
 
 PRIOR = Problem()
@@ -222,11 +224,15 @@ class Guidance(Protocol):
         differentiates: whether it takes gradients of the denoiser with respect to the sample: then the driver, and a bank, keep graphs.
         renoises: whether what it returns is drawn rather than expected, so that only a sampler that renoises fits.
         whole: whether it needs whole volumes on their way, rather than the corners that experts of high noise see.
+        asks: whether it does nothing where nothing is asked of a volume.
+        weak: the worse denoiser that it has to be brought: ``shared``, or the directory of a run; "" if none.
     """
 
     differentiates: bool = False
     renoises: bool = False
     whole: bool = True
+    asks: bool = False
+    weak: str = ""
 
     def check(self, problem: Problem) -> None:
         """Looks at a problem before anything is computed.

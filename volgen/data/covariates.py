@@ -7,17 +7,17 @@ not known of somebody is left out, and never filled in.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from volgen.core.cells import known, numeric
 from volgen.core.errors import UserError, nearest_word
 from volgen.core.files import LARGEST_JSON, fingerprint, read_bytes
 from volgen.core.manifest import NAME
 from volgen.data.record import SubjectRecord
-from volgen.data.table import MISSING, UserTable, known
+from volgen.data.table import UserTable
 
 KEY = "participants"
 """Key of a store's manifest."""
@@ -152,12 +152,12 @@ class Covariates:
             raise UserError(str(path), f"has the columns {', '.join(table.header)[:200] or 'none'}", FORM)
         columns = {table.header[place]: place for place in _columns(table, names, told[0])}
         found: dict[str, tuple[str, ...]] = {}
-        for number, row in table.rows:
+        for line, row in table.rows:
             key, cells = row[told[0]], tuple(row[place] for place in columns.values())
             if (before := found.setdefault(key, cells)) != cells:
                 name = next(name for name, one, other in zip(columns, before, cells, strict=True) if one != other)
                 do = "give each scan a row of its own, by the ids that the store's manifest has"
-                raise UserError(f"{path}, line {number}", f"says of somebody another '{name}' than a line before it", "one row each", do)
+                raise UserError(f"{path}, line {line}", f"says of somebody another '{name}' than a line before it", "one row each", do)
         rows = {}
         for record in records:
             called = next((name for name in _names(record) if name in found), None)
@@ -216,10 +216,10 @@ def _column(path: Path, name: str, cells: Sequence[str], about: Mapping[str, Any
     told = [cell for cell in cells if cell]
     missing, description = len(cells) - len(told), str(said.get("Description", ""))
     meanings = said.get("Levels")
-    if not isinstance(meanings, Mapping) and all(number(cell) is not None for cell in told):
+    if not isinstance(meanings, Mapping) and all(numeric(cell) is not None for cell in told):
         return Column(None, str(said.get("Units", "")) or (YEARS if name.lower() == "age" else ""), description, missing)
     meanings = meanings if isinstance(meanings, Mapping) else {}
-    levels = sorted(set(told) | {str(level) for level in meanings if str(level).lower() not in MISSING})
+    levels = sorted(set(told) | {str(level) for level in meanings if known(str(level))})
     if len(levels) > MOST_LEVELS:
         expected = f"numbers, or at most {MOST_LEVELS} different words"
         do = "leave it out: name others with --column"
@@ -229,12 +229,3 @@ def _column(path: Path, name: str, cells: Sequence[str], about: Mapping[str, Any
 
 def _text(meaning: Any) -> str:
     return str(meaning.get("Description", "")) if isinstance(meaning, Mapping) else str(meaning)
-
-
-def number(cell: str) -> float | None:
-    """The finite number that a cell says, with ``89+`` (BIDS: 89 or older) as 89; None if it says none."""
-    try:
-        value = float(cell.removesuffix("+"))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -12,8 +12,6 @@ from volgen.core.files import sha256
 
 LARGEST = 1 << 26
 """Bytes of a table."""
-MISSING = {"", "n/a", "na", "nan"}
-"""What BIDS, and those who do not follow it, write where nothing is known; in upper or lower case."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,6 @@ class UserTable:
     def places(self, names: frozenset[str]) -> list[int]:
         """Numbers of the columns that have one of these names, which are in lower case."""
         return [place for place, name in enumerate(self.header) if name.lower() in names]
-
-
-def known(cell: str) -> bool:
-    """Whether a cell says anything."""
-    return cell.strip().lower() not in MISSING
 
 
 def _rows(lines: list[list[str]], width: int) -> Iterator[tuple[int, tuple[str, ...]]]:

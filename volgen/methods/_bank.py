@@ -37,11 +37,12 @@ class Bank:
         return self.recipe.model.inputs(self.recipe.preconditioner) + self.recipe.known
 
     def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
-        """Made-up pieces of volumes, with what is known beside them."""
+        """Made-up pieces of volumes, with what is known beside them and what is told."""
         piece, known = self.recipe.piece, self.recipe.known
-        return Examples(
-            make(count, getattr(self.recipe.objective, "states", 1), *piece), Given(make(count, known, *piece)) if known else NOTHING
-        )
+        x_BCXYZ = make(count, getattr(self.recipe.objective, "states", 1), *piece)
+        channels = make(count, known, *piece) if known else None
+        told = {condition.name: make(count, *condition.edges) for condition in self.recipe.conditions}
+        return Examples(x_BCXYZ, Given(channels, values=told) if known or told else NOTHING)
 
     def phases(self) -> list[Phase]:
         """The shared network, if there is one, and every expert."""

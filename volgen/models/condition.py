@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -60,6 +60,35 @@ class ConditionConfig(Config):
         """
         return float(text)
 
+    @property
+    def covariate(self) -> str:
+        """Column of a store's table that it is told from; "" if it is told from something else."""
+        return ""
+
+    def unlike(self, words: Collection[str] | None) -> str:
+        """Why it cannot be told from a column, or "".
+
+        Args:
+            words: those of the column; None if it is of numbers.
+        """
+        return ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all of it is stated, and nothing is to follow from a cohort."""
+        return True
+
+    def settle(self, people: Sequence[Mapping[str, Any]]) -> Self:
+        """The same, with what is not stated as it follows from a cohort.
+
+        Args:
+            people: what a store says of each scan that is trained on.
+
+        Raises:
+            ValueError: nothing follows from them; says why.
+        """
+        return self
+
     @abstractmethod
     def build(self, width: int) -> nn.Module:
         """The module: numbers ``[B, *edges]`` -> embedding ``[B, width]``."""
@@ -78,8 +107,8 @@ class Conditioned(nn.Module):
         super().__init__()
         self.network = network
         # Names with "embed" keep a matrix out of Muon: the layers at the borders of a network belong to AdamW.
-        self.embed_told = nn.ModuleDict({condition.name: condition.build(width) for condition in conditions})
-        self.embed_untold = nn.ParameterDict({condition.name: nn.Parameter(torch.zeros(width)) for condition in conditions})
+        self.embed_told = nn.ModuleDict({_key(condition.name): condition.build(width) for condition in conditions})
+        self.embed_untold = nn.ModuleDict({_key(condition.name): _untold(width) for condition in conditions})
         self._edges = {condition.name: condition.edges for condition in conditions}
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor, values: Mapping[str, Tensor] | None = None, **kept: Tensor) -> Tensor:
@@ -93,8 +122,24 @@ class Conditioned(nn.Module):
         if value is None:
             value = noise_B.new_full((len(noise_B), *self._edges[name]), math.nan)
         told_B = ~value.isnan().reshape(len(value), -1).any(dim=1)
-        embedded_BE: Tensor = self.embed_told[name](torch.where(value.isnan(), 0.0, value).to(noise_B.dtype))
-        return torch.where(told_B[:, None], embedded_BE, self.embed_untold[name].to(embedded_BE.dtype))
+        # Adding nothing of the noise level leaves each number as it is, and puts these layers on the way of a gradient to it: that is
+        # where those who take gradients of single patients look for layers.
+        nothing_B = 0.0 * noise_B
+        numbers = torch.where(value.isnan(), 0.0, value).to(noise_B.dtype) + nothing_B.view(-1, *[1] * len(self._edges[name]))
+        embedded_BE: Tensor = self.embed_told[_key(name)](numbers)
+        return torch.where(told_B[:, None], embedded_BE, self.embed_untold[_key(name)](nothing_B[:, None] + 1.0).to(embedded_BE.dtype))
+
+
+def _untold(width: int) -> nn.Module:
+    """The embedding of what is not told, a row that begins as zeros: a layer whose gradients by patient are known, of an input of 1."""
+    row = nn.Linear(1, width, bias=False)
+    nn.init.zeros_(row.weight)
+    return row
+
+
+def _key(name: str) -> str:
+    """What a condition's layers are called: a name of its own could be that of a method of torch's."""
+    return f"of_{name}"
 
 
 def conditioned(network: nn.Module, conditions: Sequence[ConditionConfig], width: int) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +97,8 @@ def _differs(recipe: Recipe, network: nn.Module) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         x = torch.randn(2, recipe.build().inputs, *edges)
-        reason = differs(network, x, torch.tensor([-0.3, 0.4]))
+        noise, told = torch.tensor([-0.3, 0.4]), {one.name: torch.randn(2, *one.edges) for one in recipe.conditions}
+        reason = differs(network, x, noise, *([told] if told else []))
     return f"more patients: {reason}" if reason else ""
 
 
@@ -167,8 +168,8 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
         fitted = Fitted(recipe.preconditioner.blank(recipe.data.grid, count), {name: number for number, name in enumerate(ids)})
         objective = method.objective(phase, fitted)
 
-        def call(inputs: Tensor, noise: Tensor, **kept: Tensor) -> Tensor:
-            return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)), **kept)
+        def call(inputs: Tensor, noise: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:
+            return bare(*(each.inputs(inputs, noise) if each else (inputs, noise)), *told, **kept)
 
         def losses() -> Tensor:
             return objective.loss(call, method.examples(count), BlankDraws(count), ids)

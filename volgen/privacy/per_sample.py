@@ -7,7 +7,7 @@ convolution of its own (Opacus unfolds the input: size^3 times its memory), and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class PerSample:
         self._wrapped.cleanup()
 
 
-def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
+def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor]) -> str:
     """Whether this network's gradients of each sample differ from those of a loop over samples; why, or "" if they do not.
 
     What Opacus does wrongly is found by trying, not by a list of layers. It is tried on a copy with random weights: what starts at
@@ -81,12 +81,14 @@ def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
         network: in fp32.
         input_BCXYZ: small and all different, B at least 2.
         noise_B: likewise.
+        told: likewise, where a network is told more.
     """
     tried = _random_copy(network)
     trained = [p for p in tried.parameters() if p.requires_grad]
 
-    def loss(inputs: Tensor, noise: Tensor) -> Tensor:
-        return (tried(inputs, noise) - 1.0).square().mean(dim=(1, 2, 3, 4))  # type: ignore[no-any-return]
+    def loss(inputs: Tensor, noise: Tensor, rows: slice = slice(None)) -> Tensor:
+        output: Tensor = tried(inputs, noise, *({name: value[rows] for name, value in one.items()} for one in told))
+        return (output - 1.0).square().mean(dim=(1, 2, 3, 4))
 
     try:
         each = PerSample(tried)
@@ -95,13 +97,14 @@ def differs(network: nn.Module, input_BCXYZ: Tensor, noise_B: Tensor) -> str:
     except Exception as error:  # whatever it is, the other way is always right
         return f"Opacus cannot take a layer apart by patients ({(str(error) or type(error).__name__).splitlines()[0]})"
     for row in range(len(noise_B)):
-        alone = loss(input_BCXYZ[row : row + 1], noise_B[row : row + 1]).sum()
+        mine = slice(row, row + 1)
+        alone = loss(input_BCXYZ[mine], noise_B[mine], mine).sum()
         gradients = torch.autograd.grad(alone, trained, allow_unused=True)
         if any(gradient is None for gradient in gradients):
             return "a parameter is not used"
         whole, norm = torch.nn.utils.get_total_norm(gradients), torch.linalg.vector_norm
-        for mine, gradient in zip(together, gradients, strict=True):
-            if not norm(mine[row] - gradient) <= CLOSE * norm(gradient) + ROUNDING * whole:
+        for every, gradient in zip(together, gradients, strict=True):
+            if not norm(every[row] - gradient) <= CLOSE * norm(gradient) + ROUNDING * whole:
                 return "Opacus' gradients of its patients differ from those of passes of their own"
     return ""
 
@@ -123,7 +126,7 @@ def meets(network: nn.Module, loss: Callable[[Network, Sequence[int]], Tensor], 
 
     def gradients(order: Sequence[int]) -> list[Tensor]:
         rows = [place * views + view for place in order for view in range(views)]
-        return each.gradients(loss(lambda inputs, noise, **kept: tried(*each.inputs(inputs, noise), **kept), rows), patients)
+        return each.gradients(loss(lambda x, noise, *told, **kept: tried(*each.inputs(x, noise), *told, **kept), rows), patients)
 
     usual = gradients(range(patients))
     backwards = gradients(range(patients)[::-1])

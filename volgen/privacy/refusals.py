@@ -37,8 +37,9 @@ def of_recipe(recipe: Run) -> Iterator[str]:
         yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {choice}"
     if not getattr(recipe.objective, "patients_apart", True):
         yield f"objective.kind '{recipe.objective.kind}' is not tested with gradients of single patients. Use denoising"
-    if recipe.conditions:
-        yield "conditions: gradients of single patients are not tested with them. Leave them out"
+    for condition in recipe.conditions:
+        if not condition.settled:
+            yield f"conditions: what '{condition.name}' leaves out would follow from people whom this protects. State all of it"
     if getattr(recipe.assembly, "fitted", True):
         choice = _choice(assemblies.__name__, "fitted", is_so=False)
         yield f"assembly.kind '{recipe.assembly.kind}' is fitted to the cohort, and nothing accounts for that. Choose {choice}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Guidance, Measurement, Problem, Sampler, Shape4
+from volgen.core.protocols import Denoiser, Guidance, Measurement, Problem, Sampler, Shape4
 from volgen.experts.bank import ExpertBank
 from volgen.models.assembly import Assembly, Box
 from volgen.models.corners import FittedCorners
@@ -26,6 +26,11 @@ from volgen.sampling.guidances.none import UNGUIDED
 GIB = 2**30
 BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that remembers
 Done = Callable[[int, str], None]
+
+
+def unasked(index: int) -> Given:
+    """Nothing is asked of a volume."""
+    return NOTHING
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Drawing:
         device: where the denoisers compute.
         guidance: what a solver asks in place of the denoiser.
         measurement: what volumes have to agree with, on the device; None if there is nothing.
-        given: what every volume is asked to be (B = 1).
+        given: what a volume of an index is asked to be (B = 1).
+        weak: a worse denoiser than the run's, if the guidance moves away from one; of corners, where volumes climb.
         climbs: whether volumes climb; only where the run says that they can, and nothing needs whole volumes on their way.
         level: means over cubes of 2^level voxels are handed over; 0: the volumes.
         finest: level of the corners in which a descent ends, at most ``level``; above 0 only where volumes climb, to experts of it.
@@ -60,10 +66,11 @@ class Drawing:
     device: torch.device
     guidance: Guidance = UNGUIDED
     measurement: Measurement | None = None
-    given: Given = NOTHING
+    given: Callable[[int], Given] = unasked
     climbs: bool = False
     level: int = 0
     finest: int = 0
+    weak: Denoiser | None = None
 
     @property
     def shape(self) -> Shape4:
@@ -113,7 +120,7 @@ class Drawing:
                     # A copy: a view would keep the noise of the whole volume for the sake of a slab.
                     return self.noise((1, *whole), seed, *key)[(slice(None), *place)].clone()
 
-                told = [one | self.given for one in given]
+                told = [one | self.given(index) for one, index in zip(given, indices, strict=True)]
                 return descent.sample(
                     bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=piece,
                     device=self.device, problem=self.problem, guidance=self.guidance, climb=self.climb, noise=there, given=told, done=done,
@@ -137,7 +144,7 @@ class Drawing:
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
         prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0) + self.finest)
-        return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance)
+        return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         level = (self.run.geometry.grid[-1] // y_BCXYZ.shape[-1]).bit_length() - 1 if self.climbs else 0

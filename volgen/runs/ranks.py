@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.errors import UserError
-from volgen.core.given import NOTHING, Given
+from volgen.core.given import Given
 from volgen.core.protocols import Pulse
 from volgen.core.span import owner
 from volgen.experts.ensemble import Ensemble
@@ -21,7 +21,7 @@ from volgen.parallel.flow import Flow, choose
 from volgen.parallel.group import Group
 from volgen.parallel.launch import Launch
 from volgen.parallel.watch import WatchConfig, watch
-from volgen.runs.draw import Done
+from volgen.runs.draw import Done, unasked
 from volgen.sampling.descent import Descent, State
 from volgen.sampling.packing import Packing
 from volgen.training.protocols import NO_PULSE
@@ -99,14 +99,14 @@ class Volumes:
         units: indices of the volumes that stay together.
         keep: takes a finished volume [1, X, Y, Z].
         done: is told how many steps are done, and where.
-        given: what every volume is asked to be (B = 1).
+        given: what a volume of an index is asked to be (B = 1).
     """
 
     descent: Descent
     units: Sequence[Sequence[int]]
     keep: Callable[[int, Tensor], None]
     done: Done
-    given: Given = NOTHING
+    given: Callable[[int], Given] = unasked
 
     def begin(self, unit: int) -> list[State]:
         """The noise that a volume begins as."""
@@ -115,7 +115,8 @@ class Volumes:
     def advance(self, unit: int, state: list[State], steps: range) -> list[State]:
         """Some steps down, expert by expert."""
         for number in steps:
-            state = [self.descent.advance(one, number, index, self.given) for one, index in zip(state, self.units[unit], strict=True)]
+            of_each = zip(state, self.units[unit], strict=True)
+            state = [self.descent.advance(one, number, index, self.given(index)) for one, index in of_each]
             self.done(len(state), f"sigma {self.descent.path[number][0]:.3g}")
         return state
 

@@ -12,8 +12,9 @@ import pytest
 
 from volgen.commands.ingest.ingest import ingest
 from volgen.commands.participants.participants import participants
+from volgen.core.cells import numeric
 from volgen.core.errors import UserError
-from volgen.data.covariates import KEY, Column, Covariates, number
+from volgen.data.covariates import KEY, Column, Covariates
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.store import Store
 
@@ -138,5 +139,5 @@ def test_a_bad_table_of_the_source_is_a_warning(made: Path, tmp_path: Path) -> N
 
 
 def test_numbers() -> None:
-    assert [number(cell) for cell in ("3", "-2.5e1", "89+", "nan", "inf", "x", "")] == [3.0, -25.0, 89.0, None, None, None, None]
+    assert [numeric(cell) for cell in ("3", "-2.5e1", "89+", "nan", "inf", "x", "")] == [3.0, -25.0, 89.0, None, None, None, None]
     assert Covariates.from_dict({}) == Covariates()

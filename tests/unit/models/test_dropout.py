@@ -93,17 +93,17 @@ class Number(nn.Linear):
     """A condition's module."""
 
     def forward(self, value: Tensor) -> Tensor:
-        return super().forward(value[:, None])
+        return super().forward(value.view(-1, 1))
 
 
 def test_a_network_that_is_told_conditions_leaves_out_features_too() -> None:
     config = CONFIGS["groups"]
     network, (x, noise, kept_BK) = awake(config), batch(config)
     told = Conditioned(network, [], config.embedding)
-    told.embed_told["age"], told.embed_untold["age"] = Number(1, config.embedding), nn.Parameter(torch.zeros(config.embedding))
+    told.embed_told["of_age"], told.embed_untold["of_age"] = Number(1, config.embedding), Number(1, config.embedding, bias=False)
     told._edges = {"age": ()}
     age = torch.tensor([0.3, 0.5, 0.1])
-    expected = network(x, noise, told.embed_told["age"](age), kept_BK=kept_BK)
+    expected = network(x, noise, told.embed_told["of_age"](age), kept_BK=kept_BK)
     assert torch.equal(dropping(told, kept_BK)(x, noise, {"age": age}), expected)
 
 

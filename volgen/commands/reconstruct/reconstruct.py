@@ -19,7 +19,6 @@ from volgen.core.answer import Answer
 from volgen.core.errors import UserError
 from volgen.core.files import write_json
 from volgen.core.folder import Folder
-from volgen.core.given import NOTHING
 from volgen.core.progress import say
 from volgen.core.protocols import Guidance
 from volgen.core.registry import kinds
@@ -151,7 +150,7 @@ def reconstruct(
             seen = measured.seen
             missing: list[int] = json.loads(from_chief(ranks.group, partial(_missing, head, count)))
             drawing = Drawing(
-                trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, seen.measurement, NOTHING, climbs=False
+                trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, seen.measurement, climbs=False
             )  # fmt: skip
             work = SampleWork(seed, partial(head.export, seen), drawing, ranks)
             work.share(missing, batch_size, flow, memory_gib * 2**30)

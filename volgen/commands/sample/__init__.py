@@ -17,8 +17,8 @@ class Config(BaseConfig):
     """Directory that volgen train made; or pretrained:NAME, a model of the package."""
     out: Annotated[Path, Option("DIR")]
     """Folder for the NIfTI files, new or to be continued."""
-    count: Annotated[int, Option("N")]
-    """Number of volumes."""
+    count: Annotated[int | None, Option("N")] = None
+    """Number of volumes (default: as many as the table of --given has rows)."""
     seed: Annotated[int, Option("S")] = 0
     """Volume i depends on this seed and i alone."""
     steps: Annotated[int | None, Option("N")] = None
@@ -28,7 +28,8 @@ class Config(BaseConfig):
     noise: Annotated[str | dict[str, object] | None, Section("volgen.sampling.noises")] = None
     """Noise (default: white), with settings as --noise.KEY VALUE: of slerp, slices along --noise.axis (R, A, S) share noise."""
     given: Annotated[tuple[str, ...], Option("NAME=VALUE", verbatim=True, repeated=True)] = ()
-    """What every volume is asked to be: conditions that the run was trained with."""
+    """What every volume is asked to be: a condition that the run was trained with, once for each; or TABLE.tsv, whose rows say it of one
+    volume each."""
     guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
     """What the denoiser is turned into, such as one that agrees with --data (default: the run's; none with --data), with settings as
     --guidance.KEY VALUE."""

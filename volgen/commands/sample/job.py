@@ -139,7 +139,7 @@ class Job:
             "SampleIndex": index,
             "Sampler": self.solver.model_dump(mode="json"),
             "Noise": self.noise.model_dump(mode="json"),
-            **({"AskedFor": self.steering.told} if self.steering.told else {}),
+            **({"AskedFor": said} if (said := self.steering.said(index)) else {}),
             "SigmaGrid": list(self.grid),
             **({"Levels": self.run.levels(self.grid, self.run.finest_for(self.level, self.grid))} if self.climbs else {}),
             "RunName": self.run.recipe.name,

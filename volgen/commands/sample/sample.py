@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from volgen.commands.sample import picture
+from volgen.commands.sample.asked import Asked
 from volgen.commands.sample.job import WHITE, Claimed, Job, began_full
-from volgen.commands.sample.steering import Steering, words
+from volgen.commands.sample.steering import Steering
 from volgen.core.errors import UserError
 from volgen.core.progress import say, say_next
 from volgen.core.registry import config_class
 from volgen.data.derivative import OVERVIEW
-from volgen.models.condition import asked_for
 from volgen.parallel import launch as launches
 from volgen.runs.choices import check_amounts, coarser, component, costs_of, resident, visited
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import crew, flow_of
 from volgen.runs.trained import open_run
+from volgen.runs.weak import fingerprint_of, weak
 from volgen.runs.work import SampleWork, tell_noted
 from volgen.sampling import descent
 from volgen.sampling.guidances.none import Config as Unguided
@@ -34,7 +35,7 @@ def sample(
     run: Path,
     out: Path,
     *,
-    count: int,
+    count: int | None = None,
     seed: int = 0,
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
@@ -67,12 +68,13 @@ def sample(
     Args:
         run: directory that ``volgen train`` made.
         out: directory of samples.
-        count: number of volumes.
+        count: number of volumes; as many as the table of ``given`` has rows from ``start_index`` on, if None.
         seed: seed of all noise.
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
-        given: conditions of the run that every volume is asked for, ``NAME=VALUE`` each; what is not among them is not told.
+        given: conditions of the run that every volume is asked for, ``NAME=VALUE`` each, and at most one table, whose row i is what volume
+            i is asked for (from 0); what is not among them is not told.
         guidance: kind of guidance, or its configuration; the recipe's if None, and none where there is ``data``.
         operator: kind of operator, or its configuration: what of ``data`` was measured.
         data: NIfTI volume in the run's frame, with which volumes have to agree where it was measured.
@@ -94,15 +96,25 @@ def sample(
     Raises:
         UserError: the run is damaged, an option is out of range, or ``out`` holds something else.
     """
-    check_amounts(memory_gib, ("count", count, 1), ("seed", seed, 0), ("start-index", start_index, 0), ("batch-size", batch_size, 1))
+    check_amounts(
+        memory_gib,
+        ("count", 1 if count is None else count, 1),
+        ("seed", seed, 0),
+        ("start-index", start_index, 0),
+        ("batch-size", batch_size, 1),
+    )
     launch = launches.discover()
     launches.publish(launch)
     trained = open_run(run)
     solver = component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     guided = component("--guidance", GUIDANCES, guidance, trained.recipe.guidance if data is None else Unguided())
-    steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, words(given))
-    told = asked_for(trained.recipe.conditions, steering.given)
+    asked = Asked.read(trained.recipe.conditions, given)
+    count = asked.count(count, start_index)
+    guide = guided.build()
+    if guide.asks and guidance is not None and not given:
+        raise UserError("--guidance", f"{guided.kind} does nothing where nothing is asked for", "--given NAME=VALUE")
+    steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, asked, fingerprint_of(guide.weak))
     grid = visited(trained, steps)
     capacity = resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
@@ -111,7 +123,6 @@ def sample(
         if (stages or 1) > 1:
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
-    guide = guided.build()
     level = coarser(trained, voxel_size)
     climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
     finest = trained.finest_for(level, grid) if climbs else 0
@@ -131,12 +142,15 @@ def sample(
 
     with crew(launch, trained.recipe.engine, device) as ranks, held:
         preconditioner, assembly = trained.preconditioner(ranks.device), trained.assembly()
+        asked.say_what_is_passed_over()
         missing: list[int] = json.loads(from_chief(ranks.group, prepare))
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
+        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, grid, capacity, corners=climbs))
         drawing = Drawing(
-            trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, told, climbs, level, finest
+            trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, asked.given, climbs, level, finest,
+            worse,
         )  # fmt: skip
         work = SampleWork(seed, job.export, drawing, ranks)
         work.share(missing, batch_size, flow, memory_gib * 2**30, capacity if trained.recipe.assembly.piecewise else 2)

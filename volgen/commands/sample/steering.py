@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from volgen.commands.sample.asked import Asked
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.manifest import NAME as MANIFEST
@@ -41,13 +41,15 @@ class Steering:
         guidance: configuration of a guidance.
         operator: configuration of an operator; None if nothing was measured.
         data: the image that it measures.
-        given: conditions by name, as they were asked for.
+        asked: conditions, as they are asked for.
+        weak: fingerprint of another run that the guidance moves away from; "" if there is none.
     """
 
     guidance: Any
     operator: Any
     data: Path | None
-    given: Mapping[str, str]
+    asked: Asked
+    weak: str = ""
 
     def __post_init__(self) -> None:
         if (self.operator is None) != (self.data is None):
@@ -59,12 +61,20 @@ class Steering:
     @cached_property
     def told(self) -> dict[str, Any]:
         """What a manifest says of it: nothing of samples of the prior, so that folders of versions without guidance are continued."""
-        given = {"given": dict(self.given)} if self.given else {}
+        return {**self.asked.told, **self._guided}
+
+    def said(self, index: int) -> dict[str, Any]:
+        """What the sidecar of a volume says of it."""
+        return {**self.asked.said(index), **self._guided}
+
+    @cached_property
+    def _guided(self) -> dict[str, Any]:
         if self.guidance == Unguided():
-            return given
+            return {}
         measured = {} if self.data is None else {"operator": self.operator.model_dump(mode="json"), "data": sha256(self.data)}
         files = {name: sha256(value) for name, value in self.operator or () if isinstance(value, Path)}
-        return {**given, "guidance": self.guidance.model_dump(mode="json"), **measured, **({"operator_files": files} if files else {})}
+        more = {**({"operator_files": files} if files else {}), **({"weak_run": self.weak} if self.weak else {})}
+        return {"guidance": self.guidance.model_dump(mode="json"), **measured, **more}
 
     @property
     def description(self) -> str:
@@ -112,18 +122,3 @@ def _in_frame(path: Path, geometry: Geometry) -> Tensor:
     if not unit.isfinite().all():
         raise UserError(str(path), "holds NaN or infinite voxels", "finite voxels")
     return to_model(unit[None, None])
-
-
-def words(given: Sequence[str]) -> dict[str, str]:
-    """Conditions by name, from ``NAME=VALUE`` each.
-
-    Raises:
-        UserError: a word is of another form, or names a condition twice.
-    """
-    found: dict[str, str] = {}
-    for word in given:
-        name, equals, text = word.partition("=")
-        if not (name and equals) or name in found:
-            raise UserError("--given", f"'{word}'", "NAME=VALUE, each name once")
-        found[name] = text
-    return found

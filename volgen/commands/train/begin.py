@@ -32,8 +32,15 @@ from volgen.recipe import Recipe
 from volgen.runs.paths import Paths
 from volgen.runs.record import PhaseRecord, check_same, trained
 
+TOLD = "participants"
+"""Key of a run's inputs: fingerprint of what the store says of people."""
 LOOKED_AT: tuple[Split, Split] = ("train", "validation")
 """Splits that training reads."""
+
+
+def told_of(recipe: Recipe, store: Store) -> dict[str, str]:
+    """What a run's manifest has of what the store says of people, beside the cohort's fingerprint: nothing if no network is told it."""
+    return {TOLD: store.covariates.fingerprint} if any(condition.covariate for condition in recipe.conditions) else {}
 
 
 def check(recipe: Recipe, store: Store) -> None:
@@ -42,6 +49,7 @@ def check(recipe: Recipe, store: Store) -> None:
     Raises:
         UserError: nobody is in a split that is needed, scans have another shape, or the network cannot be trained as is asked.
     """
+    _check_told(recipe, store)
     needed: dict[Split, str] = {"train": "to learn from"}
     if recipe.privacy.validates:
         needed["validation"] = "to measure losses on"
@@ -67,6 +75,19 @@ def check(recipe: Recipe, store: Store) -> None:
         if variant.optimiser.matrix_learning_rate:
             check_matrices(network)
         variant.privacy.build(variant).refuse(network)
+
+
+def _check_told(recipe: Recipe, store: Store) -> None:
+    """Refuses conditions of which the store says nothing, or something of another kind."""
+    columns = store.covariates.columns
+    for number, condition in enumerate(recipe.conditions):
+        name = condition.covariate
+        if name and name not in columns:
+            found = f"nothing is known of '{name}' in {store.path}"
+            expected = f"one of {', '.join(columns)}" if columns else "a store that was told of its people"
+            raise UserError(f"conditions.{number}", found, expected, "tell it: volgen participants STORE TABLE.tsv --column NAME")
+        if name and (why := condition.unlike(columns[name].levels)):
+            raise UserError(f"conditions.{number}", f"'{name}' of {store.path} is another thing: {why}", "what the store has")
 
 
 def _finer(recipe: Recipe, finest: int) -> str:
@@ -171,9 +192,12 @@ def _check_same(recipe: Recipe, store: Store) -> None:
     check_same(recipe.directory, recipe)
     manifest = recipe.directory / MANIFEST
     if manifest.exists():
-        before = manifests.read(recipe.directory, "the manifest of a run", limit=MANIFEST_BYTES).get("inputs", {}).get("fingerprint")
-        if before != store.fingerprint:
+        before = manifests.read(recipe.directory, "the manifest of a run", limit=MANIFEST_BYTES).get("inputs", {})
+        if before.get("fingerprint") != store.fingerprint:
             raise UserError(str(store.path), "is not the cohort this run began with", "the same cohort", "give the run another `name`")
+        if before.get(TOLD) != told_of(recipe, store).get(TOLD):
+            found = "says something else of its people than when this run began"
+            raise UserError(str(store.path), found, "the table that it had", "give the run another `name`")
 
 
 def _clear(root: Path) -> None:

@@ -85,7 +85,7 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         watch(launch, world, engine.dead_after, engine.hung_after) as pulse,
         Interrupt(watch_parent=launch.world_size > 1) as interrupt,
     ):
-        inputs = {"store": str(store.path), "fingerprint": store.fingerprint, **start.inputs}
+        inputs = {"store": str(store.path), "fingerprint": store.fingerprint, **begin.told_of(recipe, store), **start.inputs}
         provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
         preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
         if preconditioner is None:

@@ -1,47 +1,41 @@
 """Autoguidance (Karras, Aittala, Kynkaanniemi, Lehtinen, Aila & Laine 2024, "Guiding a diffusion model with a bad version of itself").
 
 A trained denoiser is moved away from a worse one of the same data, D' = W + w (D - W): where they differ, the better one has seen what the
-worse one has not, and w > 1 goes on in that direction. The worse one here is what the run's preconditioner expects without a network, for
-a fitted Gaussian its posterior mean, which costs nothing: then D' = E + w q F, the network's correction made larger. Networks that
-are not trained to the end agree on a blur where they are in doubt; this makes up their minds, at the price of some of the spread of
-samples. Only noise levels from ``sigma_low`` to ``sigma_high`` need it (Kynkaanniemi et al. 2024, limited intervals).
+worse one has not, and w > 1 goes on in that direction. The worse one (``weak``) is what the run's preconditioner expects without a
+network, for a fitted Gaussian its posterior mean, which costs nothing: then D' = E + w q F, the network's correction made larger. Or it is
+the network that the run's experts were started from (``shared``), or another run that was trained less, or is smaller, which cost an
+evaluation more. Networks that are not trained to the end agree on a blur where they are in doubt; this makes up their minds, at the price
+of some of the spread of samples (:mod:`volgen.sampling.guidances._away`). Only noise levels from ``sigma_low`` to ``sigma_high`` need it
+(Kynkaanniemi et al. 2024, limited intervals).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Denoiser, Expected, Guidance, Noises, Problem
+from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.sampling.guidances._away import Away, AwayConfig
+
+EXPECTED = "expected"
 
 
-class Config(BaseConfig):
-    """Karras et al. 2024: away from what is expected without a network."""
+class Config(AwayConfig):
+    """Karras et al. 2024: away from a worse denoiser of the same people."""
 
     kind: Literal["auto"] = "auto"
-    strength: float = Field(default=1.5, ge=1.0, le=10.0)
-    """w: how many times the network's correction counts; 1 is no guidance."""
-    sigma_low: NonNegativeFloat = 0.0
-    """Lowest noise level that is guided."""
-    sigma_high: PositiveFloat | None = None
-    """Highest noise level that is guided; all of them if None."""
-
-    @model_validator(mode="after")
-    def _interval(self) -> Self:
-        if self.sigma_high is not None and self.sigma_low > self.sigma_high:
-            raise ValueError(f"sigma_low ({self.sigma_low}) is above sigma_high ({self.sigma_high})")
-        return self
+    weak: str = EXPECTED
+    """The worse denoiser: ``expected``, what is expected without a network; ``shared``, the network that the run's experts were started
+    from; or the directory of another run of the same shape, such as one of fewer steps."""
 
     def build(self) -> Auto:
         """Makes the guidance."""
-        return Auto(self.strength, self.sigma_low, math.inf if self.sigma_high is None else self.sigma_high)
+        return Auto(self.away, "" if self.weak == EXPECTED else self.weak)
 
 
 @dataclass(frozen=True)
@@ -49,41 +43,47 @@ class Auto(Guidance):
     """The equation of this module.
 
     Attributes:
-        strength: w.
-        low: lowest noise level that is guided.
-        high: highest one.
+        away: strength and interval.
+        weak: the worse denoiser that has to be brought; "" if it is what is expected without a network.
     """
 
     whole = False
 
-    strength: float
-    low: float
-    high: float
+    away: Away
+    weak: str = ""
 
     def check(self, problem: Problem) -> None:
-        """Wants a preconditioner to be asked, and no measurement: it would not be looked at.
+        """Wants a worse denoiser, and no measurement: it would not be looked at.
 
         Raises:
             UserError: it is otherwise.
         """
         if problem.measurement is not None:
             raise UserError("--guidance", "auto does not look at measurements", "projection, or no --data")
-        _expected(problem)
+        self._worse(problem)
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
-        """One evaluation of the denoiser, and one of what is expected without it."""
-        expected = _expected(problem)
+        """One evaluation of the denoiser, and one of the worse one, which is told the same."""
+        worse, turn = self._worse(problem), object()
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             x0_BCXYZ = denoise(y_BCXYZ, sigma_B, given)
-            if not self.low <= float(sigma_B[0]) <= self.high:  # one volume at a time has one noise level
-                return x0_BCXYZ
-            return expected(y_BCXYZ, sigma_B).lerp(x0_BCXYZ, self.strength)
+            if not self.away.guides(sigma_B):
+                return self.away.unguided(sigma_B, x0_BCXYZ)
+            return self.away.moved(turn, y_BCXYZ, sigma_B, worse(y_BCXYZ, sigma_B, given), x0_BCXYZ, given)
 
         return guided
 
+    def noted(self) -> Mapping[str, float]:
+        """The spread that is left (:meth:`volgen.sampling.guidances._away.Away.noted`)."""
+        return self.away.noted()
 
-def _expected(problem: Problem) -> Expected:
-    if problem.expected is None:
-        raise UserError("--guidance", "auto has no worse denoiser to move away from", "samples of a run with a preconditioner")
-    return problem.expected
+    def _worse(self, problem: Problem) -> Denoiser:
+        if self.weak:
+            if problem.weak is None:
+                raise UserError("--guidance", f"auto has nothing of the weak denoiser '{self.weak}'", "samples of a run")
+            return problem.weak
+        if problem.expected is None:
+            raise UserError("--guidance", "auto has no worse denoiser to move away from", "samples of a run with a preconditioner")
+        expected = problem.expected
+        return lambda y_BCXYZ, sigma_B, given=NOTHING: expected(y_BCXYZ, sigma_B)
