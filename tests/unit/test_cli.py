@@ -86,7 +86,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     [
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
-        (["sample", "run"], "the following arguments are required: --out, --count"),
+        (["sample", "run"], "the following arguments are required: --out"),
         (
             ["sample", "run", "--out", "x", "--seed", "0", "--count", "1", "--cuont", "3"],
             "unknown argument '--cuont'. Did you mean '--count'?",

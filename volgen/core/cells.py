@@ -8,7 +8,7 @@ MISSING = frozenset({"", "n/a", "na", "nan"})
 """What BIDS, and those who do not follow it, write where nothing is known; in upper or lower case."""
 
 
-def known(cell: str) -> bool:
+def says(cell: str) -> bool:
     """Whether a cell says anything."""
     return cell.strip().lower() not in MISSING
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volgen.core.cells import known, numeric
+from volgen.core.cells import numeric, says
 from volgen.core.errors import UserError, nearest_word
 from volgen.core.files import LARGEST_JSON, fingerprint, read_bytes
 from volgen.core.manifest import NAME
@@ -163,7 +163,7 @@ class Covariates:
             called = next((name for name in _names(record) if name in found), None)
             if called is not None:
                 told_of = dict(zip(columns, found[called], strict=True))
-                rows[record.id] = {column: cell for column, cell in told_of.items() if known(cell)}
+                rows[record.id] = {column: cell for column, cell in told_of.items() if says(cell)}
         if not rows:
             do = "name people as the store's manifest does (sub-<label>), or scans by their ids"
             raise UserError(str(path), "names nobody of the store", "its people", do)
@@ -219,7 +219,7 @@ def _column(path: Path, name: str, cells: Sequence[str], about: Mapping[str, Any
     if not isinstance(meanings, Mapping) and all(numeric(cell) is not None for cell in told):
         return Column(None, str(said.get("Units", "")) or (YEARS if name.lower() == "age" else ""), description, missing)
     meanings = meanings if isinstance(meanings, Mapping) else {}
-    levels = sorted(set(told) | {str(level) for level in meanings if known(str(level))})
+    levels = sorted(set(told) | {str(level) for level in meanings if says(str(level))})
     if len(levels) > MOST_LEVELS:
         expected = f"numbers, or at most {MOST_LEVELS} different words"
         do = "leave it out: name others with --column"

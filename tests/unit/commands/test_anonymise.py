@@ -21,6 +21,7 @@ from volgen.core.rounding import upper
 from volgen.images.geometry import Geometry
 from volgen.privacy.gaussian import epsilon_of, mu_of
 from volgen.recipe import Recipe
+from volgen.runs.scan import prepared
 
 SECRET = b"Doe^Jane"
 WEAK = {"epsilon": 1e6, "delta": 1e-5, "accept_vacuous": True}
@@ -191,5 +192,5 @@ def test_little_noise_keeps_the_scan(run: Path, scan: Path, tmp_path: Path) -> N
     """At the lowest level, the volume that comes out is the scan on the run's grid."""
     out = anonymise(scan, run, tmp_path / "out", epsilon=1e12, delta=1e-5, accept_vacuous=True)
     unit = Geometry.read(run).intensity.to_unit(nib.load(out / "sub-0001/anat/sub-0001_desc-anonymised_T1w.nii.gz").get_fdata())  # type: ignore[attr-defined]
-    expected = (stage._prepared(scan, Geometry.read(run)).numpy() + 1) / 2
+    expected = (prepared(scan, Geometry.read(run)).numpy() + 1) / 2
     assert np.corrcoef(unit.ravel(), expected.ravel())[0, 1] > 0.98

@@ -17,15 +17,14 @@ from volgen.core.noise import choose
 from volgen.core.progress import say
 from volgen.core.rounding import upper
 from volgen.data import derivative
-from volgen.data.ingest.grid import GridConfig, check, conform
 from volgen.images import nifti
-from volgen.images.geometry import Geometry
-from volgen.images.intensity import IntensityMap, to_model
+from volgen.images.intensity import to_model
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
 from volgen.privacy.ledger import REPLACE
 from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Clip, ScanBudget, certificate, needed_sigma, release, replaced
 from volgen.privacy.secret import Secret
+from volgen.runs.scan import prepared
 from volgen.runs.statement import CERTIFICATE, PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling import descent
@@ -98,7 +97,7 @@ def anonymise(
             limits = f"epsilon at most {LARGEST_EPSILON:g} and delta at most {LARGEST_DELTA:g}"
             how = "a smaller --epsilon, with --radius and --centre, can mean something; --accept-vacuous makes the release all the same"
             raise UserError("--epsilon", f"this budget is vacuous ({budget.meaning.removeprefix('VACUOUS: ').rstrip('.')})", limits, how)
-        x_XYZ = _prepared(scan, trained.geometry)
+        x_XYZ = prepared(scan, trained.geometry)
         y_XYZ = release(clip, x_XYZ, budget.sigma, Secret())
         grid = _grid([level for level in trained.ensemble.grid if level <= budget.sigma], steps)
         volume = _denoised(trained, preconditioner, y_XYZ, grid, where)
@@ -153,22 +152,6 @@ def _centre_words(centre: str | None) -> str:
     if centre is None:
         return "mid-grey (0 in every voxel)"
     return "the mean that the run's preconditioner was fitted to" if centre == RUN else "a volume that was given as public"
-
-
-def _prepared(scan: Path, geometry: Geometry) -> Tensor:
-    """x_XYZ in [-1, 1], what the run computes on of its frame, with a window of its own: a function of this scan alone."""
-    volume = nifti.read(scan)
-    check(volume, str(scan))
-    sizes = geometry.voxel_size
-    if max(sizes) - min(sizes) > 1e-3 * max(sizes):
-        raise UserError(str(scan), f"cannot be brought to the run's voxels of {list(sizes)} mm", "a run of isotropic voxels")
-    conformed = conform(volume, GridConfig(shape=geometry.shape, voxel_size=sizes[0]))
-    check(conformed, str(scan))
-    try:
-        window = IntensityMap.robust(conformed.voxels)
-    except ValueError as error:
-        raise UserError(str(scan), f"has no usable intensity window ({error})") from None
-    return to_model(torch.from_numpy(geometry.place.crop(window.to_unit(conformed.voxels))).double())
 
 
 def _grid(levels: list[float], steps: int | None) -> list[float]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from volgen.core.cells import known
+from volgen.core.cells import says
 from volgen.core.errors import UserError
 from volgen.core.given import Given
 from volgen.core.progress import say
@@ -110,7 +110,7 @@ class Asked:
         if self.table is None:
             return dict(self.every)
         _, row = self.table.rows[index]
-        own = {name: cell for name, cell in zip(self.table.header, row, strict=True) if name in self._names and known(cell)}
+        own = {name: cell for name, cell in zip(self.table.header, row, strict=True) if name in self._names and says(cell)}
         return {**self.every, **own}
 
     def given(self, index: int) -> Given:

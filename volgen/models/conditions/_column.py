@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from volgen.core.cells import known
+from volgen.core.cells import says
 from volgen.models.condition import ConditionConfig
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_ -]*$"
@@ -37,4 +37,4 @@ class ColumnConfig(ConditionConfig):
 
 def asked(text: str) -> str:
     """What somebody asks for, "" if that is not to be told: ``n/a``, as tables have it."""
-    return text.strip() if known(text) else ""
+    return text.strip() if says(text) else ""

@@ -36,7 +36,7 @@ class DDIM(Sampler):
     def step(self, denoise: Denoiser, x_BCXYZ: Tensor, step: Step, memory: Any) -> tuple[Tensor, Any]:
         """The sample at ``step.sigma_next``; nothing is remembered."""
         x0 = denoise(x_BCXYZ, x_BCXYZ.new_full(x_BCXYZ.shape[:1], step.sigma))
-        up = self.eta * step.sigma_next * math.sqrt(1.0 - (step.sigma_next / step.sigma) ** 2)
+        up = self.eta * step.sigma_next * math.sqrt(max(0.0, 1.0 - (step.sigma_next / step.sigma) ** 2))
         down = math.sqrt(step.sigma_next**2 - up**2)
         x_next = x0 + (down / step.sigma) * (x_BCXYZ - x0)
         return (x_next + up * step.noise() if up > 0.0 else x_next), None
