@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volgen.commands.distil.trajectories import Trajectories, known
+from volgen.commands.distil.trajectories import Trajectories, levels_in
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
 from volgen.core.files import make_folder, write_text
@@ -36,7 +36,7 @@ def prepare(config: Config) -> tuple[Path, Path]:
     grid = list(teacher.ensemble.grid)
     levels = levels_kept(grid, config.steps, config.inner)
     store = config.pairs or runs / f"{config.name}-trajectories.zarr"
-    levels = known(store, teacher, levels)
+    levels = levels_in(store, teacher, levels)
     recipe = load(_content(teacher, config, runs, store, levels), config.overrides)  # before anything is drawn
     trajectories = Trajectories(teacher, store, levels, config.seed)
     if not trajectories.complete(config.count):

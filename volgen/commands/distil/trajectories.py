@@ -144,7 +144,7 @@ class Trajectories:
         return record
 
 
-def known(store: Path, teacher: TrainedRun, levels: Sequence[float]) -> list[float]:
+def levels_in(store: Path, teacher: TrainedRun, levels: Sequence[float]) -> list[float]:
     """The noise levels of a store of the run's trajectories, if these are among them, so that students of several steps share one."""
     if (store / manifest.NAME).is_file():
         config = manifest.read(store, "the manifest of trajectories").get("config") or {}
