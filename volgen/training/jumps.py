@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,17 @@ from volgen.core.given import Given
 from volgen.training.objective import Jumps
 
 
-def landed(jump: Jumps, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor, given: Given) -> Tensor:
+def landed(jump: Jumps, x_BCXYZ: Tensor, sigma: Sequence[float], to: Sequence[float], given: Given) -> Tensor:
     """Where jumps end; those that go nowhere, also at noise level 0, leave volumes as they are."""
-    goes_B = sigma_B > to_B
-    if not goes_B.any():
+    goes = [here > there for here, there in zip(sigma, to, strict=True)]
+    if not any(goes):
         return x_BCXYZ
-    ended_BCXYZ = jump(x_BCXYZ, torch.where(goes_B, sigma_B, 1.0), torch.where(goes_B, to_B, 1.0), given)
-    return torch.where(goes_B[:, None, None, None, None], ended_BCXYZ, x_BCXYZ)
+    begin_B, end_B, goes_B = (
+        torch.tensor(values, device=x_BCXYZ.device)
+        for values in (
+            [here if moves else 1.0 for here, moves in zip(sigma, goes, strict=True)],
+            [there if moves else 1.0 for there, moves in zip(to, goes, strict=True)],
+            goes,
+        )
+    )
+    return torch.where(goes_B[:, None, None, None, None], jump(x_BCXYZ, begin_B, end_B, given), x_BCXYZ)

@@ -14,6 +14,7 @@ from volgen.commands.sample.sample import sample
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.planning.step import trace
 from volgen.recipe import Recipe
 from volgen.runs.choices import visited
 from volgen.runs.trained import open_run
@@ -96,3 +97,11 @@ def test_what_is_not_mentioned_is_a_denoiser_as_before(tmp_path: Path) -> None:
     assert (plain.method.kind, plain.objective.kind) == ("diffusion", "denoising")
     assert not plain.stated("method") and not plain.stated("objective")
     assert plain.build().visits(plain.schedule.grid(), None) == plain.schedule.grid()
+
+
+@pytest.mark.parametrize("objective", [{"kind": "consistency"}, {"kind": "distilled", "levels": [10.0, 0.1], "consistency_after": 1}])
+def test_a_training_step_of_jumps_can_be_planned(objective: dict[str, Any], tmp_path: Path) -> None:
+    made = recipe(tmp_path, tmp_path, objective=objective, experts={"count": 1})
+    plain = recipe(tmp_path, tmp_path, objective={"kind": "denoising"}, method={"kind": "diffusion"}, experts={"count": 1})
+    jumps, usual = (trace(one, 2, 6, gpu=False) for one in (made, plain))
+    assert usual.flops <= jumps.flops < 1.6 * usual.flops, "a target without a gradient at most"

@@ -63,7 +63,7 @@ class Consistency:
         z_BCXYZ = draws.normal(x_BCXYZ.shape[1:]).to(x_BCXYZ.device)
         jump = self.trainee.jump(network, ids)
         with torch.no_grad():
-            target_BCXYZ = landed(jump, x_BCXYZ + low_B[:, None, None, None, None] * z_BCXYZ, low_B, end_B, examples.given)
+            target_BCXYZ = landed(jump, x_BCXYZ + low_B[:, None, None, None, None] * z_BCXYZ, low, end, examples.given)
         found_BCXYZ = jump(x_BCXYZ + high_B[:, None, None, None, None] * z_BCXYZ, high_B, end_B, examples.given)
         return bent(jump.missed(found_BCXYZ - target_BCXYZ, high_B, end_B, self.config.detail), self.config.bend)
 

@@ -79,10 +79,10 @@ class Distilled:
         high = [self.level(quantile) for quantile in draws.quantiles()]
         end = [self.trainee.end(sigma) for sigma in high]
         low = [self.neighbour(sigma, to, draws.step) for sigma, to in zip(high, end, strict=True)]
-        high_B, low_B, end_B = (torch.tensor(levels, device=states_BTXYZ.device) for levels in (high, low, end))
+        high_B, end_B = (torch.tensor(levels, device=states_BTXYZ.device) for levels in (high, end))
         jump = self.trainee.jump(network, ids)
         with torch.no_grad():
-            target_BCXYZ = landed(jump, self._at(states_BTXYZ, low), low_B, end_B, examples.given)
+            target_BCXYZ = landed(jump, self._at(states_BTXYZ, low), low, end, examples.given)
         found_BCXYZ = jump(self._at(states_BTXYZ, high), high_B, end_B, examples.given)
         return jump.missed(found_BCXYZ - target_BCXYZ, high_B, end_B, self.config.detail)
 
