@@ -112,6 +112,7 @@ def claim(
     expected: str = "",
     strangers: bool = False,
     keeps: Callable[[], bool] = lambda: False,
+    elsewhere: str = ELSEWHERE,
 ) -> Iterator[Folder]:
     """Claims a folder that gets a manifest, for the length of a block, in which :meth:`Folder.begin` and :meth:`Folder.finish` are called.
 
@@ -125,6 +126,7 @@ def claim(
         strangers: whether files of other names are welcome where there is a manifest of this command's.
         keeps: whether what is there of unfinished work is worth keeping: only the same command may go on with it then. Else it is removed
             if the block fails, and what a killed command left is removed by the next one, whatever that is asked.
+        elsewhere: what a user can do who is refused.
 
     Raises:
         UserError: it is somebody else's, holds a link, another process is writing to it, or its file system keeps no locks.
@@ -137,17 +139,17 @@ def claim(
         others = [name for name in names if not writes(name) and name != NAME]
         if NAME not in names:
             if names:  # whatever they are called: they may be anybody's
-                raise UserError(str(out), f"holds other files ({(others or names)[0]})", expected, ELSEWHERE)
+                raise UserError(str(out), f"holds other files ({(others or names)[0]})", expected, elsewhere)
             return Folder(out, provenance, writes, None)
-        before: Mapping[str, Any] = read(out, f"the manifest of {noun}", f"restore it from a copy, or {ELSEWHERE}")
+        before: Mapping[str, Any] = read(out, f"the manifest of {noun}", f"restore it from a copy, or {elsewhere}")
         if others and not strangers:
-            raise UserError(str(out), f"holds other files ({others[0]})", expected, ELSEWHERE)
+            raise UserError(str(out), f"holds other files ({others[0]})", expected, elsewhere)
         half = not others and before.get(COMPLETE) is False and before.get("stage") == provenance.command and not keeps()
         if not half and (found := differs(before)):
-            raise UserError(str(out), found, expected, ELSEWHERE)
+            raise UserError(str(out), found, expected, elsewhere)
         return Folder(out, provenance, writes, before, worthless=half)
 
-    with own(out, noun, judge):
+    with own(out, noun, judge, elsewhere=elsewhere):
         folder = judge()
         if folder.worthless:
             folder.clear()

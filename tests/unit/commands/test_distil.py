@@ -49,7 +49,9 @@ def test_levels_are_where_experts_begin_and_some_below() -> None:
         levels_kept(grid, 9, 0)
 
 
-def test_a_student_is_drawn_for_trained_and_sampled_from(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_is_drawn_for_trained_and_sampled_from(
+    teacher: Path, blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["distil", str(teacher), "--name", "pupil", "--steps", "2", "--runs", str(tmp_path), "--device", "cpu", "--inner", "1"]
     assert main([*words, "--count", "16", "--draw-only"]) == 0
     place = tmp_path / "pupil-trajectories.zarr"
@@ -90,6 +92,14 @@ def test_a_student_is_drawn_for_trained_and_sampled_from(teacher: Path, tmp_path
     assert main(words) == 0 and "nothing to do" in capsys.readouterr().err
     assert main(["sample", str(tmp_path / "pupil"), "--out", str(tmp_path / "drawn"), "--count", "2", "--device", "cpu"]) == 0
     assert len(list((tmp_path / "drawn").rglob("*.nii.gz"))) == 2
+
+    monkeypatch.setattr("volgen.bench.steps.FEWEST", 1)
+    bench = ["bench", "steps", str(teacher), "--store", str(blob_store), "--samplers", "euler", "--steps", "6", "--count", "8"]
+    assert main([*bench, "--students", str(tmp_path / "pupil"), "--out", str(tmp_path / "steps.json")]) == 0
+    rows = {row["name"]: row["value"] for row in json.loads((tmp_path / "steps.json").read_text())["rows"]}
+    assert rows["student pupil, 2 steps evaluations"] == 2 and -1 <= rows["student pupil, 2 steps same as best"] <= 1
+    assert rows["untrained student distance"] > 0 and "same seed, same brain" in capsys.readouterr().out
+    assert main([*bench, "--students", str(teacher)]) == 2 and "was not distilled from" in capsys.readouterr().err
 
 
 def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Trajectories:
 
         with folders.claim(
             self._store, self._provenance, "trajectories", writes=_writes, differs=self._differs, keeps=begun,
-            expected="a new folder, or the trajectories of the same run, --steps, --inner and --seed",
+            expected="a new folder, or the trajectories of the same run, --steps, --inner and --seed", elsewhere="choose another --pairs",
         ) as folder:  # fmt: skip
             folder.begin()
             write_root(self._store, self._provenance.config)
