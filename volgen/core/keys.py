@@ -68,14 +68,19 @@ class Section:
 
 
 def simple(cls: type[Config]) -> list[Key]:
-    """The keys of a configuration class that are no sections."""
-    return [_key(name, field) for name, field in cls.model_fields.items() if not _classes(field.annotation)]
+    """The keys of a configuration class that are no sections, nor lists of sections that have kinds."""
+    return [_key(name, field) for name, field in cls.model_fields.items() if not (_classes(field.annotation) or _many(field.annotation))]
 
 
 def sections(cls: type[Config]) -> list[Section]:
-    """The sections of a configuration class."""
-    found = ((name, field, _classes(field.annotation)) for name, field in cls.model_fields.items())
-    return [Section(name, _text(field.description), tuple(_kinds(name, field, members))) for name, field, members in found if members]
+    """The sections of a configuration class, and the lists of sections that have kinds."""
+    found = []
+    for name, field in cls.model_fields.items():
+        one, many = _classes(field.annotation), _many(field.annotation)
+        if one or many:
+            kinds = _kinds(name, field, one) if one else _kinds(f"{name}[]", field, many)
+            found.append(Section(name, _text(field.description), tuple(kinds)))
+    return found
 
 
 def _kinds(name: str, field: FieldInfo, members: Sequence[type[Config]]) -> Iterator[Kind]:
@@ -97,6 +102,12 @@ def _classes(annotation: Any) -> list[type[Config]]:
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
         return [found for argument in get_args(annotation) for found in _classes(argument)]
     return []
+
+
+def _many(annotation: Any) -> list[type[Config]]:
+    """The configuration classes that a list may hold, if they are told apart by their kinds."""
+    members = _classes(get_args(annotation)[0]) if get_origin(annotation) is tuple else []
+    return members if all("kind" in member.model_fields for member in members) else []
 
 
 def _keys(prefix: str, cls: type[Config]) -> Iterator[Key]:

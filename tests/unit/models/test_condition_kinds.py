@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import volgen
 from volgen.models.condition import asked_for, conditioned
 from volgen.models.conditions import categorical, continuous
 from volgen.models.networks import wavelet_unet3d
@@ -84,3 +85,10 @@ def test_gradients_of_single_patients_are_those_of_passes_of_their_own() -> None
     each.close()
     age, untold = gradients["embed_told.of_age.1.weight"], gradients["embed_untold.of_age.weight"]
     assert [bool(row.any()) for row in age] == [True, False, True] and [bool(row.any()) for row in untold] == [False, True, False]
+
+
+def test_their_keys_are_explained() -> None:
+    said = volgen.explain("conditions")
+    assert all(word in said for word in ("categorical", "continuous", "conditions[].centre", "conditions[].levels"))
+    assert "conditions[].spread" in volgen.explain("conditions.continuous") and "levels" not in volgen.explain("conditions.continuous")
+    assert "of categorical, continuous" in volgen.explain("conditions.drop")
