@@ -29,7 +29,12 @@ def page() -> str:
     """The whole page."""
     lines = [HEAD, "## The run", "", *_table(simple(Recipe))]
     for section in sections(Recipe):
-        lines += ["", f"## {section.name}", "", _cell(section.meaning)]
+        listed = (
+            f" `{section.name}` is a list of such sections."
+            if any(key.name.startswith(f"{section.name}[]") for key in section.kinds[0].keys)
+            else ""
+        )
+        lines += ["", f"## {section.name}", "", _cell(section.meaning) + listed]
         for kind in section.kinds:
             if kind.name:
                 lines += ["", f"### `{section.name}.kind: {kind.name}`{' (the default)' if kind.usual else ''}", "", _cell(kind.meaning)]
