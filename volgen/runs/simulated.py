@@ -69,8 +69,8 @@ class SimulatedScans:
         """One scan of the store; its noise is a function of the seed and of the scan."""
         record = self._records[label]
         if record.shape != geometry.shape or not np.allclose(record.voxel_size, geometry.voxel_size, rtol=SAME_SIZE):
-            found = f"has scans of {list(record.shape)} voxels of {edges(record.voxel_size)} mm"
-            raise UserError("--simulate", found, f"the run's {list(geometry.shape)} of {edges(geometry.voxel_size)} mm")
+            found = f"has scans of {list(record.shape)} voxels of {in_mm(record.voxel_size)} mm"
+            raise UserError("--simulate", found, f"the run's {list(geometry.shape)} of {in_mm(geometry.voxel_size)} mm")
         unit = np.ascontiguousarray(self._store.read_unit(record))
         window = record.intensity
         operator = self._operator.build(geometry.shape, device)
@@ -94,6 +94,6 @@ def _noise_like(data: Tensor, seed: int, *key: int | str) -> Tensor:
     return normal(data.shape, seed, *key).to(data.device)
 
 
-def edges(sizes: Any) -> str:
+def in_mm(sizes: Any) -> str:
     """Edges of a voxel in words."""
     return " x ".join(f"{size:.4g}" for size in sizes)

@@ -31,15 +31,15 @@ def test_compressed_sensing_of_everything_is_soft_thresholding() -> None:
     x, cpu = torch.zeros(1, 1, 16, 16, 16), torch.device("cpu")
     x[..., 4:11, 5:12, 3:9] = 1.0
     operator = Identity().build((16, 16, 16), cpu)
-    clean = wavelets.compressed(operator, x, 1e-5, (1, 1, 16, 16, 16))
+    clean = wavelets.sparsest(operator, x, 1e-5, (1, 1, 16, 16, 16))
     torch.testing.assert_close(clean, x, atol=1e-3, rtol=0)
     torch.manual_seed(0)
     noisy = x + 0.1 * torch.randn(x.shape)
-    errors = [float((wavelets.compressed(operator, noisy, weight, x.shape) - x).square().mean()) for weight in (1e-5, 0.1, 10.0)]
+    errors = [float((wavelets.sparsest(operator, noisy, weight, x.shape) - x).square().mean()) for weight in (1e-5, 0.1, 10.0)]
     assert errors[1] < 0.5 * errors[0] and errors[1] < errors[2], "some weight is better than none, and than one that leaves nothing"
     # What is missing is filled in by what is sparse: better than leaving it at 0.
     hole = Inpaint(share=0.5).build((16, 16, 16), cpu)
-    filled = wavelets.compressed(hole, hole.apply(x), 0.01, x.shape)
+    filled = wavelets.sparsest(hole, hole.apply(x), 0.01, x.shape)
     assert (filled - x).square().mean() < (hole.adjoint(hole.apply(x)) - x).square().mean()
 
 

@@ -181,3 +181,11 @@ def test_raw_data_are_reconstructed_where_the_scanner_says(there: Path, reposito
     head = np.where((grid[2] / 5) ** 2 + (grid[0] / 4.5) ** 2 + (grid[1] / 3) ** 2 < 1, 1.0, 0.0) * (1 + 0.5 * (grid[2] > 1))
     assert np.corrcoef(image.ravel(), head.ravel())[0, 1] > 0.85
     assert np.corrcoef(image[:, :, ::-1].ravel(), head.ravel())[0, 1] < np.corrcoef(image.ravel(), head.ravel())[0, 1]
+
+
+def test_what_a_guidance_has_noted_is_said(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["energy" if word == "projection" else word for word in SIMULATED]
+    more = ("--simulate", "cohort.zarr", "--split", "train", "--people", 1, "--count", 1, "--guidance.path", "score", "--guidance.moves", 1)
+    assert volgen(*words, *more) == 0
+    said = capsys.readouterr()
+    assert "energy: fell_back" in said.out + said.err and "energy: finished" in said.out + said.err

@@ -25,8 +25,8 @@ from volgen.bench.reconstruct import rows as own
 from volgen.bench.reconstruct import theirs
 from volgen.bench.reconstruct.figure import draw
 from volgen.bench.reconstruct.record import RESULT, Record
-from volgen.bench.reconstruct.scene import Drawn, Scene
-from volgen.bench.reconstruct.wavelets import compressed
+from volgen.bench.reconstruct.scene import Made, Scene
+from volgen.bench.reconstruct.wavelets import sparsest
 from volgen.commands.bench.result import Row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import validate
@@ -64,13 +64,13 @@ class Config(BaseConfig):
     folder: Path
     """Folder for the figures of each person, the table and the picture, new or to be continued."""
     split: Literal["validation", "test"] = "test"
-    """Which people."""
+    """Which people are reconstructed."""
     people: PositiveInt = 4
     """How many of them, from the first on."""
     accelerations: tuple[Annotated[float, Field(ge=1.0)], ...] = (4.0, 8.0)
     """How much less than all of k-space is measured."""
     coils: PositiveInt = 8
-    """Made-up coils."""
+    """How many coils are made up."""
     phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
     """Standard deviation of the image's smooth phase, in radians."""
     noise: NonNegativeFloat = 0.02
@@ -196,7 +196,7 @@ def _weight(config: Config, factor: float, scene: Callable[[SimulatedScans, str]
         seen = scene(there, label)
         truth, mask = _truth(seen)
         for place, weight in enumerate(WEIGHTS):
-            found = compressed(seen.measurement.operator, seen.of_intensities(), weight, seen.shape)
+            found = sparsest(seen.measurement.operator, seen.of_intensities(), weight, seen.shape)
             scores[place] += posterior.psnr(_unit(seen, to_model(found)[0])[mask], truth[mask]) / len(there.labels)
     return {"weight": WEIGHTS[int(scores.argmax())], "tried": dict(zip(map(str, WEIGHTS), scores.tolist(), strict=True))}
 
@@ -216,7 +216,7 @@ def _unit(scene: Scene, x_CXYZ: Tensor) -> NDArray[np.float32]:
 def _figures(method: own.Method, scene: Scene) -> dict[str, Any]:
     """What is told of one row, one person and one acceleration."""
     begun = time.process_time()
-    drawn: Drawn = method(scene)
+    drawn: Made = method(scene)
     seconds = (time.process_time() - begun) / max(len(drawn.samples) + (drawn.estimate is not None), 1)
     truth, mask = _truth(scene)
     units = [_unit(scene, sample) for sample in drawn.samples]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.bench.reconstruct.scene import Drawn, Scene
-from volgen.bench.reconstruct.wavelets import compressed
+from volgen.bench.reconstruct.scene import Made, Scene
+from volgen.bench.reconstruct.wavelets import sparsest
 from volgen.core.config import Config, validate
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
@@ -24,7 +24,7 @@ from volgen.sampling.guidances.gauss import Config as Gauss
 from volgen.sampling.guidances.none import Config as Unguided
 from volgen.sampling.guidances.resample import Config as Resample
 
-Method = Callable[[Scene], Drawn]
+Method = Callable[[Scene], Made]
 GUIDANCES, SAMPLERS = "volgen.sampling.guidances", "volgen.sampling.samplers"
 ZERO_FILLED, COMPRESSED, GAUSSIAN = "zero-filled", "compressed sensing", "Gaussian alone"
 
@@ -41,25 +41,25 @@ class Guided:
     guidance: Any
     solver: Any
 
-    def __call__(self, scene: Scene) -> Drawn:
+    def __call__(self, scene: Scene) -> Made:
         """Draws the scene's volumes."""
         found = dict[int, Tensor]()
         drawing = scene.drawing(self.guidance.build(), self.solver)
         drawing.draw(scene.seed, range(scene.count), found.__setitem__, lambda count, note: None)
-        return Drawn([found[index] for index in range(scene.count)])
+        return Made([found[index] for index in range(scene.count)])
 
 
-def zero_filled(scene: Scene) -> Drawn:
+def zero_filled(scene: Scene) -> Made:
     """What was not measured is 0: the adjoint of the data."""
-    return Drawn([], to_model(scene.measurement.operator.adjoint(scene.of_intensities()))[0])
+    return Made([], to_model(scene.measurement.operator.adjoint(scene.of_intensities()))[0])
 
 
-def sparse(scene: Scene, weight: float) -> Drawn:
+def sparse(scene: Scene, weight: float) -> Made:
     """Compressed sensing with a weight."""
-    return Drawn([], to_model(compressed(scene.measurement.operator, scene.of_intensities(), weight, scene.shape))[0])
+    return Made([], to_model(sparsest(scene.measurement.operator, scene.of_intensities(), weight, scene.shape))[0])
 
 
-def gaussian(scene: Scene) -> Drawn:
+def gaussian(scene: Scene) -> Made:
     """The posterior of the Gaussian that the run was fitted to: its mean in closed form and draws of it, without a network."""
     problem = scene.problem
     mean = problem.prior(torch.zeros(scene.shape, device=scene.device), scene.grid[0])
@@ -73,7 +73,7 @@ def gaussian(scene: Scene) -> Drawn:
             return guidance.guide(expected, problem, lambda k: scene.noise("gaussian", index, k))(mean, clean)[0].cpu()
 
     drawing = Resample().build()
-    return Drawn([of(drawing, index) for index in range(scene.count)], of(Gauss().build(), 0))
+    return Made([of(drawing, index) for index in range(scene.count)], of(Gauss().build(), 0))
 
 
 def guided(trained: TrainedRun, kind: str, tuned: Mapping[str, Mapping[str, Any]], iterations: int | None) -> Guided:

@@ -21,7 +21,7 @@ from volgen.sampling.guidances.none import UNGUIDED
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Made:
     """What a row makes of a measurement, in the model range, [1, X, Y, Z] each.
 
     Attributes:
@@ -69,7 +69,7 @@ class Scene:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a batch of one volume that is drawn."""
+        """The shape of a batch of one volume that is drawn."""
         return (1, 1, *self.trained.geometry.grid)
 
     def drawing(self, guidance: Guidance, solver: Any) -> Drawing:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.bench.reconstruct.scene import Drawn, Scene
+from volgen.bench.reconstruct.scene import Made, Scene
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
 from volgen.images.intensity import to_model
@@ -31,7 +31,7 @@ def methods() -> Mapping[str, Any]:
     return {"deepinv's DPS": dps, "deepinv's DiffPIR": diffpir}
 
 
-def dps(scene: Scene) -> Drawn:
+def dps(scene: Scene) -> Made:
     """``deepinv.sampling.DPS`` with as many evaluations as the others have."""
 
     def draw(there: Any, denoiser: Any, seed: int) -> Tensor:
@@ -44,7 +44,7 @@ def dps(scene: Scene) -> Drawn:
     return _drawn(scene, draw)
 
 
-def diffpir(scene: Scene) -> Drawn:
+def diffpir(scene: Scene) -> Made:
     """``deepinv.sampling.DiffPIR`` with its default settings and as many evaluations as the others have."""
 
     def draw(there: Any, denoiser: Any, seed: int) -> Tensor:
@@ -57,7 +57,7 @@ def diffpir(scene: Scene) -> Drawn:
     return _drawn(scene, draw)
 
 
-def _drawn(scene: Scene, draw: Any) -> Drawn:
+def _drawn(scene: Scene, draw: Any) -> Made:
     there: Any = importlib.import_module("deepinv")
     drawing = scene.drawing(UNGUIDED, scene.trained.recipe.sampler)
     problem, highest = drawing.problem, scene.grid[0]
@@ -77,7 +77,7 @@ def _drawn(scene: Scene, draw: Any) -> Drawn:
                 return (bank(noisy, told.clamp(max=highest), given) + 1.0) / 2.0
 
         denoiser = OnUnit()
-        return Drawn([to_model(draw(there, denoiser, scene.seed * 1000 + index).detach().float())[0].cpu() for index in range(scene.count)])
+        return Made([to_model(draw(there, denoiser, scene.seed * 1000 + index).detach().float())[0].cpu() for index in range(scene.count)])
 
 
 def _physics(there: Any, scene: Scene) -> Any:

@@ -69,14 +69,14 @@ def _turned(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return x
 
 
-def compressed(operator: Operator, data: Tensor, weight: float, shape: tuple[int, ...], *, iterations: int = ITERATIONS) -> Tensor:
+def sparsest(operator: Operator, data: Tensor, weight: float, shape: tuple[int, ...], *, iterations: int = ITERATIONS) -> Tensor:
     """The volume [B, 1, X, Y, Z] of the equation of this module.
 
     Args:
         operator: A.
         data: d.
         weight: how much wavelet coefficients cost.
-        shape: of the volume.
+        shape: what the volume is shaped like, [B, 1, X, Y, Z].
         iterations: steps of FISTA.
     """
     u = torch.zeros(shape, device=data.device)

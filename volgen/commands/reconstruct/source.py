@@ -19,7 +19,7 @@ from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.images.volume import Volume
 from volgen.runs.observed import SAME_SIZE, Field, header_start, observe
-from volgen.runs.simulated import NOISE, MeasuredHead, edges, files_of
+from volgen.runs.simulated import NOISE, MeasuredHead, files_of, in_mm
 
 Centre = Literal["foreground", "grid", "header"]
 
@@ -129,8 +129,8 @@ def _times(volume: Volume, geometry: Geometry, where: str) -> Shape3:
     ratios = np.asarray(volume.voxel_size) / np.asarray(geometry.voxel_size)
     times = np.maximum(np.rint(ratios), 1.0)
     if (np.abs(ratios / times - 1.0) > SAME_SIZE).any():
-        found, do = f"has voxels of {edges(volume.voxel_size)} mm", "resample the image first, or take a run whose voxels fit"
-        expected = f"those of the run, {edges(geometry.voxel_size)} mm, or a whole number of them, up to {SAME_SIZE:.0%}"
+        found, do = f"has voxels of {in_mm(volume.voxel_size)} mm", "resample the image first, or take a run whose voxels fit"
+        expected = f"those of the run, {in_mm(geometry.voxel_size)} mm, or a whole number of them, up to {SAME_SIZE:.0%}"
         raise UserError(where, found, expected, do)
     x, y, z = (int(n) for n in times)
     return x, y, z
