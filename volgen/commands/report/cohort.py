@@ -8,6 +8,7 @@ from typing import Any
 
 from volgen.core.errors import UserError
 from volgen.core.progress import progress
+from volgen.data.coarser import in_voxels_of
 from volgen.data.sources import same_voxels
 from volgen.data.store import Store
 from volgen.evaluation.cohort_sample import CohortSample
@@ -34,7 +35,7 @@ def measure_cohort(samples: Sequence[Callable[[], Volume]], reference: Path | st
     Raises:
         UserError: a volume or the store cannot be read, voxels or shapes differ, or there are too few volumes.
     """
-    store = Store.open(reference)
+    store = in_voxels_of(Store.open(reference), samples)
     sample = cohort_sample(store)
     with progress("evaluate", len(store.records) + len(samples)) as ticker:
         for record in store.records:

@@ -63,7 +63,7 @@ def compare(
     """
     folders = named(compare)
     sources = {name: sources_of(folder) for name, folder in folders.items()}
-    against = Against.find(reference, split)
+    against = Against.find(reference, split, (source.read for found in sources.values() for source in found))
     prints = {name: {source.name: source.fingerprint() for source in sources[name]} for name in folders}
     config = {"reference": Path(reference).name, "split": split, "strict": strict, "real_pictures": real_pictures}
     provenance = Provenance(

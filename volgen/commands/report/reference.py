@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import LARGEST_JSON, sha256
 from volgen.core.progress import progress, say
 from volgen.core.seal import read_sealed
+from volgen.data.coarser import in_voxels_of
 from volgen.data.record import SPLITS
 from volgen.data.sources import same_voxels
 from volgen.data.store import Store
@@ -47,14 +48,19 @@ class Against:
     split: str
 
     @classmethod
-    def find(cls, path: Path | str, split: str) -> Self:
+    def find(cls, path: Path | str, split: str, samples: Iterable[Callable[[], Volume]] = ()) -> Self:
         """Opens a store or fingerprints a file.
+
+        Args:
+            path: of either.
+            split: people of a store to take.
+            samples: reads volumes that will be compared with it: in the first one's voxels scans are seen, if 2, 4 or 8 times as large.
 
         Raises:
             UserError: there is no such store or file.
         """
         if isinstance(path, str) or path.is_dir():
-            store = Store.open(path)
+            store = in_voxels_of(Store.open(path), samples)
             return cls(path, store.fingerprint, store, split)
         if not path.is_file():
             raise UserError(str(path), "there is no such store or file", "a store of real scans, or bands.json of an earlier report")

@@ -53,7 +53,7 @@ def report(
         UserError: nothing to judge, a voxel size that differs from the reference's, or a reference that cannot be used.
     """
     sources = sources_of(samples)
-    against = Against.find(reference, split)
+    against = Against.find(reference, split, (source.read for source in sources))
     inputs = {"samples": {source.name: source.fingerprint() for source in sources}, "reference": against.identity}
     config = {"samples": samples.name, "reference": Path(reference).name, "split": split, "strict": strict, "real_pictures": real_pictures}
     provenance = Provenance("report", config, inputs)

@@ -35,7 +35,7 @@ def verdicts(samples: Mapping[str, Callable[[], Volume]], reference: Path | str,
     """
     if not samples:
         raise UserError("samples", "holds no volume", "at least one")
-    bands, _, _ = Against.find(reference, split).load(pictures=False)
+    bands, _, _ = Against.find(reference, split, samples.values()).load(pictures=False)
     entries = []
     with progress("report", len(samples)) as ticker:
         for name, read in samples.items():
