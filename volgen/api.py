@@ -21,6 +21,7 @@ from volgen.core.progress import muted
 from volgen.core.tree import each
 
 if TYPE_CHECKING:
+    from volgen.commands.evaluate.evaluate import Evaluated
     from volgen.commands.ingest.ingest import IngestSummary
     from volgen.commands.report.compare import Comparison
     from volgen.commands.report.report import Judged
@@ -466,17 +467,51 @@ def report(
     return found
 
 
-def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str, Any]:
+@overload
+def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str, Any]: ...
+
+
+@overload
+def evaluate(
+    samples: StrPath,
+    reference: StrPath,
+    out: StrPath,
+    *,
+    split: Split = ...,
+    extractor: StrPath | None = ...,
+    segmenter: Component | None = ...,
+    seed: int = ...,
+) -> Evaluated: ...
+
+
+def evaluate(
+    samples: StrPath | Sequence[Image],
+    reference: StrPath,
+    out: StrPath | None = None,
+    *,
+    split: Split = "all",
+    extractor: StrPath | None = None,
+    segmenter: Component | None = None,
+    seed: int = 0,
+) -> dict[str, Any] | Evaluated:
     """Measures a set of generated volumes as a whole against real people: the cohort's figures of ``volgen report``.
+
+    With ``out`` it is ``volgen evaluate``: every number with its floor and interval, and a page.
 
     Args:
         samples: images, as :func:`sample` returns them; or an image file, a folder of them, or a store.
         reference: the store of real scans that the run was trained on: both those it learnt from and those it has not seen are needed.
+        out: folder for the page, ``evaluation.json`` and the tables; the other options need it, and then samples are files.
+        split: people of the store to compare with.
+        extractor: TorchScript network that distances are taken in too.
+        segmenter: what tells structures apart, such as ``{"kind": "meshnet", "folder": "meshnet"}``.
+        seed: seed of the draws of people.
 
     Returns:
-        The values of each measure in ``volgen/evaluation/cohorts`` under its name, such as ``nearest_training`` and ``frechet``;
-        ``targets``, a list of ``{"name", "label", "value", "band": [low, high], "pass"}``; ``count`` of volumes on each side, and
-        ``voxel_size``, in mm, of the grid that was measured.
+        With ``out`` the page, how many numbers lie inside the bands of real people, and their values. Else the values of each measure in
+        ``volgen/evaluation/cohorts`` under its name, such as ``nearest_training`` and ``frechet``; ``targets``, a list of
+        ``{"name", "label", "value", "band": [low, high], "pass"}``; ``count`` of volumes on each side, and ``voxel_size``, in mm, of the
+        grid that was measured.
 
     Raises:
         UserError: a volume cannot be read, the shapes differ, or there are too few volumes.
@@ -486,6 +521,11 @@ def evaluate(samples: StrPath | Sequence[Image], reference: StrPath) -> dict[str
         >>> figures["frechet"]["ratio"]  # doctest: +SKIP
         2.1
     """
+    if out is not None:
+        found: Evaluated = _answer(
+            "evaluate", samples=samples, reference=reference, out=out, split=split, extractor=extractor, segmenter=segmenter, seed=seed
+        )
+        return found
     from volgen.commands.report.cohort import measure_cohort
     from volgen.data.sources import sources_of
     from volgen.images import nifti

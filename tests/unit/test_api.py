@@ -71,6 +71,7 @@ def test_every_name_is_there_and_no_other() -> None:
         ("reconstruct", {"strict"}),
         ("tune", set()),
         ("report", {"compare", "strict"}),
+        ("evaluate", set()),
         ("train", {"print_config", "dry_run"}),
         ("explain", set()),
     ],

@@ -18,7 +18,7 @@ from volgen.core import registry
 
 FIRST_USE = (
     "cohort", "ingest", "participants", "export", "train", "distil", "plan", "sample", "translate", "reconstruct", "tune", "anonymise",
-    "audit", "statement", "release", "report", "readers", "doctor", "bench", "explain",
+    "audit", "statement", "release", "report", "evaluate", "readers", "doctor", "bench", "explain",
 )  # fmt: skip
 """The order of a first use, in which the help lists the commands; one that is not named here comes after these."""
 

@@ -24,15 +24,16 @@ def write_volumes(directory: Path, volumes: Sequence[Mapping[str, Any]]) -> None
         }
         for volume in volumes
     ]  # fmt: skip
-    _write(directory / VOLUMES, rows)
+    write_rows(directory / VOLUMES, rows)
 
 
 def write_slices(directory: Path, slices: Iterable[Mapping[str, Any]]) -> None:
     """One row per volume, axis and slice, as it comes: a report of 256^3 volumes has 768 of them for each."""
-    _write(directory / SLICES, slices)
+    write_rows(directory / SLICES, slices)
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table of rows that all have the keys of the first one."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = None
         for row in rows:

@@ -183,7 +183,8 @@ HOW = {
     "fit and restore": {"models.assemblies", "models.preconditioners"},
     "itself": {
         "acquisition.masks",
-        "data.ingest.biases", "data.ingest.registrations", "data.ingest.windows", "evaluation.cohorts", "evaluation.volumes",
+        "data.ingest.biases", "data.ingest.registrations", "data.ingest.windows", "evaluation.cohorts", "evaluation.comparisons",
+        "evaluation.extractors", "evaluation.segmenters", "evaluation.volumes",
         "models.adapters", "models.views", "sampling.noises", "sampling.schedules",
     },
 }  # fmt: skip

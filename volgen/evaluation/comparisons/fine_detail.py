@@ -1,0 +1,20 @@
+"""Fine detail: means of numbers of volumes, beside those of people."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from volgen.core.config import Config as BaseConfig
+from volgen.evaluation.comparisons._shared import effects
+from volgen.evaluation.two_cohorts import CohortFindings, TwoCohorts
+
+
+class Config(BaseConfig):
+    """Differences of means in standard deviations of people (Cohen's d), for each number of the extractor ``fine_detail``."""
+
+    kind: Literal["fine_detail"] = "fine_detail"
+    place: ClassVar[int] = 5
+
+    def compare(self, both: TwoCohorts) -> CohortFindings:
+        """One effect size for each number."""
+        return effects(both, self.kind, "Fine detail", "fine_detail")

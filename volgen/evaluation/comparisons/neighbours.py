@@ -1,0 +1,32 @@
+"""Precision, recall, density and coverage, with their floors."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from volgen.core.config import Config as BaseConfig
+from volgen.evaluation.comparisons._shared import in_components
+from volgen.evaluation.neighbours import neighbour_shares
+from volgen.evaluation.two_cohorts import CohortFindings, TwoCohorts
+
+
+class Config(BaseConfig):
+    """Shares by balls to the 5th nearest neighbour, in the components of ``frechet``. Not even people reach 1 against people."""
+
+    kind: Literal["neighbours"] = "neighbours"
+    place: ClassVar[int] = 3
+
+    nearest: PositiveInt = 5
+    """Which neighbour a ball reaches to."""
+
+    def compare(self, both: TwoCohorts) -> CohortFindings:
+        """Four shares of each part."""
+        labels = {
+            "precision": "Precision: generated among real", "recall": "Recall: real among generated",
+            "density": "Density", "coverage": "Coverage",
+        }  # fmt: skip
+        return in_components(
+            both, self.kind, "Precision and recall, density and coverage", labels, lambda a, b: neighbour_shares(a, b, self.nearest)
+        )

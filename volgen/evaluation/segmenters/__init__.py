@@ -1,0 +1,1 @@
+"""What segments a volume: a file is a kind."""

@@ -1,0 +1,88 @@
+"""``evaluation.html``: a cohort's numbers beside those of real people, made from ``evaluation.json`` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import volgen
+from volgen.core import manifest
+from volgen.core.files import make_folder, read_json, write_text
+from volgen.evaluation.floor import DRAWS, FEWER_DRAWS
+from volgen.reporting import page
+from volgen.reporting.boxes import Boxes
+from volgen.reporting.floors import ON_PAPER, FloorChart
+from volgen.reporting.tables import write_rows
+
+NAME, EVALUATION, NUMBERS, FIGURES = "evaluation.html", "evaluation.json", "numbers.csv", "figures"
+FILES = {NAME, EVALUATION, NUMBERS, FIGURES, manifest.NAME}
+
+
+def write_page(directory: Path) -> Path:
+    """Writes the page, ``numbers.csv`` and a figure of each comparison as SVG.
+
+    Args:
+        directory: holds ``evaluation.json``.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: ``evaluation.json`` is missing or damaged.
+    """
+    content = read_json(directory / EVALUATION, "the numbers of an evaluation")
+    charts, multiples = {}, {}
+    make_folder(directory / FIGURES)
+    for one in content["comparisons"]:
+        measured = [number for number in one["numbers"] if number["floor"]]
+        if measured:
+            chart = FloorChart(f"{one['title']}: generated volumes beside real people", measured)
+            charts[one["kind"]] = chart.svg()
+            write_text(directory / FIGURES / f"{one['kind']}.svg", chart.svg(ON_PAPER))
+        several = [number for number in one["numbers"] if number["percentiles"]]
+        if several:
+            boxes = Boxes(f"{one['title']}: volumes beside people", several)
+            multiples[one["kind"]] = boxes.svg()
+            write_text(directory / FIGURES / f"{one['kind']}_multiples.svg", boxes.svg(ON_PAPER))
+    write_rows(directory / NUMBERS, [_flat(one, number) for one in content["comparisons"] for number in one["numbers"]])
+    html = page.template("evaluation.html.j2").render(
+        content=content, charts=charts, multiples=multiples, outside=_outside(content), citation=citation(content),
+        style=page.resource("style.css"), sorting=page.resource("sort.js"), figures=FIGURES, table=NUMBERS,
+    )  # fmt: skip
+    write_text(directory / NAME, html)
+    return directory / NAME
+
+
+def citation(content: Mapping[str, Any]) -> str:
+    """A paragraph for the methods of a paper: what was compared with what, and how."""
+    reference, volumes = content["reference"], content["generated"]["volumes"]
+    edges = " x ".join(f"{edge:.3g}" for edge in reference["voxel_size"])
+    numbers = [number for one in content["comparisons"] for number in one["numbers"] if number["floor"]]
+    sides = numbers[0]["n"] if numbers else {"generated": 0, "real": 0}
+    extractors = "; ".join(f"{one['name']} (SHA-256 {one['sha256'][:12]}: {one['layer']})" for one in content["extractors"].values())
+    cohorts = f"{volumes} generated volumes were compared with {reference['people']} people ({edges} mm; {reference['trained']} trained on)"
+    first = f"{sides['generated']} generated volumes against {sides['real']} people"
+    return (
+        f"{cohorts} by volgen {volgen.__version__} (volgen evaluate, seed {content['seed']}). Every number is the mean over {FEWER_DRAWS} "
+        f"random partings of the people (for the first: {first}) and is given beside the band of the same number of as many real people "
+        f"against real people ({DRAWS} partings without the smallest and the largest); intervals are 95 % half-sample bootstrap "
+        f"intervals. Features: {extractors}."
+    )
+
+
+def _outside(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Measured numbers that lie outside the band of real people, in the order of the page."""
+    return [{**number, "title": one["title"]} for one in content["comparisons"] for number in one["numbers"] if number["inside"] is False]
+
+
+def _flat(one: Mapping[str, Any], number: Mapping[str, Any]) -> dict[str, Any]:
+    floor, interval = number["floor"] or {"mean": None, "band": (None, None)}, number["interval"] or (None, None)
+    return {
+        "comparison": one["kind"], "name": number["name"], "label": number["label"], "extractor": number["extractor"],
+        **{f"n_{side}": count for side, count in number["n"].items()}, "value": number["value"],
+        "interval_low": interval[0], "interval_high": interval[1], "floor": floor["mean"],
+        "band_low": floor["band"][0], "band_high": floor["band"][1],
+        "inside": "" if number["inside"] is None else int(number["inside"]), "words": number["words"],
+        **{name: number["means"].get(name) for name in ("generated", "generated_sd", "real", "real_sd")},
+    }  # fmt: skip
