@@ -86,3 +86,20 @@ def test_what_is_not_installed_is_said_before_anything_is_computed(tmp_path: Pat
 
     with pytest.raises(UserError, match="deepinv is not installed"):
         theirs.methods()
+
+
+def test_samplers_of_deepinv_take_the_runs_denoiser(blob_store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepinv")
+    content = {
+        "name": "run", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 3, "sigma_max": 3.0}, "network": {"kind": "wavelet_unet3d", "channels": [8]},
+        "preconditioner": {"kind": "gaussian"},
+        "stopping": {"max_steps": 1, "min_steps": 1, "validation_volumes": 1, "validation_draws": 1},
+    }  # fmt: skip
+    run, folder = train(validate(Recipe, content, "test")), tmp_path / "figures"
+    words = ["bench", "reconstruct", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--tuning", "1",
+             "--accelerations", "1.2", "--samples", "2", "--iterations", "8", "--device", "cpu", "--guidances", "gauss"]  # fmt: skip
+    assert main([*words, "--deepinv"]) == 0
+    told = {row["name"]: row["value"] for row in json.loads((folder / "reconstruct.json").read_text())["rows"]}
+    assert told["1.2x deepinv's DiffPIR: sample PSNR"] > told["1.2x zero-filled: PSNR"], "what was measured nearly completely is found"
+    assert told["1.2x deepinv's DPS: sample PSNR"] > 0
