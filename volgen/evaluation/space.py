@@ -12,7 +12,7 @@ MOST = 24
 SMALLEST = 1e-9
 
 
-class Space:
+class FeatureSpace:
     """Rows of features, ours and real ones together.
 
     Principal components of some of the rows need inner products of rows alone, so other people can be taken for them at the cost of a

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volgen.evaluation.floor import DRAWS, Floored, Parting, Statistic, floored
-from volgen.evaluation.space import Space
+from volgen.evaluation.space import FeatureSpace
 from volgen.evaluation.specimen import Specimen
 
 Vector = NDArray[Any]
@@ -146,7 +146,7 @@ class TwoCohorts:
     ages: NDArray[np.float64]
     odd: Mapping[str, str]
     seed: int
-    _spaces: dict[str, Space] = field(default_factory=dict)
+    _spaces: dict[str, FeatureSpace] = field(default_factory=dict)
 
     @property
     def people(self) -> NDArray[np.int64]:
@@ -164,12 +164,12 @@ class TwoCohorts:
             for one in self.extractors if one.distances for name in self.rows if name.partition(".")[0] == one.kind
         }  # fmt: skip
 
-    def space(self, part: str) -> Space:
+    def space(self, part: str) -> FeatureSpace:
         """Coordinates of every row in what an extractor kept; made once."""
         if part not in self._spaces:
             one = self.extractor(part.partition(".")[0])
             assert one is not None
-            self._spaces[part] = Space(self.rows[part], standardise=one.standardise, scale=self.people)
+            self._spaces[part] = FeatureSpace(self.rows[part], standardise=one.standardise, scale=self.people)
         return self._spaces[part]
 
     def floored(self, statistic: Statistic, parting: Parting) -> dict[str, Floored]:

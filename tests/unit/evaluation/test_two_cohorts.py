@@ -10,7 +10,7 @@ from volgen.evaluation.floor import Parting, floored
 from volgen.evaluation.frechet import frechet_distance
 from volgen.evaluation.kernel import kernel_distance
 from volgen.evaluation.neighbours import neighbour_shares
-from volgen.evaluation.space import Space, components_for
+from volgen.evaluation.space import FeatureSpace, components_for
 
 
 def white(random: np.random.Generator, count: int, size: int) -> NDArray[np.float64]:
@@ -68,15 +68,15 @@ def test_coordinates_are_principal_components_of_those_they_are_fitted_on() -> N
     centred = rows - rows[fit].mean(axis=0)
     _, sizes, axes = np.linalg.svd(centred[fit], full_matrices=False)
     expected = centred @ axes[:4].T / np.sqrt((sizes[:4] ** 2).sum() / 11)
-    assert np.abs(Space(rows).coordinates(fit, 4)) == pytest.approx(np.abs(expected), abs=1e-3)
+    assert np.abs(FeatureSpace(rows).coordinates(fit, 4)) == pytest.approx(np.abs(expected), abs=1e-3)
 
 
 def test_a_scale_of_units_does_not_matter_where_values_are_standardised() -> None:
     random = np.random.default_rng(4)
     rows, units = random.normal(size=(20, 5)), np.array([1.0, 1e3, 1e-3, 7.0, 2.0])
-    one, other = (Space(values, standardise=True).coordinates(np.arange(10), 3) for values in (rows, rows * units))
+    one, other = (FeatureSpace(values, standardise=True).coordinates(np.arange(10), 3) for values in (rows, rows * units))
     assert np.abs(one) == pytest.approx(np.abs(other), abs=1e-9)
-    assert Space(np.column_stack([rows, np.ones(20)]), standardise=True).size == 5, "what does not vary is left out"
+    assert FeatureSpace(np.column_stack([rows, np.ones(20)]), standardise=True).size == 5, "what does not vary is left out"
 
 
 def test_too_few_volumes_bear_fewer_components() -> None:

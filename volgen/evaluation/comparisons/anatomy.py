@@ -13,13 +13,14 @@ from volgen.core.config import Config as BaseConfig
 from volgen.evaluation.comparisons._shared import FEWEST, effects, refused
 from volgen.evaluation.floor import Parting, Places
 from volgen.evaluation.frechet import frechet_distance
-from volgen.evaluation.space import Space, components_for
+from volgen.evaluation.space import FeatureSpace, components_for
 from volgen.evaluation.two_cohorts import CohortFindings, CohortNumber, TwoCohorts
 
 PART, SHARE = "anatomy", "share "
 PERSON = (2.5, 97.5)
 """Percentiles of single people."""
 FEWEST_AGES = 8
+ROUNDING = 1e-9
 Matrix = NDArray[np.float64]
 
 
@@ -41,7 +42,7 @@ class Config(BaseConfig):
             return CohortFindings(self.kind, title, skipped="not measured: no segmenter was given (--segmenter)")
         rows = np.asarray(both.rows[PART], dtype=np.float64)
         names = [quantity.name for quantity in one.quantities()]
-        known = [name for place, name in enumerate(names) if np.isfinite(rows[:, place]).all() and rows[both.people, place].std() > 0]
+        known = [name for place, name in enumerate(names) if _varies(rows[:, place], both.people)]
         found = effects(both, self.kind, title, PART, known)
         shares = rows[:, [place for place, name in enumerate(names) if name in known and name.startswith(SHARE)]]
         more: dict[str, Any] = {
@@ -54,6 +55,11 @@ class Config(BaseConfig):
         return CohortFindings(self.kind, title, [_distance(both, shares), *found.numbers], more=more)
 
 
+def _varies(values: Matrix, people: Places) -> bool:
+    """Whether a number is known of everybody, and differs between people by more than rounding."""
+    return bool(np.isfinite(values).all() and values[people].std() > ROUNDING * max(float(np.abs(values[people]).max()), ROUNDING))
+
+
 def _distance(both: TwoCohorts, shares: Matrix) -> CohortNumber:
     """Frechet distance of standardised shares."""
     parting = Parting.of(both.ours, both.real, fits=True)
@@ -61,7 +67,7 @@ def _distance(both: TwoCohorts, shares: Matrix) -> CohortNumber:
     why = refused(parting, FEWEST) or ("" if shares.shape[1] > 1 else "not measured: fewer than two structures differ between people")
     if why:
         return CohortNumber("shares", label, PART, parting, None, why)
-    space = Space(shares, standardise=True, scale=both.people)
+    space = FeatureSpace(shares, standardise=True, scale=both.people)
     most = components_for(parting.smallest, max(space.size - 1, 1))
     words = (
         ""
