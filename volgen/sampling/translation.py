@@ -6,7 +6,7 @@ implicit bridges). What both denoisers agree on comes back as it was; what they 
 moves by mu_1 - mu_0, but for a share of sqrt(L / (L + sigma^2)) of that, sigma being the highest noise level.
 
 The flow begins and ends at the lowest level of the grid, which a scan is taken to be at: the step from there to 0 would denoise the scan.
-A solver that corrects its last prediction at its next step (Heun's) gets one more step, of no length.
+A solver that corrects its last prediction at its next step, asking twice in that (Heun's), gets one more step, of no length.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from volgen.sampling.descent import Path
 
 
 def upwards(grid: Sequence[float]) -> Path:
-    """From the lowest level of a descending grid to the highest, where the last step is corrected."""
-    return (*descent.up(grid), (grid[0], grid[0]))
+    """From the lowest level of a descending grid to the highest."""
+    return descent.up(grid)
 
 
 def downwards(grid: Sequence[float]) -> Path:
-    """From the highest level of a descending grid to the lowest, where the last step is corrected."""
-    return (*itertools.pairwise(grid), (grid[-1], grid[-1]))
+    """From the highest level of a descending grid to the lowest, without the step to 0."""
+    return tuple(itertools.pairwise(grid))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ class Bridge:
     @property
     def steps(self) -> int:
         """Steps of one way."""
-        return len(self.grid)
+        return len(self.grid) - 1 + self._corrects
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether the solver corrects each step at the beginning of the next."""
+        return self.sampler.evaluations[1] > 1
 
     def up(self, denoise: Denoiser, x_CXYZ: Tensor) -> Tensor:
         """The noise [C, X, Y, Z], at the highest level, that a volume comes from."""
@@ -103,6 +108,8 @@ class Bridge:
         return self._follow(denoise, x_CXYZ, downwards(self.grid))
 
     def _follow(self, denoise: Denoiser, x_CXYZ: Tensor, path: Path) -> Tensor:
+        if self._corrects:
+            path = (*path, (path[-1][1], path[-1][1]))
         channels, x, y, z = x_CXYZ.shape
         (found,) = descent.sample(
             denoise, self.sampler, path, seed=0, indices=[0], shape=(channels, x, y, z), device=self.device, begin=[x_CXYZ], done=self.done

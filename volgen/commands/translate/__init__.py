@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
-from volgen.core.options import Option, Positional
+from volgen.core.options import Option, Positional, Section
 
 
 class Config(BaseConfig):
@@ -34,8 +34,8 @@ class Config(BaseConfig):
     """How far: 0 is the scan as it comes back, 1 what --to says, more goes beyond it; several give an image each."""
     steps: Annotated[int | None, Option("N")] = None
     """Points of the run's noise grid to visit on each way (default: all)."""
-    sampler: Literal["heun", "ddim"] = "heun"
-    """Solver; Heun's brings back a scan far better in as many steps."""
+    sampler: Annotated[str | dict[str, object] | None, Section("volgen.sampling.samplers")] = None
+    """Solver, one that draws no noise (default: heun, which brings back a scan far better than ddim in as many steps)."""
     device: Annotated[str | None, Option("DEVICE")] = None
     """Torch device (default: a GPU if there is one)."""
     dtype: Literal["float32", "int16"] = "float32"

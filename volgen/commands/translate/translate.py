@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from volgen.core.folder import claim
 from volgen.core.given import Given
 from volgen.core.progress import progress, say
 from volgen.core.protocols import Sampler
-from volgen.core.registry import config_class
 from volgen.data import derivative
 from volgen.images import nifti
 from volgen.images.intensity import IntensityMap, from_model
@@ -29,13 +28,14 @@ from volgen.models.condition import asked_for
 from volgen.parallel.device import usable_device
 from volgen.reporting import translation_page
 from volgen.reporting.reconstruction_page import Shown
-from volgen.runs.choices import visited
+from volgen.runs.choices import component, visited
 from volgen.runs.scan import prepared
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling.translation import Between, Bridge, Told
 
 SAMPLERS = "volgen.sampling.samplers"
+USUAL = {"kind": "heun"}
 FILES = (*derivative.DESCRIPTION, *STATEMENT, translation_page.NAME, translation_page.RESULT, translation_page.FIGURES)
 README = f"""# A brain MRI, translated
 
@@ -74,7 +74,7 @@ def translate(
     other: Path | None = None,
     strength: Sequence[float] = (1.0,),
     steps: int | None = None,
-    sampler: Literal["heun", "ddim"] = "heun",
+    sampler: str | Mapping[str, Any] | None = None,
     device: str | None = None,
     dtype: Literal["float32", "int16"] = "float32",
 ) -> Path:
@@ -89,7 +89,7 @@ def translate(
         other: the run that knows of ``aim``, if it is another one.
         strength: of each image: D_from + strength (D_to - D_from) is what it comes down by.
         steps: how many of the run's noise levels to visit on each way; all of them if None.
-        sampler: solver.
+        sampler: kind of solver that draws no noise, or its configuration; Heun's if None.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels in the files; int16 has a slope.
 
@@ -105,14 +105,20 @@ def translate(
     source, target = _sides(run, other, _words("--from", origin), _words("--to", aim))
     geometry = source.run.geometry
     grid = visited(source.run, steps)
-    solver: Sampler = config_class(SAMPLERS, sampler)().build()  # type: ignore[attr-defined]
+    chosen = component("--sampler", SAMPLERS, USUAL if sampler is None else sampler, None)
+    solver: Sampler = chosen.build()
+    if solver.stochastic:
+        raise UserError(
+            "--sampler", f"'{chosen.kind}' draws noise, so it does not bring a scan back", "heun, ddim or another that does not"
+        )
     for side in (source, target):
         side.run.recipe.build().fits(solver, grid, guided=True)
     if target.run.ensemble.sigma_max < grid[0]:
         found = f"knows noise up to {target.run.ensemble.sigma_max:.4g}"
         raise UserError(f"--to-run {other}", found, f"noise up to {grid[0]:.4g}, as the run of --from", "swap the runs, or take another")
     settings = {
-        "from": source.words, "to": target.words, "strength": list(strength), "sampler": sampler, "sigma_grid": list(grid), "dtype": dtype
+        "from": source.words, "to": target.words, "strength": list(strength), "sampler": chosen.model_dump(mode="json"),
+        "sigma_grid": list(grid), "dtype": dtype,
     }  # fmt: skip
     inputs = {"run": source.run.fingerprint, "to_run": target.run.fingerprint, "scan": sha256(scan, follow=True)}
     provenance = manifest.Provenance("translate", settings, inputs, measured=source.run.recipe.privacy.measured)
@@ -177,7 +183,7 @@ def _translated(
     with (
         source.run.bank(source.run.preconditioner(device), device, grid) as one,
         target.run.bank(target.run.preconditioner(device), device, grid) as two,
-        progress("translation", ways * len(grid)) as ticker,
+        progress("translation", ways * Bridge(solver, grid, device).steps) as ticker,
     ):
         was, is_ = Told(one, source.told.to(device)), Told(two, target.told.to(device))
         bridge = Bridge(solver, grid, device, ticker.advance)
@@ -236,7 +242,7 @@ def _write(
         line["change_map"] = changes
     content = {
         "headline": f"{_said(source.words)} to {_said(target.words)}", "run": run.recipe.name, "to_run": target.run.recipe.name,
-        "from": source.words, "to": target.words, "sampler": settings["sampler"], "steps": len(settings["sigma_grid"]), **told,
+        "from": source.words, "to": target.words, "sampler": settings["sampler"]["kind"], "steps": len(settings["sigma_grid"]), **told,
         "maps": translation_page.write_maps(out, maps, run.geometry.voxel_size),
     }  # fmt: skip
     write_json(out / translation_page.RESULT, content)
