@@ -59,7 +59,7 @@ class Diffusion(Bank):
         """Points of the grid, evenly by index, both ends kept.
 
         Raises:
-            UserError: there are not so many.
+            UserError: there are fewer.
         """
         try:
             return choose(list(grid), steps)

@@ -96,7 +96,7 @@ class Jumping(Bank):
         """The highest noise level of each expert; where jumps end at 0, those of as many equal parts of the grid.
 
         Raises:
-            UserError: there are not so many.
+            UserError: there are fewer.
         """
         count = self.recipe.experts.count
         if self.to == "next" and steps not in (None, count):
@@ -137,7 +137,7 @@ class Jumping(Bank):
 
 
 class _Jumper(Trained):
-    """A :class:`~volgen.training.objective.Jumper`."""
+    """A :class:`~volgen.training.objective.Jumper` of this method: what training asks of a network that jumps."""
 
     def __init__(self, method: Jumping, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None) -> None:
         super().__init__(method.recipe, phase, fitted, sigma)

@@ -25,12 +25,12 @@ from volgen.sampling.descent import Path
 
 
 def upwards(grid: Sequence[float]) -> Path:
-    """From the lowest level of a descending grid to the highest."""
+    """The path upwards, from the lowest level of a descending grid to the highest."""
     return descent.up(grid)
 
 
 def downwards(grid: Sequence[float]) -> Path:
-    """From the highest level of a descending grid to the lowest, without the step to 0."""
+    """The path downwards, from the highest level of a descending grid to the lowest, without the step to 0."""
     return tuple(itertools.pairwise(grid))
 
 

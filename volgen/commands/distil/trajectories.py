@@ -29,7 +29,7 @@ from volgen.sampling.descent import Descent, State, down
 from volgen.sampling.samplers import dpmpp_2m
 
 EACH = 8
-"""Of so many trajectories one is for validation."""
+"""Each eighth trajectory is for validation."""
 NAME = "traj-{:06d}"
 
 
@@ -53,7 +53,7 @@ class Trajectories:
         self._seed = seed
 
     def complete(self, count: int) -> bool:
-        """Whether so many are there, and no more, of this run and seed."""
+        """Whether all ``count`` trajectories are complete, and no others, of this run and seed."""
         if not (self._store / manifest.NAME).is_file():
             return False
         before = manifest.read(self._store, "the manifest of trajectories")

@@ -52,9 +52,9 @@ class Against:
         """Opens a store or fingerprints a file.
 
         Args:
-            path: of either.
-            split: people of a store to take.
-            samples: reads volumes that will be compared with it: in the first one's voxels scans are seen, if 2, 4 or 8 times as large.
+            path: path of the store or the file.
+            split: split whose people are taken.
+            samples: reads the samples that will be compared with it: in the first one's voxels scans are seen, if 2, 4 or 8 times as large.
 
         Raises:
             UserError: there is no such store or file.

@@ -87,7 +87,7 @@ def translate(
         origin: what is true of the scan, ``NAME=VALUE`` each.
         aim: what shall be true, ``NAME=VALUE`` each; what is not among them stays as in ``origin``.
         other: the run that knows of ``aim``, if it is another one.
-        strength: of each image: D_from + strength (D_to - D_from) is what it comes down by.
+        strength: strengths, one for each image: D_from + strength (D_to - D_from) is what it comes down by.
         steps: how many of the run's noise levels to visit on each way; all of them if None.
         sampler: kind of solver that draws no noise, or its configuration; Heun's if None.
         device: torch device; a GPU if there is one, if None.

@@ -22,12 +22,12 @@ class ColumnConfig(ConditionConfig):
 
     @property
     def name(self) -> str:
-        """The column's."""
+        """The name of the condition is that of its column."""
         return self.column
 
     @property
     def covariate(self) -> str:
-        """The column."""
+        """The covariate that the condition is about is its column."""
         return self.column
 
     def cell(self, about: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ class Config(ColumnConfig):
         return bool(self.levels)
 
     def settle(self, people: Sequence[Mapping[str, Any]]) -> Self:
-        """With the words of the cohort, in alphabetical order.
+        """Settles levels that are not stated: the words of the cohort, in alphabetical order.
 
         Raises:
             ValueError: there are fewer than two.

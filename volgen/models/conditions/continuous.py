@@ -20,7 +20,7 @@ from volgen.core.cells import numeric
 from volgen.models.conditions._column import NAME, ColumnConfig, asked
 
 PERIODS = (16.0, 8.0, 4.0)
-"""Of the waves, in spreads: two spreads to either side of the centre hold nearly everybody, which is one period of the shortest."""
+"""Periods of the waves, in spreads: two spreads to either side of the centre hold nearly everybody, which is one period of the shortest."""
 
 
 class Config(ColumnConfig):
@@ -40,7 +40,7 @@ class Config(ColumnConfig):
         return self.centre is not None and self.spread is not None
 
     def settle(self, people: Sequence[Mapping[str, Any]]) -> Self:
-        """With the mean and standard deviation of the cohort, to two digits: they say little of anybody.
+        """Settles what is not stated: mean and standard deviation of the cohort, to two digits, which say little of anybody.
 
         Raises:
             ValueError: fewer than two different numbers are known.

@@ -51,7 +51,7 @@ def flowed(layout: Layout, s: Statistics, x_BCXYZ: Tensor, sigma_B: Tensor, to_B
 
 
 def _growth(variance: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
-    """By what share a deviation grows: sqrt((v + s'^2) / (v + s^2)) - 1."""
+    """Growth of a deviation, as a share of it: sqrt((v + s'^2) / (v + s^2)) - 1."""
     return ((variance + to**2 + TINY) / (variance + sigma**2 + TINY)).sqrt() - 1.0
 
 

@@ -114,7 +114,7 @@ class Teacher:
 
     @property
     def inputs(self) -> Facts:
-        """The teacher."""
+        """What a run records of its inputs: the teacher."""
         return {"teacher": {"run": self._run.recipe.name, "fingerprint": self._run.fingerprint}}
 
     @property

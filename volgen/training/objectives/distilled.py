@@ -23,7 +23,7 @@ from volgen.training.jumps import landed
 from volgen.training.objective import Draws, Jumper, Network
 
 DIGITS = 1e-6
-"""By which noise levels are compared."""
+"""Relative digits to which noise levels are compared."""
 
 
 class Config(BaseConfig):
