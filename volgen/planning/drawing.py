@@ -98,13 +98,13 @@ def _asked(recipe: Recipe, phase: Phase, people: int, gpu: bool, *, corner: bool
     """One evaluation of an expert of a recipe of one model."""
     method = recipe.build()
     shape = recipe.assembly.piece(recipe.data.grid)
-    with FakeTensorMode(), torch.no_grad():
+    sigma = torch.ones(1)  # a real one: where a jump ends depends on it
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         network = method.released(phase)
         preconditioner = recipe.preconditioner.blank(recipe.data.grid, people)
         denoise = (method.corner if corner else method.denoiser)(network, preconditioner)
         y = torch.zeros(1, 1, *(recipe.model.shape(shape) if corner else shape))
         known = Given(torch.zeros(1, recipe.assembly.known, *shape)) if recipe.assembly.known else NOTHING
-        sigma = torch.ones(1)
         with Allocations(None if gpu else conv_workspace) as followed:
             denoise(y, sigma, known)
         with FlopCounterMode(display=False) as counter:

@@ -316,3 +316,15 @@ def test_a_private_plan_says_what_the_ledger_will(blob_store: Path, tmp_path: Pa
     assert "validation network" not in best[0]["buffers"]
     assert found["chosen"]["flops_per_step"] == 2 * 3 * trace(recipes.load(config), 1, 1, gpu=True).flops, "patients times views"
     assert plan(config, "--people", "2000") == 2, "delta must be below one over the number of patients"
+
+
+def test_experts_that_jump_are_planned(tmp_path: Path) -> None:
+    """Where a jump ends depends on the noise level itself, which is known while nothing is computed."""
+    content = {
+        "name": "jumps", "data": {"store": "nowhere.zarr", "shape": [16, 16, 16], "batch_size": 2},
+        "method": {"kind": "jump"}, "objective": {"kind": "consistency"}, "schedule": {"kind": "log_snr", "points": 6, "sigma_max": 10.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4}, "preconditioner": {"kind": "gaussian", "rank": 2},
+        "experts": {"count": 3},
+    }  # fmt: skip
+    (tmp_path / "jumps.yaml").write_text(json.dumps(content))
+    assert plan(tmp_path / "jumps.yaml") == 0
