@@ -11,7 +11,7 @@ from volgen.evaluation.two_cohorts import CohortFindings, TwoCohorts
 
 
 class Config(BaseConfig):
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) in up to 24 components of people on neither side, whose total variance is 1."""
+    """Frechet distance of two Gaussians, in up to 24 components of people on neither side, whose total variance is 1."""
 
     kind: Literal["frechet"] = "frechet"
     place: ClassVar[int] = 1
