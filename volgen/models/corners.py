@@ -55,5 +55,5 @@ class FittedCorners:
 
     def joined(self, fine_BCXYZ: Tensor, corner_BCXYZ: Tensor) -> Tensor:
         """The finer bands of ``fine_BCXYZ`` around ``corner_BCXYZ``."""
-        levels = levels_between(fine_BCXYZ, corner_BCXYZ)
+        levels = levels_between(fine_BCXYZ.shape[-1], corner_BCXYZ.shape[-1])
         return fine_BCXYZ + spread(corner_BCXYZ / corner_scale(levels) - means(fine_BCXYZ, levels), levels)

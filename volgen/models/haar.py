@@ -65,9 +65,9 @@ def corner_scale(level: int) -> float:
     return float(2 ** (1.5 * level))
 
 
-def levels_between(fine_BCXYZ: Tensor, coarse_BCXYZ: Tensor) -> int:
-    """How often voxels of one volume are doubled on the way to those of another of the same place."""
-    return int(fine_BCXYZ.shape[-1] // coarse_BCXYZ.shape[-1]).bit_length() - 1
+def levels_between(fine: int, coarse: int) -> int:
+    """How often voxels are doubled on the way from ``fine`` along an edge to ``coarse`` along the same one."""
+    return (fine // coarse).bit_length() - 1
 
 
 def spread(x_BCXYZ: Tensor, levels: int) -> Tensor:

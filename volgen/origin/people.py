@@ -84,15 +84,17 @@ def compare(recipe: Recipe, known: Sequence[Cohort], store: Store, public: Mappi
         UserError: one of them has scans or ids of this cohort, or, for a private run, is this cohort, or nobody can tell.
     """
     where = recipe.start.where
-    if not recipe.privacy.strangers and any(cohort.fingerprint == store.fingerprint for cohort in known):
-        return SAME, list(known)
-    for cohort in known:
-        _refuse_same(where, cohort.fingerprint, cohort.way, store)
+    same = not recipe.privacy.strangers and any(cohort.fingerprint == store.fingerprint for cohort in known)
+    if not same:
+        for cohort in known:
+            _refuse_same(where, cohort.fingerprint, cohort.way, store)
     begun = Ledger.exists(recipe.directory)
     before = Ledger(recipe.directory).assumed.get("public", {}) if begun else public
     if any(before.get(fact) != public[fact] for fact in public):
         found = f"is not the run that {recipe.directory} began from"
         raise UserError(where, found, "the same one", "give the new run another `name`")
+    if same:
+        return SAME, list(known)
     said, places = set(), []
     for cohort in known:
         one, place = _compare(where, recipe, cohort, store, begun)

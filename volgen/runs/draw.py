@@ -17,7 +17,7 @@ from volgen.experts.bank import ExpertBank
 from volgen.models.assembly import Assembly, Box
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
-from volgen.models.haar import corner_scale, means
+from volgen.models.haar import corner_scale, levels_between, means
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
@@ -147,7 +147,7 @@ class Drawing:
         return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        level = (self.run.geometry.grid[-1] // y_BCXYZ.shape[-1]).bit_length() - 1 if self.climbs else 0
+        level = levels_between(self.run.geometry.grid[-1], y_BCXYZ.shape[-1]) if self.climbs else 0
         return FittedCorners(self.preconditioner).expected(level, y_BCXYZ, sigma_B)
 
     def sampler(self) -> Sampler:

@@ -43,16 +43,20 @@ def test_compressed_sensing_of_everything_is_soft_thresholding() -> None:
     assert (filled - x).square().mean() < (hole.adjoint(hole.apply(x)) - x).square().mean()
 
 
-def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continues(
-    blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def small_run(store: Path, runs: Path) -> Path:
     content = {
-        "name": "run", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
+        "name": "run", "runs": str(runs), "data": {"store": str(store), "shape": [16, 16, 16], "batch_size": 2},
         "schedule": {"kind": "log_snr", "points": 3, "sigma_max": 3.0}, "network": {"kind": "wavelet_unet3d", "channels": [8]},
         "preconditioner": {"kind": "gaussian"},
         "stopping": {"max_steps": 1, "min_steps": 1, "validation_volumes": 1, "validation_draws": 1},
     }  # fmt: skip
-    run, folder = train(validate(Recipe, content, "test")), tmp_path / "figures"
+    return train(validate(Recipe, content, "test"))
+
+
+def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continues(
+    blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
     words = ["bench", "reconstruct", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--tuning", "1",
              "--accelerations", "2", "--coils", "2", "--samples", "2", "--iterations", "8", "--device", "cpu"]  # fmt: skip
     assert main([*words, "--guidances", "resample", "dds"]) == 0
@@ -90,13 +94,7 @@ def test_what_is_not_installed_is_said_before_anything_is_computed(tmp_path: Pat
 
 def test_samplers_of_deepinv_take_the_runs_denoiser(blob_store: Path, tmp_path: Path) -> None:
     pytest.importorskip("deepinv")
-    content = {
-        "name": "run", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": [16, 16, 16], "batch_size": 2},
-        "schedule": {"kind": "log_snr", "points": 3, "sigma_max": 3.0}, "network": {"kind": "wavelet_unet3d", "channels": [8]},
-        "preconditioner": {"kind": "gaussian"},
-        "stopping": {"max_steps": 1, "min_steps": 1, "validation_volumes": 1, "validation_draws": 1},
-    }  # fmt: skip
-    run, folder = train(validate(Recipe, content, "test")), tmp_path / "figures"
+    run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
     words = ["bench", "reconstruct", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--tuning", "1",
              "--accelerations", "1.2", "--samples", "2", "--iterations", "8", "--device", "cpu", "--guidances", "gauss"]  # fmt: skip
     assert main([*words, "--deepinv"]) == 0

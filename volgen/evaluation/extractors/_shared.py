@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from volgen.core.config import Config as BaseConfig
 from volgen.core.protocols import AXES
 from volgen.evaluation.scan import HeadScan
+from volgen.evaluation.two_cohorts import Quantity
 
 Images = NDArray[np.float32]
+
+
+class FeaturesConfig(BaseConfig):
+    """Features of which no single number means anything: distances of cohorts are taken in them, in their own scale."""
+
+    distances: ClassVar[bool] = True
+    standardise: ClassVar[bool] = False
+
+    def quantities(self) -> tuple[Quantity, ...]:
+        """None that people know."""
+        return ()
 
 
 def digest(*constants: object) -> str:

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.extractors._shared import digest, stacks
+from volgen.evaluation.extractors._shared import FeaturesConfig, digest, stacks
 from volgen.evaluation.specimen import Specimen
-from volgen.evaluation.two_cohorts import Kept, Quantity
+from volgen.evaluation.two_cohorts import Kept
 
 SHARES = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 SCALES_MM = (1.0, 2.0, 4.0)
@@ -21,7 +20,7 @@ ORDERS = ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1))
 SMALLEST = 1e-6
 
 
-class Config(BaseConfig):
+class Config(FeaturesConfig):
     """Derivatives of Gaussians of 1, 2 and 4 mm on 13 slices across each axis; 90 numbers.
 
     Of each response the log mean size inside the head, and how heavy its tails are. Brightness is divided by its mean inside the head.
@@ -29,12 +28,7 @@ class Config(BaseConfig):
 
     kind: Literal["filters"] = "filters"
     label: ClassVar[str] = "2.5D features"
-    distances: ClassVar[bool] = True
     standardise: ClassVar[bool] = True
-
-    def quantities(self) -> tuple[Quantity, ...]:
-        """None that people know."""
-        return ()
 
     def declared(self) -> Mapping[str, str]:
         """Name, checksum, layer and preprocessing."""

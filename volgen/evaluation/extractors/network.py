@@ -9,30 +9,23 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
-from volgen.evaluation.extractors._shared import stacks
+from volgen.evaluation.extractors._shared import FeaturesConfig, stacks
 from volgen.evaluation.specimen import Specimen
-from volgen.evaluation.two_cohorts import Kept, Quantity
+from volgen.evaluation.two_cohorts import Kept
 
 SHARES = tuple(round(0.2 + 0.1 * step, 1) for step in range(7))
 
 
-class Config(BaseConfig):
+class Config(FeaturesConfig):
     """The mean output of a TorchScript network over 7 slices across each axis, as in 2.5D Frechet distances."""
 
     kind: Literal["network"] = "network"
     label: ClassVar[str] = "2.5D features of a network"
-    distances: ClassVar[bool] = True
-    standardise: ClassVar[bool] = False
 
     path: Path
     """TorchScript file: [B, 3, rows, columns] in [0, 1], three times the same slice, to [B, features] or [B, features, rows, columns]."""
-
-    def quantities(self) -> tuple[Quantity, ...]:
-        """None that people know."""
-        return ()
 
     def declared(self) -> Mapping[str, str]:
         """Name, checksum, layer and preprocessing."""

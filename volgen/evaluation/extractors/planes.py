@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.extractors._shared import digest, stacks
+from volgen.evaluation.extractors._shared import FeaturesConfig, digest, stacks
 from volgen.evaluation.specimen import Specimen
-from volgen.evaluation.two_cohorts import Kept, Quantity
+from volgen.evaluation.two_cohorts import Kept
 from volgen.images.blocks import block_means, edge_for
 
 SHARES = (0.35, 0.5, 0.65)
 LARGEST_EDGE = 128
 
 
-class Config(BaseConfig):
+class Config(FeaturesConfig):
     """Three slices across each axis, at 35, 50 and 65 % of the head, with at most 128 pixels along an edge."""
 
     kind: Literal["planes"] = "planes"
     label: ClassVar[str] = "slices"
-    distances: ClassVar[bool] = True
-    standardise: ClassVar[bool] = False
-
-    def quantities(self) -> tuple[Quantity, ...]:
-        """None: these are pixels."""
-        return ()
 
     def declared(self) -> Mapping[str, str]:
         """Name, checksum, layer and preprocessing."""

@@ -8,25 +8,18 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy import ndimage
 
-from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.extractors._shared import digest
+from volgen.evaluation.extractors._shared import FeaturesConfig, digest
 from volgen.evaluation.specimen import Specimen
-from volgen.evaluation.two_cohorts import Kept, Quantity
+from volgen.evaluation.two_cohorts import Kept
 
 SMOOTH = 1.0
 
 
-class Config(BaseConfig):
+class Config(FeaturesConfig):
     """Half the difference of the coarse volume, smoothed, and its mirror image about the middle of the head."""
 
     kind: Literal["sides"] = "sides"
     label: ClassVar[str] = "left against right"
-    distances: ClassVar[bool] = True
-    standardise: ClassVar[bool] = False
-
-    def quantities(self) -> tuple[Quantity, ...]:
-        """None: these are voxels."""
-        return ()
 
     def declared(self) -> Mapping[str, str]:
         """Name, checksum, layer and preprocessing."""

@@ -7,23 +7,16 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from volgen.core.config import Config as BaseConfig
-from volgen.evaluation.extractors._shared import digest
+from volgen.evaluation.extractors._shared import FeaturesConfig, digest
 from volgen.evaluation.specimen import COARSE_EDGE, Specimen
-from volgen.evaluation.two_cohorts import Kept, Quantity
+from volgen.evaluation.two_cohorts import Kept
 
 
-class Config(BaseConfig):
+class Config(FeaturesConfig):
     """Means over cubes of voxels until no edge has more than 64, in [0, 1]."""
 
     kind: Literal["whole"] = "whole"
     label: ClassVar[str] = "whole volumes"
-    distances: ClassVar[bool] = True
-    standardise: ClassVar[bool] = False
-
-    def quantities(self) -> tuple[Quantity, ...]:
-        """None: these are voxels."""
-        return ()
 
     def declared(self) -> Mapping[str, str]:
         """Name, checksum, layer and preprocessing."""
