@@ -6,7 +6,7 @@ sampling ask the method that a recipe builds (:meth:`volgen.recipe.Recipe.build`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -152,6 +152,19 @@ class Method(Protocol):
 
     def release(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights of :meth:`released` from those of :meth:`network`."""
+        ...
+
+    def settled(
+        self, phase: Phase, state: Mapping[str, Tensor], volumes: Callable[[], Iterable[Tensor]], device: torch.device
+    ) -> dict[str, Tensor] | None:
+        """Weights of :meth:`released` once training has ended, if there is something in them that is fitted to people then; None if not.
+
+        Args:
+            phase: which.
+            state: weights of :meth:`released` that training has chosen.
+            volumes: starts a pass over the training scans, float32 [X, Y, Z] in [-1, 1].
+            device: computes.
+        """
         ...
 
     def released(self, phase: Phase) -> nn.Module:

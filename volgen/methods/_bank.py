@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Examples, Given
-from volgen.core.protocols import Weighted
+from volgen.core.noise import choose
+from volgen.core.protocols import Sampler, Weighted
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
@@ -71,6 +72,12 @@ class Bank:
         """The adapter's changes become part of the weights."""
         return self.recipe.adapter.merge(state)
 
+    def settled(
+        self, phase: Phase, state: Mapping[str, Tensor], volumes: Callable[[], Iterable[Tensor]], device: torch.device
+    ) -> dict[str, Tensor] | None:
+        """Nothing is fitted after training."""
+        return None
+
     def released(self, phase: Phase) -> nn.Module:
         """The network of an expert without adapter."""
         return self._plain()
@@ -78,6 +85,21 @@ class Bank:
     def forward(self, network: nn.Module) -> Network:
         """The network under autocast, if it is trained in bf16."""
         return InPrecision(network, self.recipe.engine)
+
+    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
+        """Points of the grid, evenly by index, both ends kept.
+
+        Raises:
+            UserError: there are fewer.
+        """
+        try:
+            return choose(list(grid), steps)
+        except ValueError as error:
+            expected = f"from 2 to {len(grid)}: the experts were trained at these noise levels only"
+            raise UserError("--steps", str(error), expected) from None
+
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+        """Denoisers go with any solver."""
 
     def trained_by(self, trainee: Trained) -> Objective:
         """The loss of the recipe's objective of what is trained."""

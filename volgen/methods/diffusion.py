@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.errors import UserError
-from volgen.core.noise import choose
-from volgen.core.protocols import Denoiser, Sampler
+from volgen.core.protocols import Denoiser
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted, Sections
 from volgen.methods._bank import Bank, Trained
@@ -23,6 +21,7 @@ class Config(BaseConfig):
     """A bank of denoisers of volumes, or of pieces of volumes. The default."""
 
     kind: Literal["diffusion"] = "diffusion"
+    patients_apart: ClassVar[bool] = True
 
     def build(self, recipe: Sections) -> Diffusion:
         """The method of a recipe."""
@@ -54,18 +53,3 @@ class Diffusion(Bank):
     def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """The network inside the preconditioner of its level's corners."""
         return self.recipe.model.corner(self.forward(network), preconditioner)
-
-    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
-        """Points of the grid, evenly by index, both ends kept.
-
-        Raises:
-            UserError: there are fewer.
-        """
-        try:
-            return choose(list(grid), steps)
-        except ValueError as error:
-            expected = f"from 2 to {len(grid)}: the experts were trained at these noise levels only"
-            raise UserError("--steps", str(error), expected) from None
-
-    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
-        """Denoisers go with any solver."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ class Config(BaseConfig):
     """Each expert takes volumes of its noise levels along the probability flow in one evaluation (:mod:`volgen.models.jump`)."""
 
     kind: Literal["jump"] = "jump"
+    patients_apart: ClassVar[bool] = True
     to: Literal["next", "clean"] = "next"
     """Where jumps end: at the highest noise level of the expert below (at 0 for the lowest), so that a descent has one step for each
     expert and repeats its teacher's volumes (sampler ``euler``); or all at 0, as in consistency models, whose descents add noise

@@ -104,6 +104,11 @@ class Run(Protocol):
         ...
 
     @property
+    def method(self) -> Any:
+        """A kind of method."""
+        ...
+
+    @property
     def adapter(self) -> Any:
         """A kind of adapter."""
         ...

@@ -10,6 +10,9 @@ from volgen.core.registry import config_class, kinds
 from volgen.models import assemblies, networks, preconditioners
 from volgen.privacy.plan import Run
 
+METHODS = "volgen.methods"
+"""The registry of methods, which is above this package."""
+
 
 def of_recipe(recipe: Run) -> Iterator[str]:
     """Reasons why a run cannot be trained privately."""
@@ -32,6 +35,9 @@ def of_recipe(recipe: Run) -> Iterator[str]:
             f"preconditioner.kind '{recipe.preconditioner.kind}' is fitted to the cohort, and nothing accounts for that."
             f" Begin from a public run (start.kind public), whose fit costs nothing, or choose one of {choice}"
         )
+    if not getattr(recipe.method, "patients_apart", False):
+        choice = _choice(METHODS, "patients_apart", is_so=True)
+        yield f"method.kind '{recipe.method.kind}' fits to people or mixes them, and nothing accounts for that. Choose {choice}"
     if not getattr(recipe.network, "patients_apart", False):
         choice = _choice(networks.__name__, "patients_apart", is_so=True)
         yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {choice}"

@@ -5,7 +5,8 @@ slice report then compares all arms with the same real people: share of volumes 
 among themselves, MS-SSIM, likeness to the nearest training person. The distance is to the store's validation people; volgen only looks
 at them once, after its last step, so nobody's choices depend on them. The arms: volgen as configs/brain4mm_k1.yaml has it; MONAI's
 recipe as it is; and MONAI's recipe with a larger learning rate (`tuned_rate`), because its own is meant for long training. Two more take
-volgen apart, to tell why: without the structured Gaussian, and with MONAI's network in place of the wavelet one.
+volgen apart, to tell why: without the structured Gaussian, and with MONAI's network in place of the wavelet one. Three are other methods:
+the fitted Gaussian alone, a variational autoencoder and a generative adversarial network.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ UNET: Section = {
     "residual_blocks": 2, "head_channels": 8, "norm_groups": 32,
 }  # fmt: skip
 """`DiffusionModelUNet` at its defaults."""
-OURS: dict[str, tuple[Section, Section, float]] = {
-    "volgen": (WAVELET, {"kind": "gaussian"}, 1e-2),
-    "volgen without the Gaussian": (WAVELET, {"kind": "edm"}, 1e-2),
-    "volgen with MONAI's network": (UNET, {"kind": "gaussian"}, 0.0),
+MUON: Section = {"matrix_learning_rate": 1e-2}
+OURS: dict[str, Mapping[str, Section]] = {
+    "volgen": {"optimiser": MUON},
+    "volgen without the Gaussian": {"optimiser": MUON, "preconditioner": {"kind": "edm"}},
+    "volgen with MONAI's network": {"network": UNET},
+    "the Gaussian alone": {"method": {"kind": "gaussian"}},
+    "VAE": {"method": {"kind": "vae"}, "preconditioner": {"kind": "edm"}},
+    "GAN": {"method": {"kind": "gan"}, "preconditioner": {"kind": "edm"}, "optimiser": {"learning_rate": 3e-4}},
 }
-"""Network, preconditioner and learning rate of Muon."""
+"""Sections of each arm that are other than the usual ones; those of an optimiser beside the usual keys."""
 FLOOR = "real people"
 
 
@@ -108,15 +113,16 @@ def _volumes(config: Config, name: str) -> Path:
 def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
     assert store.shape is not None
     label = _label(name)
-    network, preconditioner, muon = OURS[name]
+    sections = {key: dict(section) for key, section in OURS[name].items()}
+    optimiser = {"learning_rate": 1e-3, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0, **sections.pop("optimiser", {})}
     content = {
         "name": label, "runs": str(config.folder / "runs"), "seed": config.seed,
         "data": {"store": str(config.store), "shape": list(store.shape), "batch_size": config.batch_size},
         "schedule": {"kind": "log_snr", "sigma_min": 0.15, "sigma_max": 10.0, "points": 16},
-        "network": dict(network), "preconditioner": dict(preconditioner),
-        "optimiser": {"learning_rate": 1e-3, "matrix_learning_rate": muon, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0},
+        "network": dict(WAVELET), "preconditioner": {"kind": "gaussian"}, "optimiser": optimiser,
         "ema": {"decay": 0.98}, "engine": {"precision": config.precision, "checkpoint_every": 100_000},
         "stopping": {"validation_volumes": 2, "validation_draws": 1}, "sampler": {"kind": "dpmpp_2m"},
+        **sections,
     }  # fmt: skip
     recipe = validate(Recipe, content, "bench race")
     step = calibrate_apart(recipe, config.batch_size, len(store.split("train"))).cpu

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import nn
@@ -82,6 +83,7 @@ class _Tools:
         trainer: trains.
         judges: says who watches a phase.
         fitted: what was fitted to the cohort.
+        settle: fits what is fitted to people once a network is trained, in the file of its weights.
     """
 
     recipe: Recipe
@@ -89,6 +91,7 @@ class _Tools:
     trainer: Trainer
     judges: Callable[[Phase], Judge]
     fitted: Fitted
+    settle: Callable[[Phase, Path], None]
 
 
 class _Equipment:
@@ -125,7 +128,12 @@ class _Equipment:
             recipe.optimiser, recipe.ema, regime.gradient(stream, group, self._interrupt, self._pulse), recipe.engine.checkpoint_every,
             recipe.seed, group, regime.metrics(self._metrics), self._pulse,
         )  # fmt: skip
-        return _Tools(recipe, regime, trainer, judges, parts.fitted(recipe, self._store, self._preconditioner))
+        fitted = parts.fitted(recipe, self._store, self._preconditioner)
+
+        def settle(phase: Phase, path: Path) -> None:
+            parts.settle(recipe, phase, self._store, path, group.device)
+
+        return _Tools(recipe, regime, trainer, judges, fitted, settle)
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ class _Crew:
         group.barrier()
 
         def finish() -> None:
+            tools.settle(phase, folder / WEIGHTS)
             digest = sha256(folder / WEIGHTS)
             record = PhaseRecord(outcome.steps, outcome.best_step, outcome.validation_loss, parameters, digest, outcome.metrics)
             self.queue.done(phase, record)

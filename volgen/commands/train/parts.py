@@ -5,9 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import nn
 
 from volgen.core.errors import UserError
+from volgen.core.files import atomic_path
 from volgen.core.progress import say
 from volgen.core.rng import seeded
 from volgen.core.run_files import FOR_TRAINING
@@ -83,6 +87,15 @@ def make_validator(recipe: Recipe, phase: Phase, store: Store, group: Group) -> 
     with seeded(recipe.seed, "weights", "validation"):
         network = method.released(phase).to(group.device)
     return Validator(network, method.forward(network), volumes, recipe.stopping.validation_draws, recipe.seed, group)
+
+
+def settle(recipe: Recipe, phase: Phase, store: Store, path: Path, device: torch.device) -> None:
+    """Fits what a method fits to people once a network is trained, and puts it into the file of its weights."""
+    with closing(Stream(store, "train", recipe.data, recipe.seed, level=recipe.level)) as stream:
+        state = recipe.build().settled(phase, load_file(path), stream.volumes, device)
+    if state is not None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(serialise({name: tensor.contiguous() for name, tensor in state.items()}))
 
 
 def at_once(recipe: Recipe) -> AtOnce:

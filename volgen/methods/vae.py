@@ -1,0 +1,131 @@
+"""A variational autoencoder (Kingma and Welling 2014) with an ex-post Gaussian (Ghosh et al. 2020): a baseline that draws in one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from volgen.core.config import Config as BaseConfig
+from volgen.core.given import Examples
+from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_RANK, MAX_WIDTH
+from volgen.core.rng import normal
+from volgen.experts.plan import Phase
+from volgen.methods import Fitted, Sections
+from volgen.methods._one_step import OneStepMethod
+from volgen.models.autoencoder import Autoencoder
+from volgen.models.denoiser import Network
+from volgen.training.objective import Draws, Objective
+
+
+class Config(BaseConfig):
+    """MONAI's autoencoder, and a Gaussian fitted to what it encodes; ``network``, ``view`` and ``objective`` are not asked."""
+
+    kind: Literal["vae"] = "vae"
+    patients_apart: ClassVar[bool] = False
+    channels: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(16, 32, 64), min_length=2, max_length=MAX_LEVELS)
+    """Width of each resolution, finest first; each has half the edges of the one before, and latents those of the last."""
+    latent_channels: int = Field(default=4, ge=1, le=MAX_WIDTH)
+    """Channels of latents."""
+    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
+    """Residual blocks at each resolution."""
+    norm_groups: PositiveInt = 8
+    """Groups of the group normalisation; must divide every width."""
+    divergence: PositiveFloat = 1e-3
+    """Weight of the Kullback-Leibler divergence, in nats for each voxel, beside the mean absolute error."""
+    rank: int = Field(default=24, ge=1, le=MAX_RANK)
+    """Components of the Gaussian of latents."""
+    latents: int = Field(default=256, ge=4, le=65536)
+    """Training scans that the Gaussian is fitted to, at most."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
+        if self.latent_channels >= 8 ** (len(self.channels) - 1):
+            raise ValueError(f"latent_channels {self.latent_channels} is no compression: less than {8 ** (len(self.channels) - 1)}")
+        return self
+
+    def build(self, recipe: Sections) -> VariationalAutoencoder:
+        """The method of a recipe."""
+        return VariationalAutoencoder(recipe, self)
+
+
+@dataclass(frozen=True)
+class VariationalAutoencoder(OneStepMethod):
+    """The :class:`~volgen.methods.Method` of a variational autoencoder.
+
+    Attributes:
+        config: sizes.
+    """
+
+    config: Config
+
+    def check(self) -> None:
+        """Makes sure that noise has as many numbers as are needed, too.
+
+        Raises:
+            ValueError: it has not.
+        """
+        super().check()
+        voxels = math.prod(self.shape)
+        if (needed := self.config.latent_channels * voxels // self.multiple**3 + self.config.rank) > voxels:
+            raise ValueError(f"method.rank: {needed} numbers would be drawn for {voxels} voxels: lower it, or latent_channels")
+
+    @property
+    def kind(self) -> str:
+        """Name of the method."""
+        return self.config.kind
+
+    @property
+    def multiple(self) -> int:
+        """What edges have to be multiples of."""
+        return int(2 ** (len(self.config.channels) - 1))
+
+    def make(self, *, training: bool) -> Autoencoder:
+        """Encoder, decoder and Gaussian."""
+        own, checkpointing = self.config, training and self.recipe.engine.activation_checkpointing
+        return Autoencoder(
+            own.channels, own.latent_channels, own.residual_blocks, own.norm_groups, self.shape, own.rank, checkpointing
+        )  # fmt: skip
+
+    def settled(
+        self, phase: Phase, state: Mapping[str, Tensor], volumes: Callable[[], Iterable[Tensor]], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Weights with the Gaussian of the latents of training people; one sample of the posterior of each."""
+        network = self.make(training=False)
+        network.load_state_dict(state)
+        network.to(device).eval()
+        found = []
+        with torch.no_grad():
+            for number, volume_XYZ in enumerate(volumes()):
+                if number == self.config.latents:
+                    break
+                posterior = normal((1, *network.latent), self.recipe.seed, "latent", phase.name, number)
+                found.append(network.encode(volume_XYZ[None, None].to(device), posterior.to(device)).cpu())
+        network.cpu().fit(torch.cat(found) if found else torch.empty(0, 0))
+        return dict(network.state_dict())
+
+    def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
+        """What an encoding loses, and what it costs; validation is the same of people who were not trained on."""
+        edges = [edge >> (len(self.config.channels) - 1) for edge in self.shape]
+        return _Encoding((self.config.latent_channels, *edges), self.config.divergence)
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """An :class:`~volgen.training.objective.Objective`: the negative evidence bound with a Laplace likelihood."""
+
+    latent: Sequence[int]
+    divergence: float
+
+    def loss(self, network: Network, examples: Examples, draws: Draws, ids: Sequence[str] = ()) -> Tensor:
+        x_BCXYZ = examples.x_BCXYZ
+        posterior = draws.normal(self.latent, "posterior").to(x_BCXYZ.device)
+        terms_B2 = network(x_BCXYZ, x_BCXYZ.new_zeros(len(x_BCXYZ)), posterior=posterior)
+        return terms_B2[:, 0] + self.divergence * terms_B2[:, 1]

@@ -1,0 +1,109 @@
+"""A variational autoencoder of volumes (Kingma and Welling 2014; MONAI's ``AutoencoderKL``) with a Gaussian over what it encodes.
+
+What a standard normal prior decodes to is blurred or noise, because training people do not fill it. So a Gaussian is fitted to their
+latents once the autoencoder is trained (ex-post density estimation, Ghosh et al. 2020), and volumes are decoded from that: mean,
+components, and a deviation of each coefficient.
+
+Legend: B batch, C latent channels, x y z edges of latents, d = C x y z, N latents, r components.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from volgen.core.protocols import Shape3
+from volgen.models.convolution import wrong_in_bf16
+
+
+class Autoencoder(nn.Module):
+    """Encoder, decoder, and a Gaussian of latents, which is the standard normal one before it is fitted.
+
+    Args:
+        channels: width of each resolution, finest first; each has half the edges of the one before.
+        latent_channels: C.
+        blocks: residual blocks of each resolution.
+        groups: groups of the normalisation, which divide every width.
+        shape: edges of a volume, multiples of 2^(resolutions - 1).
+        rank: components of the Gaussian.
+        checkpointing: whether activations are computed again.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, shape: Shape3, rank: int, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        # Imported here: it takes seconds, and every command reads the configuration of methods.
+        from monai.networks.nets import AutoencoderKL
+
+        self.levels = len(channels)
+        self.latent = (latent_channels, *(edge >> (self.levels - 1) for edge in shape))
+        size = math.prod(self.latent)
+        self.net = AutoencoderKL(
+            spatial_dims=3, in_channels=1, out_channels=1, channels=channels, latent_channels=latent_channels, num_res_blocks=blocks,
+            norm_num_groups=groups, attention_levels=(False,) * self.levels, with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False, use_checkpoint=checkpointing,
+        )  # fmt: skip
+        for name, start in (("mean", torch.zeros(size)), ("components", torch.zeros(rank, size)), ("deviation", torch.ones(size))):
+            self.register_buffer(name, start)
+
+    def forward(self, input_BCXYZ: Tensor, noise_B: Tensor, posterior: Tensor | None = None) -> Tensor:
+        """Decodes samples of the Gaussian; or, of clean volumes, says what their encoding loses and costs.
+
+        Args:
+            input_BCXYZ: standard normal numbers, of which as many are used as are needed; or volumes.
+            noise_B: not looked at.
+            posterior: standard normal numbers [B, C, x, y, z] if volumes are to be encoded.
+
+        Returns:
+            Volumes; or, [B, 2], the mean absolute error of each reconstruction and the Kullback-Leibler divergence of its latent from
+            the standard normal, in nats for each voxel.
+        """
+        if any(wrong_in_bf16(input_BCXYZ, [edge >> level for edge in input_BCXYZ.shape[2:]], 2) for level in range(self.levels)):
+            with torch.autocast("cpu", enabled=False):
+                return self._run(input_BCXYZ.float(), posterior)
+        return self._run(input_BCXYZ, posterior)
+
+    def encode(self, x_BCXYZ: Tensor, posterior: Tensor) -> Tensor:
+        """Latents [B, d] of clean volumes, samples of their posterior."""
+        mean, deviation = self.net.encode(x_BCXYZ)
+        latent: Tensor = mean + deviation * posterior
+        return latent.flatten(1).float()
+
+    def fit(self, latent_Nd: Tensor) -> None:
+        """Fits the Gaussian to latents of people; of fewer than two it stays as it is.
+
+        Components are the directions in which latents differ most, at most half as many as there are latents; what they leave of a
+        coefficient's variance is the square of its deviation.
+        """
+        if len(latent_Nd) < 2:
+            return
+        state = self.state_dict()
+        latent_Nd = latent_Nd.double()
+        mean_d, rank = latent_Nd.mean(dim=0), min(len(state["components"]), len(latent_Nd) // 2)
+        offset_Nd = (latent_Nd - mean_d) / math.sqrt(len(latent_Nd) - 1)
+        _, directions_NN = torch.linalg.eigh(offset_Nd @ offset_Nd.T)
+        components_rd = directions_NN.T.flip(0)[:rank] @ offset_Nd
+        left_d = (offset_Nd.square().sum(dim=0) - components_rd.square().sum(dim=0)).clamp(min=0.0)
+        state["mean"].copy_(mean_d)
+        state["components"].zero_()[:rank].copy_(components_rd)
+        state["deviation"].copy_(left_d.sqrt())
+
+    def _run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
+        if posterior is None:
+            decoded: Tensor = self.net.decode(self._sample(input_BCXYZ.flatten(1)).view(-1, *self.latent))
+            return decoded
+        mean, deviation = self.net.encode(input_BCXYZ)
+        lost_B = (self.net.decode(mean + deviation * posterior) - input_BCXYZ).float().abs().mean(dim=(1, 2, 3, 4))
+        mean, deviation = mean.float(), deviation.float()
+        nats_B = 0.5 * (mean**2 + deviation**2 - 2.0 * deviation.log() - 1.0).sum(dim=(1, 2, 3, 4))
+        return torch.stack([lost_B, nats_B / input_BCXYZ[0].numel()], dim=1)
+
+    def _sample(self, normal: Tensor) -> Tensor:
+        """Latents [B, d] of the Gaussian, from the first d + r of standard normal numbers."""
+        mean_d, components_rd, deviation_d = (self.get_buffer(name) for name in ("mean", "components", "deviation"))
+        size, rank = len(mean_d), len(components_rd)
+        return mean_d + normal[:, :size] * deviation_d + normal[:, size : size + rank] @ components_rd
