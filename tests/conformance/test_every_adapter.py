@@ -58,7 +58,7 @@ def step(network: nn.Module) -> None:
 
 
 def test_the_promised_adapters_exist() -> None:
-    assert set(kinds(PACKAGE)) >= {"all", "lora", "attention"}
+    assert set(kinds(PACKAGE)) >= {"all", "lora", "svdiff", "attention"}
 
 
 @pytest.mark.parametrize(("adapter", "network"), PAIRS)
@@ -99,3 +99,24 @@ def test_a_network_without_attention_is_refused() -> None:
         config_class(PACKAGE, "attention")().attach(awake("wavelet_unet3d"))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="no convolutions or linear layers"):
         config_class(PACKAGE, "lora")().attach(nn.GroupNorm(1, 2))  # type: ignore[attr-defined]
+
+
+def test_spectral_shifts_are_learnt_along_the_directions_of_each_weight() -> None:
+    layer = nn.Linear(5, 3)
+    w = layer.weight.detach().clone()
+    net = nn.Sequential(layer)
+    config_class(PACKAGE, "svdiff")().attach(net)  # type: ignore[attr-defined]
+    (spectral,) = net
+    assert [name for name, p in net.named_parameters() if p.requires_grad] == ["0.svdiff_shift"]
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(2))
+    gradient = torch.autograd.grad(net(x).pow(3).sum(), [spectral.svdiff_shift])[0]
+    full = w.clone().requires_grad_()
+    of_weight = torch.autograd.grad((x @ full.T + layer.bias.detach()).pow(3).sum(), [full])[0]
+    left, values, right = torch.linalg.svd(w, full_matrices=False)
+    expected = torch.stack([left[:, i] @ of_weight @ right[i] for i in range(3)])
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():  # no singular value becomes negative, and the others move by what was learnt
+        spectral.svdiff_shift.copy_(torch.tensor([0.5, -0.1, -9.0]))
+    merged = config_class(PACKAGE, "svdiff")().merge(net.state_dict())["0.weight"]  # type: ignore[attr-defined]
+    moved = (values + torch.tensor([0.5, -0.1, -9.0])).clamp(min=0.0)
+    torch.testing.assert_close(merged, left @ torch.diag(moved) @ right, rtol=1e-5, atol=1e-6)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from volgen.models.adapters import attention, bias, lora
+from volgen.models.adapters import attention, bias, lora, svdiff
 from volgen.models.dropout import features_kept
 from volgen.models.networks import slice_unet2d, triplanar, unet3d, wavelet_unet3d
 from volgen.parallel import launch as launches
@@ -169,6 +169,8 @@ def compare(
         bias.Config().attach(module)
     if adapter == "attention":
         attention.Config().attach(module)
+    if adapter == "svdiff":
+        svdiff.Config().attach(module)
     if adapter == "lora":
         lora.Config(rank=2).attach(module)
         for layer in module.modules():
@@ -263,9 +265,9 @@ def long() -> dict[str, dict[str, float]]:
         if stage < 3:
             found[f"{stage} patients"] = compare(stage, "fp32", noise=0.7, clip=0.3, at_once=PATIENTS)
         found[f"{stage} plain"] = compare(stage, "fp32", noise=0.0, clip=1e9)
-        for adapter in ("attention", "bias", "lora"):
+        for adapter in ("attention", "bias", "lora", "svdiff"):
             found[f"{stage} {adapter}"] = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter)
-            if stage in (0, 2):
+            if stage in (0, 2) and adapter != "svdiff":  # its layers have buffers, so that patients go one by one
                 at_once = compare(stage, "fp32", noise=0.7, clip=0.3, adapter=adapter, at_once=PATIENTS)
                 found[f"{stage} {adapter} patients"] = at_once
         for own in OWN:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_RANK
+from volgen.models.adapters._layers import replace_layers
 from volgen.models.convolution import Conv
 
 BASE, DOWN, UP = "lora_base", "lora_down", "lora_up"
@@ -37,13 +38,7 @@ class Config(BaseConfig):
         Raises:
             ValueError: there are no layers that it knows.
         """
-        network.requires_grad_(False)
-        layers = [(name, module) for name, module in network.named_modules() if _known(module)]
-        if not layers:
-            raise ValueError("the network has no convolutions or linear layers")
-        for name, layer in layers:
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, LowRank(layer, self.rank, self.scale))
+        replace_layers(network, lambda layer: LowRank(layer, self.rank, self.scale))
 
     def merge(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """W + s B A for each layer, under its own name."""
@@ -80,11 +75,6 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output and the branch's."""
         return self.lora_base(x) + self.scale * self.lora_up(self.lora_down(x))  # type: ignore[no-any-return]
-
-
-def _known(layer: nn.Module) -> bool:
-    plain = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1 and layer.padding_mode == "zeros"
-    return plain or isinstance(layer, nn.Linear | Conv)
 
 
 def _branch(layer: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
