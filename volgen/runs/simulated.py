@@ -14,6 +14,7 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
 from volgen.core.rng import normal
+from volgen.data.coarser import CoarserStore
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.images.geometry import Geometry
@@ -46,12 +47,17 @@ class SimulatedScans:
         operator: configuration of the operator.
         noise: standard deviation of the noise, in units of the model range.
         seed: seed of the noise.
+        level: means over cubes of 2^level voxels of the store are what is measured; 0: its voxels.
     """
 
     known: bool = True
 
-    def __init__(self, store: str, split: Any, people: int | None, operator: Any, noise: float | None, seed: int) -> None:
-        self._store, self._operator, self._seed = Store.open(store), operator, seed
+    def __init__(
+        self, store: str, split: Any, people: int | None, operator: Any, noise: float | None, seed: int, level: int = 0
+    ) -> None:  # fmt: skip
+        opened = Store.open(store)
+        self._store = CoarserStore(opened, 2**level) if level else opened
+        self._operator, self._seed = operator, seed
         self._noise = NOISE if noise is None else noise
         records = list(self._store.records) if split == "all" else self._store.split(split)
         if not records:
@@ -76,7 +82,7 @@ class SimulatedScans:
         operator = self._operator.build(geometry.shape, device)
         clean = operator.apply(torch.from_numpy(window.from_unit(unit))[None, None].to(device))
         noise = self._noise * (window.high - window.low) / 2
-        data = clean + noise * _noise_like(clean, self._seed, "measurement", record.checksum)
+        data = clean + noise * noise_like(clean, self._seed, "measurement", record.checksum)
         field = Field(geometry.shape, (0, 0, 0), record.affine, "run")
         return MeasuredHead(observe(operator, data, noise, window, field, geometry), unit)
 
@@ -87,7 +93,7 @@ def files_of(operator: Any) -> dict[str, Any]:
     return {"operator_files": files} if files else {}
 
 
-def _noise_like(data: Tensor, seed: int, *key: int | str) -> Tensor:
+def noise_like(data: Tensor, seed: int, *key: int | str) -> Tensor:
     """Standard normal noise shaped like data, in both parts of a complex number."""
     if data.is_complex():
         return torch.view_as_complex(normal((*data.shape, 2), seed, *key)).to(data.device)

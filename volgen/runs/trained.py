@@ -88,6 +88,20 @@ class TrainedRun:
         return self.recipe.assembly.piece(self.recipe.data.grid)  # type: ignore[no-any-return]
 
     @property
+    def level(self) -> int:
+        """How often its voxels were doubled since it was trained (:mod:`volgen.runs.coarser`)."""
+        return 0
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Its experts, lowest noise first, as the bank has them."""
+        return _experts(self.recipe)
+
+    def model_of(self, phase: Phase) -> Recipe:
+        """The recipe of one expert: as if all were made as this one is."""
+        return self.recipe.of(phase)
+
+    @property
     def privacy(self) -> str:
         """What it promises, as a sentence."""
         return derivative.privacy_statement(self.ledger)
@@ -171,7 +185,7 @@ class TrainedRun:
 
     def levels(self, grid: Sequence[float], finest: int = 0) -> list[int]:
         """Level of the expert of each step of a descent, and ``finest`` for the corner in which it ends."""
-        of_expert = [self.recipe.of(phase).level for phase in _experts(self.recipe)]
+        of_expert = [self.model_of(phase).level for phase in self.phases]
         return [*(of_expert[owner(self.ensemble.spans, sigma)] for sigma in grid), finest]
 
     def finest_for(self, level: int, grid: Sequence[float]) -> int:
@@ -207,8 +221,9 @@ class TrainedRun:
         """
         # Under autocast matrices become bf16 each time they are used; once will do.
         matrices = torch.bfloat16 if self.recipe.engine.precision == "bf16" else None
-        of_model = [_Maker(variant, preconditioner, corners) for variant in self.recipe.variants]
-        makers = [of_model[phase.model] for phase in _experts(self.recipe)]
+        phases = self.phases
+        of_model = {phase.model: _Maker(self.model_of(phase), preconditioner, corners) for phase in phases}
+        makers = [of_model[phase.model] for phase in phases]
         return ExpertBank(self.ensemble, self.directory, makers, device, capacity=capacity, levels=grid, matrices=matrices)
 
 

@@ -58,7 +58,8 @@ def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continu
 ) -> None:
     run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
     words = ["bench", "reconstruct", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--tuning", "1",
-             "--accelerations", "2", "--coils", "2", "--samples", "2", "--iterations", "8", "--device", "cpu"]  # fmt: skip
+             "--accelerations", "2", "--coils", "2", "--samples", "2", "--iterations", "8", "--device", "cpu",
+             "--supervised", "20"]  # fmt: skip
     assert main([*words, "--guidances", "resample", "dds"]) == 0
     told = {row["name"]: row["value"] for row in json.loads((folder / "reconstruct.json").read_text())["rows"]}
     assert told["people"] == 1
@@ -66,6 +67,7 @@ def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continu
     assert 0.8 < told["2x Gaussian alone: chi-square"] < 1.25, "draws miss the data by their noise"
     assert {"2x resample: coverage of 90 %", "2x dds: sample PSNR", "2x compressed sensing: PSNR", "2x zero-filled: PSNR"} <= set(told)
     assert "2x zero-filled: sample PSNR" not in told and told["2x compressed sensing: PSNR"] > told["2x zero-filled: PSNR"]
+    assert told["2x U-Net trained for 2x, 20 steps: PSNR"] > told["2x zero-filled: PSNR"] + 3
     table = (folder / "reconstruct.md").read_text()
     assert "| Gaussian alone |" in table and (folder / "reconstruct.png").stat().st_size > 1000
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -81,6 +83,34 @@ def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continu
     assert {**json.loads(gone.read_text())["figures"], "CPU time": 0} == {**before, "CPU time": 0}
     assert main([*words, "--seed", "1"]) == 2 and "other figures" in capsys.readouterr().err
     assert main([*words, "--guidances", "ddd"]) == 2 and "no guidance 'ddd'" in capsys.readouterr().err
+
+
+def test_lambda_goes_from_the_prior_to_the_data(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
+    words = ["bench", "strength", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--acceleration", "2",
+             "--coils", "2", "--samples", "2", "--iterations", "20", "--device", "cpu", "--split", "validation"]  # fmt: skip
+    assert main([*words, "--strengths", "0", "0.5", "1"]) == 0
+    told = {row["name"]: row["value"] for row in json.loads((folder / "strength.json").read_text())["rows"]}
+    left = [told[f"lambda {one}: residual"] for one in ("0", "0.5", "1")]
+    assert left[0] > 2.5 > 1 > left[1] > left[2], "the more lambda is, the less is left of what was measured"
+    assert told["lambda 1: sample PSNR"] > told["lambda 0: sample PSNR"] and 0 <= told["lambda 0.5: score"] <= 1
+    assert (folder / "strength.png").stat().st_size > 1000 and "| 0.5 |" in (folder / "strength.md").read_text()
+    capsys.readouterr()
+    assert main([*words, "--strengths", "1", "0"]) == 2 and "ascending" in capsys.readouterr().err
+
+
+def test_one_setting_is_held_against_the_best_for_each_of_eight_instruments(blob_store: Path, tmp_path: Path) -> None:
+    run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
+    words = ["bench", "instruments", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--coils", "2",
+             "--samples", "2", "--iterations", "8", "--trials", "2", "--device", "cpu"]  # fmt: skip
+    assert main(words) == 0
+    told = {row["name"]: row["value"] for row in json.loads((folder / "instruments.json").read_text())["rows"]}
+    names = {name.rpartition(", ")[0] for name in told if ", tuned: PSNR" in name}
+    assert len(names) == 8 and {"k-space 8x", "shading", "a hole of 20 mm", "slices of 4 voxels"} <= names
+    assert told["slices of 2 voxels, as it is: PSNR"] > told["slices of 4 voxels, as it is: PSNR"]
+    trials = json.loads((folder / "people/tuned/shading/trials.json").read_text())["trials"]
+    assert trials[0]["values"] == {"guidance.spread": 1.0} != trials[1]["values"], "the first trial is what nobody has tuned"
+    assert len((folder / "instruments.md").read_text().splitlines()) == 4 + 8
 
 
 def test_what_is_not_installed_is_said_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,18 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from volgen.cli import main
 from volgen.commands.sample.sample import sample
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256, write_json
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.models import haar
 from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
 from volgen.runs import trained
+from volgen.runs.coarser import in_voxels
 from volgen.runs.trained import open_run
 from volgen.sampling import descent
 
@@ -219,3 +222,33 @@ def test_voxels_that_do_not_fill_the_grid_are_refused(run: Path, tmp_path: Path,
     with pytest.raises(UserError, match=r"--voxel-size: .* 1 or 2 or 4 or 8"):
         sample(run, tmp_path / "out", count=1, voxel_size=edge)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bank_of_levels_is_one_of_larger_voxels_too(run: Path) -> None:
+    whole, cpu = open_run(run), torch.device("cpu")
+    seen = in_voxels(whole, 2.0)
+    assert seen.geometry.shape == (8, 8, 8) and seen.geometry.voxel_size == (2.0, 2.0, 2.0) and in_voxels(whole, None) is whole
+    assert seen.levels(seen.ensemble.grid) == [1, 1, 0, 0], "the expert of finer voxels is left out"
+    fine, coarse = whole.preconditioner(cpu), seen.preconditioner(cpu)
+    torch.manual_seed(1)
+    with whole.bank(fine, cpu, whole.ensemble.grid) as of_volumes, seen.bank(coarse, cpu, seen.ensemble.grid) as of_means:
+        for sigma in whole.ensemble.grid[:3]:
+            y, level = fine.prior(torch.randn(1, 1, *SHAPE), sigma), torch.full((1,), sigma)
+            expected, seen_y, seen_at = haar.means(of_volumes(y, level), 1), haar.means(y, 1), level / haar.corner_scale(1)
+            torch.testing.assert_close(of_means(seen_y, seen_at), expected, atol=1e-5, rtol=1e-5)
+            assert (coarse.expected(seen_y, seen_at) - expected).abs().max() > 1e-3, "networks have a part in it"
+    with pytest.raises(UserError, match="no expert of the run works on voxels of more than 4 mm"):
+        in_voxels(whole, 8.0)
+
+
+def test_images_of_larger_voxels_are_reconstructed_by_a_bank_of_levels(run: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
+    nib.save(nib.Nifti1Image(image, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "half.nii.gz")  # type: ignore[attr-defined]
+    words = ["reconstruct", str(run), "--data", str(tmp_path / "half.nii.gz"), "--operator", "inpaint", "--count", "1", "--window", "0",
+             "1", "--guidance", "projection", "--centre", "grid", "--noise", "0.01", "--device", "cpu"]  # fmt: skip
+    assert main([*words, "--out", str(tmp_path / "out"), "--voxel-size", "2"]) == 0
+    drawn = nib.load(tmp_path / "out/sub-0001/anat/sub-0001_desc-sample0001_T1w.nii.gz")  # type: ignore[attr-defined]
+    assert drawn.header.get_zooms() == (2.0, 2.0, 2.0)
+    assert np.abs(drawn.get_fdata() - image)[:, :, :4].max() < 0.05 < np.abs(drawn.get_fdata() - image)[:, :, 4:].max()
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["config"]["voxel_size"] == [2.0, 2.0, 2.0]
+    assert main([*words, "--out", str(tmp_path / "out"), "--voxel-size", "4"]) == 2, "other voxels are other volumes"

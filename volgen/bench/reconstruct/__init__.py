@@ -3,42 +3,41 @@
 Every row gets the same simulated measurement of each person: coils with a smooth phase, a Poisson disc in both phase encodes, and white
 noise. Rows: zero-filled; compressed sensing with wavelets, whose weight is chosen on validation people; the Gaussian that the run was
 fitted to, without its network; every guidance that looks at data, with the solver that its paper takes and as many evaluations as there
-are steps, or with settings that `volgen tune` found; and, with `--deepinv`, that package's own DPS and DiffPIR with the run's denoiser.
+are steps, or with settings that `volgen tune` found; with `--supervised`, one network that was trained for one mask alone, on the people
+that the run was trained on; and, with `--deepinv`, that package's own DPS and DiffPIR with the run's denoiser.
 Figures are means over people inside the head. A stopped benchmark continues with the person and row that it was at.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from volgen.bench._shared.guided import guided
+from volgen.bench._shared.likeness import figures, mean_of, truth_of, unit_of
+from volgen.bench._shared.record import Record
+from volgen.bench._shared.scene import Scene, k_space, scene_of
 from volgen.bench.reconstruct import rows as own
 from volgen.bench.reconstruct import theirs
 from volgen.bench.reconstruct.figure import draw
-from volgen.bench.reconstruct.record import RESULT, Record
-from volgen.bench.reconstruct.scene import Made, Scene
+from volgen.bench.reconstruct.supervised import Supervised
 from volgen.bench.reconstruct.wavelets import sparsest
 from volgen.commands.bench.result import Row
 from volgen.core.config import Config as BaseConfig
-from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.options import Option, Positional
 from volgen.core.progress import progress
-from volgen.core.registry import config_class
+from volgen.data.store import Store
 from volgen.evaluation import posterior
-from volgen.evaluation.mask import head_mask
-from volgen.images.intensity import from_model, to_model
+from volgen.images.intensity import to_model
 from volgen.parallel.device import usable_device
 from volgen.runs.choices import visited
+from volgen.runs.coarser import in_voxels
 from volgen.runs.settings import read_settings
 from volgen.runs.simulated import SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
@@ -50,7 +49,7 @@ FIGURES = {
 }  # fmt: skip
 """What is told of each row, with its unit: of one sample, of the estimate (the mean of the samples, or what the row gives), of the spread,
 and the cost."""
-FREE = {"run", "store", "folder", "people", "accelerations", "guidances", "settings", "deepinv", "device"}
+FREE = {"run", "store", "folder", "people", "accelerations", "guidances", "settings", "supervised", "deepinv", "device"}
 """Options that may differ between two commands that fill one folder."""
 
 
@@ -77,6 +76,8 @@ class Config(BaseConfig):
     """Standard deviation of the noise, where 2 is the intensity window."""
     samples: Annotated[int, Field(ge=2)] = 8
     """Volumes that are drawn by each row that draws."""
+    voxel_size: PositiveFloat | None = None
+    """Edge in mm of the voxels that are reconstructed, the run's times a power of 2 (default: the run's own)."""
     steps: PositiveInt | None = 12
     """Noise levels of the run that are visited (all of them if it has no more)."""
     guidances: tuple[str, ...] = ()
@@ -87,6 +88,8 @@ class Config(BaseConfig):
     """Most conjugate gradients of a solution, where their number is no part of a method (default: as guidances have it)."""
     tuning: PositiveInt = 2
     """Validation people on whom the weight of compressed sensing is chosen."""
+    supervised: NonNegativeInt = 0
+    """Steps of training one network for the largest of the accelerations, on training people; it is shown on the others too (0: none)."""
     deepinv: bool = False
     """Whether deepinv's own DPS and DiffPIR take part; the package has to be installed."""
     seed: NonNegativeInt = 0
@@ -102,23 +105,23 @@ def run(config: Config) -> list[Row]:
         UserError: the run or the store is damaged, they do not fit each other, a guidance or a package is not there, or the folder
             holds other figures.
     """
-    trained, device = open_run(config.run), usable_device(config.device)
-    if trained.recipe.assembly.piecewise:
-        raise UserError(str(config.run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
+    trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
     few = config.steps is None or config.steps >= len(trained.ensemble.grid)
     grid = visited(trained, None if few else config.steps)
     tuned = _tuned(config.settings)
-    more = theirs.methods() if config.deepinv else {}
-    scans = {factor: _scans(config, factor, config.split, config.people) for factor in config.accelerations}
-    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
-    record = Record(config.folder, settings, {"run": trained.fingerprint, "store": next(iter(scans.values())).inputs["store"]}, config.seed)
-    preconditioner, assembly = trained.preconditioner(device), trained.assembly()
+    more: Mapping[str, own.Method] = theirs.methods() if config.deepinv else {}
+    scans = {factor: _scans(config, factor, config.split, config.people, trained.level) for factor in config.accelerations}
+    told = config.model_dump(mode="json", exclude=FREE if trained.level else {*FREE, "voxel_size"})
+    settings = {**told, "sigma_grid": list(grid)}
+    inputs = {"run": trained.fingerprint, "store": next(iter(scans.values())).inputs["store"]}
+    record = Record("reconstruct", config.folder, settings, inputs, config.seed)
+    scene = scene_of(trained, grid, device, config.seed, config.samples)
     with record.claim():
-
-        def scene(there: SimulatedScans, label: str) -> Scene:
-            head = there.read(label, trained.geometry, device)
-            return Scene(trained, preconditioner, assembly, grid, device, head, config.seed, config.samples)
-
+        largest = max(config.accelerations)
+        if config.supervised:
+            seen = scene(scans[largest], "0001")
+            network = Supervised(seen, Store.open(config.store), trained.level, config.supervised, config.seed)
+            more = {f"U-Net trained for {largest:g}x, {config.supervised} steps": network, **more}
         methods = _methods(config, trained, tuned, more, scene(scans[config.accelerations[0]], "0001"))
         labels = next(iter(scans.values())).labels
         with progress("bench", len(labels) * len(scans) * len(methods)) as ticker:
@@ -127,13 +130,14 @@ def run(config: Config) -> list[Row]:
                     seen = scene(there, label)
                     for name, (method, identity) in methods.items():
                         if name == own.COMPRESSED:
-                            weight = record.kept(f"weight/{factor:g}x", {}, partial(_weight, config, factor, scene))["weight"]
+                            chosen = partial(_weight, config, factor, scene, trained.level)
+                            weight = record.kept(f"weight/{factor:g}x", {}, chosen)["weight"]
                             method, identity = partial(own.sparse, weight=weight), {"weight": weight}
-                        record.kept(f"{label}/{factor:g}x/{name}", identity, partial(_figures, method, seen))
+                        record.kept(f"{label}/{factor:g}x/{name}", identity, partial(figures, method, seen))
                         ticker.advance(note=f"{name}, {factor:g}x")
         found = _rows(record, labels, list(scans), {name: identity for name, (_, identity) in methods.items()})
         picture = partial(draw, found, [f"{factor:g}x" for factor in scans], list(methods))
-        record.finish({RESULT: [row.to_json() for row in found]}, table(found), picture)
+        record.finish(found, table(found), picture)
     return found
 
 
@@ -157,10 +161,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines[1:] if not lines[0] else lines)
 
 
-def _scans(config: Config, factor: float, split: str, people: int) -> SimulatedScans:
-    content = {"kind": "cartesian", "coils": config.coils, "phase": config.phase, "mask": {"kind": "poisson", "acceleration": factor}}
-    operator = validate(config_class("volgen.operators", "cartesian"), content, "bench reconstruct")
-    return SimulatedScans(config.store, split, people, operator, config.noise, config.seed)
+def _scans(config: Config, factor: float, split: str, people: int, level: int) -> SimulatedScans:
+    operator = k_space(config.coils, config.phase, factor)
+    return SimulatedScans(config.store, split, people, operator, config.noise, config.seed, level)
 
 
 def _tuned(files: Sequence[Path]) -> dict[str, Mapping[str, Mapping[str, Any]]]:
@@ -182,62 +185,23 @@ def _methods(
         own.ZERO_FILLED: (own.zero_filled, {}), own.COMPRESSED: (own.zero_filled, {}), own.GAUSSIAN: (own.gaussian, {})
     }  # fmt: skip
     for kind in own.guidances(config.guidances, scene):
-        method = own.guided(trained, kind, tuned.get(kind, {}), config.iterations)
+        method = guided(trained, kind, tuned.get(kind, {}), config.iterations)
         identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
         methods[f"{kind}, tuned" if kind in tuned else kind] = (method, identity)
     return {**methods, **{name: (method, {}) for name, method in more.items()}}
 
 
-def _weight(config: Config, factor: float, scene: Callable[[SimulatedScans, str], Scene]) -> dict[str, Any]:
+def _weight(config: Config, factor: float, scene: Callable[[SimulatedScans, str], Scene], level: int) -> dict[str, Any]:
     """The weight of wavelet coefficients that is best for validation people."""
-    there = _scans(config, factor, "validation", config.tuning)
+    there = _scans(config, factor, "validation", config.tuning, level)
     scores = np.zeros(len(WEIGHTS))
     for label in there.labels:
         seen = scene(there, label)
-        truth, mask = _truth(seen)
+        truth, mask = truth_of(seen)
         for place, weight in enumerate(WEIGHTS):
             found = sparsest(seen.measurement.operator, seen.of_intensities(), weight, seen.shape)
-            scores[place] += posterior.psnr(_unit(seen, to_model(found)[0])[mask], truth[mask]) / len(there.labels)
+            scores[place] += posterior.psnr(unit_of(seen, to_model(found)[0])[mask], truth[mask]) / len(there.labels)
     return {"weight": WEIGHTS[int(scores.argmax())], "tried": dict(zip(map(str, WEIGHTS), scores.tolist(), strict=True))}
-
-
-def _truth(scene: Scene) -> tuple[Any, Any]:
-    truth = scene.head.truth
-    assert truth is not None, "simulated measurements have a truth"
-    return truth, head_mask(truth)
-
-
-def _unit(scene: Scene, x_CXYZ: Tensor) -> NDArray[np.float32]:
-    """[X, Y, Z] in [0, 1] of what was drawn."""
-    unit: NDArray[np.float32] = from_model(scene.trained.geometry.whole(x_CXYZ[0].float().cpu())).numpy()
-    return unit
-
-
-def _figures(method: own.Method, scene: Scene) -> dict[str, Any]:
-    """What is told of one row, one person and one acceleration."""
-    begun = time.process_time()
-    drawn: Made = method(scene)
-    seconds = (time.process_time() - begun) / max(len(drawn.samples) + (drawn.estimate is not None), 1)
-    truth, mask = _truth(scene)
-    units = [_unit(scene, sample) for sample in drawn.samples]
-    estimate = np.mean(units, axis=0) if drawn.estimate is None else _unit(scene, drawn.estimate)
-    found: dict[str, Any] = {"CPU time": seconds}
-    like = posterior.likeness(estimate, truth, mask)
-    found |= {"PSNR": like["psnr_head"], "SSIM": like["ssim_head"]}
-    if len(units) > 1:
-        each = [posterior.likeness(unit, truth, mask) for unit in units]
-        found |= {"sample PSNR": _mean([one["psnr_head"] for one in each]), "sample SSIM": _mean([one["ssim_head"] for one in each])}
-        counted = posterior.tallied(np.stack([unit[mask] for unit in units]), truth[mask], scene.seed)
-        found["coverage of 90 %"] = counted.told()["coverage"]["0.9"]
-        chi_squares = [scene.head.seen.chi_square(sample[None].to(scene.device)) for sample in drawn.samples]
-        known = [one for one in chi_squares if one is not None]
-        found["chi-square"] = float(np.median(known)) if known else None
-    return found
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(known)) if known else None
 
 
 def _rows(record: Record, labels: Sequence[str], factors: Sequence[float], methods: Mapping[str, Any]) -> list[Row]:
@@ -246,7 +210,7 @@ def _rows(record: Record, labels: Sequence[str], factors: Sequence[float], metho
         for name in methods:
             each = [record.read(f"{label}/{factor:g}x/{name}") for label in labels]
             for figure, unit in FIGURES.items():
-                value = _mean([one.get(figure) for one in each])
+                value = mean_of([one.get(figure) for one in each])
                 if value is not None:
                     found.append(Row(f"{factor:g}x {name}: {figure}", value, unit))
     return found

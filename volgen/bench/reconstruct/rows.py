@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from volgen.bench.reconstruct.scene import Made, Scene
+from volgen.bench._shared.scene import Made, Scene
 from volgen.bench.reconstruct.wavelets import sparsest
-from volgen.core.config import Config, validate
+from volgen.core.config import Config
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Guidance
 from volgen.core.registry import config_class, kinds
 from volgen.images.intensity import to_model
-from volgen.runs.choices import solver_for
-from volgen.runs.trained import TrainedRun
 from volgen.sampling.guidances.gauss import Config as Gauss
 from volgen.sampling.guidances.none import Config as Unguided
 from volgen.sampling.guidances.resample import Config as Resample
@@ -27,26 +23,6 @@ from volgen.sampling.guidances.resample import Config as Resample
 Method = Callable[[Scene], Made]
 GUIDANCES, SAMPLERS = "volgen.sampling.guidances", "volgen.sampling.samplers"
 ZERO_FILLED, COMPRESSED, GAUSSIAN = "zero-filled", "compressed sensing", "Gaussian alone"
-
-
-@dataclass(frozen=True)
-class Guided:
-    """A guidance and the solver that it goes with.
-
-    Attributes:
-        guidance: configuration of the guidance.
-        solver: configuration of the solver.
-    """
-
-    guidance: Any
-    solver: Any
-
-    def __call__(self, scene: Scene) -> Made:
-        """Draws the scene's volumes."""
-        found = dict[int, Tensor]()
-        drawing = scene.drawing(self.guidance.build(), self.solver)
-        drawing.draw(scene.seed, range(scene.count), found.__setitem__, lambda count, note: None)
-        return Made([found[index] for index in range(scene.count)])
 
 
 def zero_filled(scene: Scene) -> Made:
@@ -74,19 +50,6 @@ def gaussian(scene: Scene) -> Made:
 
     drawing = Resample().build()
     return Made([of(drawing, index) for index in range(scene.count)], of(Gauss().build(), 0))
-
-
-def guided(trained: TrainedRun, kind: str, tuned: Mapping[str, Mapping[str, Any]], iterations: int | None) -> Guided:
-    """A guidance with the solver that its paper takes, or with what was tuned."""
-    content: dict[str, Any] = {"kind": kind, **tuned.get("guidance", {})}
-    cls = config_class(GUIDANCES, kind)
-    if iterations is not None and "tolerance" in cls.model_fields:  # a number of iterations that is no part of the method
-        content["iterations"] = iterations
-    guidance: Any = validate(cls, content, kind)
-    solver = dict(tuned.get("sampler", {}) or guidance.goes_with)
-    if not solver:
-        return Guided(guidance, solver_for(trained, guidance.build()))
-    return Guided(guidance, validate(config_class(SAMPLERS, str(solver["kind"])), solver, kind))
 
 
 def guidances(asked: tuple[str, ...], scene: Scene) -> list[str]:

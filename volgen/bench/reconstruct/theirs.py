@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volgen.bench.reconstruct.scene import Made, Scene
+from volgen.bench._shared.scene import Made, Scene
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
 from volgen.images.intensity import to_model

@@ -41,6 +41,9 @@ class Config(BaseConfig):
     """Solver (default: the run's, or one that fits the guidance), with settings as --sampler.KEY VALUE."""
     steps: Annotated[int | None, Option("N")] = None
     """Points of the run's noise grid to visit (default: all)."""
+    voxel_size: Annotated[float | None, Option("MM")] = None
+    """Edge of the voxels that are drawn, the run's times a power of 2, where some of its experts work on such voxels or on larger ones:
+    of a store, means over cubes of voxels are measured (default: the run's own)."""
     settings: Annotated[Path | None, Option("FILE")] = None
     """File that volgen tune wrote: guidance, solver and steps, as far as they are not asked for here."""
     noise: Annotated[NonNegativeFloat | None, Option("SD")] = None

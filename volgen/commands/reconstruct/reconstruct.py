@@ -29,6 +29,7 @@ from volgen.images.intensity import IntensityMap
 from volgen.parallel import launch as launches
 from volgen.reporting import reconstruction_page
 from volgen.runs.choices import check_amounts, component, costs_of, masked, resident, solver_for, visited
+from volgen.runs.coarser import in_voxels
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import Crew, crew, flow_of
 from volgen.runs.settings import Settings, joined, read_settings
@@ -61,6 +62,7 @@ def reconstruct(
     guidance: str | Mapping[str, Any] | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     steps: int | None = None,
+    voxel_size: float | None = None,
     settings: Path | None = None,
     noise: float | None = None,
     window: Sequence[float] | None = None,
@@ -92,6 +94,7 @@ def reconstruct(
         guidance: kind of guidance, or its configuration.
         sampler: kind of solver, or its configuration; the recipe's if None, or one that renoises where the guidance needs that.
         steps: how many points of the ensemble's grid to visit; all of them if None.
+        voxel_size: edge in mm of the voxels that are drawn, the run's times a power of 2; its own if None.
         settings: file with guidance, sampler and steps, of which those hold that are not asked for.
         noise: standard deviation of the noise of the data, in units of the model range.
         window: lowest and highest intensity of a NIfTI image.
@@ -115,7 +118,7 @@ def reconstruct(
         raise UserError("--noise", str(noise), "a finite number")
     launch = launches.discover()
     launches.publish(launch)
-    trained = open_run(run)
+    trained = in_voxels(open_run(run), voxel_size)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
     filed = Settings() if settings is None else read_settings(settings)
@@ -127,14 +130,14 @@ def reconstruct(
     guide: Guidance = guided.build()
     solver = component("--sampler", SAMPLERS, sampler, solver_for(trained, guide))
     instrument = component("--operator", OPERATORS, masked(operator, mask), None)
-    source = _source(data, simulate, split, people, instrument, noise, window, centre, seed)
+    source = _source(data, simulate, split, people, instrument, noise, window, centre, seed, trained.level)
     grid = visited(trained, filed.steps if steps is None else steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     told = {
         **source.settings, "guidance": guided.model_dump(mode="json"), "sampler": solver.model_dump(mode="json"),
-        "sigma_grid": list(grid), "dtype": dtype,
+        "sigma_grid": list(grid), "dtype": dtype, **({"voxel_size": list(trained.geometry.voxel_size)} if trained.level else {}),
     }  # fmt: skip
     target = Reconstructions(out, trained, told, source.inputs, seed, dtype, {"count": count})
     noises = component("--noise", NOISES, WHITE, None)
@@ -169,7 +172,7 @@ def _missing(head: Any, count: int) -> str:
 
 def _source(
     data: Path | None, simulate: str | None, split: str, people: int | None, operator: Any, noise: float | None,
-    window: Sequence[float] | None, centre: Centre | None, seed: int,
+    window: Sequence[float] | None, centre: Centre | None, seed: int, level: int,
 ) -> Measurements:  # fmt: skip
     """Whoever has the measurements that were named."""
     if (data is None) == (simulate is None):
@@ -181,7 +184,7 @@ def _source(
     if simulate is not None:
         if window is not None or centre is not None:
             raise UserError("--window" if window is not None else "--centre", "is there", "none: a store knows it")
-        return SimulatedScans(simulate, split, people, operator, noise, seed)
+        return SimulatedScans(simulate, split, people, operator, noise, seed, level)
     assert data is not None
     if is_raw(data):
         if operator is not None or window is not None:

@@ -49,6 +49,8 @@ class Config(BaseConfig):
     """What is to be largest, inside the head."""
     steps: Annotated[int | None, Option("N")] = None
     """Points of the run's noise grid to visit (default: all)."""
+    voxel_size: Annotated[float | None, Option("MM")] = None
+    """Edge of the voxels that are drawn, the run's times a power of 2 (default: its own)."""
     noise: Annotated[NonNegativeFloat | None, Option("SD")] = None
     """Standard deviation of the noise of the data, where 2 is the intensity window (default: 0.02)."""
     seed: Annotated[int, Option("S")] = 0

@@ -85,6 +85,8 @@ def space_of(guidance: Any, sampler: Any, asked: Sequence[str]) -> Space:
     """
     configs = dict(zip(SECTIONS, (guidance, sampler), strict=True))
     searches = {f"{section}.{key}": one for section, config in configs.items() for key, one in type(config).searched.items()}
+    if guidance.build().renoises:  # its solver adds fresh noise, and nothing else
+        searches = {name: one for name, one in searches.items() if name.startswith("guidance.")}
     if asked:
         searches = dict(_search(word) for word in asked)
     if not searches:

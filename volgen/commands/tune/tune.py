@@ -20,6 +20,7 @@ from volgen.evaluation.mask import head_mask
 from volgen.images.intensity import from_model
 from volgen.parallel.device import usable_device
 from volgen.runs.choices import component, masked, solver_for, visited
+from volgen.runs.coarser import in_voxels
 from volgen.runs.draw import Drawing
 from volgen.runs.simulated import MeasuredHead, SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
@@ -46,6 +47,7 @@ def tune(
     count: int = 1,
     goal: Literal["psnr", "ssim"] = "psnr",
     steps: int | None = None,
+    voxel_size: float | None = None,
     noise: float | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -70,6 +72,7 @@ def tune(
         count: volumes of each, whose mean is compared with the truth.
         goal: what is to be largest.
         steps: how many points of the ensemble's grid to visit; all if None.
+        voxel_size: edge in mm of the voxels that are drawn, the run's times a power of 2; its own if None.
         noise: standard deviation of the noise of the data, in units of the model range.
         seed: seed of all of it.
         device: torch device; a GPU if there is one, if None.
@@ -86,7 +89,7 @@ def tune(
             raise UserError(f"--{option}", str(value), f"at least {least}")
     if split != "validation":
         raise UserError("--split", f"'{split}'", "validation: who is tuned on is no test any more, and the run has learned from the others")
-    trained = open_run(run)
+    trained = in_voxels(open_run(run), voxel_size)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(run), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
     guided = component("--guidance", GUIDANCES, guidance, None)
@@ -94,10 +97,11 @@ def tune(
     instrument = component("--operator", OPERATORS, masked(operator, mask), None)
     space = space_of(guided, solver, search)
     grid = visited(trained, steps)
-    scans = SimulatedScans(simulate, split, people, instrument, noise, seed)
+    scans = SimulatedScans(simulate, split, people, instrument, noise, seed, trained.level)
     settings = {
         **scans.settings, "guidance": guided.model_dump(mode="json"), "sampler": solver.model_dump(mode="json"), "sigma_grid": list(grid),
         "search": space.told, "count": count, "goal": goal, "people": len(scans.labels),
+        **({"voxel_size": list(trained.geometry.voxel_size)} if trained.level else {}),
     }  # fmt: skip
     record = Trials(out, trained, settings, scans.inputs, seed)
     where = usable_device(device)

@@ -42,10 +42,11 @@ class Spread:
 
     Args:
         limits: when iterations stop.
+        share: variance of what a denoiser leaves open, over that of the fitted Gaussian.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, share: float = 1.0) -> None:
+        self._limits, self._share = limits, share
         self._seen: _Seen | None = None
 
     def correction(self, problem: Problem, residual: Tensor, sigma: float) -> Tensor:
@@ -58,7 +59,12 @@ class Spread:
         """
         measured = problem.measurement
         assert measured is not None, "there are data"
-        return self._corrected(measured, covariance_of(problem), residual, sigma, 0.0, noise_of(measured))
+        return self._corrected(measured, self.left(problem), residual, sigma, 0.0, noise_of(measured))
+
+    def left(self, problem: Problem) -> Covariance:
+        """How clean volumes spread around what a denoiser expects of them; without noise to see through, as those of the prior."""
+        covariance = covariance_of(problem)
+        return covariance if self._share == 1.0 else _Narrowed(covariance, self._share)
 
     def noisy(self, problem: Problem, residual: Tensor, sigma: float) -> Tensor:
         """S_s A* (A S_s A*)^-1 residual, S_s = S + s^2: by how much volumes under noise are moved by data under the same noise."""
@@ -96,6 +102,31 @@ class Spread:
             return None
         variances, rest = covariance.strengths(sigma)
         return self._seen.woodbury.inverse(variances, self._seen.row * (rest + added) + noise**2)
+
+
+@dataclass(frozen=True)
+class _Narrowed(Covariance):
+    """A covariance whose variances under noise are some share of another's."""
+
+    whole: Covariance
+    share: float
+
+    def times(self, x_BCXYZ: Tensor, sigma: float) -> Tensor:
+        return self.whole.times(x_BCXYZ, sigma) * self._at(sigma)
+
+    def drawn(self, first_BCXYZ: Tensor, second_BCXYZ: Tensor, sigma: float) -> Tensor:
+        return self.whole.drawn(first_BCXYZ, second_BCXYZ, sigma) * math.sqrt(self._at(sigma))
+
+    @property
+    def directions(self) -> Tensor:
+        return self.whole.directions
+
+    def strengths(self, sigma: float) -> tuple[Tensor, float]:
+        variances, rest = self.whole.strengths(sigma)
+        return variances * self._at(sigma), rest * self._at(sigma)
+
+    def _at(self, sigma: float) -> float:
+        return 1.0 if math.isinf(sigma) else self.share
 
 
 def covariance_of(problem: Problem) -> Covariance:

@@ -10,13 +10,16 @@ from gradients, and Rissanen et al. 2024 (free hunch), with C from cosines.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.core.search import Search
 from volgen.sampling.guidances._data import Solving, level, measurement, missing
 from volgen.sampling.guidances._spread import Spread, covariance_of
 
@@ -24,11 +27,14 @@ from volgen.sampling.guidances._spread import Spread, covariance_of
 class Config(Solving):
     """The fitted Gaussian's posterior mean around the network's: the volume to expect, with any solver."""
 
+    searched: ClassVar[Mapping[str, Search]] = {"spread": Search(0.2, 2.0, log=True)}
     kind: Literal["gauss"] = "gauss"
+    spread: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Variance of what the denoiser leaves open, over that of the fitted Gaussian: 1 for a Gaussian; a network leaves less."""
 
     def build(self) -> Gauss:
         """Makes the guidance."""
-        return Gauss(self.limits)
+        return Gauss(self.limits, self.spread)
 
 
 class Gauss(Guidance):
@@ -36,10 +42,11 @@ class Gauss(Guidance):
 
     Args:
         limits: when iterations stop.
+        spread: variance of what the denoiser leaves open, over that of the fitted Gaussian.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._spread = Spread(limits)
+    def __init__(self, limits: Limits, spread: float = 1.0) -> None:
+        self._spread = Spread(limits, spread)
 
     def check(self, problem: Problem) -> None:
         """Wants a measurement, and a preconditioner that says how volumes spread.

@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from volgen.core.conjugate import Limits
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
+from volgen.core.search import Search
 from volgen.sampling.guidances._data import Solving, level
 from volgen.sampling.guidances._spread import Spread, covariance_of, redrawn
 
@@ -28,11 +30,14 @@ class Config(Solving):
     """Draws of the posterior around the network's estimate; goes with ``--sampler renoise``."""
 
     goes_with: ClassVar[Mapping[str, Any]] = {"kind": "renoise"}
+    searched: ClassVar[Mapping[str, Search]] = {"spread": Search(0.2, 2.0, log=True)}
     kind: Literal["resample"] = "resample"
+    spread: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Variance of what the denoiser leaves open, over that of the fitted Gaussian: 1 for a Gaussian; a network leaves less."""
 
     def build(self) -> Resample:
         """Makes the guidance."""
-        return Resample(self.limits)
+        return Resample(self.limits, self.spread)
 
 
 class Resample(Guidance):
@@ -40,12 +45,13 @@ class Resample(Guidance):
 
     Args:
         limits: when iterations stop.
+        spread: variance of what the denoiser leaves open, over that of the fitted Gaussian.
     """
 
     renoises = True
 
-    def __init__(self, limits: Limits) -> None:
-        self._spread = Spread(limits)
+    def __init__(self, limits: Limits, spread: float = 1.0) -> None:
+        self._spread = Spread(limits, spread)
 
     def check(self, problem: Problem) -> None:
         """Wants a preconditioner that says how volumes spread.
@@ -61,7 +67,7 @@ class Resample(Guidance):
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser, and one solution."""
-        covariance = covariance_of(problem)
+        covariance = self._spread.left(problem)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             sigma = level(sigma_B)

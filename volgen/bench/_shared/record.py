@@ -1,25 +1,27 @@
-"""The folder of the benchmark: figures of each person and row as they come, so that a stopped benchmark continues."""
+"""The folder of a benchmark: figures of each person and row as they come, so that a stopped benchmark continues."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from volgen.commands.bench.result import Row
 from volgen.core import folder as folders
 from volgen.core import manifest
 from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json, write_text
 
-RESULT, TABLE, PICTURE, PEOPLE = "reconstruct.json", "reconstruct.md", "reconstruct.png", "people"
+PEOPLE = "people"
 
 
 class Record:
-    """A folder of figures, made with some settings.
+    """A folder of figures, made with some settings: ``NAME.json``, ``NAME.md`` and ``NAME.png``, and those of each person.
 
     Args:
+        name: what the benchmark is called.
         folder: where it is.
         settings: what decides the figures of every row.
         inputs: fingerprints of the run and of the store.
@@ -29,9 +31,10 @@ class Record:
         settings: see there.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], seed: int) -> None:
-        self.settings, self._folder, self._inputs = settings, folder, inputs
-        self._provenance = manifest.Provenance("bench reconstruct", dict(settings), dict(inputs), seed)
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], seed: int) -> None:
+        self.settings, self._name, self._folder, self._inputs = settings, name, folder, inputs
+        self._stage = f"bench {name}"
+        self._provenance = manifest.Provenance(self._stage, dict(settings), dict(inputs), seed)
         self._claimed: folders.Folder | None = None
 
     @contextmanager
@@ -43,12 +46,13 @@ class Record:
         """
 
         def differs(before: Mapping[str, Any]) -> str:
-            mine = {"stage": "bench reconstruct", "config": self._provenance.config, "inputs": self._provenance.inputs}
+            mine = {"stage": self._stage, "config": self._provenance.config, "inputs": self._provenance.inputs}
             different = [key for key, value in mine.items() if before.get(key) != value]
             return f"holds other figures (its manifest has another '{different[0]}')" if different else ""
 
         with folders.claim(
-            self._folder, self._provenance, "figures", writes=lambda name: name in (RESULT, TABLE, PICTURE, PEOPLE), differs=differs,
+            self._folder, self._provenance, "figures", differs=differs,
+            writes=lambda name: name == PEOPLE or name in [f"{self._name}.{kind}" for kind in ("json", "md", "png")],
             expected="a new folder, or the same run, store and settings to continue", keeps=lambda: (self._folder / PEOPLE).is_dir(),
         ) as folder:  # fmt: skip
             folder.begin()
@@ -78,12 +82,17 @@ class Record:
         """Figures that are there."""
         return dict(read_json(self._path(name), "figures that volgen bench wrote")["figures"])
 
-    def finish(self, content: Mapping[str, Any], table: str, picture: Callable[[Path], None]) -> None:
-        """Writes table, picture and manifest."""
+    def beside(self, name: str) -> Path:
+        """A folder beside figures, of the same name, for what they are made of."""
+        return self._path(name).with_suffix("")
+
+    def finish(self, rows: Sequence[Row], table: str, picture: Callable[[Path], None]) -> None:
+        """Writes figures, table, picture and manifest."""
         assert self._claimed is not None, "the folder is claimed"
-        write_json(self._folder / RESULT, {"rows": content[RESULT], "settings": dict(self.settings), "inputs": dict(self._inputs)})
-        write_text(self._folder / TABLE, f"{table}\n")
-        picture(self._folder / PICTURE)
+        told = {"rows": [row.to_json() for row in rows], "settings": dict(self.settings), "inputs": dict(self._inputs)}
+        write_json(self._folder / f"{self._name}.json", told)
+        write_text(self._folder / f"{self._name}.md", f"{table}\n")
+        picture(self._folder / f"{self._name}.png")
         self._claimed.finish()
 
     def _path(self, name: str) -> Path:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from volgen.core.config import validate
+from volgen.core.errors import UserError
 from volgen.core.protocols import Guidance, Measurement, Problem
 from volgen.core.registry import config_class
 from volgen.core.rng import normal
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
 from volgen.runs.draw import Drawing
-from volgen.runs.simulated import MeasuredHead
+from volgen.runs.simulated import MeasuredHead, SimulatedScans
 from volgen.runs.trained import TrainedRun
 from volgen.sampling.guidances.none import UNGUIDED
 
@@ -87,3 +89,28 @@ class Scene:
         """The data as an instrument gives them of intensities in [0, 1], of which air has none: A u, with u = (x + 1) / 2."""
         measured = self.measurement
         return (measured.data + measured.operator.apply(torch.ones(self.shape, device=self.device))) / 2.0
+
+
+def k_space(coils: int, phase: float, acceleration: float) -> Any:
+    """Configuration of undersampled k-space: coils with a smooth phase, a Poisson disc in both phase encodes."""
+    content = {"kind": "cartesian", "coils": coils, "phase": phase, "mask": {"kind": "poisson", "acceleration": acceleration}}
+    return validate(config_class("volgen.operators", "cartesian"), content, "k-space")
+
+
+def scene_of(
+    trained: TrainedRun, grid: Sequence[float], device: torch.device, seed: int, samples: int
+) -> Callable[[SimulatedScans, str], Scene]:  # fmt: skip
+    """Makes scenes of a run: each of a head, by its label, that some scans of a store have.
+
+    Raises:
+        UserError: the run draws volumes piece by piece.
+    """
+    if trained.recipe.assembly.piecewise:
+        raise UserError(str(trained.directory), "draws volumes piece by piece", "a run that draws whole volumes, which an instrument sees")
+    preconditioner, assembly = trained.preconditioner(device), trained.assembly()
+
+    def scene(there: SimulatedScans, label: str) -> Scene:
+        head = there.read(label, trained.geometry, device)
+        return Scene(trained, preconditioner, assembly, grid, device, head, seed, samples)
+
+    return scene

@@ -1,0 +1,190 @@
+"""What Song et al.'s lambda does: volumes between the prior and the data, from lambda 0 (nothing measured counts) to 1 (all of it).
+
+Scans of people whom the run has never seen are measured (8 coils with a smooth phase, a Poisson disc, white noise), and drawn anew with
+each lambda by the guidance and solver of the paper; after the last step lambda is the same, so that the residual shows what it does. For
+each lambda: likeness to the truth, how much of the data is missed, and what the slice report says of the volumes beside training people.
+A stopped benchmark continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from volgen.bench._shared.guided import guided
+from volgen.bench._shared.likeness import figures, mean_of, unit_of
+from volgen.bench._shared.record import Record
+from volgen.bench._shared.scene import Made, Scene, k_space, scene_of
+from volgen.commands.bench.result import Row
+from volgen.core.config import Config as BaseConfig
+from volgen.core.errors import UserError
+from volgen.core.options import Positional
+from volgen.core.progress import progress
+from volgen.data.coarser import CoarserStore
+from volgen.data.store import Store
+from volgen.evaluation.measure import default_checks, measure
+from volgen.evaluation.reference import Reference
+from volgen.evaluation.verdict import judge
+from volgen.parallel.device import usable_device
+from volgen.runs.choices import visited
+from volgen.runs.coarser import in_voxels
+from volgen.runs.simulated import SimulatedScans
+from volgen.runs.trained import TrainedRun, open_run
+
+FIGURES = {
+    "sample PSNR": "dB", "sample SSIM": "", "PSNR": "dB", "coverage of 90 %": "", "residual": "noise", "score": "", "pass": "", "fail": "",
+}  # fmt: skip
+"""What is told of each lambda: of one sample, of the mean, of the spread; the residual of a number of the data in units of its noise; the
+share of the slice report's metrics inside their bands, and of volumes that pass or fail."""
+FREE = {"run", "store", "folder", "people", "strengths", "device"}
+"""Options that may differ between two commands that fill one folder."""
+
+
+class Config(BaseConfig):
+    """Which run, whom it reconstructs, and with which lambdas."""
+
+    run: Annotated[Path, Positional("RUN")]
+    """A finished run that draws whole volumes."""
+    store: str
+    """Store with people whom the run has not seen, on its grid."""
+    folder: Path
+    """Folder for the figures of each person, the table and the picture, new or to be continued."""
+    strengths: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    """Lambdas that are tried, in ascending order."""
+    guidance: Literal["song", "energy"] = "song"
+    """Whose lambda it is."""
+    split: Literal["validation", "test"] = "test"
+    """Which people are reconstructed."""
+    people: PositiveInt = 2
+    """How many of them, from the first on."""
+    acceleration: Annotated[float, Field(ge=1.0)] = 8.0
+    """How much less than all of k-space is measured."""
+    coils: PositiveInt = 8
+    """How many coils are made up."""
+    phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    """Standard deviation of the image's smooth phase, in radians."""
+    noise: NonNegativeFloat = 0.02
+    """Standard deviation of the noise, where 2 is the intensity window."""
+    samples: Annotated[int, Field(ge=2)] = 4
+    """Volumes that are drawn of each person with each lambda."""
+    voxel_size: PositiveFloat | None = None
+    """Edge in mm of the voxels that are reconstructed, the run's times a power of 2 (default: the run's own)."""
+    steps: PositiveInt | None = 12
+    """Noise levels of the run that are visited (all of them if it has no more)."""
+    iterations: PositiveInt | None = None
+    """Most conjugate gradients of a solution (default: as the guidance has it)."""
+    seed: NonNegativeInt = 0
+    """Seed of noise and samples."""
+    device: str | None = None
+    """Torch device (default: a GPU if there is one)."""
+
+
+def run(config: Config) -> list[Row]:
+    """Figures of every lambda, means over people and volumes.
+
+    Raises:
+        UserError: the run or the store is damaged, they do not fit each other, or the folder holds other figures.
+    """
+    if list(config.strengths) != sorted(set(config.strengths)):
+        raise UserError("--strengths", " ".join(f"{one:g}" for one in config.strengths), "different numbers, ascending")
+    trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
+    few = config.steps is None or config.steps >= len(trained.ensemble.grid)
+    grid = visited(trained, None if few else config.steps)
+    operator = k_space(config.coils, config.phase, config.acceleration)
+    scans = SimulatedScans(config.store, config.split, config.people, operator, config.noise, config.seed, trained.level)
+    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
+    record = Record("strength", config.folder, settings, {"run": trained.fingerprint, **scans.inputs}, config.seed)
+    at = scene_of(trained, grid, device, config.seed, config.samples)
+    with record.claim(), progress("bench", len(scans.labels) * len(config.strengths)) as ticker:
+        judges = _Judges(trained, Store.open(config.store))
+        for label in scans.labels:
+            seen = at(scans, label)
+            for strength in config.strengths:
+                told = {"guidance": {"strength": strength, "end": strength}}
+                method = guided(trained, config.guidance, told, config.iterations)
+                identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
+                record.kept(f"{label}/{strength:g}", identity, partial(_figures, method, seen, judges))
+                ticker.advance(note=f"lambda {strength:g}")
+        found = [Row("people", len(scans.labels), ""), Row("samples", config.samples, "")]
+        for strength in config.strengths:
+            each = [record.read(f"{label}/{strength:g}") for label in scans.labels]
+            for figure, unit in FIGURES.items():
+                value = mean_of([one.get(figure) for one in each])
+                if value is not None:
+                    found.append(Row(f"lambda {strength:g}: {figure}", value, unit))
+        record.finish(found, table(found), partial(_draw, found, config.strengths))
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for each lambda."""
+    by_name = {row.name: row.value for row in rows}
+    lines = [
+        f"{by_name['people']:.0f} people, {by_name['samples']:.0f} volumes of each.", "",
+        "| lambda | one sample: PSNR | SSIM | mean: PSNR | coverage of 90 % | residual / noise | metrics in band | pass | fail |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name in dict.fromkeys(row.name.partition(": ")[0] for row in rows[2:]):
+        values = [by_name.get(f"{name}: {figure}") for figure in FIGURES]
+        cells = ["" if value is None else f"{value:.{2 if 'PSNR' in key else 3}f}" for key, value in zip(FIGURES, values, strict=True)]
+        lines.append(f"| {name.partition(' ')[2]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+class _Judges:
+    """The slice report's verdict beside training people, measured when the first volume is judged."""
+
+    def __init__(self, trained: TrainedRun, store: Store) -> None:
+        self._geometry = trained.geometry
+        self._store = CoarserStore(store, 2**trained.level) if trained.level else store
+        self._reference: Reference | None = None
+
+    def __call__(self, name: str, scene: Scene, made: Made) -> Mapping[str, float]:
+        if self._reference is None:
+            records, checks = self._store.split("train"), default_checks()
+            if not records:
+                raise UserError(str(self._store.path), "has nobody in its train split", "people to compare with")
+            measured = [measure(self._store.read(record).voxels, record.voxel_size, checks) for record in records]
+            self._reference = Reference.fit(measured, checks, records[0].voxel_size, records[0].shape)
+        size, reference = self._geometry.voxel_size, self._reference
+        each = [judge(name, measure(unit_of(scene, one), size, reference.checks), reference) for one in made.samples]
+        shares = {kind: float(np.mean([one["verdict"] == kind for one in each])) for kind in ("pass", "fail")}
+        return {"score": float(np.mean([one["score"] for one in each])), **shares}
+
+
+def _figures(method: Callable[[Scene], Made], scene: Scene, judges: _Judges) -> dict[str, Any]:
+    made = method(scene)
+    found = figures(lambda _: made, scene)
+    seen = scene.head.seen
+    missed = [seen.distance(sample[None].to(scene.device)) for sample in made.samples]
+    # The squared distance is of complex numbers or real ones, the noise is that of a part of one.
+    residual = float(np.mean(missed)) / scene.measurement.noise if scene.measurement.noise else None
+    return {**found, "residual": residual, **judges("volume", scene, made)}
+
+
+def _draw(rows: Sequence[Row], strengths: Sequence[float], path: Path) -> None:
+    by_name = {row.name: row.value for row in rows}
+
+    def curve(figure: str) -> list[float]:
+        return [by_name.get(f"lambda {strength:g}: {figure}", float("nan")) for strength in strengths]
+
+    picture = Figure(figsize=(11.0, 3.2), layout="constrained")
+    quality, realism, residual = picture.subplots(1, 3)
+    quality.plot(strengths, curve("sample PSNR"), "o-", label="one sample")
+    quality.plot(strengths, curve("PSNR"), "s--", label="mean of samples")
+    quality.set(xlabel="lambda", ylabel="PSNR in the head (dB)", title="quality")
+    quality.legend(fontsize=7)
+    realism.plot(strengths, curve("score"), "o-", label="metrics inside their bands")
+    realism.plot(strengths, curve("pass"), "s--", label="volumes that pass")
+    realism.set(xlabel="lambda", ylabel="share", ylim=(-0.02, 1.02), title="realism: the slice report")
+    realism.legend(fontsize=7)
+    residual.semilogy(strengths, curve("residual"), "o-")
+    residual.axhline(1.0, color="0.6", lw=0.8)
+    residual.set(xlabel="lambda", ylabel="residual / noise", title="what of the data is missed")
+    picture.savefig(path, dpi=110)
