@@ -120,7 +120,7 @@ class FittedGaussian(Bank):
 
 
 class _SpreadTrainee(Trained):
-    """A :class:`~volgen.training.objective.Trainee`."""
+    """The :class:`~volgen.training.objective.Trainee` of one expert's number."""
 
     def denoiser(self, network: Network, ids: Sequence[str] = ()) -> SpreadDenoiser:
         return SpreadDenoiser(network, self.fitted.without(ids))
