@@ -9,7 +9,7 @@ from typing import Any
 
 from volgen.reporting.floors import ON_PAGE
 
-COLUMNS, CELL, HEIGHT, MARGIN, MOST = 4, 160, 74, 10, 30
+COLUMNS, CELL, HEIGHT, MARGIN, MOST = 4, 160, 74, 10, 26
 SIDES = (("real", "soft", 30), ("generated", "in", 48))
 
 

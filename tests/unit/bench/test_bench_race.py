@@ -37,6 +37,28 @@ def test_a_small_race_scores_every_arm_alike(blob_store: Path, tmp_path: Path, c
     assert main([*words, "--out", str(out)]) == 2 and "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_only_those_race_who_are_named(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "bench",
+        "race",
+        str(blob_store),
+        "--minutes",
+        "0.02",
+        "--volumes",
+        "2",
+        "--precision",
+        "fp32",
+        "--folder",
+        str(tmp_path / "race"),
+    ]
+    assert main([*words, "--arms", "GAN", "the-Gaussian-alone", "--out", str(tmp_path / "race.json")]) == 0
+    shown = capsys.readouterr().out
+    assert [arm for arm in ARMS if f"| {arm} |" in shown] == ["the Gaussian alone", "GAN"]
+    assert main([*words, "--arms", "gan"]) == 2
+    assert "there is no 'gan'; expected some of volgen, volgen-without-the-Gaussian" in capsys.readouterr().err
+
+
 def test_a_store_without_people_to_score_against_is_refused(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "race", str(tmp_path / "none"), "--folder", str(tmp_path / "race")]) == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -51,6 +51,8 @@ OURS: dict[str, Mapping[str, Section]] = {
     "GAN": {"method": {"kind": "gan"}, "preconditioner": {"kind": "edm"}, "optimiser": {"learning_rate": 3e-4}},
 }
 """Sections of each arm that are other than the usual ones; those of an optimiser beside the usual keys."""
+THEIRS = ("MONAI", "MONAI, larger rate")
+ARMS = (*OURS, *THEIRS)
 FLOOR = "real people"
 
 
@@ -71,6 +73,8 @@ class Config(BaseConfig):
     """Arithmetic of all networks; bf16 only where the processor has it."""
     tuned_rate: PositiveFloat = 1e-3
     """Learning rate of MONAI's second arm."""
+    arms: tuple[str, ...] = ()
+    """Who races, as folders are called (the-Gaussian-alone); everybody if nobody is named."""
     seed: NonNegativeInt = 0
     """Seed of training and of sampling."""
 
@@ -79,22 +83,23 @@ def run(config: Config) -> list[Row]:
     """Scores of every arm, and of real people where there is such a thing.
 
     Raises:
-        UserError: the folder is there already, the store has no people for it, or an arm failed.
+        UserError: an arm is unknown, the folder is there already, the store has no people for it, or an arm failed.
     """
+    labels = {_label(name): name for name in ARMS}
+    if unknown := [label for label in config.arms if label not in labels]:
+        raise UserError("--arms", f"there is no '{unknown[0]}'", f"some of {', '.join(labels)}")
+    racing = [name for label, name in labels.items() if label in (config.arms or labels)]
     if config.folder.exists():
         raise UserError("--folder", f"{config.folder} is there already", "a new folder")
     store = Store.open(config.store)
     if store.shape is None or len(store.split("validation")) < 2:
         raise UserError(str(config.store), "has fewer than two validation people, or scans of several shapes", "a cohort to race on")
     config.folder.mkdir(parents=True)
-    theirs = {"MONAI": RATE, "MONAI, larger rate": config.tuned_rate}
+    rates = dict(zip(THEIRS, (RATE, config.tuned_rate), strict=True))
     figures: dict[str, Mapping[str, float]] = {}
-    with progress("bench", len(OURS) + len(theirs) + 1) as ticker:
-        for name in OURS:
-            figures[name] = _volgen(config, name, store)
-            ticker.advance(note=name)
-        for name, rate in theirs.items():
-            figures[name] = _monai(config, name, rate)
+    with progress("bench", len(racing) + 1) as ticker:
+        for name in racing:
+            figures[name] = _monai(config, name, rates[name]) if name in rates else _volgen(config, name, store)
             ticker.advance(note=name)
         folders = [f"{_label(name)}={_volumes(config, name)}" for name in figures]
         compare(folders, config.store, config.folder / "comparison")
