@@ -63,13 +63,18 @@ class Lines:
     affine: NDArray[np.float64]
 
 
-def header_of(xml: NDArray[Any], where: str) -> RawHeader:
+def header_of(xml: NDArray[Any], where: str, *, slices: bool = False) -> RawHeader:
     """Reads the header.
+
+    Args:
+        xml: the text, alone in an array.
+        where: names the file, for messages.
+        slices: whether the encoded space is that of one slice, with its thickness along Q, rather than of a volume.
 
     Raises:
         UserError: it is no such header, or of no Cartesian scan.
     """
-    what = "an ISMRMRD header of a Cartesian 3D scan"
+    what = f"an ISMRMRD header of {'Cartesian slices' if slices else 'a Cartesian 3D scan'}"
     try:
         first = xml.reshape(-1)[0]
         text = first if isinstance(first, bytes) else str(first).encode()
@@ -94,7 +99,9 @@ def header_of(xml: NDArray[Any], where: str) -> RawHeader:
         )
     if min(matrix) < 1 or not all(0.0 < edge < 1e4 for edge in (*field, wide)) or not grid_fits(matrix):
         raise UserError(where, f"has {matrix} samples in {field} mm", what)
-    if matrix[2] == 1:
+    if slices and matrix[2] != 1:
+        raise UserError(where, f"says that a slice has {matrix[2]} phase encodes across it", what)
+    if matrix[2] == 1 and not slices:
         found, do = "is two-dimensional: it has one phase encode", "reconstruct its slices, and give the image with --operator slices"
         raise UserError(where, found, "a 3D scan, with two phase encodes", do)
     n, p, q = matrix

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from volgen.core.errors import UserError
 from volgen.core.files import open_plain
 from volgen.core.limits import grid_fits
+from volgen.data.fastmri import SliceStack, is_fastmri, read_fastmri
 from volgen.data.hdf5 import open_hdf5
 from volgen.data.ismrmrd import header_of, read_acquisitions
 
@@ -40,6 +41,7 @@ class RawScan:
         affine: 4 x 4, voxels of the image [N, P, Q] -> mm of RAS+.
         noise: standard deviation of the real and of the imaginary part of the noise, white and alike in all coils.
         located: whether the file says where the image lies; else it lies in the origin, along the axes of the body.
+        stack: slices along Q that were each acquired by themselves, so that k-space along Q is their transform; None of a volume.
     """
 
     kspace_cNPQ: Complex
@@ -47,6 +49,7 @@ class RawScan:
     affine: NDArray[np.float64]
     noise: float
     located: bool
+    stack: SliceStack | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,13 +63,20 @@ def is_raw(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_raw(path: Path) -> RawScan:
+def read_raw(path: Path, orientation: str | None = None, spacing: float | None = None) -> RawScan:
     """Reads a scan: ISMRMRD or fastMRI (``.h5``), or arrays (``.npz``).
 
+    Args:
+        path: the file.
+        orientation: where readout, phase encode and slices of fastMRI lead (:func:`volgen.data.fastmri.read_fastmri`).
+        spacing: how many mm it is from a slice of fastMRI to the next.
+
     Raises:
-        UserError: it is missing, damaged, of another form, no Cartesian 3D scan, or holds NaN.
+        UserError: it is missing, damaged, of another form, no Cartesian scan, or holds NaN; or it says itself how its image lies.
     """
-    scan = _of_arrays(path) if path.name.lower().endswith(".npz") else _of_hdf5(path)
+    scan = _of_arrays(path) if path.name.lower().endswith(".npz") else _of_hdf5(path, orientation, spacing)
+    if scan.stack is None and (orientation is not None or spacing is not None):
+        raise UserError("--orientation" if orientation is not None else "--spacing", "is there", "none: these data say it themselves")
     if not np.isfinite(scan.kspace_cNPQ.view(np.float32)).all():
         raise UserError(str(path), "holds NaN or infinite numbers", "finite k-space")
     if not scan.mask_PQ.any() or not np.abs(scan.kspace_cNPQ).max() > 0.0:
@@ -134,16 +144,16 @@ def rim_noise(kspace_cNPQ: Complex, mask_PQ: NDArray[np.bool_]) -> float:
     return float(np.median(np.abs(ends)) / np.sqrt(2 * np.log(2)))  # of a Rayleigh distribution
 
 
-def _of_hdf5(path: Path) -> RawScan:
+def _of_hdf5(path: Path, orientation: str | None, spacing: float | None) -> RawScan:
     with open_hdf5(path) as file:
-        if file.has("kspace") and file.has("ismrmrd_header"):
-            shape = file.shape("kspace")
-            found = f"is of fastMRI's form: {shape[0] if shape else 0} slices, each acquired by itself"
-            do = "reconstruct its slices with another program and give the image, with --operator slices"
-            raise UserError(str(path), found, "a 3D scan, with two phase encodes", do)
+        if is_fastmri(file):
+            found = read_fastmri(file, orientation, spacing)
+            level = rim_noise(found.kspace_cNPQ, found.mask_PQ)
+            slices = RawScan(found.kspace_cNPQ, found.mask_PQ, found.affine, level, located=False, stack=found.stack)
+            return _cropped(slices, found.readout)
         groups = [name for name in file.groups() if file.has(f"{name}/xml") and file.has(f"{name}/data")]
         if not groups:
-            raise UserError(str(path), "is HDF5, but of no form that is known", "ISMRMRD, with a header 'xml' and acquisitions 'data'")
+            raise UserError(str(path), "is HDF5, but of no form that is known", "ISMRMRD or fastMRI")
         header = header_of(file.read(f"{groups[0]}/xml"), str(path))
         lines = read_acquisitions(file.read(f"{groups[0]}/data"), header, str(path))
     kspace = lines.kspace_cNPQ

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volgen.core.errors import UserError
+from volgen.data.fastmri import SliceStack
 from volgen.data.raw import RawScan
 from volgen.images.geometry import Geometry
 from volgen.images.orientation import axes_of
@@ -29,6 +30,8 @@ class UprightScan:
         readout: array axis of the readout, from 0.
         affine: 4 x 4, voxels of the image -> mm of RAS+.
         noise: standard deviation of a part of the noise.
+        stack: slices that were each acquired by themselves; None of a volume.
+        slices: array axis across which they lie, from 0; None of a volume.
     """
 
     kspace_cXYZ: NDArray[np.complex64]
@@ -36,6 +39,8 @@ class UprightScan:
     readout: int
     affine: NDArray[np.float64]
     noise: float
+    stack: SliceStack | None = None
+    slices: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,12 +62,15 @@ def upright(scan: RawScan, where: str) -> UprightScan:
             kspace, measured = _mirrored(kspace, 1 + axis), _mirrored(measured, axis)
             affine[:3, 3] += 2 * (edge // 2) * affine[:3, axis]
             affine[:3, axis] *= -1
-    readout = order.index(0)
-    return UprightScan(np.ascontiguousarray(kspace), np.take(measured, 0, axis=readout), readout, affine, scan.noise)
+    readout, slices = order.index(0), order.index(2) if scan.stack else None
+    mask = np.take(measured, 0, axis=readout)
+    return UprightScan(np.ascontiguousarray(kspace), mask, readout, affine, scan.noise, scan.stack, slices)
 
 
 def on_voxels_of(scan: UprightScan, geometry: Geometry, where: str) -> UprightScan:
     """The centre of k-space that has voxels of the run's size; phase encodes beyond what was acquired count as not measured.
+
+    Slices stay as they are: what they show is their means.
 
     Raises:
         UserError: the readout is too coarse for the run.
@@ -70,6 +78,8 @@ def on_voxels_of(scan: UprightScan, geometry: Geometry, where: str) -> UprightSc
     kspace, mask, affine = scan.kspace_cXYZ, scan.mask, scan.affine.copy()
     phase = [axis for axis in range(3) if axis != scan.readout]
     for axis, (edge, size) in enumerate(zip(scan.shape, geometry.voxel_size, strict=True)):
+        if axis == scan.slices:
+            continue
         voxel = float(np.linalg.norm(scan.affine[:3, axis]))
         wanted = max(1, round(edge * voxel / size))
         if axis == scan.readout and wanted > edge:
@@ -82,7 +92,7 @@ def on_voxels_of(scan: UprightScan, geometry: Geometry, where: str) -> UprightSc
         centre = affine[:3, 3] + affine[:3, axis] * (edge // 2)
         affine[:3, axis] *= edge / wanted
         affine[:3, 3] = centre - affine[:3, axis] * (wanted // 2)
-    return UprightScan(np.ascontiguousarray(kspace), mask, scan.readout, affine, scan.noise)
+    return replace(scan, kspace_cXYZ=np.ascontiguousarray(kspace), mask=mask, affine=affine)
 
 
 def calibration(scan: UprightScan, where: str) -> NDArray[np.complex64]:

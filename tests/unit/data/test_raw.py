@@ -126,8 +126,6 @@ def test_files_that_cannot_be_used_give_one_message(tmp_path: Path, scan_file: P
         group = file.create_group("dataset")
         group.create_dataset("xml", (2**45,), "u1", chunks=(2**20,))
         group["data"] = np.zeros(1)
-    with h5py.File(tmp_path / "fastmri.h5", "w") as file:
-        file["kspace"], file["ismrmrd_header"] = np.zeros((3, 2, 8, 8), np.complex64), "<x/>"
     for name, xml in (("bomb", "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"), ("other", "<a/>")):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             group = file.create_group("dataset")
@@ -143,7 +141,7 @@ def test_files_that_cannot_be_used_give_one_message(tmp_path: Path, scan_file: P
     (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:300])
     for name, message in {
         "cut.h5": "cannot be read as HDF5", "text.h5": "cannot be read as HDF5", "external.h5": "of no form that is known",
-        "soft.h5": "of no form that is known", "stored_elsewhere.h5": "lies in other files", "huge.h5": "claims", "fastmri.h5": "fastMRI",
+        "soft.h5": "of no form that is known", "stored_elsewhere.h5": "lies in other files", "huge.h5": "claims",
         "bomb.h5": "header that cannot be read", "other.h5": "header that cannot be read", "nan.npz": "NaN", "flat.npz": "has a k-space of",
         "real.npz": "has a k-space of", "mask.npz": "has a mask of", "nowhere.npz": "has no affine", "pickled.npz": "cannot be read",
         "nothing.npz": "nothing but zeros", "cut.npz": "cannot be read", "missing.h5": "there is no such file",

@@ -53,6 +53,11 @@ class Config(BaseConfig):
     centre: Literal["foreground", "grid", "header"] | None = None
     """What comes to the middle of the run's grid: the data's foreground, or the middle of their grid; or whether their header says where
     they lie (default: the header where it fits exactly, else the foreground)."""
+    orientation: Annotated[str | None, Option("XYZ")] = None
+    """Directions of readout, phase encode and slices of fastMRI data, which the files do not say: three letters of RLAPSI (default: PLS, as
+    viewers show axial slices, from the lowest up)."""
+    spacing: Annotated[float | None, Option("MM")] = None
+    """Distance from a slice of fastMRI data to the next in mm (default: their thickness)."""
     batch_size: Annotated[int, Option("N")] = 1
     """Volumes that ranks hand on together; no volume depends on it."""
     device: Annotated[str | None, Option("DEVICE")] = None

@@ -67,6 +67,8 @@ def reconstruct(
     noise: float | None = None,
     window: Sequence[float] | None = None,
     centre: Centre | None = None,
+    orientation: str | None = None,
+    spacing: float | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: Literal["float32", "int16"] = "float32",
@@ -99,6 +101,8 @@ def reconstruct(
         noise: standard deviation of the noise of the data, in units of the model range.
         window: lowest and highest intensity of a NIfTI image.
         centre: how data are placed on the run's grid.
+        orientation: where readout, phase encode and slices of fastMRI data lead, three letters of RLAPSI; PLS if None.
+        spacing: mm from a slice of fastMRI data to the next; their thickness if None.
         batch_size: volumes that the ranks of a row hand on together.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels in the files.
@@ -130,7 +134,7 @@ def reconstruct(
     guide: Guidance = guided.build()
     solver = component("--sampler", SAMPLERS, sampler, solver_for(trained, guide))
     instrument = component("--operator", OPERATORS, masked(operator, mask), None)
-    source = _source(data, simulate, split, people, instrument, noise, window, centre, seed, trained.level)
+    source = _source(data, simulate, split, people, instrument, noise, window, centre, orientation, spacing, seed, trained.level)
     grid = visited(trained, filed.steps if steps is None else steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
@@ -172,7 +176,8 @@ def _missing(head: Any, count: int) -> str:
 
 def _source(
     data: Path | None, simulate: str | None, split: str, people: int | None, operator: Any, noise: float | None,
-    window: Sequence[float] | None, centre: Centre | None, seed: int, level: int,
+    window: Sequence[float] | None, centre: Centre | None, orientation: str | None, spacing: float | None, seed: int,
+    level: int,
 ) -> Measurements:  # fmt: skip
     """Whoever has the measurements that were named."""
     if (data is None) == (simulate is None):
@@ -181,6 +186,8 @@ def _source(
     if operator is None and (simulate is not None or (data is not None and nifti.is_image(data))):
         do = "give --operator, one of " + ", ".join(kinds(OPERATORS))
         raise UserError("--operator", "is missing", "what the instrument does to a volume", do)
+    if (orientation is not None or spacing is not None) and (data is None or not is_raw(data)):
+        raise UserError("--orientation" if orientation is not None else "--spacing", "is there", "none: it is for fastMRI data")
     if simulate is not None:
         if window is not None or centre is not None:
             raise UserError("--window" if window is not None else "--centre", "is there", "none: a store knows it")
@@ -189,7 +196,7 @@ def _source(
     if is_raw(data):
         if operator is not None or window is not None:
             raise UserError("--operator" if operator is not None else "--window", "is there", "none: raw data say it themselves")
-        return RawData(data, noise, centre)
+        return RawData(data, noise, centre, orientation, spacing)
     if not nifti.is_image(data):
         raise UserError(str(data), "is of a kind that is not known", ", ".join((*RAW_SUFFIXES, *nifti.SUFFIXES)))
     return MeasuredImage(data, operator, noise, _window(window), centre)
