@@ -317,3 +317,25 @@ def test_what_is_not_measured_ends_at_half_or_at_all_of_its_variance() -> None:
         kind, settings, solver = RECIPES[name]
         _, covariance = published(kind, settings, solver, levels(1000), unseen)
         assert float(covariance.trace() / PRIOR.trace()) == pytest.approx(ratio, rel=0.05), name
+
+
+@pytest.mark.parametrize("kind", ["gauss", "resample"])
+def test_what_a_denoiser_leaves_open_may_be_a_share_of_what_the_gaussian_does(kind: str) -> None:
+    """x0 given x is N(D, share C): its posterior mean, and for resample its posterior covariance, share C - W A share C."""
+    share, sigma, x = 0.4, 0.5, torch.randn(N, generator=DRAWN, dtype=torch.float64).reshape(1, 1, N, 1, 1)
+    data = torch.randn(ROWS, generator=DRAWN, dtype=torch.float64)
+    config = config_class("volgen.sampling.guidances", kind)(spread=share, iterations=500, tolerance=1e-12)  # type: ignore[call-arg]
+    level = torch.full((1,), sigma, dtype=torch.float64)
+
+    def drawn(shown: dict[int, Tensor]) -> Tensor:
+        def noises(k: int) -> Tensor:
+            return shown.get(k, torch.zeros(N, dtype=torch.float64)).reshape(1, 1, N, 1, 1)
+
+        return config.build().guide(denoise, problem(DEFICIENT, data), noises)(x, level).flatten()  # type: ignore[attr-defined]
+
+    left, said = share * known(sigma), denoise(x, level).flatten()
+    weights = left @ DEFICIENT.T @ torch.linalg.inv(DEFICIENT @ left @ DEFICIENT.T + NOISE**2 * FEW)
+    torch.testing.assert_close(drawn({}), said + weights @ (data - DEFICIENT @ said), atol=1e-8, rtol=0)
+    spread = torch.stack([drawn({k: unit}) - drawn({}) for k in range(3) for unit in EYE], dim=1)
+    expected = left - weights @ DEFICIENT @ left if kind == "resample" else 0 * EYE
+    torch.testing.assert_close(spread @ spread.T, expected, atol=1e-8, rtol=0)
