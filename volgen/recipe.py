@@ -205,7 +205,9 @@ class Recipe(Config):
 
     def of(self, phase: Phase) -> Recipe:
         """The recipe of one network of the plan: as if all were made, and trained, as this one is."""
-        return self.variants[phase.model]
+        variant = self.variants[phase.model]
+        first = None if phase.points else getattr(self.method, "optimiser", None)
+        return variant if first is None else variant.model_copy(update={"optimiser": first})
 
     @property
     def variants(self) -> list[Recipe]:
@@ -220,9 +222,19 @@ class Recipe(Config):
         return self.model_copy(update=update)
 
     @property
+    def grid(self) -> Shape3:
+        """Voxels along X, Y, Z of what is denoised as a whole: of volumes, or of what the method makes of them."""
+        return self.build().grid
+
+    @property
+    def example(self) -> Shape3:
+        """Voxels along X, Y, Z of what of a scan a training example is."""
+        return self.build().example
+
+    @property
     def piece(self) -> Shape3:
         """Voxels along X, Y, Z of what goes through the network at once."""
-        return self.model.piece(self.assembly.piece(self.data.grid), self.preconditioner)
+        return self.model.piece(self.assembly.piece(self.grid), self.preconditioner)
 
     @property
     def known(self) -> int:
@@ -238,7 +250,7 @@ class Recipe(Config):
     @property
     def examples_of_each(self) -> int:
         """Different examples of a volume that take about its memory: as many of each are validated on."""
-        return int(self.assembly.cuts(self.data.grid) * self.view.examples(self.model.shape(self.data.grid)))
+        return int(self.assembly.cuts(self.grid) * self.view.examples(self.model.shape(self.grid)))
 
     def build(self) -> methods.Method:
         """The method that this recipe describes: what is trained, and what samples. Everybody who needs a network or a loss asks it."""
@@ -314,8 +326,9 @@ class Recipe(Config):
                 raise ValueError(f"experts.models.{number}: {error}" if self.experts.models else str(error)) from None
 
     def _check_model(self) -> None:
+        grid = self.grid
         try:
-            piece = self.assembly.piece(self.data.grid)
+            piece = self.assembly.piece(grid)
         except ValueError as error:
             raise ValueError(f"assembly: {error}") from None
         kind, whole = self.assembly.kind, not self.assembly.piecewise
@@ -335,6 +348,8 @@ class Recipe(Config):
         if any(first % step for first in self.data.place.start):
             raise ValueError(f"data.box.start is {list(self.data.place.start)}, but level {self.level} needs multiples of {step}")
         maker = ("data.box.size" if self.data.box else "data.shape") if whole else f"a piece of assembly.kind '{kind}'"
+        if grid != self.data.grid:
+            maker = f"what method.kind '{self.method.kind}' makes of {maker}"
         _check_edges(maker, piece, "preconditioner", (self.preconditioner.multiple,) * 3)
         seen = self.model.piece(piece, self.preconditioner)
         if seen != piece:

@@ -21,21 +21,27 @@ from volgen.models.adapter import AdapterConfig
 from volgen.models.condition import ConditionConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.model import ExpertModel
+from volgen.models.space import VOXELS, Space
 from volgen.parallel.engine import EngineConfig
 from volgen.training.objective import Objective, ObjectiveConfig
+
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""Released weights of networks, by the names of their phases."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted to the cohort before anything was trained.
+    """What was fitted to the cohort before denoisers are trained.
 
     Attributes:
         preconditioner: it.
         numbers: scans that it was fitted to, by id: the number of each in the pass of the fit. None if it was fitted to other people.
+        space: where denoisers work, and it was fitted.
     """
 
     preconditioner: Preconditioner
     numbers: Mapping[str, int] = field(default_factory=dict)
+    space: Space = VOXELS
 
     def without(self, ids: Sequence[str]) -> Preconditioner:
         """The preconditioner as if each of these scans were somebody's who is new; for scans that it was fitted to, or for none of them."""
@@ -127,6 +133,49 @@ class Method(Protocol):
         """Input channels of the network."""
         ...
 
+    @property
+    def grid(self) -> Shape3:
+        """Voxels along X, Y, Z of what is denoised as a whole: of a volume, or of what is made of one.
+
+        Raises:
+            ValueError: nothing of the kind can be made of volumes of this size.
+        """
+        ...
+
+    @property
+    def example(self) -> Shape3:
+        """Voxels along X, Y, Z of what of a scan a training example is."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the phases that come before everything else, because :meth:`space` is made of their networks."""
+        ...
+
+    def space(self, weights: Weights | None, device: torch.device) -> Space:
+        """Where denoisers work.
+
+        Args:
+            weights: released ones of the networks of :attr:`needs`; random ones if None, for planning.
+            device: computes.
+
+        Raises:
+            ValueError: it cannot be made of these.
+        """
+        ...
+
+    def passes(self, phase: Phase, loss: float | None) -> None:
+        """Makes sure that a network of :attr:`needs` is good enough for the others to be trained.
+
+        Args:
+            phase: its.
+            loss: its validation loss; None where nobody was looked at.
+
+        Raises:
+            UserError: it is not.
+        """
+        ...
+
     def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
         """Made-up training examples of the sizes that real ones have; ``make`` makes a tensor of given edges."""
         ...
@@ -205,13 +254,14 @@ class Method(Protocol):
         """
         ...
 
-    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
         """Refuses a descent that its denoisers were not made for.
 
         Args:
             sampler: what takes the steps.
             grid: the noise levels from which it takes them, descending.
             guided: whether a guidance asks the denoiser, and takes what it says for an expected volume.
+            voxels: whether that volume has to be one of voxels, because a scan or a measurement is compared with it.
 
         Raises:
             UserError: says which solver, or which noise levels, they were made for.

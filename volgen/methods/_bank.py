@@ -15,6 +15,7 @@ from volgen.core.protocols import Sampler, Weighted
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
+from volgen.methods._volumes import OfVolumes
 from volgen.models.condition import conditioned
 from volgen.models.denoiser import Network
 from volgen.models.dropout import dropping, features_kept
@@ -23,7 +24,7 @@ from volgen.training.objective import Draws, Objective
 
 
 @dataclass(frozen=True)
-class Bank:
+class Bank(OfVolumes):
     """The half of a :class:`~volgen.methods.Method` that does not depend on what networks learn.
 
     Attributes:
@@ -39,7 +40,7 @@ class Bank:
 
     def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
         """Made-up pieces of volumes, with what is known beside them and what is told."""
-        piece, known = self.recipe.piece, self.recipe.known
+        piece, known = self.example, self.recipe.known
         x_BCXYZ = make(count, getattr(self.recipe.objective, "states", 1), *piece)
         channels = make(count, known, *piece) if known else None
         told = {condition.name: make(count, *condition.edges) for condition in self.recipe.conditions}
@@ -98,7 +99,7 @@ class Bank:
             expected = f"from 2 to {len(grid)}: the experts were trained at these noise levels only"
             raise UserError("--steps", str(error), expected) from None
 
-    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
         """Denoisers go with any solver."""
 
     def trained_by(self, trainee: Trained) -> Objective:

@@ -15,6 +15,7 @@ from volgen.core.protocols import Denoiser, Sampler, Shape3
 from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
+from volgen.methods._volumes import OfVolumes
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.precision import InPrecision
 from volgen.training.objective import Objective
@@ -36,7 +37,7 @@ class Generator:
 
 
 @dataclass(frozen=True)
-class OneStepMethod(ABC):
+class OneStepMethod(OfVolumes, ABC):
     """A :class:`~volgen.methods.Method` of one network, which is asked once for each volume.
 
     Attributes:
@@ -148,7 +149,7 @@ class OneStepMethod(ABC):
             raise UserError("--steps", f"is {steps}, but this run draws a volume in one step", "1, or nothing")
         return [max(grid)]
 
-    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
         """Makes sure that nothing else is asked of it than whole volumes.
 
         Raises:

@@ -110,7 +110,7 @@ class Jumping(Bank):
             return [points[owned - 1] for owned in accumulate(len(phase.points) for phase in self._experts)][::-1]
         return [points[round((number + 1) * len(points) / steps) - 1] for number in reversed(range(steps))]
 
-    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False) -> None:
+    def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
         """Refuses solvers that would take what a jump returns for something else.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A variational autoencoder of volumes (Kingma and Welling 2014; MONAI's ``AutoencoderKL``) with a Gaussian over what it encodes.
+"""Variational autoencoders of volumes (Kingma and Welling 2014; MONAI's ``AutoencoderKL``), and one with a Gaussian over what it encodes.
 
 What a standard normal prior decodes to is blurred or noise, because training people do not fill it. So a Gaussian is fitted to their
 latents once the autoencoder is trained (ex-post density estimation, Ghosh et al. 2020), and volumes are decoded from that: mean,
@@ -19,7 +19,64 @@ from volgen.core.protocols import Shape3
 from volgen.models.convolution import wrong_in_bf16
 
 
-class Autoencoder(nn.Module):
+class Codec(nn.Module):
+    """Encoder and decoder of a variational autoencoder.
+
+    Args:
+        channels: width of each resolution, finest first; each has half the edges of the one before.
+        latent_channels: C.
+        blocks: residual blocks of each resolution.
+        groups: groups of the normalisation, which divide every width.
+        checkpointing: whether activations are computed again.
+    """
+
+    def __init__(self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, checkpointing: bool = False) -> None:
+        super().__init__()
+        # Imported here: it takes seconds, and every command reads the configuration of methods.
+        from monai.networks.nets import AutoencoderKL
+
+        self.levels = len(channels)
+        self.net = AutoencoderKL(
+            spatial_dims=3, in_channels=1, out_channels=1, channels=channels, latent_channels=latent_channels, num_res_blocks=blocks,
+            norm_num_groups=groups, attention_levels=(False,) * self.levels, with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False, use_checkpoint=checkpointing,
+        )  # fmt: skip
+
+    def forward(self, input_BCXYZ: Tensor, noise_B: Tensor, posterior: Tensor | None = None) -> Tensor:
+        """What :meth:`run` says, in fp32 where another type would be wrong.
+
+        Args:
+            input_BCXYZ: what goes in.
+            noise_B: not looked at.
+            posterior: standard normal numbers [B, C, x, y, z], if the sampled latents of volumes are asked about.
+        """
+        if any(wrong_in_bf16(input_BCXYZ, [edge >> level for edge in input_BCXYZ.shape[2:]], 2) for level in range(self.levels)):
+            with torch.autocast("cpu", enabled=False):
+                return self.run(input_BCXYZ.float(), posterior)
+        return self.run(input_BCXYZ, posterior)
+
+    def run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
+        """What this autoencoder is asked."""
+        raise NotImplementedError
+
+    def sampled(self, x_BCXYZ: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+        """What a reconstruction from a sample of each latent's posterior is off by, [B, 1, X, Y, Z], and what that posterior costs.
+
+        Args:
+            x_BCXYZ: clean volumes.
+            posterior: standard normal numbers [B, C, x, y, z].
+
+        Returns:
+            Reconstructions less volumes; and the Kullback-Leibler divergence from the standard normal [B], in nats for each voxel.
+        """
+        mean, deviation = self.net.encode(x_BCXYZ)
+        error_BCXYZ = (self.net.decode(mean + deviation * posterior) - x_BCXYZ).float()
+        mean, deviation = mean.float(), deviation.float()
+        nats_B = 0.5 * (mean**2 + deviation**2 - 2.0 * deviation.log() - 1.0).sum(dim=(1, 2, 3, 4))
+        return error_BCXYZ, nats_B / x_BCXYZ[0].numel()
+
+
+class Autoencoder(Codec):
     """Encoder, decoder, and a Gaussian of latents, which is the standard normal one before it is fitted.
 
     Args:
@@ -35,37 +92,28 @@ class Autoencoder(nn.Module):
     def __init__(
         self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, shape: Shape3, rank: int, checkpointing: bool = False
     ) -> None:
-        super().__init__()
-        # Imported here: it takes seconds, and every command reads the configuration of methods.
-        from monai.networks.nets import AutoencoderKL
-
-        self.levels = len(channels)
+        super().__init__(channels, latent_channels, blocks, groups, checkpointing)
         self.latent = (latent_channels, *(edge >> (self.levels - 1) for edge in shape))
         size = math.prod(self.latent)
-        self.net = AutoencoderKL(
-            spatial_dims=3, in_channels=1, out_channels=1, channels=channels, latent_channels=latent_channels, num_res_blocks=blocks,
-            norm_num_groups=groups, attention_levels=(False,) * self.levels, with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False, use_checkpoint=checkpointing,
-        )  # fmt: skip
         for name, start in (("mean", torch.zeros(size)), ("components", torch.zeros(rank, size)), ("deviation", torch.ones(size))):
             self.register_buffer(name, start)
 
-    def forward(self, input_BCXYZ: Tensor, noise_B: Tensor, posterior: Tensor | None = None) -> Tensor:
+    def run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
         """Decodes samples of the Gaussian; or, of clean volumes, says what their encoding loses and costs.
 
         Args:
             input_BCXYZ: standard normal numbers, of which as many are used as are needed; or volumes.
-            noise_B: not looked at.
             posterior: standard normal numbers [B, C, x, y, z] if volumes are to be encoded.
 
         Returns:
             Volumes; or, [B, 2], the mean absolute error of each reconstruction and the Kullback-Leibler divergence of its latent from
             the standard normal, in nats for each voxel.
         """
-        if any(wrong_in_bf16(input_BCXYZ, [edge >> level for edge in input_BCXYZ.shape[2:]], 2) for level in range(self.levels)):
-            with torch.autocast("cpu", enabled=False):
-                return self._run(input_BCXYZ.float(), posterior)
-        return self._run(input_BCXYZ, posterior)
+        if posterior is None:
+            decoded: Tensor = self.net.decode(self._sample(input_BCXYZ.flatten(1)).view(-1, *self.latent))
+            return decoded
+        error_BCXYZ, nats_B = self.sampled(input_BCXYZ, posterior)
+        return torch.stack([error_BCXYZ.abs().mean(dim=(1, 2, 3, 4)), nats_B], dim=1)
 
     def encode(self, x_BCXYZ: Tensor, posterior: Tensor) -> Tensor:
         """Latents [B, d] of clean volumes, samples of their posterior."""
@@ -91,16 +139,6 @@ class Autoencoder(nn.Module):
         state["mean"].copy_(mean_d)
         state["components"].zero_()[:rank].copy_(components_rd)
         state["deviation"].copy_(left_d.sqrt())
-
-    def _run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
-        if posterior is None:
-            decoded: Tensor = self.net.decode(self._sample(input_BCXYZ.flatten(1)).view(-1, *self.latent))
-            return decoded
-        mean, deviation = self.net.encode(input_BCXYZ)
-        lost_B = (self.net.decode(mean + deviation * posterior) - input_BCXYZ).float().abs().mean(dim=(1, 2, 3, 4))
-        mean, deviation = mean.float(), deviation.float()
-        nats_B = 0.5 * (mean**2 + deviation**2 - 2.0 * deviation.log() - 1.0).sum(dim=(1, 2, 3, 4))
-        return torch.stack([lost_B, nats_B / input_BCXYZ[0].numel()], dim=1)
 
     def _sample(self, normal: Tensor) -> Tensor:
         """Latents [B, d] of the Gaussian, from the first d + r of standard normal numbers."""

@@ -74,13 +74,13 @@ def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Dra
         gpu: whether a GPU computes; otherwise also what oneDNN's convolutions take.
         full: whether whole volumes are on their way, although they could climb (:mod:`volgen.sampling.climb`).
     """
-    sampler, grid, whole = recipe.sampler.build(), recipe.schedule.grid(), math.prod(recipe.data.grid)
+    sampler, grid, whole = recipe.sampler.build(), recipe.schedule.grid(), math.prod(recipe.grid)
     experts = [phase for phase in recipe.phases() if phase.index is not None]
     owners = [next(phase for phase in experts if sigma in phase.span) for sigma in grid]
     levels = [recipe.of(phase).level for phase in owners]
     climbing = not full and climbs(levels)
     asked = {phase.model: _asked(recipe.of(phase), phase, people, gpu, corner=climbing) for phase in owners}
-    pieces = whole // math.prod(recipe.assembly.piece(recipe.data.grid))
+    pieces = whole // math.prod(recipe.assembly.piece(recipe.grid))
     tensors = 1 + sum(kind is torch.Tensor for kind in sampler.remembers)
     steps, held = [], []
     for sigma, phase, level, count in zip(grid, owners, levels, evaluations(sampler, len(grid)), strict=True):
@@ -90,18 +90,18 @@ def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Dra
     weights = [asked[phase.model].weights for phase in owners]
     loaded = max(map(sum, itertools.pairwise(weights)), default=weights[0])
     with FakeTensorMode():
-        fitted = recipe.preconditioner.blank(recipe.data.grid, people).state()
+        fitted = recipe.preconditioner.blank(recipe.grid, people).state()
     return Drawn(tuple(steps), sum(tensor.numel() * tensor.element_size() for tensor in fitted.values()) + loaded + max(held))
 
 
 def _asked(recipe: Recipe, phase: Phase, people: int, gpu: bool, *, corner: bool) -> _Asked:
     """One evaluation of an expert of a recipe of one model."""
     method = recipe.build()
-    shape = recipe.assembly.piece(recipe.data.grid)
+    shape = recipe.assembly.piece(recipe.grid)
     sigma = torch.ones(1)  # a real one: where a jump ends depends on it
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         network = method.released(phase)
-        preconditioner = recipe.preconditioner.blank(recipe.data.grid, people)
+        preconditioner = recipe.preconditioner.blank(recipe.grid, people)
         denoise = (method.corner if corner else method.denoiser)(network, preconditioner)
         y = torch.zeros(1, 1, *(recipe.model.shape(shape) if corner else shape))
         known = Given(torch.zeros(1, recipe.assembly.known, *shape)) if recipe.assembly.known else NOTHING

@@ -119,11 +119,12 @@ def _meets(recipe: Recipe, network: nn.Module, at_once: Pass, group: Group) -> s
     method = recipe.build()
     examples = method.examples(count, partial(torch.randn, generator=generator)).to(group.device)
     # Any positive numbers will do for what is fitted: kernels do not choose by value.
-    blank = recipe.preconditioner.blank(recipe.data.grid, count).state()
+    blank = recipe.preconditioner.blank(recipe.grid, count).state()
     fitted = {name: torch.rand(tensor.shape, generator=generator) + 0.5 for name, tensor in blank.items()}
     preconditioner: Preconditioner = recipe.preconditioner.restore(fitted).to(group.device)
 
-    objective = method.objective(recipe.trained()[-1], Fitted(preconditioner), lambda quantile: 10.0 ** (quantile - 0.5))
+    space = method.space(None, group.device)
+    objective = method.objective(recipe.trained()[-1], Fitted(preconditioner, space=space), lambda quantile: 10.0 ** (quantile - 0.5))
 
     def loss(network: Network, rows: Sequence[int]) -> Tensor:
         return objective.loss(network, examples[rows], StepDraws(0, "meets", 1, count, rows))
@@ -165,7 +166,8 @@ def trace(recipe: Recipe, at_once: Pass, gpu: bool) -> int:
         each = PerSample(network) if at_once.patients > 1 else None
         bare = method.forward(network)
         ids = [str(number) for number in range(count)]
-        fitted = Fitted(recipe.preconditioner.blank(recipe.data.grid, count), {name: number for number, name in enumerate(ids)})
+        space, numbers = method.space(None, torch.device("cpu")), {name: number for number, name in enumerate(ids)}
+        fitted = Fitted(recipe.preconditioner.blank(recipe.grid, count), numbers, space)
         objective = method.objective(phase, fitted)
 
         def call(inputs: Tensor, noise: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted
+from volgen.models.space import VOXELS
 from volgen.parallel.memory import NetworkSize
 from volgen.parallel.memory_trace import Allocations, conv_workspace
 from volgen.planning.blank import BlankDraws
@@ -94,8 +95,9 @@ def trace(recipe: Recipe, micro_batch: int, people: int, gpu: bool, phase: Phase
         size = size_of(recipe, phase, network)
         with Allocations() as fitted:
             numbers = {str(number): number for number in range(micro_batch)}
-            preconditioner = recipe.preconditioner.blank(recipe.data.grid, people)  # stays, whatever an expert's level needs of it
-            objective = method.objective(phase, Fitted(preconditioner, numbers))
+            preconditioner = recipe.preconditioner.blank(recipe.grid, people)  # stays, whatever an expert's level needs of it
+            space = method.space(None, torch.device("cpu")) if phase.needs else VOXELS
+            objective = method.objective(phase, Fitted(preconditioner, numbers, space))
         computing = method.forward(network)
 
         def loss(volumes: int) -> Tensor:

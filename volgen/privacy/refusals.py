@@ -38,6 +38,12 @@ def of_recipe(recipe: Run) -> Iterator[str]:
     if not getattr(recipe.method, "patients_apart", False):
         choice = _choice(METHODS, "patients_apart", is_so=True)
         yield f"method.kind '{recipe.method.kind}' fits to people or mixes them, and nothing accounts for that. Choose {choice}"
+    first = getattr(recipe.method, "first", "")
+    if first and not recipe.start.brings_fit:
+        yield (
+            f"method.kind '{recipe.method.kind}' trains {first} with the cohort first, and nothing accounts for that."
+            f" Begin from a public run (start.kind public), whose {first.split()[-1]} is taken over as it is"
+        )
     if not getattr(recipe.network, "patients_apart", False):
         choice = _choice(networks.__name__, "patients_apart", is_so=True)
         yield f"network.kind '{recipe.network.kind}' is not tested. Choose one of {choice}"

@@ -75,6 +75,11 @@ class CoarserRun(TrainedRun):
         return self.doubled
 
     @property
+    def whole(self) -> Shape3:
+        """Those of a volume of larger voxels."""
+        return self.geometry.grid
+
+    @property
     def piece(self) -> Shape3:
         """A whole volume."""
         return self.geometry.grid

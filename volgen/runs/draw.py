@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from volgen.models.assembly import Assembly, Box
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.models.haar import corner_scale, levels_between, means
+from volgen.models.space import Space
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
@@ -75,19 +76,27 @@ class Drawing:
     @property
     def shape(self) -> Shape4:
         """Channels and voxels of what is on its way when a descent ends, (1, X, Y, Z)."""
-        x, y, z = (edge >> self.finest for edge in self.run.geometry.grid)
+        x, y, z = (edge >> self.finest for edge in self.run.whole)
         return 1, x, y, z
 
     def handed_over(self, volume_CXYZ: Tensor) -> Tensor:
         """What a descent ended with -> means over cubes of 2^level voxels."""
+        with torch.no_grad():
+            volume_CXYZ = self.space.decode(volume_CXYZ[None])[0]
         return means(volume_CXYZ / corner_scale(self.finest), self.level - self.finest)
 
     def __post_init__(self) -> None:
-        self.run.recipe.build().fits(self.sampler(), self.grid, guided=self.guidance is not UNGUIDED)
+        guided, measured = self.guidance is not UNGUIDED, self.measurement is not None
+        self.run.recipe.build().fits(self.sampler(), self.grid, guided=guided, voxels=measured)
+
+    @cached_property
+    def space(self) -> Space:
+        """Where volumes are on their way."""
+        return self.run.space(self.device)
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""
-        return volumes * self.assembly.pieces(self.run.geometry.grid) * len(self.grid)
+        return volumes * self.assembly.pieces(self.run.whole) * len(self.grid)
 
     def draw(
         self, seed: int, indices: Sequence[int], take: Callable[[int, Tensor], None], done: Done, memory: float = 4 * GIB, capacity: int = 2
@@ -147,7 +156,7 @@ class Drawing:
         return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        level = levels_between(self.run.geometry.grid[-1], y_BCXYZ.shape[-1]) if self.climbs else 0
+        level = levels_between(self.run.whole[-1], y_BCXYZ.shape[-1]) if self.climbs else 0
         return FittedCorners(self.preconditioner).expected(level, y_BCXYZ, sigma_B)
 
     def sampler(self) -> Sampler:

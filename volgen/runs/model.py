@@ -68,7 +68,7 @@ class Model:
         self.config: dict[str, Any] = found.recipe.model_dump(mode="json")
         self.fingerprint, self.privacy = found.fingerprint, found.privacy
         self._geometry, self._conditions = found.geometry, found.recipe.conditions
-        self._preconditioner = found.preconditioner(self.device)
+        self._preconditioner, self._space = found.preconditioner(self.device), found.space(self.device)
         self._bank = found.bank(self._preconditioner, self.device, self.grid, capacity)
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor | float, given: Given | Mapping[str, Any] = NOTHING) -> Tensor:
@@ -112,7 +112,9 @@ class Model:
         """
         if x_BCXYZ.ndim < 3 or x_BCXYZ.numel() != x_BCXYZ.shape[-3:].numel():
             raise ValueError(f"{list(x_BCXYZ.shape)} is not one volume")
-        x_XYZ = x_BCXYZ.detach().reshape(x_BCXYZ.shape[-3:]).float().cpu()
+        with torch.no_grad():
+            decoded = self._space.decode(x_BCXYZ.detach().reshape(1, 1, *x_BCXYZ.shape[-3:]).float())
+        x_XYZ = decoded[0, 0].cpu()
         return nifti.to_image(self._geometry.volume(x_XYZ), derivative.description(derivative.NOBODY))
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from volgen.core import ledger as ledgers
@@ -19,7 +20,19 @@ from volgen.core.errors import UserError
 from volgen.core.files import check_digest, fingerprint, read_json
 from volgen.core.limits import LEDGER_BYTES, MANIFEST_BYTES, SMALL_JSON_BYTES
 from volgen.core.protocols import Denoiser, Shape3
-from volgen.core.run_files import ASSEMBLY, CHECKSUMS, CONFIG, ENSEMBLE, GEOMETRY, LEDGER, MANIFEST, PRECONDITIONER, TRAIN_AGAIN
+from volgen.core.run_files import (
+    ASSEMBLY,
+    CHECKSUMS,
+    CONFIG,
+    ENSEMBLE,
+    GEOMETRY,
+    LEDGER,
+    MANIFEST,
+    PRECONDITIONER,
+    TRAIN_AGAIN,
+    WEIGHTS,
+    of_expert,
+)
 from volgen.core.span import owner
 from volgen.data import derivative
 from volgen.experts import compact
@@ -31,8 +44,10 @@ from volgen.models.assembly import Assembly
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.models.model import sigma_of_means
+from volgen.models.space import Space
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
+    HEADER,
     assembly_bytes,
     check_unchanged,
     preconditioner_bytes,
@@ -83,9 +98,14 @@ class TrainedRun:
         return Paths(self.directory)
 
     @property
+    def whole(self) -> Shape3:
+        """Voxels along X, Y, Z of what its bank denoises, once it is put together: of a volume, or of what is made of one."""
+        return self.recipe.grid
+
+    @property
     def piece(self) -> Shape3:
         """Voxels along X, Y, Z of what its bank denoises at once: of a volume, or of a piece of one, whatever its networks see of that."""
-        return self.recipe.assembly.piece(self.recipe.data.grid)  # type: ignore[no-any-return]
+        return self.recipe.assembly.piece(self.recipe.grid)  # type: ignore[no-any-return]
 
     @property
     def level(self) -> int:
@@ -148,6 +168,28 @@ class TrainedRun:
         self._check(restored)
         check_unchanged(self.directory / PRECONDITIONER, TRAIN_AGAIN)
         return restored.to(device)
+
+    def space(self, device: torch.device) -> Space:
+        """Where the run's denoisers work, on a device.
+
+        Raises:
+            UserError: a network that makes it is missing, damaged, or was changed.
+        """
+        method, weights = self.recipe.build(), {}
+        for name in method.needs:
+            where = self.directory / of_expert(name, WEIGHTS)
+            check_digest(where, self.ensemble.files.get(of_expert(name, WEIGHTS)), ENSEMBLE, what=f"the {name}", do=TRAIN_AGAIN)
+            weights[name] = load_file(where)
+        try:
+            return method.space(weights, device)
+        except (ValueError, RuntimeError) as error:
+            where, found = self.directory / of_expert(method.needs[0], WEIGHTS), " ".join(str(error).split())[:200]
+            raise UserError(str(where), found, f"the network in {CONFIG}", TRAIN_AGAIN) from None
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """SHA-256 of the networks that make what its denoisers see; none where they see volumes. Runs of equal ones see the same."""
+        return tuple(self.ensemble.files.get(of_expert(name, WEIGHTS), "") for name in self.recipe.build().needs)
 
     def assembly(self) -> Assembly:
         """How the run's volumes are put together.
@@ -278,9 +320,11 @@ def open_run(directory: Path) -> TrainedRun:
     ledger = read_json(directory / LEDGER, "the privacy ledger of a trained run", derivative.is_ledger, limit=LEDGER_BYTES)
     _check_models(directory, recipe, ensemble)
     decisive = {ENSEMBLE: ensemble.digest, GEOMETRY: files.check(GEOMETRY)}
-    decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.data.grid))
+    decisive[PRECONDITIONER] = files.check(PRECONDITIONER, preconditioner_bytes(recipe.preconditioner, recipe.grid))
     if files.has(ASSEMBLY):
         decisive[ASSEMBLY] = files.check(ASSEMBLY, assembly_bytes(recipe.data.grid))
+    for name in recipe.build().needs:
+        decisive[of_expert(name, WEIGHTS)] = files.check(of_expert(name, WEIGHTS), _bytes_of_needed(directory, recipe, name))
     # The default assembly is left out: runs from before there were others keep their fingerprints. So do options: those that
     # config.yaml names, which are all that there were when the run was trained; what has come since is at its default. The weights are
     # in it through their checksums in ensemble.json.
@@ -361,11 +405,17 @@ def _check_models(directory: Path, recipe: Recipe, ensemble: ensembles.Ensemble)
             raise UserError(str(path), f"does not hold the weights of this network: {size} bytes of them", wanted, TRAIN_AGAIN)
 
 
-def _network_bytes(directory: Path, recipe: Recipe) -> tuple[int, int]:
-    """Bytes of the weights of the network of ``config.yaml``, as training writes them and in a compact release."""
+def _bytes_of_needed(directory: Path, recipe: Recipe, name: str) -> int:
+    """Most bytes of a file of weights that experts need."""
+    phase = next(phase for phase in recipe.phases() if phase.name == name)
+    return HEADER + max(_network_bytes(directory, recipe, phase))
+
+
+def _network_bytes(directory: Path, recipe: Recipe, phase: Phase | None = None) -> tuple[int, int]:
+    """Bytes of the weights of a network of ``config.yaml``, that of experts if None, as training writes them and in a compact release."""
     try:
         with torch.device("meta"):
-            return compact.bytes_of(recipe.build().released(recipe.phases()[-1]))
+            return compact.bytes_of(recipe.build().released(phase or recipe.phases()[-1]))
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         found = f"network: cannot be built ({' '.join(str(error).split())[:200]})"
         raise UserError(str(directory / CONFIG), found, "the network that was trained", TRAIN_AGAIN) from None

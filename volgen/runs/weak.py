@@ -79,7 +79,7 @@ def _shared(run: TrainedRun) -> TrainedRun:
 
 
 def _check(run: TrainedRun, other: TrainedRun, name: str, grid: Sequence[float], corners: bool) -> None:
-    if other.piece != run.piece or (other.geometry.affine != run.geometry.affine).any():
+    if other.piece != run.piece or other.latents != run.latents or (other.geometry.affine != run.geometry.affine).any():
         found = f"draws {list(other.piece)} voxels in another frame or of another size"
         raise UserError(f"{OPTION} {name}", found, f"those of the run, {list(run.piece)}")
     if other.ensemble.sigma_max < max(grid):

@@ -27,6 +27,11 @@ OWN: dict[str, dict[str, Any]] = {
     "diffusion": {},
     "gaussian": {"preconditioner": GAUSSIAN, "experts": {"count": 2}},
     "gan": {"method": {"kind": "gan", "latent": 8, "width": 8, "critic_width": 4, "norm_groups": 2, "slab": 2}},
+    "latent": {
+        "method": {"kind": "latent", "channels": [4, 8], "norm_groups": 4, "latent_channels": 2, "steps": 4, "gate": 0.0},
+        "preconditioner": GAUSSIAN,
+        "experts": {"count": 2},
+    },
     "vae": {"method": {"kind": "vae", "channels": [4, 8], "norm_groups": 4, "latent_channels": 2, "rank": 3}},
 }
 """What the recipe of a method has beside the usual."""

@@ -82,7 +82,7 @@ def anonymise(
     if trained.recipe.assembly.piecewise:
         found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}'), and a scan is denoised as a whole"
         raise UserError(str(run), found, "a run that denoises whole volumes")
-    trained.recipe.build().fits(trained.recipe.sampler.build(), trained.ensemble.grid, guided=True)
+    trained.recipe.build().fits(trained.recipe.sampler.build(), trained.ensemble.grid, guided=True, voxels=True)
     # The folder is made to be released: no path, and no time or memory, which would tell the size of the scan.
     settings = {"epsilon": epsilon, "delta": delta, "radius": radius, "centre": _centre_words(centre), "dtype": dtype}
     provenance = manifest.Provenance("anonymise", settings, {"run": trained.fingerprint}, measured=False)

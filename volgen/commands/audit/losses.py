@@ -59,7 +59,7 @@ def losses(
     Raises:
         UserError: a denoiser has diverged, or a file of the run or of a store is damaged.
     """
-    fitted, where = Fitted(trained.preconditioner(device)), trained.geometry.place
+    fitted, where = Fitted(trained.preconditioner(device), space=trained.space(device)), trained.geometry.place
     phases = {phase.index: phase for phase in trained.recipe.phases()}
     found = np.zeros((len(people), len(sigmas)))
     with trained.bank(fitted.preconditioner, device, sigmas) as bank, progress(f"losses of {trained.recipe.name}", found.size) as ticker:

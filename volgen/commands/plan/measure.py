@@ -79,9 +79,9 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
 
 def made_up(recipe: Recipe, people: int, device: torch.device) -> Fitted:
     """A preconditioner as large as a fit to ``people`` volumes, :data:`SOMEBODY` among them, whose numbers keep the loss finite."""
-    state = recipe.preconditioner.blank(recipe.data.grid, people).state(training=True)
+    state = recipe.preconditioner.blank(recipe.grid, people).state(training=True)
     numbers = {name: tensor.fill_(0.1) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    return Fitted(recipe.preconditioner.restore(numbers).to(device), {SOMEBODY: 0})
+    return Fitted(recipe.preconditioner.restore(numbers).to(device), {SOMEBODY: 0}, recipe.build().space(None, device))
 
 
 def timed(step: Callable[[int], None], most: int = MOST) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def memory(recipe: Recipe, traced: StepTrace, ranks: int, people: int, process: 
     else:
         parts |= {"process before training": process, **host}
     retained = 0.0 if gpu else RETAINED[recipe.engine.precision]
-    fit = recipe.preconditioner.fit_bytes(recipe.data.grid, people)
+    fit = recipe.preconditioner.fit_bytes(recipe.grid, people)
     moments = _moments(
         traced, engine, size, retained, gpu and recipe.privacy.buckets, gpu, ranks, average if recipe.engine.zero_stage else 0
     )
@@ -128,14 +128,14 @@ def _buffers(recipe: Recipe, traced: StepTrace, buckets: int, ranks: int) -> dic
         **(network if recipe.privacy.validates else {}),
         **recipe.privacy.held(size.parameters),
         "preconditioner": traced.preconditioner,
-        "batch": FP32 * (1 + recipe.known) * math.prod(recipe.piece) * recipe.data.batch_size // ranks,
+        "batch": FP32 * (1 + recipe.known) * math.prod(recipe.example) * recipe.data.batch_size // ranks,
         "communication": buckets,
     }
 
 
 def _host(recipe: Recipe, size: NetworkSize, ranks: int, people: int) -> dict[str, int]:
     """What lies in host memory whatever the device: decoded volumes and the best weights so far."""
-    example, views = (1 + recipe.known) * math.prod(recipe.piece), recipe.examples_of_each
+    example, views = (1 + recipe.known) * math.prod(recipe.example), recipe.examples_of_each
     validated = recipe.stopping.validation_volumes if recipe.privacy.validates else 0
     return {
         "validation volumes": FP32 * example * views * validated,

@@ -69,7 +69,9 @@ def _placeless(recipe: Recipe) -> Recipe:
 
 def _write_template(path: Path, trained: TrainedRun, preconditioner: Preconditioner) -> None:
     """The mean of the cohort, as coarse as a template may be; its middle is that of the model's grid."""
-    x_BCXYZ = preconditioner.expected(torch.zeros(1, 1, *trained.geometry.grid), torch.tensor([DROWNED]))
+    expected = preconditioner.expected(torch.zeros(1, 1, *trained.whole), torch.tensor([DROWNED]))
+    with torch.no_grad():
+        x_BCXYZ = trained.space(torch.device("cpu")).decode(expected)
     mean = trained.geometry.volume(x_BCXYZ[0, 0])
     edges = [voxels_in(size, EDGE) for size in mean.voxel_size]
     if any(size % edge for size, edge in zip(mean.shape, edges, strict=True)):

@@ -23,6 +23,7 @@ from volgen.data.stream import Stream
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.denoiser import Preconditioner
+from volgen.models.space import VOXELS
 from volgen.origin.start import Start
 from volgen.parallel.group import Group
 from volgen.privacy.plan import Regime
@@ -128,7 +129,8 @@ class _Equipment:
             recipe.optimiser, recipe.ema, regime.gradient(stream, group, self._interrupt, self._pulse), recipe.engine.checkpoint_every,
             recipe.seed, group, regime.metrics(self._metrics), self._pulse,
         )  # fmt: skip
-        fitted = parts.fitted(recipe, self._store, self._preconditioner)
+        space = parts.space(recipe, group) if phase.needs else VOXELS
+        fitted = parts.fitted(recipe, self._store, self._preconditioner, space)
 
         def settle(phase: Phase, path: Path) -> None:
             parts.settle(recipe, phase, self._store, path, group.device)
@@ -177,6 +179,7 @@ class _Crew:
         tools, group = self.equipment.of(phase), self.group
         recipe, regime, trainer = tools.recipe, tools.regime, tools.trainer
         folder = self.paths.phase(phase.name)
+        on_chief(group, lambda: self._check_needs(phase))
         network = self._network(phase)
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         engine = regime.engine(network, group, parts.at_once(recipe))
@@ -203,6 +206,13 @@ class _Crew:
         loss = outcome.validation_loss
         scored = "" if loss is None else f", validation loss {loss:.5f} at step {outcome.best_step}"
         say(f"{title}: {outcome.steps} steps{scored}.")
+
+    def _check_needs(self, phase: Phase) -> None:
+        """Makes sure that the networks that a phase needs are as they were trained, and good enough. For rank 0."""
+        named = {other.name: other for other in self.recipe.phases()}
+        for name in phase.needs:
+            self.queue.records[name].check(self.paths.weights(name))
+            self.recipe.build().passes(named[name], self.queue.records[name].validation_loss)
 
     def _network(self, phase: Phase) -> nn.Module:
         weights = self.start.weights(phase)

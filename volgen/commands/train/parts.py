@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
-from torch import nn
+from torch import Tensor, nn
 
 from volgen.core.errors import UserError
 from volgen.core.files import atomic_path
@@ -21,6 +22,7 @@ from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
+from volgen.models.space import Space
 from volgen.origin.start import Start
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
@@ -28,12 +30,13 @@ from volgen.planning.patients import choose
 from volgen.privacy.plan import AtOnce
 from volgen.recipe import Recipe
 from volgen.runs.fitted import check_all, check_unchanged, restore, restore_assembly, write
+from volgen.runs.paths import Paths
 from volgen.training.together import on_chief
 from volgen.training.validation import Validator
 
 
 def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, start: Start) -> Preconditioner:
-    """Fitted once, on rank 0, to training volumes as they are, or taken from a public run; from then on read from the run."""
+    """Fitted once, on rank 0, to training volumes as denoisers see them, or taken from a public run; from then on read from the run."""
     path = root / FOR_TRAINING
 
     def fit() -> None:
@@ -46,8 +49,13 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
             people = [record.patient for record in stream.records]
             finest = [0 if recipe.data.interpolated else record.finest for record in stream.records]
             say(f"Fitting the '{recipe.preconditioner.kind}' preconditioner to {len(stream)} volumes.")
+            seen = space(recipe, group)
+
+            def volumes() -> Iterator[Tensor]:
+                return (seen.encode(volume_XYZ[None, None])[0, 0] for volume_XYZ in stream.volumes())
+
             try:
-                fitted = recipe.preconditioner.fit(stream.volumes, people, recipe.seed, finest)
+                fitted = recipe.preconditioner.fit(volumes, people, recipe.seed, finest)
                 assembly: Assembly = recipe.assembly.fit(stream.scans, people, recipe.seed)
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or other kinds of preconditioner and assembly") from None
@@ -69,14 +77,28 @@ def _coarsest(recipe: Recipe) -> int:
     return max(variant.level for variant in recipe.variants)
 
 
-def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner) -> Fitted:
+def space(recipe: Recipe, group: Group) -> Space:
+    """Where denoisers work, on the device of the ranks; of networks that are finished.
+
+    Raises:
+        UserError: nothing can be seen there.
+    """
+    method, paths = recipe.build(), Paths(recipe.directory)
+    try:
+        return method.space({name: load_file(paths.weights(name)) for name in method.needs}, group.device)
+    except ValueError as error:
+        where, do = str(paths.weights(method.needs[0])), "train it anew under another `name`, with more people or another optimiser"
+        raise UserError(where, str(error), "a network of which something can be made", do) from None
+
+
+def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner, where: Space) -> Fitted:
     """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
 
     Those that a start has brought know nobody of the cohort.
     """
     records = [] if recipe.start.brings_fit else recipe.data.records(store, "train", _coarsest(recipe))
     numbers = {record.id: number for number, record in enumerate(records)}
-    return Fitted(preconditioner, numbers)
+    return Fitted(preconditioner, numbers, where)
 
 
 def make_validator(recipe: Recipe, phase: Phase, store: Store, group: Group) -> Validator:

@@ -74,11 +74,11 @@ def _steps(recipe: Recipe) -> str:
 
 def _preconditioner(recipe: Recipe) -> str:
     """What a fit keeps, of a cohort that is large enough for all of its components."""
-    fit = recipe.preconditioner.fit_bytes(recipe.data.grid)
+    fit = recipe.preconditioner.fit_bytes(recipe.grid)
     if not fit:
         return "nothing to fit"
     with torch.device("meta"):
-        kept = recipe.preconditioner.blank(recipe.data.grid, 10_000).state(training=True)
+        kept = recipe.preconditioner.blank(recipe.grid, 10_000).state(training=True)
     held = sum(tensor.numel() * tensor.element_size() for tensor in kept.values() if tensor.is_floating_point())
     return f"{_size(held)} on each device while training; fitting takes at most {_size(fit)} on rank 0, for any number of people"
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from volgen.commands.train import begin, card, parts, size
 from volgen.commands.train.crew import work
@@ -21,7 +22,7 @@ from volgen.core.lock import Lock, holder
 from volgen.core.manifest import FILES, Provenance, checksums, files_in
 from volgen.core.progress import say
 from volgen.core.protocols import Pulse
-from volgen.core.run_files import BOARD, DECISIVE, ENSEMBLE, FOR_TRAINING
+from volgen.core.run_files import BOARD, DECISIVE, ENSEMBLE, FOR_TRAINING, WEIGHTS, of_expert
 from volgen.data.store import Store
 from volgen.experts import ensemble
 from volgen.experts.ensemble import Ensemble, ExpertRecord
@@ -43,7 +44,7 @@ from volgen.training import metrics
 from volgen.training.interrupt import Interrupt
 from volgen.training.together import WAIT, Pulses, on_chief, when_ready
 
-FINISHED = "finished"
+FINISHED, UNFITTED = "finished", "unfitted"
 
 
 def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> Path:
@@ -88,12 +89,17 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
         inputs = {"store": str(store.path), "fingerprint": store.fingerprint, **begin.told_of(recipe, store), **start.inputs}
         provenance = Provenance("train", recipe.model_dump(mode="json"), inputs, recipe.seed)
         preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
+        if preconditioner is UNFITTED:
+            first = [phase for phase in wanted if phase.name in recipe.build().needs]
+            work(recipe, store, recipe.preconditioner.blank(recipe.grid, 1), phases, first, world, interrupt, pulse, start)
+            preconditioner = _prepare(recipe, store, start, provenance, world, interrupt, pulse)
         if preconditioner is None:
             say(f"{recipe.directory} is finished; nothing to do. {_void(recipe)}{_next(recipe)}")
             return recipe.directory
+        fitted: Preconditioner = preconditioner
 
         def train_with(group: Group, pulse: Pulse, wanted: Sequence[Phase]) -> Queue:
-            return work(recipe, store, preconditioner, phases, wanted, group, interrupt, pulse, start)
+            return work(recipe, store, fitted, phases, wanted, group, interrupt, pulse, start)
 
         def finish_with(group: Group, pulse: Pulse) -> None:
             queue = train_with(group, pulse, wanted)
@@ -113,10 +119,13 @@ def train(recipe: Recipe, *, dry_run: bool = False, only: str | None = None) -> 
     return recipe.directory
 
 
-def _prepare(
-    recipe: Recipe, store: Store, start: Start, provenance: Provenance, group: Group, interrupt: Interrupt, pulse: Pulse
-) -> Preconditioner | None:
-    """What comes before the first network, done by whoever is first while others wait; None if the run is finished meanwhile."""
+def _prepare(recipe: Recipe, store: Store, start: Start, provenance: Provenance, group: Group, interrupt: Interrupt, pulse: Pulse) -> Any:
+    """What comes before the first network, done by whoever is first while others wait.
+
+    Returns:
+        The fitted preconditioner; None if the run is finished meanwhile; :data:`UNFITTED` if it is fitted to what networks make that are
+        not finished.
+    """
     root, said = recipe.directory, ""
     with ExitStack() as held:
 
@@ -135,10 +144,13 @@ def _prepare(
                     open_run(root).verify()
                     return FINISHED
                 begin.begin(recipe, store, start, provenance)
-                return ""
+                paths = Paths(root)
+                missing = any(PhaseRecord.read(paths.phase(name)) is None for name in recipe.build().needs)
+                return UNFITTED if missing else ""
 
-        if when_ready(group, enter, interrupt, pulse) == FINISHED:
-            return None
+        found = when_ready(group, enter, interrupt, pulse)
+        if found:
+            return None if found == FINISHED else UNFITTED
         return parts.fit_preconditioner(recipe, store, root, group, start)
 
 
@@ -170,7 +182,8 @@ def _finish(recipe: Recipe, phases: Sequence[Phase], queue: Queue, provenance: P
         recipe.privacy.build(recipe).finish()
         card.write(recipe, experts)
         ordered = tuple(sorted(experts, key=lambda expert: expert.index))
-        _seal(paths, Ensemble(ordered, min(grid), max(grid), tuple(grid)), records, provenance)
+        first = [of_expert(name, WEIGHTS) for name in recipe.build().needs]
+        _seal(paths, Ensemble(ordered, min(grid), max(grid), tuple(grid)), records, provenance, first)
     say(f"{paths.root} is finished: {len(experts)} experts. {_next(recipe)}")
 
 
@@ -180,10 +193,20 @@ def _void(recipe: Recipe) -> str:
     return f"It has no privacy guarantee: {claim['why']}. Train it anew under another `name`. " if "void" in claim else ""
 
 
-def _seal(paths: Paths, bank: Ensemble, records: Mapping[str, PhaseRecord], provenance: Provenance) -> None:
-    """Writes the manifest with the checksums of everything, and ``ensemble.json`` with those of all that a sample depends on."""
+def _seal(
+    paths: Paths, bank: Ensemble, records: Mapping[str, PhaseRecord], provenance: Provenance, first: Sequence[str]
+) -> None:  # fmt: skip
+    """Writes the manifest with the checksums of everything, and ``ensemble.json`` with those of all that a sample depends on.
+
+    Args:
+        paths: of the run.
+        bank: the run's experts.
+        records: of all networks.
+        provenance: becomes the manifest.
+        first: weights of networks that are no experts, and that all experts need.
+    """
     root = paths.root
-    bank = replace(bank, files=checksums(root, [name for name in DECISIVE if (root / name).is_file()]))
+    bank = replace(bank, files=checksums(root, [*(name for name in DECISIVE if (root / name).is_file()), *first]))
     # Weights are not read again: damage since would be signed for.
     weights = {paths.weights(name).relative_to(root).as_posix(): record.sha256 for name, record in records.items()}
     listed = [name for name in files_in(root) if not name.startswith(f"{BOARD}/") and name != ENSEMBLE]

@@ -112,7 +112,7 @@ def translate(
             "--sampler", f"'{chosen.kind}' draws noise, so it does not bring a scan back", "heun, ddim or another that does not"
         )
     for side in (source, target):
-        side.run.recipe.build().fits(solver, grid, guided=True)
+        side.run.recipe.build().fits(solver, grid, guided=True, voxels=True)
     if target.run.ensemble.sigma_max < grid[0]:
         found = f"knows noise up to {target.run.ensemble.sigma_max:.4g}"
         raise UserError(f"--to-run {other}", found, f"noise up to {grid[0]:.4g}, as the run of --from", "swap the runs, or take another")

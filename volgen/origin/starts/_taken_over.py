@@ -20,10 +20,10 @@ from volgen.core import manifest
 from volgen.core.config import MAY_CHANGE
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.files import sha256
+from volgen.core.files import check_digest, sha256
 from volgen.core.limits import MANIFEST_BYTES
 from volgen.core.progress import say
-from volgen.core.run_files import MANIFEST
+from volgen.core.run_files import ENSEMBLE, MANIFEST, WEIGHTS, of_expert
 from volgen.core.span import owner
 from volgen.data.store import Store
 from volgen.experts.ensemble import ExpertRecord
@@ -109,13 +109,13 @@ class TakenOverConfig(BaseConfig, ABC):
             raise ValueError(f"start.sigma {list(self.sigma or ())} holds the noise levels of no expert, so nothing would be trained")
 
     def keeps(self, points: Sequence[float]) -> bool:
-        """Whether an expert of these noise levels is taken over as it is; a network of none is not, no range tells it from others.
+        """Whether a network of these noise levels is taken over as it is; one of none is, because all experts were trained behind it.
 
         Raises:
             ValueError: some of them lie in the range and some do not.
         """
         if self.sigma is None or not points:
-            return False
+            return not points
         inside = [self.sigma[0] <= point <= self.sigma[1] for point in points]
         if any(inside) and not all(inside):
             found = f"sigma {list(self.sigma)} cuts through an expert, which owns {min(points):.4g} to {max(points):.4g}"
@@ -153,9 +153,10 @@ class TakenOver:
         directory = run.directory
         if len(recipe.variants) == len(run.recipe.variants) == 1:
             self._check_model(recipe, run.recipe)  # before noise levels are compared
-        self._experts = {phase.name: self._owner(phase) for phase in recipe.phases()}
+        experts = [phase for phase in recipe.phases() if phase.points]
+        self._experts = {phase.name: self._owner(phase) for phase in experts}
         theirs = {phase.index: phase for phase in run.recipe.phases()}
-        for phase in recipe.phases():
+        for phase in experts:
             self._check_model(recipe.of(phase), run.recipe.of(theirs[self._experts[phase.name].index]))
         for variant in recipe.variants:
             with torch.device("meta"):
@@ -163,7 +164,7 @@ class TakenOver:
         digest, seen = _seen(run)
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         said, known = people.compare(recipe, people.cohorts(directory, seen, run.recipe.data.store), store, public)
-        kept = [phase.name for phase in recipe.phases() if config.keeps(phase.points)]
+        kept = [phase.name for phase in experts if config.keeps(phase.points)]
         self._inputs: Facts = {"public": public, people.COHORTS: [cohort.recorded() for cohort in known]}
         self._assumed: Facts = {
             "public": {
@@ -214,11 +215,22 @@ class TakenOver:
         return load_file(self._checked(self._experts[phase.name]))
 
     def kept(self, phase: Phase) -> Kept | None:
-        """The public expert, if its noise levels are not trained."""
+        """The public expert, if its noise levels are not trained; or the network that all experts were trained behind."""
         if not self._config.keeps(phase.points):
             return None
+        if not phase.points:
+            return self._first(phase)
         record = self._experts[phase.name]
         return Kept(self._checked(record), record.parameters, record.sha256)
+
+    def _first(self, phase: Phase) -> Kept:
+        """A network of the public run that owns no noise levels."""
+        name = of_expert(phase.name, WEIGHTS)
+        path, digest = self._run.directory / name, self._run.ensemble.files.get(name, "")
+        check_digest(path, digest, ENSEMBLE, what=f"the {phase.name} of the public run", do="restore it from a copy")
+        with torch.device("meta"):
+            network = self._recipe.build().released(phase)
+        return Kept(path, sum(parameter.numel() for parameter in network.parameters()), digest)
 
     def _checked(self, record: ExpertRecord) -> Path:
         return check_weights(self._run.directory, record)
@@ -229,6 +241,8 @@ class TakenOver:
             name: (getattr(mine, name).model_dump(), getattr(public, name).model_dump())
             for name in ("network", "preconditioner", "assembly", "view")
         }
+        if mine.build().needs or public.build().needs:
+            pairs["method"] = (mine.method.model_dump(), public.method.model_dump())
         told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
         pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
         ours, theirs = (recipe.data.model_dump(mode="json", include={"shape", "box"}) for recipe in (mine, public))
@@ -250,9 +264,6 @@ class TakenOver:
             UserError: there is none, or the phase is not trained and has more than one.
         """
         bank, where = self._run.ensemble, self._config.where
-        if not phase.points:
-            found = f"has experts of noise levels, and {phase.label} owns none that one could begin from"
-            raise UserError(where, found, "a method whose networks all own noise levels", "train from scratch: leave `start` out")
         low, high = phase.points[0], phase.points[-1]
         if low < bank.sigma_min * (1 - 1e-6) or high > bank.sigma_max * (1 + 1e-6):
             found = f"knows noise levels {bank.sigma_min:.4g} to {bank.sigma_max:.4g}, {phase.label} owns {low:.4g} to {high:.4g}"

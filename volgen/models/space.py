@@ -1,0 +1,34 @@
+"""Where denoisers work: on voxels as they are, or on what an autoencoder makes of them (:mod:`volgen.models.latents`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Space(Protocol):
+    """A way from volumes to what denoisers see of them, and back."""
+
+    def encode(self, x_BCXYZ: Tensor) -> Tensor:
+        """What denoisers are trained on, [B, 1, x, y, z], of clean volumes [B, 1, X, Y, Z]; on the device of these, without a graph."""
+        ...
+
+    def decode(self, z_BCXYZ: Tensor) -> Tensor:
+        """Volumes [B, 1, X, Y, Z] of what denoisers have drawn; on the device of that."""
+        ...
+
+
+class Voxels:
+    """Denoisers see volumes: the null object of spaces."""
+
+    def encode(self, x_BCXYZ: Tensor) -> Tensor:
+        """The volumes themselves."""
+        return x_BCXYZ
+
+    def decode(self, z_BCXYZ: Tensor) -> Tensor:
+        """The volumes themselves."""
+        return z_BCXYZ
+
+
+VOXELS = Voxels()
