@@ -78,7 +78,13 @@ def test_a_small_form_compares_guidances_with_rows_without_a_network_and_continu
     gone = folder / "people/0001/2x/dds.json"
     before = json.loads(gone.read_text())["figures"]
     gone.unlink()
+    (network,), told_before = (folder / "people").glob("*.safetensors"), told["2x U-Net trained for 2x, 20 steps: PSNR"]
+    trained_at, of_network = network.stat().st_mtime_ns, folder / "people/0001/2x/u-net-trained-for-2x-20-steps.json"
+    of_network.unlink()
     assert main([*words, "--guidances", "resample", "dds"]) == 0
+    again = {row["name"]: row["value"] for row in json.loads((folder / "reconstruct.json").read_text())["rows"]}
+    assert network.stat().st_mtime_ns == trained_at and again["2x U-Net trained for 2x, 20 steps: PSNR"] == pytest.approx(told_before)
+    cells.pop(of_network)
     assert {path for path, when in cells.items() if path.stat().st_mtime_ns != when} == {gone}
     assert {**json.loads(gone.read_text())["figures"], "CPU time": 0} == {**before, "CPU time": 0}
     assert main([*words, "--seed", "1"]) == 2 and "other figures" in capsys.readouterr().err

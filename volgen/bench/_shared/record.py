@@ -83,7 +83,7 @@ class Record:
         return dict(read_json(self._path(name), "figures that volgen bench wrote")["figures"])
 
     def beside(self, name: str) -> Path:
-        """A folder beside figures, of the same name, for what they are made of."""
+        """A path beside figures, of the same name, for what they are made of."""
         return self._path(name).with_suffix("")
 
     def finish(self, rows: Sequence[Row], table: str, picture: Callable[[Path], None]) -> None:

@@ -120,8 +120,9 @@ def run(config: Config) -> list[Row]:
         largest = max(config.accelerations)
         if config.supervised:
             seen = scene(scans[largest], "0001")
-            network = Supervised(seen, Store.open(config.store), trained.level, config.supervised, config.seed)
-            more = {f"U-Net trained for {largest:g}x, {config.supervised} steps": network, **more}
+            row = f"U-Net trained for {largest:g}x, {config.supervised} steps"
+            keep = record.beside(row).with_suffix(".safetensors")
+            more = {row: Supervised(seen, Store.open(config.store), trained.level, config.supervised, config.seed, keep), **more}
         methods = _methods(config, trained, tuned, more, scene(scans[config.accelerations[0]], "0001"))
         labels = next(iter(scans.values())).labels
         with progress("bench", len(labels) * len(scans) * len(methods)) as ticker:

@@ -8,9 +8,11 @@ for which nobody has trained it.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from volgen.bench._shared.scene import Made, Scene
@@ -40,10 +42,11 @@ class Supervised:
         level: means over cubes of 2^level voxels of the store are measured.
         steps: how many steps it is trained for, with one volume each.
         seed: seed of weights, order and noise.
+        keep: file for its weights, from which they are taken if it is there.
     """
 
-    def __init__(self, scene: Scene, store: Store, level: int, steps: int, seed: int) -> None:
-        self._scene, self._steps, self._seed = scene, steps, seed
+    def __init__(self, scene: Scene, store: Store, level: int, steps: int, seed: int, keep: Path) -> None:
+        self._scene, self._steps, self._seed, self._keep = scene, steps, seed, keep
         self._store = CoarserStore(store, 2**level) if level else store
         if not self._store.split("train"):
             raise UserError(str(store.path), "has nobody in its train split", "people to learn from", "leave out --supervised")
@@ -56,12 +59,15 @@ class Supervised:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network after its training."""
+        """The network after its training, which is not repeated where a benchmark continues."""
         scene, records = self._scene, self._store.split("train")
         place, operator = scene.trained.geometry.place, scene.measurement.operator
         with seeded(self._seed, "supervised"):
             config: Any = validate(config_class(NETWORKS, KIND), {"kind": KIND, "channels": list(CHANNELS)}, "supervised")
             network: nn.Module = config.build(inputs=1, checkpointing=False).to(scene.device).train()
+        if self._keep.is_file():
+            network.load_state_dict(load_file(self._keep, device=str(scene.device)))
+            return network
         optimiser = torch.optim.AdamW(network.parameters(), RATE)
         rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=self._steps + 1, pct_start=WARM_UP)
         heads = [place.crop(torch.from_numpy(self._store.read_unit(record)))[None, None] for record in records]
@@ -78,6 +84,10 @@ class Supervised:
                 optimiser.step()
                 rates.step()
                 ticker.advance(note=f"loss {float(loss.detach()):.4f}")
+        self._keep.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._keep.with_suffix(".unfinished")
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, unfinished)
+        unfinished.replace(self._keep)
         return network
 
 
