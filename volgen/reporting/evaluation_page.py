@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import volgen
 from volgen.core import manifest
 from volgen.core.files import make_folder, read_json, write_text
@@ -16,6 +18,7 @@ from volgen.reporting.floors import ON_PAPER, FloorChart
 from volgen.reporting.tables import write_rows
 
 NAME, EVALUATION, NUMBERS, FIGURES = "evaluation.html", "evaluation.json", "numbers.csv", "figures"
+PICTURES = f"{FIGURES}/volumes.png"
 FILES = {NAME, EVALUATION, NUMBERS, FIGURES, manifest.NAME}
 
 
@@ -23,7 +26,7 @@ def write_page(directory: Path) -> Path:
     """Writes the page, ``numbers.csv`` and a figure of each comparison as SVG.
 
     Args:
-        directory: holds ``evaluation.json``.
+        directory: holds ``evaluation.json``, and ``figures/volumes.png`` if volumes are to be shown.
 
     Returns:
         The page.
@@ -49,6 +52,7 @@ def write_page(directory: Path) -> Path:
     html = page.template("evaluation.html.j2").render(
         content=content, charts=charts, multiples=multiples, outside=_outside(content), citation=citation(content),
         style=page.resource("style.css"), sorting=page.resource("sort.js"), figures=FIGURES, table=NUMBERS,
+        pictures=page.picture(directory / PICTURES), made=_yaml(content["generated"].get("made")),
     )  # fmt: skip
     write_text(directory / NAME, html)
     return directory / NAME
@@ -69,6 +73,10 @@ def citation(content: Mapping[str, Any]) -> str:
         f"against real people ({DRAWS} partings without the smallest and the largest); intervals are 95 % half-sample bootstrap "
         f"intervals. Features: {extractors}."
     )
+
+
+def _yaml(made: Mapping[str, Any] | None) -> str:
+    return yaml.safe_dump(dict(made), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120) if made else ""
 
 
 def _outside(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -63,11 +64,25 @@ def test_the_page_asks_for_nothing_and_figures_stand_alone(samples: Path, blob_s
     out = tmp_path / "out"
     evaluate(samples, blob_store, out)
     html = (out / "evaluation.html").read_text()
-    assert not re.search(r'(src|href)="(?!#)', html) and "default-src 'none'" in html
-    assert html.count("<svg") == len(list((out / "figures").iterdir())) >= 6
-    for path in (out / "figures").iterdir():
+    assert not re.search(r'(src|href)="(?!#|data:)', html) and "default-src 'none'" in html
+    assert html.count("<svg") == len(list((out / "figures").glob("*.svg"))) >= 6
+    for path in (out / "figures").glob("*.svg"):
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
         assert "var(" not in path.read_text()
+
+
+def test_the_page_shows_the_first_volumes_and_how_they_were_made(samples: Path, blob_store: Path, tmp_path: Path) -> None:
+    evaluate(samples, blob_store, tmp_path / "out")
+    html = (tmp_path / "out" / "evaluation.html").read_text()
+    picture = (tmp_path / "out" / "figures" / "volumes.png").read_bytes()
+    assert base64.b64encode(picture).decode() in html
+    assert "How the volumes were made" not in html, "nobody said"
+    note = {"stage": "sample", "volgen_version": "9", "inputs": {"run": "f" * 64}, "seed": 3, "config": {"sampler": {"kind": "<heun>"}}}
+    (samples / "manifest.json").write_text(json.dumps(note))
+    evaluate(samples, blob_store, tmp_path / "noted")
+    html = (tmp_path / "noted" / "evaluation.html").read_text()
+    assert "How the volumes were made" in html and "kind: &lt;heun&gt;" in html and "f" * 64 in html
+    assert (tmp_path / "noted" / "figures" / "volumes.png").read_bytes() == picture, "equal volumes, equal bytes"
 
 
 def test_the_same_inputs_give_the_same_numbers_and_others_are_refused(samples: Path, blob_store: Path, tmp_path: Path) -> None:

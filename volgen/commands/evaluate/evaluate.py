@@ -10,13 +10,15 @@ from typing import Any
 from volgen.commands.evaluate.look import look
 from volgen.core import folder as folders
 from volgen.core.errors import UserError
-from volgen.core.files import synced_together, write_json
+from volgen.core.files import make_folder, read_json, synced_together, write_json
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.core.manifest import Provenance
 from volgen.core.progress import say, say_next
 from volgen.data.sources import sources_of
 from volgen.data.store import Store
 from volgen.evaluation.evaluate import compare_all, extractors
 from volgen.reporting import evaluation_page
+from volgen.reporting.overview import write_overview
 
 FILES = evaluation_page.FILES
 FEWEST = 2
@@ -88,10 +90,10 @@ def evaluate(
 
     with folders.claim(out, provenance, "an evaluation", writes=lambda name: name in FILES, differs=differs) as folder:
         folder.begin()
-        both = look(samples, sources, store, people, used, seed)
+        both, middles = look(samples, sources, store, people, used, seed)
         compared = [one.to_json() for one in compare_all(both)]
         content = {
-            "generated": {"name": samples.name, "volumes": len(sources)},
+            "generated": {"name": samples.name, "volumes": len(sources), "made": made(samples)},
             "reference": {
                 "name": Path(str(reference)).name, "fingerprint": store.fingerprint, "split": split, "people": len(people),
                 "trained": int(both.trained.sum()), "voxel_size": list(store.records[0].voxel_size),
@@ -102,6 +104,10 @@ def evaluate(
         }  # fmt: skip
         with synced_together():
             write_json(out / evaluation_page.EVALUATION, content)
+            make_folder(out / evaluation_page.FIGURES)
+            write_overview(
+                out / evaluation_page.PICTURES, middles, store.records[0].voxel_size, f"{samples.name}: generated volumes, middle slices"
+            )
             page = evaluation_page.write_page(out)
         folder.finish(volumes=len(sources))
     numbers = {f"{one['kind']}.{number['name']}": number for one in compared for number in one["numbers"]}
@@ -109,3 +115,13 @@ def evaluate(
     say(f"{inside} of {inside + outside} numbers lie where real people are among themselves; see {page}")
     say_next("volgen", "report", samples, "--reference", reference, "--out", f"{out}-slices")
     return Evaluated(page, inside, outside, {name: number["value"] for name, number in numbers.items()})
+
+
+def made(samples: Path) -> dict[str, Any] | None:
+    """How volgen drew the volumes, as their folder's manifest has it: version, run, seed and settings; None if somebody else did."""
+    if not (samples / MANIFEST).is_file():
+        return None
+    content = read_json(samples / MANIFEST, "the manifest of samples")
+    if not isinstance(content, dict) or content.get("stage") != "sample":
+        return None
+    return {key: content.get(key) for key in ("volgen_version", "inputs", "seed", "config")}

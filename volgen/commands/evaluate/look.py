@@ -19,15 +19,18 @@ from volgen.evaluation.specimen import Specimen
 from volgen.evaluation.two_cohorts import Extractor, Kept, TwoCohorts, pooled
 from volgen.images import nifti
 from volgen.images.volume import Volume
+from volgen.reporting.overview import Middle
 
 AGE = "age"
 """What a table of people, and a condition of a run, call the age in years."""
+SHOWN = 6
+"""Volumes of which the page has pictures."""
 
 
 def look(
     samples: Path, sources: Sequence[Source], store: Store, people: Sequence[SubjectRecord], used: Sequence[Extractor], seed: int
-) -> TwoCohorts:
-    """Both cohorts as rows of features.
+) -> tuple[TwoCohorts, list[Middle]]:
+    """Both cohorts as rows of features, and the middle slices of the first generated volumes.
 
     Args:
         samples: where the generated volumes are.
@@ -42,11 +45,16 @@ def look(
     """
     size = store.records[0].voxel_size
 
+    middles: list[Middle] = []
+
     def kept(name: str, volume: Volume, *, generated: bool) -> dict[str, Kept]:
         same_voxels(name, volume.voxel_size, size)
         if not np.isfinite(volume.voxels).all():
             raise UserError(name, "holds NaN or infinity", "finite voxels", "`volgen report` says in which slices")
-        return keep(Specimen(name, volume.voxels, size, generated=generated), used)
+        specimen = Specimen(name, volume.voxels, size, generated=generated)
+        if generated and len(middles) < SHOWN:
+            middles.append(Middle.of(name.partition("_")[0], specimen.scan.unit))
+        return keep(specimen, used)
 
     with progress("evaluate", len(sources) + len(people)) as ticker:
         ours, real = [], []
@@ -58,7 +66,7 @@ def look(
             ticker.advance(note=record.id)
     trained = [record.split == "train" for record in people]
     ages = [*(asked_age(samples, source) for source in sources), *(_number(record.covariates.get(AGE)) for record in people)]
-    return pooled(ours, real, trained=trained, ages=ages, extractors=used, seed=seed)
+    return pooled(ours, real, trained=trained, ages=ages, extractors=used, seed=seed), middles
 
 
 def asked_age(samples: Path, source: Source) -> float:
