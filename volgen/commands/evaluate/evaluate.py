@@ -93,7 +93,7 @@ def evaluate(
         both, middles = look(samples, sources, store, people, used, seed)
         compared = [one.to_json() for one in compare_all(both)]
         content = {
-            "generated": {"name": samples.name, "volumes": len(sources), "made": made(samples)},
+            "generated": {"name": samples.name, "volumes": len(sources), "made": drawn_with(samples)},
             "reference": {
                 "name": Path(str(reference)).name, "fingerprint": store.fingerprint, "split": split, "people": len(people),
                 "trained": int(both.trained.sum()), "voxel_size": list(store.records[0].voxel_size),
@@ -117,7 +117,7 @@ def evaluate(
     return Evaluated(page, inside, outside, {name: number["value"] for name, number in numbers.items()})
 
 
-def made(samples: Path) -> dict[str, Any] | None:
+def drawn_with(samples: Path) -> dict[str, Any] | None:
     """How volgen drew the volumes, as their folder's manifest has it: version, run, seed and settings; None if somebody else did."""
     if not (samples / MANIFEST).is_file():
         return None
