@@ -21,7 +21,7 @@ from volgen.models.adapter import AdapterConfig
 from volgen.models.condition import ConditionConfig
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.model import ExpertModel
-from volgen.models.space import VOXELS, Space
+from volgen.models.space import VOXELS, Domain
 from volgen.parallel.engine import EngineConfig
 from volgen.training.objective import Objective, ObjectiveConfig
 
@@ -41,7 +41,7 @@ class Fitted:
 
     preconditioner: Preconditioner
     numbers: Mapping[str, int] = field(default_factory=dict)
-    space: Space = VOXELS
+    space: Domain = VOXELS
 
     def without(self, ids: Sequence[str]) -> Preconditioner:
         """The preconditioner as if each of these scans were somebody's who is new; for scans that it was fitted to, or for none of them."""
@@ -152,7 +152,7 @@ class Method(Protocol):
         """Names of the phases that come before everything else, because :meth:`space` is made of their networks."""
         ...
 
-    def space(self, weights: Weights | None, device: torch.device) -> Space:
+    def space(self, weights: Weights | None, device: torch.device) -> Domain:
         """Where denoisers work.
 
         Args:

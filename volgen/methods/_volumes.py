@@ -7,7 +7,7 @@ import torch
 from volgen.core.protocols import Shape3
 from volgen.experts.plan import Phase
 from volgen.methods import Sections, Weights
-from volgen.models.space import VOXELS, Space
+from volgen.models.space import VOXELS, Domain
 
 
 class OfVolumes:
@@ -30,7 +30,7 @@ class OfVolumes:
         """No network comes before the others."""
         return ()
 
-    def space(self, weights: Weights | None, device: torch.device) -> Space:
+    def space(self, weights: Weights | None, device: torch.device) -> Domain:
         """Volumes as they are."""
         return VOXELS
 

@@ -28,8 +28,8 @@ from volgen.experts.plan import Phase
 from volgen.methods import Fitted, Sections, Weights
 from volgen.methods._bank import Bank, Trained
 from volgen.models.denoiser import Network, Preconditioner
-from volgen.models.latents import LatentCodec, Latents, edges
-from volgen.models.space import Space
+from volgen.models.latents import LatentCodec, Latents, latent_grid
+from volgen.models.space import Domain
 from volgen.training.objective import Draws, Objective
 from volgen.training.optimiser import OptimiserConfig
 
@@ -127,7 +127,7 @@ class LatentDiffusion(Bank):
         shape, multiple = self.recipe.data.grid, 2**self.config.halvings
         if any(edge % multiple for edge in shape):
             raise ValueError(f"method.kind 'latent' halves edges, and volumes are {list(shape)}: use multiples of {multiple}")
-        return edges(shape, self.config.halvings, self.config.latent_channels)
+        return latent_grid(shape, self.config.halvings, self.config.latent_channels)
 
     @property
     def example(self) -> Shape3:
@@ -171,15 +171,16 @@ class LatentDiffusion(Bank):
         codec.to(device).eval().measure(volumes())
         return {name: tensor.cpu() for name, tensor in codec.state_dict().items()}
 
-    def space(self, weights: Weights | None, device: torch.device) -> Space:
+    def space(self, weights: Weights | None, device: torch.device) -> Domain:
         """What the autoencoder makes of volumes.
 
         Raises:
             ValueError: its latents have no scale.
         """
-        codec = self._codec()
         if weights is None:
-            return Latents(codec.to(device))
+            with device:
+                return Latents(self._codec())
+        codec = self._codec()
         codec.load_state_dict(weights[AUTOENCODER])
         latents = Latents(codec.to(device), self.config.tile, self.config.overlap, REMEMBERED)
         latents.check()
@@ -191,7 +192,7 @@ class LatentDiffusion(Bank):
         Raises:
             UserError: it does not.
         """
-        if loss is None or (ratio := psnr(loss)) >= self.config.gate:
+        if loss is None or (ratio := decibels(loss)) >= self.config.gate:
             return
         found = f"reconstructs people it was not trained on at {ratio:.1f} dB, and what it loses no denoiser brings back"
         do = "under another `name`, raise method.steps, method.channels or method.latent_channels; or lower method.gate and go on"
@@ -227,7 +228,7 @@ class LatentDiffusion(Bank):
         return LatentCodec(own.channels, own.latent_channels, own.residual_blocks, own.norm_groups, checkpointing)
 
 
-def psnr(error: float) -> float:
+def decibels(error: float) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error, as a share of the squared range."""
     return -10.0 * math.log10(error) if error > 0.0 else math.inf
 
@@ -267,7 +268,7 @@ class _OfLatents:
     """
 
     objective: Objective
-    space: Space
+    space: Domain
 
     def loss(self, network: Network, examples: Examples, draws: Draws, ids: Sequence[str] = ()) -> Tensor:
         """The loss [B]."""

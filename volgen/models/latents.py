@@ -70,7 +70,7 @@ class LatentCodec(Codec):
 
 
 class Latents:
-    """A :class:`~volgen.models.space.Space` of latents.
+    """A :class:`~volgen.models.space.Domain` of latents.
 
     Args:
         codec: trained; it is not trained further.
@@ -106,7 +106,7 @@ class Latents:
 
     def decode(self, z_BCXYZ: Tensor) -> Tensor:
         """Volumes; piece by piece if a latent is larger than one. Where pieces overlap, weights that fall off from middles blend them."""
-        latent = apart(z_BCXYZ.to(self._mean.device), self._mean.shape[1]) * self._deviation + self._mean
+        latent = channels_of(z_BCXYZ.to(self._mean.device), self._mean.shape[1]) * self._deviation + self._mean
         if not self._tile or max(latent.shape[2:]) <= self._tile:
             return self._codec.net.decode(latent).float().to(z_BCXYZ.device)  # type: ignore[no-any-return]
         from monai.inferers.utils import sliding_window_inference
@@ -122,7 +122,7 @@ class Latents:
             self._known.move_to_end(key)
             return self._known[key].to(x_1CXYZ.device)
         mean, _ = self._codec.net.encode(x_1CXYZ.to(self._mean.device))
-        latent = together((mean.float() - self._mean) / self._deviation)
+        latent = side_by_side((mean.float() - self._mean) / self._deviation)
         if self._remembered:
             self._keep(key, latent.cpu())
         return latent.to(x_1CXYZ.device)
@@ -135,22 +135,22 @@ class Latents:
             self._held -= oldest.numel() * oldest.element_size()
 
 
-def together(latent_BCxyz: Tensor) -> Tensor:
+def side_by_side(latent_BCxyz: Tensor) -> Tensor:
     """Channels side by side: [B, C, x, y, z] -> [B, 1, ax, by, cz]."""
     count, channels, x, y, z = latent_BCxyz.shape
     a, b, c = SIDE_BY_SIDE[channels]
     return latent_BCxyz.reshape(count, a, b, c, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(count, 1, a * x, b * y, c * z)
 
 
-def apart(z_BCXYZ: Tensor, channels: int) -> Tensor:
-    """Inverse of :func:`together`."""
+def channels_of(z_BCXYZ: Tensor, channels: int) -> Tensor:
+    """Inverse of :func:`side_by_side`."""
     a, b, c = SIDE_BY_SIDE[channels]
     count, _, x, y, z = z_BCXYZ.shape
     split = z_BCXYZ.reshape(count, x // a, a, y // b, b, z // c, c)
     return split.permute(0, 2, 4, 6, 1, 3, 5).reshape(count, channels, x // a, y // b, z // c)
 
 
-def edges(shape: Shape3, halvings: int, channels: int) -> Shape3:
+def latent_grid(shape: Shape3, halvings: int, channels: int) -> Shape3:
     """Voxels of latents, channels side by side, of volumes of ``shape``."""
     x, y, z = ((edge >> halvings) * along for edge, along in zip(shape, SIDE_BY_SIDE[channels], strict=True))
     return x, y, z

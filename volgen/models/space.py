@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Space(Protocol):
+class Domain(Protocol):
     """A way from volumes to what denoisers see of them, and back."""
 
     def encode(self, x_BCXYZ: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -87,11 +87,24 @@ def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Dra
         one, on_its_way = asked[phase.model], level if climbing else 0
         steps.append(DrawnStep(sigma, on_its_way, pieces * count * one.flops, pieces * count * one.operations))
         held.append(one.peak + tensors * FP32 * whole // 8**on_its_way)
+    end = _decoding(recipe, gpu)
+    steps[-1] = replace(steps[-1], flops=steps[-1].flops + end.flops, operations=steps[-1].operations + end.operations)
     weights = [asked[phase.model].weights for phase in owners]
     loaded = max(map(sum, itertools.pairwise(weights)), default=weights[0])
     with FakeTensorMode():
         fitted = recipe.preconditioner.blank(recipe.grid, people).state()
-    return Drawn(tuple(steps), sum(tensor.numel() * tensor.element_size() for tensor in fitted.values()) + loaded + max(held))
+    return Drawn(tuple(steps), sum(tensor.numel() * tensor.element_size() for tensor in fitted.values()) + loaded + max(*held, end.peak))
+
+
+def _decoding(recipe: Recipe, gpu: bool) -> _Asked:
+    """What is done with what a descent ends with, until it is a volume: nothing, where that is what it ends with."""
+    with FakeTensorMode(), torch.no_grad():
+        space, z = recipe.build().space(None, torch.device("cpu")), torch.zeros(1, 1, *recipe.grid)
+        with Allocations(None if gpu else conv_workspace) as followed:
+            space.decode(z)
+        with FlopCounterMode(display=False) as counter:
+            space.decode(z)
+    return _Asked(int(counter.get_total_flops()), followed.operations, followed.peak, 0)
 
 
 def _asked(recipe: Recipe, phase: Phase, people: int, gpu: bool, *, corner: bool) -> _Asked:

@@ -18,7 +18,7 @@ from volgen.models.assembly import Assembly, Box
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.models.haar import corner_scale, levels_between, means
-from volgen.models.space import Space
+from volgen.models.space import Domain
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
@@ -90,7 +90,7 @@ class Drawing:
         self.run.recipe.build().fits(self.sampler(), self.grid, guided=guided, voxels=measured)
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> Domain:
         """Where volumes are on their way."""
         return self.run.space(self.device)
 

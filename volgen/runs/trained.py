@@ -44,7 +44,7 @@ from volgen.models.assembly import Assembly
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import Preconditioner
 from volgen.models.model import sigma_of_means
-from volgen.models.space import Space
+from volgen.models.space import Domain
 from volgen.recipe import Recipe, load
 from volgen.runs.fitted import (
     HEADER,
@@ -169,7 +169,7 @@ class TrainedRun:
         check_unchanged(self.directory / PRECONDITIONER, TRAIN_AGAIN)
         return restored.to(device)
 
-    def space(self, device: torch.device) -> Space:
+    def space(self, device: torch.device) -> Domain:
         """Where the run's denoisers work, on a device.
 
         Raises:

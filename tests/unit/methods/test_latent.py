@@ -18,7 +18,7 @@ from volgen.core.errors import UserError
 from volgen.core.given import Examples
 from volgen.core.protocols import Problem
 from volgen.methods import Fitted
-from volgen.methods.latent import AUTOENCODER, LatentDiffusion, psnr
+from volgen.methods.latent import AUTOENCODER, LatentDiffusion, decibels
 from volgen.models.haar import corner_scale, means, spread
 from volgen.planning.blank import BlankDraws
 from volgen.recipe import Recipe
@@ -65,12 +65,12 @@ def silent(input_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
 
 
 def test_a_linear_autoencoder_makes_latent_diffusion_of_a_gaussian_exact(tmp_path: Path) -> None:
-    """What is drawn is decoder(m + C^(1/2) z), in closed form, sample by sample; so its mean is D m and its covariance D C D^T."""
+    """What is drawn is decoder(m + v^(1/2) z), in closed form, sample by sample; so its mean is D m and its covariance D diag(v) D^T."""
     own = recipe(
         tmp_path,
         tmp_path,
         data={"store": "x", "shape": [8, 8, 8], "batch_size": 2},
-        preconditioner={**GAUSSIAN, "levels": 0, "rank_level": 0},
+        preconditioner={**GAUSSIAN, "rank": 0, "levels": 0, "rank_level": 0},
     )
     method, space = LatentDiffusion(own, own.method), Corner()
     z, people = gaussian_people(40), [str(number) for number in range(40)]
@@ -78,7 +78,7 @@ def test_a_linear_autoencoder_makes_latent_diffusion_of_a_gaussian_exact(tmp_pat
     torch.testing.assert_close(space.encode(x), z)
     fitted = own.preconditioner.fit(lambda: (space.encode(one[None])[0, 0] for one in x), people, 0)
     denoiser = own.model.denoiser(silent, fitted)
-    shape, grid = (1, *method.grid), torch.logspace(math.log10(50.0), -3, 320).tolist()
+    shape, grid = (1, *method.grid), torch.logspace(math.log10(50.0), -3, 240).tolist()
     assert shape == (1, 4, 4, 4)
     drawn = descent.sample(
         denoiser, Heun().build(), descent.down(grid), seed=7, indices=range(6), shape=shape, device=torch.device("cpu"),
@@ -86,7 +86,8 @@ def test_a_linear_autoencoder_makes_latent_diffusion_of_a_gaussian_exact(tmp_pat
     )  # fmt: skip
     decoded = torch.stack([space.decode(one[None])[0] for one in drawn])
     noise = torch.stack([descent.white(shape, 7, "start", index) for index in range(6)])
-    expected = space.decode(fitted.noised(noise, 0.0))
+    mean, spread_of = z.mean(dim=0), fitted.noised(torch.ones(1, *shape), 0.0)[0] - z.mean(dim=0)
+    expected = space.decode(mean + spread_of * noise)
     assert float((decoded - expected).abs().max()) < 0.02 * float(expected.std())
     assert float(expected.std()) > 0.1
 
@@ -114,7 +115,7 @@ def test_denoisers_are_trained_on_latents_and_the_autoencoder_is_judged_by_what_
     judged = method.objective(first, Fitted(fitted))
     with torch.no_grad():
         lost = judged.loss(lambda volumes, _: volumes + 0.1, Examples(x), BlankDraws(2))
-    assert psnr(float(lost.mean())) == pytest.approx(10 * math.log10(4 / 0.01), rel=1e-4)
+    assert decibels(float(lost.mean())) == pytest.approx(10 * math.log10(4 / 0.01), rel=1e-4)
 
 
 def test_denoisers_wait_for_an_autoencoder_that_is_good_enough(blob_store: Path, tmp_path: Path) -> None:

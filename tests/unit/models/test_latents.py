@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from volgen.models.latents import SIDE_BY_SIDE, LatentCodec, Latents, apart, edges, together
+from volgen.models.latents import SIDE_BY_SIDE, LatentCodec, Latents, channels_of, latent_grid, side_by_side
 from volgen.models.space import VOXELS
 
 
@@ -25,16 +25,16 @@ def people(count: int, edge: int = 8) -> Tensor:
 @pytest.mark.parametrize("channels", SIDE_BY_SIDE)
 def test_channels_side_by_side_are_the_same_numbers_and_come_apart_again(channels: int) -> None:
     latent = torch.randn(3, channels, 2, 3, 4)
-    volume = together(latent)
-    assert tuple(volume.shape) == (3, 1, *edges((4, 6, 8), 1, channels)) and math.prod(SIDE_BY_SIDE[channels]) == channels
-    assert torch.equal(apart(volume, channels), latent)
+    volume = side_by_side(latent)
+    assert tuple(volume.shape) == (3, 1, *latent_grid((4, 6, 8), 1, channels)) and math.prod(SIDE_BY_SIDE[channels]) == channels
+    assert torch.equal(channels_of(volume, channels), latent)
     assert torch.equal(volume.flatten(1).sort().values, latent.flatten(1).sort().values), "an orthonormal map: white noise stays white"
 
 
 def test_latents_of_the_people_who_were_measured_have_mean_0_and_variance_1_in_each_channel() -> None:
     network, x = codec(), people(6)
     network.measure(x[:, 0])
-    z = apart(Latents(network).encode(x), 2).double()
+    z = channels_of(Latents(network).encode(x), 2).double()
     torch.testing.assert_close(z.mean(dim=(0, 2, 3, 4)), torch.zeros(2, dtype=torch.float64), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.var(dim=(0, 2, 3, 4), correction=0), torch.ones(2, dtype=torch.float64), atol=1e-4, rtol=0)
 
@@ -84,7 +84,7 @@ def test_a_large_latent_is_decoded_piece_by_piece_and_blended(overlap: float, of
         return made
 
     monkeypatch.setattr(network.net, "decode", decode)
-    z = together(torch.randn(1, 2, 12, 8, 20, generator=torch.Generator().manual_seed(3)))
+    z = side_by_side(torch.randn(1, 2, 12, 8, 20, generator=torch.Generator().manual_seed(3)))
     with torch.no_grad():
         whole, pieces = Latents(network).decode(z), Latents(network, tile=8, overlap=overlap).decode(z)
     assert seen[0] == (12, 8, 20) and len(seen) > 6 and set(seen[1:]) == {(8, 8, 8)}

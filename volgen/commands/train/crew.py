@@ -176,10 +176,10 @@ class _Crew:
 
     def train(self, phase: Phase) -> None:
         """Trains one network and marks it as finished."""
+        on_chief(self.group, lambda: self._check_needs(phase))
         tools, group = self.equipment.of(phase), self.group
         recipe, regime, trainer = tools.recipe, tools.regime, tools.trainer
         folder = self.paths.phase(phase.name)
-        on_chief(group, lambda: self._check_needs(phase))
         network = self._network(phase)
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         engine = regime.engine(network, group, parts.at_once(recipe))

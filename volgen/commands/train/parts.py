@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
-from volgen.models.space import Space
+from volgen.models.space import Domain
 from volgen.origin.start import Start
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
@@ -77,7 +78,7 @@ def _coarsest(recipe: Recipe) -> int:
     return max(variant.level for variant in recipe.variants)
 
 
-def space(recipe: Recipe, group: Group) -> Space:
+def space(recipe: Recipe, group: Group) -> Domain:
     """Where denoisers work, on the device of the ranks; of networks that are finished.
 
     Raises:
@@ -86,12 +87,12 @@ def space(recipe: Recipe, group: Group) -> Space:
     method, paths = recipe.build(), Paths(recipe.directory)
     try:
         return method.space({name: load_file(paths.weights(name)) for name in method.needs}, group.device)
-    except ValueError as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         where, do = str(paths.weights(method.needs[0])), "train it anew under another `name`, with more people or another optimiser"
-        raise UserError(where, str(error), "a network of which something can be made", do) from None
+        raise UserError(where, " ".join(str(error).split())[:200], "a network of which something can be made", do) from None
 
 
-def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner, where: Space) -> Fitted:
+def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner, where: Domain) -> Fitted:
     """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
 
     Those that a start has brought know nobody of the cohort.

@@ -199,7 +199,7 @@ def _seal(
     """Writes the manifest with the checksums of everything, and ``ensemble.json`` with those of all that a sample depends on.
 
     Args:
-        paths: of the run.
+        paths: the run's directory and the folders of its networks.
         bank: the run's experts.
         records: of all networks.
         provenance: becomes the manifest.
