@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -11,12 +14,15 @@ from torch.utils.checkpoint import checkpoint
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
+from volgen.core.noise import sigma_of_alpha_bar
 from volgen.core.protocols import Shape3
 from volgen.models.convolution import wrong_in_bf16
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 EMBEDDING_SCALE = 100.0
 """MONAI's sinusoidal embedding expects timesteps of order 0 ... 1000; log(sigma) / 4 is of order -1 ... 1."""
+STEPS = 1000
+"""Timesteps of DDPM, and of MONAI's scheduler."""
 
 
 class Config(BaseConfig):
@@ -34,6 +40,13 @@ class Config(BaseConfig):
     """Channels of an attention head; must divide every width with attention, and the last width, whose middle block always has it."""
     norm_groups: PositiveInt = 16
     """Groups of the group normalisation; must divide every width."""
+    timesteps: Literal["log_sigma", "linear_beta", "scaled_linear_beta"] = "log_sigma"
+    """What it is told of a noise level: its logarithm; or the timestep, from 0 to 999, at which DDPM with MONAI's schedule of this name has
+    it, for weights that were trained so (``start.kind: monai``), behind ``preconditioner.kind: epsilon``."""
+    beta_start: float = Field(default=1e-4, gt=0.0, le=0.02)
+    """First beta of that schedule."""
+    beta_end: float = Field(default=0.02, gt=0.0, le=0.04)
+    """Last beta of that schedule."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -74,6 +87,16 @@ class Config(BaseConfig):
         """The network with ``inputs`` input channels and ``outputs`` output channels."""
         return _UNet(self, inputs, checkpointing, outputs)
 
+    def told(self, noise_B: Tensor) -> Tensor:
+        """log(sigma) / 4 [B] -> what MONAI's embedding takes for a timestep [B]; a fraction of one between two timesteps."""
+        if self.timesteps == "log_sigma":
+            return noise_B * EMBEDDING_SCALE
+        levels_T = torch.tensor(_levels(self.timesteps, self.beta_start, self.beta_end), device=noise_B.device)
+        wanted_B = (4.0 * noise_B.float()).clamp(levels_T[0], levels_T[-1])
+        above_B = torch.searchsorted(levels_T, wanted_B).clamp(1, len(levels_T) - 1)
+        low_B, high_B = levels_T[above_B - 1], levels_T[above_B]
+        return above_B - 1 + (wanted_B - low_B) / (high_B - low_B)
+
 
 class _UNet(nn.Module):
     def __init__(self, config: Config, inputs: int, checkpointing: bool, outputs: int) -> None:
@@ -81,7 +104,7 @@ class _UNet(nn.Module):
         # Imported here: it takes seconds, and every command reads this file's Config.
         from monai.networks.nets import DiffusionModelUNet
 
-        self.checkpointing, self.levels = checkpointing, len(config.channels)
+        self.checkpointing, self.levels, self._told = checkpointing, len(config.channels), config.told
         self.net = DiffusionModelUNet(
             spatial_dims=3, in_channels=inputs, out_channels=outputs, num_res_blocks=config.residual_blocks, channels=config.channels,
             attention_levels=config.attention, norm_num_groups=config.norm_groups, num_head_channels=config.head_channels,
@@ -89,7 +112,7 @@ class _UNet(nn.Module):
 
     def forward(self, x_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         """[B, inputs, X, Y, Z] and log(sigma) / 4 [B] -> [B, outputs, X, Y, Z]."""
-        timesteps = noise_B * EMBEDDING_SCALE
+        timesteps = self._told(noise_B)
         wrong = any(wrong_in_bf16(x_BCXYZ, [edge >> level for edge in x_BCXYZ.shape[2:]]) for level in range(self.levels))
         if wrong and all(parameter.dtype == torch.float32 for parameter in self.net.parameters()):  # bf16 weights are not trained
             with torch.autocast("cpu", enabled=False):
@@ -100,3 +123,11 @@ class _UNet(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self.net, x_BCXYZ, timesteps_B, use_reentrant=False)  # type: ignore[no-any-return]
         return self.net(x_BCXYZ, timesteps_B)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=8)
+def _levels(schedule: str, beta_start: float, beta_end: float) -> list[float]:
+    """log(sigma) of each timestep of one of MONAI's schedules."""
+    root = 2.0 if schedule == "scaled_linear_beta" else 1.0
+    betas = np.linspace(beta_start ** (1 / root), beta_end ** (1 / root), STEPS) ** root
+    return [math.log(sigma_of_alpha_bar(math.exp(value))) for value in np.cumsum(np.log1p(-betas))]
