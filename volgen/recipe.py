@@ -312,6 +312,7 @@ class Recipe(Config):
         self.build().check()
         self.start.check(self)
         self._of_each(Recipe._check_batch)
+        self._of_each(Recipe._check_optimiser)
         refusals = list(dict.fromkeys(reason for variant in self.variants for reason in self.privacy.refusals(variant)))
         if refusals:
             raise ValueError(f"privacy.kind '{self.privacy.kind}' cannot be had with this: {'; '.join(refusals)}")
@@ -355,6 +356,15 @@ class Recipe(Config):
         if seen != piece:
             maker = f"what view.kind '{self.view.kind}' sees at level {self.level}"
         _check_edges(maker, seen, "network", self.network.multiples)
+
+    def _check_optimiser(self) -> None:
+        for optimiser in (self.optimiser, getattr(self.method, "optimiser", None) or self.optimiser):
+            if optimiser.other and self.engine.zero_stage:
+                found = f"optimiser.algorithm {optimiser.algorithm} remembers what cannot be cut among ranks"
+                raise ValueError(f"{found}: set engine.zero_stage 0, or use adamw")
+            if optimiser.other and optimiser.other.averages and self.ema.decay:
+                found = f"ema.decay is {self.ema.decay:g}, but optimiser.algorithm {optimiser.algorithm} averages weights itself"
+                raise ValueError(f"{found}: set it to 0")
 
     def _check_batch(self) -> None:
         if self.data.batch_size % self.engine.accumulation:

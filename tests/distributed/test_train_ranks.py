@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from volgen.training.optimisers import LIBRARIES
+
 pytestmark = pytest.mark.distributed
 
 Alone, Start = Callable[..., Path], Callable[..., subprocess.Popen[str]]
@@ -21,6 +23,7 @@ EVERY = [
 ]  # fmt: skip
 OFFLOADED = [{"zero_stage": 2, "offload": "optimiser"}, {"zero_stage": 3, "offload": "optimiser_and_weights"}]
 MUON = {"warmup_steps": 2, "matrix_learning_rate": 0.02, "gradient_clip": 0.0}
+LATENT = {"kind": "latent", "channels": [4, 8], "norm_groups": 4, "latent_channels": 1, "steps": 3, "gate": 0.0}
 QUICK = [{"zero_stage": 3, "accumulation": 2, "activation_checkpointing": True}]
 
 
@@ -63,3 +66,16 @@ def test_two_ranks_are_one_rank_in_every_mode(engine: dict[str, Any], alone: Alo
 @pytest.mark.parametrize("stage", [pytest.param(stage, marks=[] if stage == 2 else pytest.mark.slow) for stage in (0, 1, 2, 3)])
 def test_two_ranks_are_one_rank_with_muon(stage: int, alone: Alone, start: Start, tmp_path: Path) -> None:
     compare(alone, start, tmp_path, {"zero_stage": stage}, optimiser=MUON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_are_one_rank_behind_an_autoencoder(stage: int, alone: Alone, start: Start, tmp_path: Path) -> None:
+    compare(alone, start, tmp_path, {"zero_stage": stage}, method=LATENT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(LIBRARIES))
+def test_two_ranks_are_one_rank_with_another_optimiser(kind: str, alone: Alone, start: Start, tmp_path: Path) -> None:
+    pytest.importorskip(LIBRARIES[kind].module)
+    compare(alone, start, tmp_path, {}, optimiser={"algorithm": kind, "warmup_steps": 2}, ema={"decay": 0.0})

@@ -80,6 +80,11 @@ class ByName:
                 for name, parameter in self._of(kind):
                     self._write_master(parameter, tensors[name])
 
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Inside the block the weights are those that they are judged by: they are always."""
+        yield
+
     def set_updates(self, count: int) -> None:
         """Tells Adam, which corrects its bias by it, how many updates there have been."""
         for state in self._states():

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from volgen.core.config import MAY_CHANGE, Config
 from volgen.core.errors import UserError
 from volgen.parallel.by_name import WEIGHTS, ByName
+from volgen.parallel.by_optimiser import ByOptimiser
 from volgen.parallel.device import keep_fp32
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ class Engine:
         weight_decay: AdamW's decoupled decay.
         gradient_clip: largest gradient norm, 0 for no limit.
         matrix_rate: Muon's step size as a multiple of the learning rate; 0 leaves all weights to AdamW.
+        make: makes another optimiser of the trained weights, for stage 0; DeepSpeed's if None.
         release: makes the weights that others get from the module's own (adapters are merged).
 
     Raises:
@@ -166,7 +168,7 @@ class Engine:
     def __init__(
         self, module: nn.Module, config: EngineConfig, micro_batch: int, *,
         betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0, gradient_clip: float = 0.0, matrix_rate: float = 0.0,
-        release: Release = dict,
+        make: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None, release: Release = dict,
     ) -> None:  # fmt: skip
         if matrix_rate:
             check_matrices(module)
@@ -179,13 +181,23 @@ class Engine:
         trained = [p for p in module.parameters() if p.requires_grad]
         size = sum(p.numel() for p in trained)
         chosen = settings(config, micro_batch, betas, weight_decay, gradient_clip, bool(matrix_rate), size)
+        own = None if make is None else make(trained)
+        if own is not None:
+            assert config.zero_stage == 0, "what another optimiser remembers cannot be cut"
+            del chosen["optimizer"]
         with _Unread():
-            self._engine, *_ = deepspeed().initialize(model=module, model_parameters=trained, config=chosen, dist_init_required=False)
+            self._engine, *_ = deepspeed().initialize(
+                model=module, optimizer=own, model_parameters=trained, config=chosen, dist_init_required=False
+            )
         if self._stage == 0 and self._engine.dp_world_size == 1:
             # Alone, there is nobody to share gradients with, and flattening and dividing them took a tenth of a small network's step.
             self._engine.enable_backward_allreduce = False
         self._module = module
-        self._state = ByName(self._engine, module, config.zero_stage, config.offload != "none")
+        self._state = (
+            ByName(self._engine, module, config.zero_stage, config.offload != "none")
+            if own is None
+            else ByOptimiser(self._engine, module, own)
+        )
         self._skipped = self._updates = 0
 
     def __call__(self, input_BCXYZ: Tensor, noise_B: Tensor, *told: Mapping[str, Tensor], **kept: Tensor) -> Tensor:
@@ -251,7 +263,8 @@ class Engine:
 
         A collective call.
         """
-        return self._release({**dict(self._state.frozen()), **dict(self._state.read(WEIGHTS))})
+        with self._state.judged():
+            return self._release({**dict(self._state.frozen()), **dict(self._state.read(WEIGHTS))})
 
     @property
     def kinds(self) -> Sequence[str]:

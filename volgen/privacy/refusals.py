@@ -21,6 +21,8 @@ def of_recipe(recipe: Run) -> Iterator[str]:
             f"optimiser.gradient_clip is {recipe.optimiser.gradient_clip:g}: the engine would clip the sum after the noise;"
             " privacy.clip_norm clips each patient. Set it to 0"
         )
+    if recipe.optimiser.other:
+        yield f"optimiser.algorithm {recipe.optimiser.algorithm} is not tested with noised gradients. Use adamw"
     if recipe.optimiser.matrix_learning_rate:
         yield "optimiser.matrix_learning_rate: Muon is not tested with noised gradients. Set it to 0"
     if recipe.stopping.min_steps != recipe.stopping.max_steps:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from volgen.core.config import Config
+from volgen.training.optimisers import LIBRARIES, Library, Make
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimiserConfig(Config):
-    """AdamW (Loshchilov & Hutter 2019), with Muon (Jordan et al. 2024) for the weight matrices if asked.
+    """AdamW (Loshchilov & Hutter 2019), with Muon (Jordan et al. 2024) for the weight matrices if asked; or another optimiser.
 
-    Both have a linear warm-up and an optional cosine decay over the expert's largest step count.
+    All have a linear warm-up and an optional cosine decay over the expert's largest step count.
     """
 
+    algorithm: Literal["adamw", "adafactor", "adam8bit", "prodigy", "schedule_free", "soap"] = "adamw"
+    """Which optimiser: AdamW; Adafactor (Shazeer & Stern 2018); AdamW with moments of eight bits (Dettmers et al. 2022); Prodigy
+    (Mishchenko & Defazio 2024), which finds its step size; schedule-free AdamW (Defazio et al. 2024); SOAP (Vyas et al. 2025). All but
+    AdamW at ``engine.zero_stage`` 0 only."""
     learning_rate: PositiveFloat = 1e-3
-    """Peak step size of AdamW."""
+    """Peak step size of the optimiser; of Prodigy a multiple of the one that it finds, usually 1."""
     matrix_learning_rate: NonNegativeFloat = 0.0
     """Peak step size of Muon (spectral norm of an update) for every weight matrix not called "embed"; 0 leaves them to AdamW."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
@@ -39,7 +44,26 @@ class OptimiserConfig(Config):
     def _unclipped(self) -> Self:
         if self.matrix_learning_rate and self.gradient_clip:
             raise ValueError("gradient_clip must be 0 with matrix_learning_rate: Muon's updates have a norm of their own")
+        if self.other and self.matrix_learning_rate:
+            raise ValueError(f"matrix_learning_rate is of Muon, which goes with algorithm adamw and not with {self.algorithm}: set it to 0")
+        if self.other and self.other.averages and self.decay_to < 1.0:
+            raise ValueError(
+                f"decay_to is {self.decay_to:g}, but algorithm {self.algorithm} averages weights in place of that: set it to 1"
+            )
         return self
+
+    @property
+    def other(self) -> Library | None:
+        """Where the optimiser is, if it is not DeepSpeed's."""
+        return LIBRARIES.get(self.algorithm)
+
+    def make(self) -> Make | None:
+        """What makes the optimiser, if it is not DeepSpeed's.
+
+        Raises:
+            UserError: its library is not installed.
+        """
+        return self.other.make(self.betas, self.weight_decay) if self.other else None
 
     def shared(self) -> OptimiserConfig:
         """The settings of the network that experts start from."""

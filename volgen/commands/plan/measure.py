@@ -56,7 +56,8 @@ def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
     network = method.network(phase)
     objective = method.objective(phase, made_up(recipe, people, device))
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
-    engine = Engine(network, recipe.engine, micro_batch, gradient_clip=recipe.optimiser.gradient_clip, matrix_rate=rate)
+    clip, make = recipe.optimiser.gradient_clip, recipe.optimiser.make()
+    engine = Engine(network, recipe.engine, micro_batch, gradient_clip=clip, matrix_rate=rate, make=make)
     ema = EMA(recipe.ema, engine.masters())
 
     def step(number: int) -> None:

@@ -72,6 +72,7 @@ def check(recipe: Recipe, store: Store) -> None:
         variant = recipe.of(phase)
         with torch.device("meta"):
             network = variant.build().network(phase)
+        variant.optimiser.make()
         if variant.optimiser.matrix_learning_rate:
             check_matrices(network)
         variant.privacy.build(variant).refuse(network)

@@ -172,7 +172,8 @@ class Plain:
         return Engine(
             network, run.engine, run.data.batch_size // (group.world_size * run.engine.accumulation),
             betas=run.optimiser.betas, weight_decay=run.optimiser.weight_decay, gradient_clip=run.optimiser.gradient_clip,
-            matrix_rate=run.optimiser.matrix_learning_rate / run.optimiser.learning_rate, release=run.build().release,
+            matrix_rate=run.optimiser.matrix_learning_rate / run.optimiser.learning_rate, make=run.optimiser.make(),
+            release=run.build().release,
         )  # fmt: skip
 
     def judges(self, group: Group, validator: Callable[[], Validator]) -> Callable[[Phase], LossJudge]:
