@@ -1,8 +1,9 @@
-"""A method may have networks that own no noise level, such as an autoencoder: they are counted, and no range of noise levels keeps them."""
+"""A method may have networks that own no noise level, such as an autoencoder: they are counted, and a public run brings its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from volgen.commands.plan.settings import Cluster, Planner, disk_bytes
 from volgen.commands.train import size
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.core.files import sha256
 from volgen.core.span import SigmaSpan
 from volgen.experts.plan import Phase
 from volgen.methods.diffusion import Diffusion
@@ -80,9 +82,18 @@ def test_a_network_of_no_noise_is_trained_for_one_share_of_steps(recipe: Recipe)
     assert [recipe.rule(phase).max_steps for phase in recipe.phases()] == [5, 10, 10]
 
 
-def test_no_range_of_noise_levels_keeps_it_and_no_public_expert_owns_it() -> None:
-    assert not Config(run="run", sigma=(1.0, 2.0)).keeps([]) and Config(run="run", sigma=(1.0, 2.0)).keeps([5.0])
+def test_a_public_run_brings_its_own_whatever_range_of_noise_levels_is_trained(recipe: Recipe, tmp_path: Path) -> None:
+    ranged = Config(run="run", sigma=(1.0, 2.0))
+    assert ranged.keeps([]) and Config(run="run").keeps([]) and ranged.keeps([5.0]) and not ranged.keeps([1.5])
+    weights = tmp_path / "experts" / "coder" / "weights.safetensors"
     start = object.__new__(TakenOver)
-    start._run, start._config = SimpleNamespace(ensemble=None), Config(run="run")  # type: ignore[assignment]
-    with pytest.raises(UserError, match="has experts of noise levels, and the coder owns none"):
-        start._owner(CODER)
+    start._config, start._recipe = ranged, recipe
+    start._run = SimpleNamespace(directory=tmp_path, ensemble=SimpleNamespace(files={}))  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"weights\.safetensors: there is no such file; expected the coder of the public run"):
+        start.kept(CODER)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"1")
+    start._run.ensemble.files["experts/coder/weights.safetensors"] = sha256(weights)  # type: ignore[index]
+    kept = start.kept(CODER)
+    assert kept is not None and (kept.path, kept.sha256) == (weights, sha256(weights))
+    assert kept.parameters == sum(parameter.numel() for parameter in recipe.build().released(CODER).parameters())
