@@ -53,6 +53,7 @@ CASES: dict[str, Case] = {
     "views together": ("slice_unet2d", "v", "bias", 2, WHOLE, {}),
     "four patients": ("wavelet_unet3d", "epsilon", "lora", 1, FOUR, {"zero_stage": 2}),
     "four patients, views": ("unet3d", "gaussian", "all", 2, FOUR, {}),
+    "singular values": ("wavelet_unet3d", "edm", "svdiff", 1, ONE, {}),
     "bf16": ("triplanar", "flow", "bias", 2, WHOLE, {"precision": "bf16", "zero_stage": 3}),
 }
 """Together they have every network, preconditioner and adapter that private training allows."""
