@@ -23,7 +23,7 @@ from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
 from volgen.models.denoiser import Preconditioner
-from volgen.models.space import Domain
+from volgen.models.space import VOXELS, Domain
 from volgen.origin.start import Start
 from volgen.parallel.group import Group
 from volgen.parallel.private_engine import Pass
@@ -92,7 +92,7 @@ def space(recipe: Recipe, group: Group) -> Domain:
         raise UserError(where, " ".join(str(error).split())[:200], "a network of which something can be made", do) from None
 
 
-def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner, where: Domain) -> Fitted:
+def fitted(recipe: Recipe, store: Store, preconditioner: Preconditioner, where: Domain = VOXELS) -> Fitted:
     """Each training volume is denoised with statistics that do not know its person, as a new person's will be.
 
     Those that a start has brought know nobody of the cohort.
