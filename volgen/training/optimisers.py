@@ -35,7 +35,7 @@ class Library:
         module: that it is imported from.
         name: what its class is called.
         distribution: what is to be installed for it; "" for torch.
-        settings: of decay rates and weight decay.
+        settings: decay rates and weight decay -> its other arguments.
         averages: whether it averages the weights that it is judged by itself, which takes the place of annealing and of the moving average.
     """
 

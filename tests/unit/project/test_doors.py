@@ -41,7 +41,23 @@ ASKED = {"private", "public", "whole"}
 SECTIONS = {"adapter", "assembly", "guidance", "method", "network", "noise", "preconditioner", "privacy", "sampler", "schedule", "start"}
 WORDS = {
     *("affine", "all", "attention", "auto", "bias", "cartesian", "diffusion", "epsilon", "flow"),
-    *("full", "gaussian", "identity", "n4", "none", "pretrained", "public", "robust", "slices", "v", "white", "white_matter", "whole"),
+    *(
+        "full",
+        "gaussian",
+        "identity",
+        "monai",
+        "n4",
+        "none",
+        "pretrained",
+        "public",
+        "robust",
+        "slices",
+        "text",
+        "v",
+        "white",
+        "white_matter",
+        "whole",
+    ),
 }
 """Names of kinds that mean something else too: as strings they are looked for in comparisons with a kind only."""
 

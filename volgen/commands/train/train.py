@@ -201,7 +201,7 @@ def _seal(
     Args:
         paths: the run's directory and the folders of its networks.
         bank: the run's experts.
-        records: of all networks.
+        records: what is known of the training of each network.
         provenance: becomes the manifest.
         first: weights of networks that are no experts, and that all experts need.
     """

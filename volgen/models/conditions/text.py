@@ -58,7 +58,7 @@ class Config(ConditionConfig):
 
     @property
     def edges(self) -> tuple[int, ...]:
-        """As many numbers as the encoder makes."""
+        """Shape of the numbers of a scan: as many as the encoder makes."""
         return (max(1, self.width),)
 
     @property

@@ -30,6 +30,8 @@ class Config(BaseConfig):
 
     kind: Literal["unet3d"] = "unet3d"
     patients_apart: ClassVar[bool] = True
+    of_monai: ClassVar[bool] = True
+    """Whether it is a network of MONAI, whose weights it takes over as they are."""
     channels: tuple[Width, ...] = Field(default=(32, 64, 64), min_length=1, max_length=MAX_LEVELS)
     """Width of each resolution, finest first; each is halved once more than the one before."""
     attention: tuple[bool, ...] = (False, False, False)

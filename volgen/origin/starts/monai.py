@@ -65,7 +65,7 @@ class Config(BaseConfig):
         Raises:
             ValueError: they are not, or a private run begins from nobody knows whom.
         """
-        if self.denoiser and recipe.network.kind != "unet3d":
+        if self.denoiser and not getattr(recipe.network, "of_monai", False):
             raise ValueError(f"start.denoiser is for MONAI's network, but network.kind is '{recipe.network.kind}': use unet3d")
         if self.autoencoder and not recipe.build().needs:
             raise ValueError(f"start.autoencoder is for latents, but method.kind is '{recipe.method.kind}': use latent, or leave it out")
