@@ -163,7 +163,6 @@ def _figures(method: Callable[[Scene], Made], scene: Scene, judges: _Judges) -> 
     found = figures(lambda _: made, scene)
     seen = scene.head.seen
     missed = [seen.distance(sample[None].to(scene.device)) for sample in made.samples]
-    # The squared distance is of complex numbers or real ones, the noise is that of a part of one.
     residual = float(np.mean(missed)) / scene.measurement.noise if scene.measurement.noise else None
     return {**found, "residual": residual, **judges("volume", scene, made)}
 
