@@ -73,6 +73,8 @@ class ModelConfig(Config):
     """Level at which they work; that of the recipe if None."""
     view: View | None = None
     """What of a volume of their level goes through the network at once; as in the recipe if None."""
+    mirrored: bool | None = None
+    """Whether volumes are denoised from both sides; as in the recipe if None."""
     network: Network | None = None
     """Their network; that of the recipe if None."""
     optimiser: OptimiserConfig | None = None
@@ -164,6 +166,10 @@ class Recipe(Config):
     """Level at which experts work, on voxels of 2^level times the edge: finer detail is what the preconditioner expects. 0: all of it."""
     view: View = Field(default_factory=lambda: {"kind": "whole"})
     """What of a volume goes through the network at once."""
+    mirrored: Annotated[bool, MAY_CHANGE] = False
+    """Whether a volume is denoised from both sides: the mean of what the network says of it and of its mirror image. That takes twice the
+    time wherever volumes are drawn, is wrong by less, and changes nothing in training, which has to have seen mirror images
+    (``data.augment.flip_left_right``)."""
     preconditioner: Preconditioner
     """How the network's output becomes a clean volume."""
     conditions: tuple[Condition, ...] = ()
@@ -201,7 +207,7 @@ class Recipe(Config):
     @property
     def model(self) -> ExpertModel:
         """What experts are made of, where nothing else is said of them: ask the recipe :meth:`of` a network."""
-        return ExpertModel(self.network, self.view, self.level)
+        return ExpertModel(self.network, self.view, self.level, self.mirrored)
 
     def of(self, phase: Phase) -> Recipe:
         """The recipe of one network of the plan: as if all were made, and trained, as this one is."""
@@ -215,7 +221,7 @@ class Recipe(Config):
         return [self._with(model) for model in self.experts.models] or [self]
 
     def _with(self, model: ModelConfig) -> Recipe:
-        sections = ("level", "view", "network", "optimiser", "stopping")
+        sections = ("level", "view", "mirrored", "network", "optimiser", "stopping")
         update = {name: value for name in sections if (value := getattr(model, name)) is not None}
         if model.batch_size is not None:
             update["data"] = self.data.model_copy(update={"batch_size": model.batch_size})
@@ -340,6 +346,8 @@ class Recipe(Config):
             found = f"level {self.level} and view.kind '{self.view.kind}' are of whole volumes"
             raise ValueError(f"{found}, but assembly.kind '{kind}' makes pieces: use level 0 and view.kind whole")
         self.model.inputs(self.preconditioner)
+        if self.mirrored:
+            self._check_sides()
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
             raise ValueError(f"conditions: two of {names} have one name")
@@ -365,6 +373,21 @@ class Recipe(Config):
             if optimiser.other and optimiser.other.averages and self.ema.decay:
                 found = f"ema.decay is {self.ema.decay:g}, but optimiser.algorithm {optimiser.algorithm} averages weights itself"
                 raise ValueError(f"{found}: set it to 0")
+
+    def _check_sides(self) -> None:
+        if not self.data.augment.flip_left_right:
+            found = "networks are asked about mirror images, but data.augment.flip_left_right is false"
+            raise ValueError(f"mirrored: {found}: they see none in training")
+        if self.assembly.piecewise or self.grid != self.data.grid:
+            found = f"assembly.kind '{self.assembly.kind}' with method.kind '{self.method.kind}'"
+            raise ValueError(
+                f"mirrored: {found} denoises other things than whole volumes, which have no mirror image that was seen in training"
+            )
+        box = self.data.place
+        if box != box.mirrored(self.data.shape):
+            raise ValueError(
+                f"mirrored: data.box starts at {box.start[0]} and has {box.size[0]} voxels from left to right: its middle is not the grid's"
+            )
 
     def _check_batch(self) -> None:
         if self.data.batch_size % self.engine.accumulation:

@@ -234,6 +234,10 @@ class Guidance(Protocol):
     asks: bool = False
     weak: str = ""
 
+    def guides(self, sigma: float) -> bool:
+        """Whether it does anything at a noise level, and so whether it asks ``weak`` there."""
+        return True
+
     def check(self, problem: Problem) -> None:
         """Looks at a problem before anything is computed.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.haar import corner_scale, means, spread
+from volgen.models.mirrored import MirroredDenoiser
 from volgen.models.view import ViewConfig
 
 Sigma = TypeVar("Sigma", float, Tensor)
@@ -37,11 +38,13 @@ class ExpertModel:
         network: its network.
         view: what of a volume of its level goes through the network at once.
         level: it works on voxels of 2^level times the run's edge; 0 is full resolution.
+        mirrored: whether its denoiser is asked about both sides (:mod:`volgen.models.mirrored`), which weights know nothing of.
     """
 
     network: NetworkConfig
     view: ViewConfig
     level: int = 0
+    mirrored: bool = field(default=False, compare=False)
 
     def inputs(self, preconditioner: PreconditionerConfig) -> int:
         """Input channels of the network, without what is known beside a piece.
@@ -107,7 +110,8 @@ class ExpertModel:
         return CornerDenoiser(inner, self.level) if self.level else inner
 
     def _inner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
-        return self.view.denoiser(network, preconditioner.coarse(self.level), self.network)
+        inner = self.view.denoiser(network, preconditioner.coarse(self.level), self.network)
+        return MirroredDenoiser(inner) if self.mirrored else inner
 
 
 class LevelDenoiser:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from volgen.core.errors import UserError
+from volgen.core.manifest import FILES
 from volgen.core.protocols import Denoiser
 from volgen.core.run_files import WEIGHTS, of_expert
 from volgen.experts.ensemble import ExpertRecord
@@ -38,43 +39,59 @@ def weak(
 
     Args:
         run: the run that volumes are drawn from.
-        name: ``shared``, for the network that its experts were started from; the directory of another run; or "".
+        name: ``shared``, for the network that its experts were started from, or those of the run that it began from; the directory of
+            another run; or "".
         preconditioner: the run's, on the device.
         device: where it computes.
-        grid: noise levels that it will be asked about.
+        grid: noise levels that it will be asked about; none if it will not be.
         capacity: experts in memory.
         corners: whether it is asked about corners of volumes, as the run's experts of high noise see them.
 
     Raises:
         UserError: there is no such network, or the other run draws other volumes.
     """
-    if not name:
+    if not name or not grid:
         yield None
         return
-    if name == SHARED:
-        other, fitted = _shared(run), preconditioner
+    began = _beginning(run) if name == SHARED else name
+    if began is None:
+        other, fitted = _shared(run, grid), preconditioner
     else:
-        other = open_run(Path(name))
-        _check(run, other, name, grid, corners)
+        other = open_run(Path(began))
+        _check(run, other, began, grid, corners)
         fitted = other.preconditioner(device)
+        other = _shared(other, grid) if name == SHARED else other
     with other.bank(fitted, device, grid, capacity, corners=corners) as bank:
         yield bank
 
 
-def _shared(run: TrainedRun) -> TrainedRun:
-    """The run with the shared network of its model in place of each expert."""
+def _beginning(run: TrainedRun) -> str | None:
+    """The run that has the shared network: None if it is this one, or nobody; else the one that this one's experts began from."""
+    alone = all(phase.index is not None for phase in run.recipe.phases())
+    return getattr(run.recipe.start, "address", None) if alone else None
+
+
+def _shared(run: TrainedRun, grid: Sequence[float]) -> TrainedRun:
+    """The run with the shared network of its model in place of each expert that owns a noise level of ``grid``."""
     of_model = {phase.model: phase for phase in run.recipe.phases() if phase.index is None}
     if not of_model:
         found = "the run has no shared network (experts.shared_steps is 0)"
         raise UserError(OPTION, found, "expected, or the directory of a run that was trained less")
+    listed = (run.provenance or {}).get(FILES) or {}
+    own = {phase.index: phase for phase in run.recipe.phases()}
     experts: list[ExpertRecord] = []
-    for phase, record in zip((phase for phase in run.recipe.phases() if phase.index is not None), run.ensemble.experts, strict=True):
-        shared = of_model.get(phase.model)
-        done = None if shared is None else PhaseRecord.read(run.paths.phase(shared.name))
-        if shared is None or done is None:
+    for record in run.ensemble.experts:
+        phase = own[record.index]
+        if not any(sigma in phase.span for sigma in grid):
+            experts.append(record)
+            continue
+        name = of_model[phase.model].name
+        done, weights = PhaseRecord.read(run.paths.phase(name)), of_expert(name, WEIGHTS)
+        digest = done.sha256 if done else listed.get(weights)  # a release leaves records of phases out, and lists the weights
+        if digest is None:
             raise UserError(OPTION, f"nothing is left of the network that expert {record.index} was started from", "a run that has it")
-        weights = of_expert(shared.name, WEIGHTS)
-        experts.append(replace(record, weights=weights, sha256=done.sha256, parameters=done.parameters, steps=done.steps))
+        steps = done.steps if done else run.recipe.experts.shared_steps
+        experts.append(replace(record, weights=weights, sha256=digest, steps=steps))
     return replace(run, ensemble=replace(run.ensemble, experts=tuple(experts)))
 
 

@@ -14,6 +14,7 @@ import pytest
 from volgen import cli
 from volgen.commands.ingest.ingest import ingest
 from volgen.commands.participants.participants import participants
+from volgen.commands.release.release import release
 from volgen.commands.sample.sample import sample
 from volgen.commands.train.train import train
 from volgen.core.errors import UserError
@@ -263,5 +264,21 @@ def test_a_weak_network_is_the_shared_one_or_another_run(told: Path, run: Path, 
     sample(better, tmp_path / "plain", count=1, given=["age=70"])
     volumes = [drawn(tmp_path / name)[0] for name in ("0", "1", "plain")]
     assert all(np.abs(volumes[a] - volumes[b]).max() > 1e-4 * np.ptp(volumes[2]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    compact = release(better, tmp_path / "compact", people_agreed=True, compact=True)
+    guidance = {"kind": "auto", "weak": "shared", "strength": 2.0}
+    sample(compact, tmp_path / "small", count=1, given=["age=70"], guidance=guidance)
+    assert np.abs(drawn(tmp_path / "small")[0] - volumes[0]).max() < 0.1 * np.abs(volumes[0] - volumes[2]).max()
     with pytest.raises(UserError, match=r"weak.*there is no such directory|there is no such directory"):
         sample(better, tmp_path / "none", count=1, guidance={"kind": "auto", "weak": str(tmp_path / "nowhere")})
+
+
+def test_a_shared_network_is_needed_where_it_is_asked_only(told: Path, tmp_path: Path) -> None:
+    models = [{"points": 2, "network": {"kind": "wavelet_unet3d", "channels": [12], "norm_groups": 4}}, {"points": 2}]
+    run = train(recipe(told, tmp_path, experts={"models": models, "shared_steps": 2, "warm_start": "shared"}))
+    shutil.rmtree(run / "experts/shared-0")
+    guidance = {"kind": "auto", "weak": "shared", "strength": 2.0, "sigma_low": 1.0}
+    sample(run, tmp_path / "above", count=1, given=["age=70"], guidance=guidance)
+    sample(run, tmp_path / "plain", count=1, given=["age=70"])
+    assert np.abs(drawn(tmp_path / "above")[0] - drawn(tmp_path / "plain")[0]).max() > 0
+    with pytest.raises(UserError, match="shared-0/weights.safetensors: there is no such file"):
+        sample(run, tmp_path / "all", count=1, given=["age=70"], guidance={**guidance, "sigma_low": 0.0})

@@ -16,9 +16,10 @@ from volgen.core import pretrained
 from volgen.core.config import dump_yaml
 from volgen.core.files import sha256, write_text
 from volgen.core.manifest import checksums
-from volgen.core.run_files import CONFIG, ENSEMBLE
+from volgen.core.run_files import CONFIG, ENSEMBLE, WEIGHTS, of_expert
 from volgen.experts import compact
 from volgen.experts import ensemble as ensembles
+from volgen.experts.plan import Phase
 from volgen.images import nifti
 from volgen.images.blocks import block_affine, block_means, voxels_in
 from volgen.images.volume import Volume
@@ -50,15 +51,22 @@ def compacted(trained: TrainedRun) -> TrainedRun:
     write_text(folder / CONFIG, dump_yaml(_placeless(recipe)))
     phases = {phase.index: phase for phase in recipe.phases()}
     experts = []
-    for record in trained.ensemble.experts:
-        phase, path = phases[record.index], folder / record.weights
-        with torch.device("meta"):
-            network = recipe.of(phase).build().released(phase)
-        compact.compact(path, network)
-        experts.append(replace(record, sha256=sha256(path)))
+    for expert in trained.ensemble.experts:
+        experts.append(replace(expert, sha256=_compact(recipe, phases[expert.index], folder / expert.weights)))
+    for phase in (phase for phase in recipe.phases() if phase.index is None):
+        if (path := folder / of_expert(phase.name, WEIGHTS)).exists():
+            _compact(recipe, phase, path)
     bank = trained.ensemble
     ensembles.write(folder / ENSEMBLE, replace(bank, experts=tuple(experts), files=checksums(folder, list(bank.files))))
     return open_run(folder)
+
+
+def _compact(recipe: Recipe, phase: Phase, path: Path) -> str:
+    """Makes the weights of a network small, in their place, and returns their digest."""
+    with torch.device("meta"):
+        network = recipe.of(phase).build().released(phase)
+    compact.compact(path, network)
+    return sha256(path)
 
 
 def _placeless(recipe: Recipe) -> Recipe:

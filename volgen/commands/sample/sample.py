@@ -147,7 +147,8 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, grid, capacity, corners=climbs))
+        guides = [sigma for sigma in grid if guide.guides(sigma)]
+        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, guides, capacity, corners=climbs))
         drawing = Drawing(
             trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, asked.given, climbs, level, finest,
             worse,

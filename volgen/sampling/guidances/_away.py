@@ -72,9 +72,9 @@ class Away:
     _last: dict[float, tuple[_Seen, Tensor]] = field(default_factory=dict)
     _slopes: dict[float, list[float]] = field(default_factory=dict)
 
-    def guides(self, sigma_B: Tensor) -> bool:
-        """Whether a noise level is guided; one volume at a time has one."""
-        return self.strength != 1.0 and self.low <= float(sigma_B[0]) <= self.high
+    def guides(self, sigma: float) -> bool:
+        """Whether a noise level is guided."""
+        return self.strength != 1.0 and self.low <= sigma <= self.high
 
     def unguided(self, sigma_B: Tensor, better_BCXYZ: Tensor) -> Tensor:
         """The better denoiser as it is, at a noise level that is not guided."""

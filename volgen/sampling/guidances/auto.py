@@ -31,7 +31,7 @@ class Config(AwayConfig):
     kind: Literal["auto"] = "auto"
     weak: str = EXPECTED
     """The worse denoiser: ``expected``, what is expected without a network; ``shared``, the network that the run's experts were started
-    from; or the directory of another run of the same shape, such as one of fewer steps."""
+    from (``experts.shared_steps``), or those of the run that it began from; or the directory of another run of the same shape, such as one of fewer steps."""
 
     def build(self) -> Auto:
         """Makes the guidance."""
@@ -52,6 +52,10 @@ class Auto(Guidance):
     away: Away
     weak: str = ""
 
+    def guides(self, sigma: float) -> bool:
+        """Within its interval."""
+        return self.away.guides(sigma)
+
     def check(self, problem: Problem) -> None:
         """Wants a worse denoiser, and no measurement: it would not be looked at.
 
@@ -68,7 +72,7 @@ class Auto(Guidance):
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             x0_BCXYZ = denoise(y_BCXYZ, sigma_B, given)
-            if not self.away.guides(sigma_B):
+            if not self.away.guides(float(sigma_B[0])):
                 return self.away.unguided(sigma_B, x0_BCXYZ)
             return self.away.moved(turn, y_BCXYZ, sigma_B, worse(y_BCXYZ, sigma_B, given), x0_BCXYZ, given)
 

@@ -44,6 +44,10 @@ class WithoutClassifier(Guidance):
 
     away: Away
 
+    def guides(self, sigma: float) -> bool:
+        """Within its interval."""
+        return self.away.guides(sigma)
+
     def check(self, problem: Problem) -> None:
         """Wants no measurement: it would not be looked at.
 
@@ -59,7 +63,7 @@ class WithoutClassifier(Guidance):
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             told_BCXYZ = denoise(y_BCXYZ, sigma_B, given)
-            if not self.away.guides(sigma_B) or all(bool(value.isnan().all()) for value in given.values.values()):
+            if not self.away.guides(float(sigma_B[0])) or all(bool(value.isnan().all()) for value in given.values.values()):
                 return self.away.unguided(sigma_B, told_BCXYZ)
             untold_BCXYZ = denoise(y_BCXYZ, sigma_B, replace(given, values={}))
             return self.away.moved(turn, y_BCXYZ, sigma_B, untold_BCXYZ, told_BCXYZ, given)
