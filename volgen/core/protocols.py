@@ -234,9 +234,9 @@ class Guidance(Protocol):
     asks: bool = False
     weak: str = ""
 
-    def guides(self, sigma: float) -> bool:
-        """Whether it does anything at a noise level, and so whether it asks ``weak`` there."""
-        return True
+    def asks_weak(self, sigma: float) -> bool:
+        """Whether it asks ``weak`` at a noise level."""
+        return bool(self.weak)
 
     def check(self, problem: Problem) -> None:
         """Looks at a problem before anything is computed.

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from volgen.core.errors import UserError
+from volgen.core.given import NOTHING, Given
 from volgen.core.manifest import FILES
 from volgen.core.protocols import Denoiser
 from volgen.core.run_files import WEIGHTS, of_expert
@@ -51,7 +53,7 @@ def weak(
         UserError: there is no such network, or the other run draws other volumes.
     """
     if not name or not grid:
-        yield None
+        yield _never if name else None
         return
     began = _beginning(run) if name == SHARED else name
     if began is None:
@@ -63,6 +65,11 @@ def weak(
         other = _shared(other, grid) if name == SHARED else other
     with other.bank(fitted, device, grid, capacity, corners=corners) as bank:
         yield bank
+
+
+def _never(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+    """A denoiser that nobody asks."""
+    raise AssertionError(f"the weak denoiser was asked at {float(sigma_B[0]):g}, where nothing is guided")
 
 
 def _beginning(run: TrainedRun) -> str | None:

@@ -280,5 +280,9 @@ def test_a_shared_network_is_needed_where_it_is_asked_only(told: Path, tmp_path:
     sample(run, tmp_path / "above", count=1, given=["age=70"], guidance=guidance)
     sample(run, tmp_path / "plain", count=1, given=["age=70"])
     assert np.abs(drawn(tmp_path / "above")[0] - drawn(tmp_path / "plain")[0]).max() > 0
-    with pytest.raises(UserError, match="shared-0/weights.safetensors: there is no such file"):
+    sample(run, tmp_path / "half", count=1, given=["age=70"], guidance={**guidance, "sigma_low": 0.0, "weak_above": 1.0})
+    assert np.abs(drawn(tmp_path / "half")[0] - drawn(tmp_path / "above")[0]).max() > 0, "below, away from what is expected"
+    sample(run, tmp_path / "never", count=1, given=["age=70"], guidance={**guidance, "sigma_low": 20.0, "sigma_high": 30.0})
+    assert np.array_equal(drawn(tmp_path / "never")[0], drawn(tmp_path / "plain")[0])
+    with pytest.raises(UserError, match=r"shared-0/weights\.safetensors: there is no such file"):
         sample(run, tmp_path / "all", count=1, given=["age=70"], guidance={**guidance, "sigma_low": 0.0})

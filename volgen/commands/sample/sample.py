@@ -147,8 +147,8 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
-        guides = [sigma for sigma in grid if guide.guides(sigma)]
-        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, guides, capacity, corners=climbs))
+        asking = [sigma for sigma in grid if guide.asks_weak(sigma)]
+        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, asking, capacity, corners=climbs))
         drawing = Drawing(
             trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, asked.given, climbs, level, finest,
             worse,

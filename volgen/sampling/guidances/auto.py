@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from volgen.core.errors import UserError
@@ -31,11 +32,15 @@ class Config(AwayConfig):
     kind: Literal["auto"] = "auto"
     weak: str = EXPECTED
     """The worse denoiser: ``expected``, what is expected without a network; ``shared``, the network that the run's experts were started
-    from (``experts.shared_steps``), or those of the run that it began from; or the directory of another run of the same shape, such as one of fewer steps."""
+    from (``experts.shared_steps``), or those of the run that it began from; or the directory of another run of the same shape, such as
+    one of fewer steps."""
+    weak_above: NonNegativeFloat = 0.0
+    """Noise level above which ``weak`` is asked. From there down the worse denoiser is what is expected without a network: experts of the
+    finest voxels take most of the time, and a second network of theirs as much again."""
 
     def build(self) -> Auto:
         """Makes the guidance."""
-        return Auto(self.away, "" if self.weak == EXPECTED else self.weak)
+        return Auto(self.away, "" if self.weak == EXPECTED else self.weak, self.weak_above)
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,18 @@ class Auto(Guidance):
     Attributes:
         away: strength and interval.
         weak: the worse denoiser that has to be brought; "" if it is what is expected without a network.
+        weak_above: noise level down to which that one is asked, and what is expected without a network from there on.
     """
 
     whole = False
 
     away: Away
     weak: str = ""
+    weak_above: float = 0.0
 
-    def guides(self, sigma: float) -> bool:
-        """Within its interval."""
-        return self.away.guides(sigma)
+    def asks_weak(self, sigma: float) -> bool:
+        """Within its interval, above ``weak_above``."""
+        return bool(self.weak) and self.away.guides(sigma) and sigma > self.weak_above
 
     def check(self, problem: Problem) -> None:
         """Wants a worse denoiser, and no measurement: it would not be looked at.
@@ -83,11 +90,16 @@ class Auto(Guidance):
         return self.away.noted()
 
     def _worse(self, problem: Problem) -> Denoiser:
-        if self.weak:
-            if problem.weak is None:
-                raise UserError("--guidance", f"auto has nothing of the weak denoiser '{self.weak}'", "samples of a run")
-            return problem.weak
-        if problem.expected is None:
+        weak, expected = problem.weak, problem.expected
+        if self.weak and weak is None:
+            raise UserError("--guidance", f"auto has nothing of the weak denoiser '{self.weak}'", "samples of a run")
+        if expected is None and (weak is None or self.weak_above):
             raise UserError("--guidance", "auto has no worse denoiser to move away from", "samples of a run with a preconditioner")
-        expected = problem.expected
-        return lambda y_BCXYZ, sigma_B, given=NOTHING: expected(y_BCXYZ, sigma_B)
+
+        def worse(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+            if weak is not None and self.asks_weak(float(sigma_B[0])):
+                return weak(y_BCXYZ, sigma_B, given)
+            assert expected is not None
+            return expected(y_BCXYZ, sigma_B)
+
+        return worse

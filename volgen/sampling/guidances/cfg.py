@@ -44,10 +44,6 @@ class WithoutClassifier(Guidance):
 
     away: Away
 
-    def guides(self, sigma: float) -> bool:
-        """Within its interval."""
-        return self.away.guides(sigma)
-
     def check(self, problem: Problem) -> None:
         """Wants no measurement: it would not be looked at.
 
