@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 [[ $# -le 1 && ${1:-} != -* ]] || fail "usage: bash launch/quickstart.sh [OUT]"
 out=$(realpath --canonicalize-missing "${1:-$VOLGEN_ROOT/quickstart}")
 config=$VOLGEN_ROOT/configs/quickstart.yaml
-options=() brains=6
+options=() brains=4
 if [[ ${QUICKSTART_SHORT:-0} != 0 ]]; then
     options=(--stopping.max_steps 4 --stopping.min_steps 1 --stopping.validate_every 2 --stopping.validation_volumes 2)
     brains=1
@@ -26,7 +26,7 @@ fi
 
 setup_volgen ""
 
-step "6 brains of the model in the package, at 2 mm"
+step "$brains brains of the model in the package, at 2 mm"
 volgen sample pretrained:t1w-1mm --out "$out/brains" --count "$brains" --voxel-size 2
 step "a model of one's own. The sample cohort: 61 people's real scans"
 volgen cohort "$out/scans"
