@@ -60,7 +60,7 @@ class Auto(Guidance):
     weak_above: float = 0.0
 
     def asks_weak(self, sigma: float) -> bool:
-        """Within its interval, above ``weak_above``."""
+        """Whether a noise level is within its interval and above ``weak_above``."""
         return bool(self.weak) and self.away.guides(sigma) and sigma > self.weak_above
 
     def check(self, problem: Problem) -> None:
