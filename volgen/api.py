@@ -314,6 +314,9 @@ def reconstruct(
     noise: float | None = None,
     window: Sequence[float] | None = None,
     centre: Literal["foreground", "grid", "header"] | None = None,
+    orientation: str | None = None,
+    spacing: float | None = None,
+    voxel_size: float | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: Dtype = "float32",
@@ -340,6 +343,9 @@ def reconstruct(
         noise: standard deviation of the noise of the data, where 2 is the intensity window.
         window: intensities of a NIfTI image that are air and the brightest tissue; found in the image if None.
         centre: what of the data comes to the middle of the run's grid.
+        orientation: directions of readout, phase encode and slices of fastMRI data, three letters of RLAPSI; ``"PLS"`` if None.
+        spacing: distance from a slice of fastMRI data to the next, mm; their thickness if None.
+        voxel_size: edge of the voxels that are drawn, mm, the run's times a power of 2; the run's own if None.
         batch_size: volumes that ranks hand on together; no volume depends on it.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels of the images; int16 has a slope.
@@ -358,8 +364,8 @@ def reconstruct(
     folder: Path = _answer(
         "reconstruct", run=run, out=out, data=data, simulate=None if simulate is None else os.fspath(simulate), split=split, people=people,
         count=count, seed=seed, operator=operator, mask=mask, guidance=guidance, sampler=sampler, steps=steps, settings=settings,
-        noise=noise, window=None if window is None else tuple(window), centre=centre, batch_size=batch_size, device=device, dtype=dtype,
-        memory_gib=memory_gib, stages=stages,
+        noise=noise, window=None if window is None else tuple(window), centre=centre, orientation=orientation, spacing=spacing,
+        voxel_size=voxel_size, batch_size=batch_size, device=device, dtype=dtype, memory_gib=memory_gib, stages=stages,
     )  # fmt: skip
     return folder
 
@@ -380,6 +386,7 @@ def tune(
     count: int = 1,
     goal: Literal["psnr", "ssim"] = "psnr",
     steps: int | None = None,
+    voxel_size: float | None = None,
     noise: float | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -401,6 +408,7 @@ def tune(
         count: volumes of each, whose mean is compared with the truth.
         goal: what is to be largest inside the head.
         steps: how many of the run's noise levels to visit; all if None.
+        voxel_size: edge of the voxels that are drawn, mm, the run's times a power of 2; the run's own if None.
         noise: standard deviation of the noise of the data, where 2 is the intensity window.
         seed: seed of all of it.
         device: torch device; a GPU if there is one, if None.
@@ -417,8 +425,8 @@ def tune(
     """
     file: Path = _answer(
         "tune", run=run, out=out, simulate=os.fspath(simulate), guidance=guidance, operator=operator, mask=mask, sampler=sampler,
-        search=tuple(search), trials=trials, people=people, split=split, count=count, goal=goal, steps=steps, noise=noise, seed=seed,
-        device=device,
+        search=tuple(search), trials=trials, people=people, split=split, count=count, goal=goal, steps=steps,
+        voxel_size=voxel_size, noise=noise, seed=seed, device=device,
     )  # fmt: skip
     return file
 
