@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, reconstruct, report, sample, train, tune, verdicts
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "reconstruct", "report", "sample", "train",
     "tune", "verdicts",
