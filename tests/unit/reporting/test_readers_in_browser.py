@@ -149,6 +149,7 @@ def test_slices_are_leafed_through_and_the_side_of_the_persons_left_is_switched(
 def test_answers_are_remembered_for_each_reader_and_can_be_changed(window: Browser, page: Path) -> None:
     begin(window, page)
     press(window, ["2", "Enter", "3"])
+    window.wait("[...document.querySelectorAll('#questions input:checked')].some((one) => one.value === '3')")  # keys come when they come
     window.open(page)
     window.run("document.querySelector('#who button[value=B]').click()")
     assert window.run("return document.querySelectorAll('#questions input:checked').length") == 0

@@ -59,7 +59,7 @@ def test_what_may_change_is_what_changes_no_number() -> None:
     assert changeable(validate(recipe.Recipe, content, "test")) == {
         "runs", "data.store", "data.workers", "data.cache_gib", "experts.groups", "start.run", "start.stores", "start.not_compared",
         "engine.zero_stage", "engine.accumulation", "engine.activation_checkpointing", "engine.offload", "engine.checkpoint_every",
-        "engine.dead_after", "engine.hung_after", "sampler", "guidance",
+        "engine.dead_after", "engine.hung_after", "sampler", "guidance", "mirrored",
     }  # fmt: skip
 
 
