@@ -6,12 +6,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from volgen.api import Model, UserError, evaluate, explain, export, ingest, load, reconstruct, report, sample, train, tune, verdicts
+    from volgen.api import (
+        Model,
+        UserError,
+        evaluate,
+        explain,
+        export,
+        ingest,
+        load,
+        participants,
+        reconstruct,
+        report,
+        sample,
+        train,
+        translate,
+        tune,
+        verdicts,
+    )  # fmt: skip
 
 __version__ = "0.3.0"
 __all__ = [
-    "Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "reconstruct", "report", "sample", "train",
-    "tune", "verdicts",
+    "Model", "UserError", "__version__", "evaluate", "explain", "export", "ingest", "load", "participants", "reconstruct",
+    "report", "sample", "train", "translate", "tune", "verdicts",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker shall know the names above, and no others

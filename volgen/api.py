@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from volgen.commands.ingest.ingest import IngestSummary
     from volgen.commands.report.compare import Comparison
     from volgen.commands.report.report import Judged
+    from volgen.data.covariates import Covariates
     from volgen.images.nifti import Image
     from volgen.runs.model import Model
 
 __all__ = [
-    "Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "reconstruct", "report", "sample", "train", "tune", "verdicts"
+    "Model", "UserError", "evaluate", "explain", "export", "ingest", "load", "participants", "reconstruct", "report", "sample", "train",
+    "translate", "tune", "verdicts",
 ]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
@@ -111,6 +113,30 @@ def ingest(
         participants=participants, columns=tuple(columns), strict=strict,
         **({} if workers is None else {"workers": workers}),
     )  # fmt: skip
+    return found
+
+
+def participants(store: StrPath, table: StrPath, *, columns: Sequence[str] = ()) -> Covariates:
+    """Tells a finished store what is known of its people, such as age and sex: ``volgen participants``.
+
+    A table that was there before is replaced; scans, fingerprint and runs stay as they are.
+
+    Args:
+        store: a store that :func:`ingest` made.
+        table: BIDS ``participants.tsv``, or a table like it; a ``.json`` beside it says units and levels.
+        columns: columns that the store holds; age, sex, group and site, where there are such, if empty.
+
+    Returns:
+        What the store knows now: ``columns``, what each says, and ``rows``, what is known of each scan.
+
+    Raises:
+        UserError: there is no such store, somebody is writing to it, or the table cannot be used.
+
+    Example:
+        >>> volgen.participants("cohort.zarr", "participants.tsv").columns["age"].units  # doctest: +SKIP
+        'years'
+    """
+    found: Covariates = _answer("participants", store=store, table=table, columns=tuple(columns))
     return found
 
 
@@ -276,7 +302,7 @@ def sample(
         words, table = (str(given),), UserTable.read(Path(given), "a table with a row for each volume")
         count = max(len(table.rows) - start_index, 1) if count is None else count
     else:
-        words, count = tuple(f"{name}={value}" for name, value in (given or {}).items()), 1 if count is None else count
+        words, count = _words(given), 1 if count is None else count
     options = {
         "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
         "given": words,
@@ -293,6 +319,51 @@ def sample(
     with TemporaryDirectory(prefix="volgen-sample-") as temporary, muted():
         folder = _answer("sample", out=temporary, **options)
         return [nifti.image(folder / names_in(folder).image(index), in_memory=True) for index in indices]
+
+
+def translate(
+    scan: StrPath,
+    run: StrPath,
+    out: StrPath,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    aim: Mapping[str, Any] | None = None,
+    other: StrPath | None = None,
+    strength: Sequence[float] = (1.0,),
+    steps: int | None = None,
+    sampler: Component | None = None,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+) -> Path:
+    """Changes the scan of a head into what it would be in another group, as far as a run's cohort showed that: ``volgen translate``.
+
+    Args:
+        scan: a NIfTI or MGH image.
+        run: directory that :func:`train` made, of a run with conditions, or ``"pretrained:NAME"``.
+        out: new folder for images, maps of their change and the page.
+        origin: what is true of the scan, such as ``{"age": 30, "sex": "F"}`` (``--from``).
+        aim: what shall be true of it, such as ``{"age": 70}`` (``--to``); the rest stays as ``origin`` says.
+        other: the run that knows of ``aim``, if it is another one of the same frame (``--to-run``).
+        strength: how far, each gives an image: 0 is the scan as it comes back, 1 what ``aim`` says.
+        steps: how many of the run's noise levels to visit on each way; all if None.
+        sampler: solver, one that draws no noise; Heun's if None.
+        device: torch device; a GPU if there is one, if None.
+        dtype: voxels of the images; int16 has a slope.
+
+    Returns:
+        ``out``: ``translation.json`` in it has what changes and what comes back, ``translation.html`` shows it.
+
+    Raises:
+        UserError: the scan or a run cannot be used, there is no such condition, nothing would change, or ``out`` is not new.
+
+    Example:
+        >>> volgen.translate("scan.nii.gz", "runs/told", "older", origin={"age": 30}, aim={"age": 70})  # doctest: +SKIP
+    """
+    folder: Path = _answer(
+        "translate", scan=scan, run=run, out=out, origin=_words(origin), aim=_words(aim), other=other, strength=tuple(strength),
+        steps=steps, sampler=sampler, device=device, dtype=dtype,
+    )  # fmt: skip
+    return folder
 
 
 def reconstruct(
@@ -608,6 +679,11 @@ def _answer(command: str, **options: Any) -> Any:
     """What the command gives back to callers in Python."""
     found = module(command)
     return found.run(validate(found.Config, options, f"volgen.{command}")).value
+
+
+def _words(told: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What is true of somebody, as a command is told it: ``NAME=VALUE``."""
+    return tuple(f"{name}={value}" for name, value in (told or {}).items())
 
 
 def _plain(value: Any) -> Any:

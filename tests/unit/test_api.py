@@ -67,7 +67,9 @@ def test_every_name_is_there_and_no_other() -> None:
     [
         ("ingest", set()),
         ("export", set()),
+        ("participants", set()),
         ("sample", set()),
+        ("translate", set()),
         ("reconstruct", {"strict"}),
         ("tune", set()),
         ("report", {"compare", "strict"}),

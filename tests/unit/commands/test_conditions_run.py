@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import volgen
 from volgen import cli
 from volgen.commands.ingest.ingest import ingest
 from volgen.commands.participants.participants import participants
@@ -36,7 +37,8 @@ def told(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{record.patient}\t{30 + 3 * number}\t{'FM'[number % 2]}" for number, record in enumerate(Store.open(store).records)]
     table = store.parent / "table.tsv"
     table.write_text("\n".join(["participant_id\tage\tsex", *rows[:-2], f"{rows[-2].split(chr(9))[0]}\tn/a\tn/a"]))
-    participants(store, table)
+    known = volgen.participants(store, table)
+    assert known.columns["sex"].missing == 2
     return store
 
 
@@ -217,6 +219,9 @@ def test_a_scan_is_translated_and_what_changes_is_told(run: Path, blob_store: Pa
     one, other = (np.asarray(nib.load(folder / "sub-0001/anat/sub-0001_desc-strength100_T1w.nii.gz").dataobj)  # type: ignore[attr-defined]
                   for folder in (tmp_path / "out", tmp_path / "again"))  # fmt: skip
     assert np.array_equal(one, other), "of two runs that are one"
+    made = volgen.translate(scan, run, tmp_path / "by_function", origin={"age": 30, "sex": "F"}, aim={"age": 70}, strength=(0.5, 1))
+    same = nib.load(made / "sub-0001/anat/sub-0001_desc-strength100_T1w.nii.gz")  # type: ignore[attr-defined]
+    assert np.array_equal(one, np.asarray(same.dataobj))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ the method, and no part of a release. The table and figure in docs/privacy.md co
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,16 +18,16 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from volgen.bench._shared.denoising import errors_of, names_of, read
+from volgen.bench.utility.cohorts import drawn, studied
 from volgen.commands.bench.result import Row
-from volgen.commands.sample.sample import sample
+from volgen.commands.bench.result import table as plain
 from volgen.core.config import Config as BaseConfig
 from volgen.core.files import atomic_path
-from volgen.core.options import Positional
+from volgen.core.options import Option, Positional
 from volgen.core.progress import say
 from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
 from volgen.evaluation.frechet_ratio import frechet_ratio
-from volgen.images import nifti
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import TrainedRun, open_run
 
@@ -50,6 +49,14 @@ class Config(BaseConfig):
     """Scans that are denoised at each noise level."""
     samples: PositiveInt = 32
     """Volumes drawn from each run."""
+    target: Annotated[tuple[str, ...], Option("NAME", ("--target",), verbatim=True, repeated=True)] = ()
+    """Column of the store's table of people that is learnt from volumes: numbers, or two words; a condition of every run. Once for each."""
+    public: PositiveInt = 40
+    """People of the split who are public in a draw; the others are those who are judged."""
+    draws: PositiveInt = 8
+    """Draws of public people."""
+    without_size: Annotated[tuple[str, ...], Option("NAME", ("--without-size",), verbatim=True, repeated=True)] = ()
+    """Target from which what the size of the head says is taken out, once for each."""
     batch_size: PositiveInt = 4
     """Volumes denoised together."""
     seed: NonNegativeInt = 0
@@ -75,7 +82,8 @@ def run(config: Config) -> list[Row]:
     for trained, name in zip(runs, names, strict=True):
         epsilon = _epsilon(trained)
         rows += [] if epsilon is None else [Row(f"{name} epsilon", epsilon, "")]
-        distance = frechet_ratio(_drawn(trained, config), unseen, train)
+        free = drawn(trained, (), count=config.samples, seed=config.seed, batch_size=config.batch_size, device=config.device)
+        distance = frechet_ratio(free[:, None], unseen, train)
         rows.append(Row(f"{name} frechet", distance["ratio"], "", {"real people": distance["ratio"]}))
         with trained.bank(trained.preconditioner(device), device, grid) as bank:
             errors = errors_of(bank, weights, held.volumes, grid, config, device, lambda: None)
@@ -85,6 +93,11 @@ def run(config: Config) -> list[Row]:
         ]
         say(f"{name}: epsilon {epsilon}, Frechet ratio {distance['ratio']:.3f}, error {errors.mean():.4f}")
     rows.append(Row("real people frechet", 1.0, ""))
+    if config.target:
+        rows += studied(
+            store, dict(zip(names, runs, strict=True)), config.target, config.split, count=config.samples, public=config.public,
+            draws=config.draws, without_size=config.without_size, seed=config.seed, batch_size=config.batch_size, device=config.device,
+        )  # fmt: skip
     if config.figure:
         _draw(config.figure, rows, names[0], {name: _kind(trained) for name, trained in zip(names[1:], runs[1:], strict=True)})
     return rows
@@ -107,6 +120,9 @@ def table(rows: Sequence[Row]) -> str:
         ]
         cells += [f"{values[f'{name} error sigma {level}']:.3f}" for level in levels]
         lines.append("| " + " | ".join(cells) + " |")
+    learnt = [row for row in rows if ": " in row.name]
+    if learnt:
+        lines += ["", plain(learnt)]
     return "\n".join(lines)
 
 
@@ -118,17 +134,6 @@ def _epsilon(trained: TrainedRun) -> float | None:
 def _real(store: Store, records: Sequence[SubjectRecord]) -> Unit:
     """[people, 1, voxels]."""
     return np.stack([store.read_unit(record).reshape(1, -1) for record in records])
-
-
-def _drawn(trained: TrainedRun, config: Config) -> Unit:
-    """[volumes, 1, voxels] in [0, 1], through the command's own route."""
-    with tempfile.TemporaryDirectory() as scratch:
-        out = sample(
-            trained.directory, Path(scratch) / "out", count=config.samples, seed=config.seed, batch_size=config.batch_size,
-            device=config.device,
-        )  # fmt: skip
-        volumes = [nifti.read(path).voxels for path in sorted(out.rglob("*.nii.gz"))]
-    return np.stack([trained.geometry.intensity.to_unit(voxels).reshape(1, -1) for voxels in volumes])
 
 
 def _kind(trained: TrainedRun) -> str:

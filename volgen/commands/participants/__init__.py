@@ -7,12 +7,15 @@ A table that was there before is replaced.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from volgen.core.address import Address
 from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Option, Positional
+
+if TYPE_CHECKING:
+    from volgen.data.covariates import Covariates
 
 
 class Config(BaseConfig):
@@ -26,9 +29,8 @@ class Config(BaseConfig):
     """Column that the store holds, once for each (default: age, sex, group and site, where there are such)."""
 
 
-def run(config: Config) -> Answer[None]:
+def run(config: Config) -> Answer[Covariates]:
     """Replaces what a store knows of people."""
     from volgen.commands.participants.participants import participants
 
-    participants(**dict(config))
-    return Answer(None)
+    return Answer(participants(**dict(config)))
