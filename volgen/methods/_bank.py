@@ -16,7 +16,7 @@ from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
 from volgen.methods._volumes import OfVolumes
-from volgen.models.condition import conditioned
+from volgen.models.condition import conditioned, take_over
 from volgen.models.denoiser import Network
 from volgen.models.dropout import dropping, features_kept
 from volgen.parallel.precision import InPrecision
@@ -60,7 +60,7 @@ class Bank(OfVolumes):
         with seeded(recipe.seed, "weights", phase.name):
             network = self._plain(recipe.engine.activation_checkpointing)
         if weights is not None:
-            network.load_state_dict(weights)
+            take_over(network, weights)
         with seeded(recipe.seed, "adapter", phase.name):
             try:
                 recipe.adapter.attach(network)

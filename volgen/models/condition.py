@@ -94,6 +94,10 @@ class ConditionConfig(Config):
         """The module: numbers ``[B, *edges]`` -> embedding ``[B, width]``."""
 
 
+TOLD = "embed_told."
+"""What names of weights begin with that embed what a network is told."""
+
+
 class Conditioned(nn.Module):
     """A network and what it is told: ``forward(input_BCXYZ, noise_B, values) -> output_BCXYZ``.
 
@@ -128,6 +132,25 @@ class Conditioned(nn.Module):
         numbers = torch.where(value.isnan(), 0.0, value).to(noise_B.dtype) + nothing_B.view(-1, *[1] * len(self._edges[name]))
         embedded_BE: Tensor = self.embed_told[_key(name)](numbers)
         return torch.where(told_B[:, None], embedded_BE, self.embed_untold[_key(name)](nothing_B[:, None] + 1.0).to(embedded_BE.dtype))
+
+
+def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights into a network, in place.
+
+    Weights of a network that was told nothing become those inside of one that is told, whose embeddings begin as zeros: it begins as what
+    they make, bit for bit, whatever it is told.
+
+    Raises:
+        RuntimeError: they are those of another network.
+    """
+    if not isinstance(network, Conditioned) or any(name.startswith(TOLD) for name in weights):
+        network.load_state_dict(weights)
+        return
+    network.network.load_state_dict(weights)
+    for told in network.embed_told.values():
+        *_, last = (module for module in told.modules() if any(True for _ in module.parameters(recurse=False)))
+        for parameter in last.parameters(recurse=False):
+            nn.init.zeros_(parameter)
 
 
 def _untold(width: int) -> nn.Module:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from volgen.bench.utility.cohorts import Target, asked_rows
-from volgen.bench.utility.downstream import Cohort, Study, gaussian_of, people_worth
-from volgen.bench.utility.learner import Setting, Volumes, area, areas
+from volgen.bench._shared.columns import Learnt
+from volgen.bench._shared.learner import Learner, Pool, area, areas
+from volgen.bench.utility.cohorts import asked_rows
+from volgen.bench.utility.downstream import Labelled, Study, gaussian_of, people_worth
 from volgen.cli import main
 from volgen.commands.participants.participants import participants
 from volgen.commands.train.train import train
@@ -23,15 +24,15 @@ from volgen.data.store import Store
 from volgen.recipe import load
 
 
-def volumes(X: np.ndarray, target: np.ndarray, out: np.ndarray | None = None, kind: Any = "number") -> Volumes:
-    return Volumes(X @ X.T, np.zeros((len(X), 0)) if out is None else out, target, kind)
+def volumes(X: np.ndarray, target: np.ndarray, out: np.ndarray | None = None, kind: Any = "number") -> Pool:
+    return Pool(X @ X.T, np.zeros((len(X), 0)) if out is None else out, target, kind)
 
 
 def test_it_is_ridge_regression_on_principal_components_of_what_is_left() -> None:
     rng = np.random.default_rng(0)
     X, out, y = rng.normal(size=(30, 50)), rng.normal(size=(30, 1)), rng.normal(size=30)
     one, other = list(range(20)), list(range(20, 30))
-    said = volumes(X, y, out).predicted(one, other, Setting(4, 0.5))
+    said = volumes(X, y, out).predicted(one, other, Learner(4, 0.5))
     S = np.column_stack([np.ones(30), out])
     effect = np.linalg.lstsq(S[:20], X[:20], rcond=None)[0]
     left = X - S @ effect
@@ -40,7 +41,7 @@ def test_it_is_ridge_regression_on_principal_components_of_what_is_left() -> Non
     penalty = 0.5 * (singular[:4] ** 2).mean()
     weights = np.linalg.solve(Z[:20].T @ Z[:20] + penalty * np.eye(4), Z[:20].T @ (y[:20] - y[:20].mean()))
     assert said == pytest.approx(y[:20].mean() + Z[20:] @ weights, abs=1e-9)
-    moved = volumes(X + 3.0, y, out).predicted(one, other, Setting(4, 0.5))
+    moved = volumes(X + 3.0, y, out).predicted(one, other, Learner(4, 0.5))
     assert moved == pytest.approx(said, abs=1e-7)  # so that centring on everybody is no look at anybody
 
 
@@ -48,9 +49,9 @@ def test_volumes_of_few_directions_are_no_division_by_nothing() -> None:
     rng = np.random.default_rng(1)
     flat = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 60))
     X = np.concatenate([flat, rng.normal(size=(10, 60))])
-    said = volumes(X, np.arange(50.0)).predicted(range(40), range(40, 50), Setting(30, 0.01))
+    said = volumes(X, np.arange(50.0)).predicted(range(40), range(40, 50), Learner(30, 0.01))
     assert np.abs(said).max() < 1e3
-    same = volumes(np.ones((12, 5)), np.arange(12.0)).predicted(range(6), range(6, 12), Setting(3, 1.0))
+    same = volumes(np.ones((12, 5)), np.arange(12.0)).predicted(range(6), range(6, 12), Learner(3, 1.0))
     assert same == pytest.approx([2.5] * 6)
 
 
@@ -62,8 +63,8 @@ def test_what_size_says_is_taken_out() -> None:
     places = rng.permutation(120)
     one, other = places[:60].tolist(), places[60:].tolist()
     with_size, without = (volumes(X, sex, out, "words") for out in (None, size[:, None]))
-    assert area(with_size.predicted(one, other, Setting(3, 0.1)), sex[other]) > 0.98
-    assert abs(area(without.predicted(one, other, Setting(3, 0.1)), sex[other]) - 0.5) < 0.25
+    assert area(with_size.predicted(one, other, Learner(3, 0.1)), sex[other]) > 0.98
+    assert abs(area(without.predicted(one, other, Learner(3, 0.1)), sex[other]) - 0.5) < 0.25
 
 
 def test_the_area_counts_pairs_with_ties_and_weights() -> None:
@@ -105,11 +106,11 @@ def study(drawn: str, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     ways = rng.normal(size=(12, 200))
 
-    def cohort(count: int, true: float = 1.0) -> Cohort:
+    def cohort(count: int, true: float = 1.0) -> Labelled:
         age, loadings = rng.uniform(20, 80, size=count), rng.normal(size=(count, 12))
         loadings[:, 0] = true * (age - 50) / 20
         X = (loadings @ ways + 0.5 * rng.normal(size=(count, 200))).astype(np.float32)
-        return Cohort(X, np.zeros(count), age)
+        return Labelled(X, np.zeros(count), age)
 
     made = {"run": cohort(60, {"true": 1.0, "nothing": 0.0}[drawn]), "gaussian": cohort(60)}
     of = Study("age", "number", cohort(60), cohort(50), made, publics=10, splits=4, without_size=False, seed=seed)
@@ -129,13 +130,13 @@ def test_true_volumes_close_the_gap_and_others_do_not() -> None:
 
 def test_who_is_judged_is_never_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[set[int], set[int]]] = []
-    predicted = Volumes.predicted
+    predicted = Pool.predicted
 
-    def watch(self: Volumes, learnt_from: Any, judged: Any, *rest: Any) -> Any:
+    def watch(self: Pool, learnt_from: Any, judged: Any, *rest: Any) -> Any:
         seen.append((set(learnt_from), set(judged)))
         return predicted(self, learnt_from, judged, *rest)
 
-    monkeypatch.setattr(Volumes, "predicted", watch)
+    monkeypatch.setattr(Pool, "predicted", watch)
     study("true")
     assert seen and all(not one & other for one, other in seen)
     # Settings are chosen without a look at what is true of those who are judged.
@@ -146,7 +147,7 @@ def test_who_is_judged_is_never_learnt_from(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_asked_for_is_even_over_public_people() -> None:
-    rows = asked_rows([Target("age", ()), Target("sex", ("F", "M")), Target("group", ("a", "b"))], [], 8)
+    rows = asked_rows([Learnt("age", ()), Learnt("sex", ("F", "M")), Learnt("group", ("a", "b"))], [], 8)
     assert {(row["sex"], row["group"]) for row in rows} == set(itertools.product("FM", "ab"))
     assert [row["sex"] for row in rows] == ["F", "M"] * 4
 

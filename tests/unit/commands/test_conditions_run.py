@@ -10,6 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import volgen
 from volgen import cli
@@ -199,6 +201,29 @@ def test_the_age_that_is_asked_for_shows_in_the_volume(tmp_path: Path) -> None:
     for first in (0, 3, 6):  # of one age
         women, men = ([darks[number] for number in range(first, first + 3) if number % 2 == sex] for sex in (0, 1))
         assert max(women) < min(men), darks
+
+
+def test_a_run_that_is_told_begins_as_one_that_was_not(told: Path, run: Path, tmp_path: Path) -> None:
+    free = train(recipe(told, tmp_path, name="free", conditions=[]))
+    start = {"kind": "public", "run": str(free)}
+    begun = recipe(told, tmp_path, name="begun", start=start, experts={"warm_start": "none"})
+    (phase,) = begun.phases()
+    weights = load_file(free / "experts/0/weights.safetensors")
+    before, after = (each.build().network(phase, weights) for each in (recipe(told, tmp_path, conditions=[]), begun))
+    x, noise = torch.randn(2, 1, 16, 16, 16), torch.tensor([0.1, -0.2])
+    values = {"age": torch.tensor([1.0, float("nan")]), "sex": torch.tensor([0.0, 1.0])}
+    assert torch.equal(after(x, noise, values), before(x, noise))
+    told_of = train(begun)
+    assert len({path.read_bytes() for path in (told_of, free) for path in path.glob("experts/*/weights.safetensors")}) == 2
+    age = [sample(told_of, tmp_path / given[0], count=1, seed=3, given=given) for given in (["age=30"], ["age=70"])]
+    one, other = (drawn(folder)[0] for folder in age)
+    assert not np.array_equal(one, other), "what it is told is learnt"
+    some = {"experts": {"count": 2, "warm_start": "none"}, "name": "some"}
+    two = train(recipe(told, tmp_path, **{**some, "name": "two"}, conditions=[]))
+    with pytest.raises(UserError, match=r"was told nothing of people, and `start\.sigma` leaves 1 of its experts"):
+        train(recipe(told, tmp_path, **some, start={"kind": "public", "run": str(two), "sigma": [1.0, 10.0]}))
+    with pytest.raises(UserError, match=r"conditions is .* here and .* there"):
+        train(recipe(told, tmp_path, **{**some, "experts": {"warm_start": "none"}}, conditions=STATED, start={**start, "run": str(run)}))
 
 
 def test_a_scan_is_translated_and_what_changes_is_told(run: Path, blob_store: Path, tmp_path: Path, bids_errors: Any) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from volgen.bench._shared.denoising import errors_of, names_of, read
-from volgen.bench.utility.cohorts import drawn, studied
+from volgen.bench.utility.cohorts import drawn_by, studied
 from volgen.commands.bench.result import Row
 from volgen.commands.bench.result import table as plain
 from volgen.core.config import Config as BaseConfig
@@ -54,9 +54,9 @@ class Config(BaseConfig):
     public: PositiveInt = 40
     """People of the split who are public in a draw; the others are those who are judged."""
     draws: PositiveInt = 8
-    """Draws of public people."""
+    """Dealt of public people."""
     without_size: Annotated[tuple[str, ...], Option("NAME", ("--without-size",), verbatim=True, repeated=True)] = ()
-    """Target from which what the size of the head says is taken out, once for each."""
+    """Learnt from which what the size of the head says is taken out, once for each."""
     batch_size: PositiveInt = 4
     """Volumes denoised together."""
     seed: NonNegativeInt = 0
@@ -82,7 +82,7 @@ def run(config: Config) -> list[Row]:
     for trained, name in zip(runs, names, strict=True):
         epsilon = _epsilon(trained)
         rows += [] if epsilon is None else [Row(f"{name} epsilon", epsilon, "")]
-        free = drawn(trained, (), count=config.samples, seed=config.seed, batch_size=config.batch_size, device=config.device)
+        free = drawn_by(trained, (), count=config.samples, seed=config.seed, batch_size=config.batch_size, device=config.device)
         distance = frechet_ratio(free[:, None], unseen, train)
         rows.append(Row(f"{name} frechet", distance["ratio"], "", {"real people": distance["ratio"]}))
         with trained.bank(trained.preconditioner(device), device, grid) as bank:

@@ -4,66 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from volgen.bench.utility.downstream import GAUSSIAN, Cohort, Study, Voxels, gaussian_of, size_of
-from volgen.bench.utility.learner import FOLDS, Kind, Numbers
+from volgen.bench._shared.columns import Learnt, first_scans, unit_voxels
+from volgen.bench._shared.learner import FOLDS, Numbers
+from volgen.bench.utility.downstream import GAUSSIAN, Labelled, Study, Voxels, gaussian_of, log_size
 from volgen.commands.bench.result import Row
 from volgen.commands.sample.sample import sample
-from volgen.core.cells import numeric
-from volgen.core.errors import UserError, nearest_word
+from volgen.core.errors import UserError
 from volgen.core.progress import say
-from volgen.data.record import Split, SubjectRecord, by_patient
+from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
 from volgen.images import nifti
 from volgen.runs.trained import TrainedRun
 
 ENDS = (5.0, 95.0)
 """Percentiles of the numbers of public and judged people, between which volumes are asked for."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is predicted.
-
-    Attributes:
-        name: column of the table of people.
-        words: the two that there are; none for numbers.
-    """
-
-    name: str
-    words: tuple[str, ...]
-
-    @property
-    def kind(self) -> Kind:
-        """What it is to a learner."""
-        return "words" if self.words else "number"
-
-    @classmethod
-    def of(cls, store: Store, name: str) -> Target:
-        """The column of a store.
-
-        Raises:
-            UserError: there is none, or it has not two words.
-        """
-        columns = store.covariates.columns
-        if name not in columns:
-            expected = f"one of {', '.join(columns)}" if columns else "a store that knows something of people (volgen participants)"
-            raise UserError(f"--target {name}", f"{store.path} knows no such thing of people", expected, nearest_word(name, columns))
-        words = tuple(columns[name].levels or ())
-        if columns[name].levels is not None and len(words) != 2:
-            raise UserError(f"--target {name}", f"it has {len(words)} different words", "numbers, or two words")
-        return cls(name, words)
-
-    def value(self, cell: str) -> float:
-        """What a cell of the table says; NaN if it says nothing."""
-        if self.words:
-            return 2.0 * self.words.index(cell) - 1.0 if cell in self.words else float("nan")
-        found = numeric(cell)
-        return float("nan") if found is None else found
 
 
 def studied(
@@ -88,7 +46,7 @@ def studied(
     Raises:
         UserError: a target is not in the store or unknown to a run, or there are too few people.
     """
-    found = [Target.of(store, name) for name in dict.fromkeys(targets)]
+    found = [Learnt.of(store, name) for name in dict.fromkeys(targets)]
     for name in without_size:
         if name not in targets:
             raise UserError(f"--without-size {name}", "is no target", f"one of {', '.join(targets)}")
@@ -97,31 +55,31 @@ def studied(
         unknown = [target.name for target in found if target.name not in told]
         if unknown:
             raise UserError(str(run.directory), f"cannot be asked for '{unknown[0]}'", f"a run with the conditions {', '.join(targets)}")
-    protected, others = _people(store, "train"), _people(store, split)
+    protected, others = first_scans(store, "train"), first_scans(store, split)
     asked = asked_rows(found, others, count)
     values = _values(found, asked)
     made = {name: _cohort(_as_asked(run, asked, seed, batch_size, device), values) for name, run in runs.items()}
-    real, known = _read(store, protected), _values(found, [record.covariates for record in protected])
+    real, known = unit_voxels(store, protected), _values(found, [record.covariates for record in protected])
     whole = np.isfinite(np.column_stack(list(known.values()))).all(axis=1)
     fitted = np.column_stack([value[whole] for value in known.values()])
     baseline = gaussian_of(real[whole], fitted, np.column_stack(list(values.values())), seed)
     made[GAUSSIAN] = _cohort(baseline, values)
-    judged, of_others = _read(store, others), _values(found, [record.covariates for record in others])
+    judged, of_others = unit_voxels(store, others), _values(found, [record.covariates for record in others])
     rows: list[Row] = []
     for target in found:
-        one = Cohort(real, size_of(real), known[target.name]).known()
-        other = Cohort(judged, size_of(judged), of_others[target.name]).known()
+        one = Labelled(real, log_size(real), known[target.name]).known()
+        other = Labelled(judged, log_size(judged), of_others[target.name]).known()
         if len(one.target) < FOLDS or len(other.target) < public + FOLDS:
             there = f"'{target.name}' is known of {len(one.target)} people of the training split and {len(other.target)} of {split}"
             raise UserError(str(store.path), there, f"{FOLDS}, and {public} who are public and {FOLDS} more")
-        cohorts = {name: Cohort(each.voxels, each.size, values[target.name]) for name, each in made.items()}
+        cohorts = {name: Labelled(each.voxels, each.size, values[target.name]) for name, each in made.items()}
         study = Study(target.name, target.kind, one, other, cohorts, public, draws, target.name in without_size, seed)
         rows += study.rows()
         say(f"{target.name}: {len(one.target)} protected people, {len(other.target)} who are public ({public}) or judged")
     return rows
 
 
-def drawn(run: TrainedRun, given: Sequence[str], *, count: int, seed: int, batch_size: int, device: str | None) -> Voxels:
+def drawn_by(run: TrainedRun, given: Sequence[str], *, count: int, seed: int, batch_size: int, device: str | None) -> Voxels:
     """Volumes of a run [N, voxels] in [0, 1], through the command's own route."""
     with tempfile.TemporaryDirectory() as scratch:
         out = sample(run.directory, Path(scratch) / "out", count=count, seed=seed, given=given, batch_size=batch_size, device=device)
@@ -129,7 +87,7 @@ def drawn(run: TrainedRun, given: Sequence[str], *, count: int, seed: int, batch
     return np.stack([run.geometry.intensity.to_unit(voxels).reshape(-1) for voxels in volumes])
 
 
-def asked_rows(targets: Sequence[Target], others: Sequence[SubjectRecord], count: int) -> list[dict[str, str]]:
+def asked_rows(targets: Sequence[Learnt], others: Sequence[SubjectRecord], count: int) -> list[dict[str, str]]:
     """What volumes are asked to be: numbers at even steps over what public people have, with each word as often as the other.
 
     Nothing of it follows from those who are protected.
@@ -149,21 +107,12 @@ def asked_rows(targets: Sequence[Target], others: Sequence[SubjectRecord], count
     return rows
 
 
-def _people(store: Store, split: Split) -> list[SubjectRecord]:
-    """The first scan of each person."""
-    return [scans[0] for scans in by_patient(store.split(split)).values()]
-
-
-def _read(store: Store, records: Sequence[SubjectRecord]) -> Voxels:
-    return np.stack([store.read_unit(record).reshape(-1) for record in records])
-
-
-def _values(targets: Sequence[Target], rows: Sequence[Mapping[str, str]]) -> dict[str, Numbers]:
+def _values(targets: Sequence[Learnt], rows: Sequence[Mapping[str, str]]) -> dict[str, Numbers]:
     return {target.name: np.array([target.value(row.get(target.name, "")) for row in rows]) for target in targets}
 
 
-def _cohort(voxels: Voxels, values: Mapping[str, Numbers]) -> Cohort:
-    return Cohort(voxels, size_of(voxels), next(iter(values.values())))
+def _cohort(voxels: Voxels, values: Mapping[str, Numbers]) -> Labelled:
+    return Labelled(voxels, log_size(voxels), next(iter(values.values())))
 
 
 def _as_asked(run: TrainedRun, asked: Sequence[Mapping[str, str]], seed: int, batch_size: int, device: str | None) -> Voxels:
@@ -172,4 +121,4 @@ def _as_asked(run: TrainedRun, asked: Sequence[Mapping[str, str]], seed: int, ba
     with tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch) / "asked.tsv"
         table.write_text("\n".join("\t".join(cells) for cells in [names, *([row[name] for name in names] for row in asked)]) + "\n")
-        return drawn(run, [str(table)], count=len(asked), seed=seed, batch_size=batch_size, device=device)
+        return drawn_by(run, [str(table)], count=len(asked), seed=seed, batch_size=batch_size, device=device)

@@ -8,8 +8,8 @@
 | ``RUN`` and ``public + RUN`` | volumes that a run drew, as asked for; and the public people |
 | ``gaussian`` and ``public + gaussian`` | samples of a Gaussian of the protected people, its mean linear in what is asked: the baseline |
 
-Nobody is both learnt from and judged, and how it is learnt is chosen on those who are learnt from (:mod:`.learner`). Public and test people
-are drawn from one cohort in several ways; intervals are of other test people (bootstrap; a person keeps its weight in all draws and arms).
+Nobody is both learnt from and judged, and how it is learnt is chosen on those who are learnt from. Public and test people are drawn from
+one cohort in several ways; intervals are of other test people (bootstrap; a person keeps its weight in all draws and arms).
 
 Legend: P people who may be public or judged, R resamples.
 """
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from volgen.bench._shared.bootstrap import interval
-from volgen.bench.utility.learner import SETTINGS, Kind, Numbers, Volumes, areas
+from volgen.bench._shared.learner import SETTINGS, Kind, Numbers, Pool, areas
 from volgen.commands.bench.result import Row
 from volgen.core.rng import normal, permutation
 
@@ -36,7 +36,7 @@ Voxels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Cohort:
+class Labelled:
     """Volumes and what is true of them.
 
     Attributes:
@@ -49,13 +49,13 @@ class Cohort:
     size: Numbers
     target: Numbers
 
-    def known(self) -> Cohort:
+    def known(self) -> Labelled:
         """Those of whom the target is known."""
         there = np.isfinite(self.target)
-        return Cohort(self.voxels[there], self.size[there], self.target[there])
+        return Labelled(self.voxels[there], self.size[there], self.target[there])
 
 
-def size_of(voxels: Voxels, background: float = 0.05) -> Numbers:
+def log_size(voxels: Voxels, background: float = 0.05) -> Numbers:
     """Logarithm of how many voxels are above ``background``, for each volume."""
     found: Numbers = np.log(np.maximum((voxels > background).sum(axis=1), 1))
     return found
@@ -108,7 +108,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Dealt:
     """Everybody, and who is who in each draw.
 
     Attributes:
@@ -117,7 +117,7 @@ class Scene:
         splits: for each draw, where the public people are among the volumes, and which of the P people are judged.
     """
 
-    volumes: Volumes
+    volumes: Pool
     places: Mapping[str, list[int]]
     splits: tuple[tuple[list[int], NDArray[np.int64]], ...]
 
@@ -140,9 +140,9 @@ class Study:
 
     name: str
     kind: Kind
-    protected: Cohort
-    others: Cohort
-    drawn: Mapping[str, Cohort]
+    protected: Labelled
+    others: Labelled
+    drawn: Mapping[str, Labelled]
     publics: int
     splits: int
     without_size: bool
@@ -165,7 +165,7 @@ class Study:
             rows += self._choice(name, scene)
         return rows
 
-    def _said(self, scene: Scene, arm: str, added: Sequence[int], *, alone: bool = False, shuffled: bool = False) -> Said:
+    def _said(self, scene: Dealt, arm: str, added: Sequence[int], *, alone: bool = False, shuffled: bool = False) -> Said:
         """What is said of the test people of each draw, if ``added`` are learnt from beside the public people, or ``alone``."""
         draws = []
         for split, (public, judged) in enumerate(scene.splits):
@@ -180,22 +180,22 @@ class Study:
             draws.append((judged, volumes.predicted(learnt_from, asked, setting)))
         return Said(tuple(draws), self.others.target, self.kind)
 
-    def _scene(self) -> Scene:
+    def _scene(self) -> Dealt:
         """All volumes, where those of each cohort are among them, and who is public and who is judged in each draw."""
         cohorts = {"protected": self.protected, "others": self.others, **self.drawn}
         voxels = np.concatenate([cohort.voxels for cohort in cohorts.values()]).astype(np.float64)
         voxels -= voxels.mean(axis=0)  # what all share says nothing, and is most of every product
         size = np.concatenate([cohort.size for cohort in cohorts.values()])[:, None]
         target = np.concatenate([cohort.target for cohort in cohorts.values()])
-        volumes = Volumes(voxels @ voxels.T, size if self.without_size else size[:, :0], target, self.kind)
+        volumes = Pool(voxels @ voxels.T, size if self.without_size else size[:, :0], target, self.kind)
         ends = np.cumsum([len(cohort.target) for cohort in cohorts.values()])
         places = {name: list(range(end - len(cohort.target), end)) for (name, cohort), end in zip(cohorts.items(), ends, strict=True)}
         orders = [permutation(len(self.others.target), self.seed, "public", split) for split in range(self.splits)]
         people = places["others"]
         splits = tuple(([people[p] for p in order[: self.publics]], np.array(order[self.publics :])) for order in orders)
-        return Scene(volumes, places, splits)
+        return Dealt(volumes, places, splits)
 
-    def _curve(self, scene: Scene, arms: Mapping[str, Said]) -> list[tuple[int, float]]:
+    def _curve(self, scene: Dealt, arms: Mapping[str, Said]) -> list[tuple[int, float]]:
         """How good it gets with so many protected people, from none to all of them."""
         protected, curve = scene.places["protected"], [(0, arms[PUBLIC].score())]
         order = permutation(len(protected), self.seed, "curve")
@@ -233,7 +233,7 @@ class Study:
                 rows.append(Row(f"{self.name}: {arm} gains over {GAUSSIAN}", sign * (score - baseline.score()), "", interval=better))
         return rows
 
-    def _choice(self, name: str, scene: Scene) -> list[Row]:
+    def _choice(self, name: str, scene: Dealt) -> list[Row]:
         """How settings that are ranked on public people, on drawn volumes and on both do if protected people are learnt from."""
         volumes, drawn, alone = scene.volumes, scene.places[name], scene.volumes.losses(scene.places[name], self.seed, "choice")
         correlations: dict[str, list[float]] = {what: [] for what in (PUBLIC, name, with_public(name))}

@@ -165,6 +165,9 @@ class TakenOver:
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         said, known = people.compare(recipe, people.cohorts(directory, seen, run.recipe.data.store), store, public)
         kept = [phase.name for phase in experts if config.keeps(phase.points)]
+        if kept and recipe.conditions and not run.recipe.conditions:
+            found = f"was told nothing of people, and `start.sigma` leaves {len(kept)} of its experts as they are"
+            raise UserError(config.where, found, "experts that learn what `conditions` tell them", "leave `start.sigma` out")
         self._inputs: Facts = {"public": public, people.COHORTS: [cohort.recorded() for cohort in known]}
         self._assumed: Facts = {
             "public": {
@@ -243,8 +246,9 @@ class TakenOver:
         }
         if mine.build().needs or public.build().needs:
             pairs["method"] = (mine.method.model_dump(), public.method.model_dump())
-        told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
-        pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
+        if public.conditions:  # networks that were told nothing can learn to be told
+            told = [[condition.model_dump() for condition in recipe.conditions] for recipe in (mine, public)]
+            pairs["recipe"] = ({"conditions": told[0]}, {"conditions": told[1]})
         ours, theirs = (recipe.data.model_dump(mode="json", include={"shape", "box"}) for recipe in (mine, public))
         pairs["data"] = (ours, theirs)
         pairs[""] = ({"level": mine.level}, {"level": public.level})

@@ -30,7 +30,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Setting:
+class Learner:
     """One way of learning.
 
     Attributes:
@@ -42,12 +42,12 @@ class Setting:
     shrinkage: float
 
 
-SETTINGS = tuple(Setting(components, shrinkage) for components in (3, 10, 30) for shrinkage in (0.01, 0.1, 1.0, 10.0))
+SETTINGS = tuple(Learner(components, shrinkage) for components in (3, 10, 30) for shrinkage in (0.01, 0.1, 1.0, 10.0))
 """Those that are chosen from, twelve."""
 
 
 @dataclass(frozen=True)
-class Volumes:
+class Pool:
     """Volumes, as a learner sees them.
 
     Attributes:
@@ -62,7 +62,7 @@ class Volumes:
     target: Numbers
     kind: Kind
 
-    def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Setting, target_n: Numbers | None = None) -> Numbers:
+    def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Learner, target_n: Numbers | None = None) -> Numbers:
         """What is said of volumes.
 
         Args:
@@ -106,7 +106,7 @@ class Volumes:
             found.append(self.loss(said, [place for fold in folds for place in fold]))
         return np.array(found)
 
-    def chosen(self, places: Sequence[int], seed: int, *key: int | str) -> Setting:
+    def chosen(self, places: Sequence[int], seed: int, *key: int | str) -> Learner:
         """The setting that is best on volumes that were left out in turn: nobody else is looked at."""
         return SETTINGS[int(self.losses(places, seed, *key).argmin())]
 
