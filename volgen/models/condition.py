@@ -148,8 +148,8 @@ def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         return
     network.network.load_state_dict(weights)
     for told in network.embed_told.values():
-        *_, last = (module for module in told.modules() if any(True for _ in module.parameters(recurse=False)))
-        for parameter in last.parameters(recurse=False):
+        layers = [module for module in told.modules() if any(True for _ in module.parameters(recurse=False))]
+        for parameter in (each for layer in layers[-1:] for each in layer.parameters(recurse=False)):
             nn.init.zeros_(parameter)
 
 

@@ -47,7 +47,7 @@ from volgen.sampling.samplers.heun import Config as Heun
 from volgen.sampling.translation import Bridge, Told
 
 WIDTH = 2.0
-"""Of the model range, of which shares are told."""
+"""Width of the model range, of which shares are told."""
 LEAST = 5
 
 
@@ -107,12 +107,12 @@ class Way:
 
 @dataclass(frozen=True)
 class RealPeople:
-    """Real people.
+    """Real people of one split.
 
     Attributes:
         records: their scans.
         volumes: the same, [1, X, Y, Z] in [-1, 1].
-        number: of each, in the column that is translated; NaN where it is not known.
+        number: what each has in the column that is translated; NaN where it is not known.
     """
 
     records: tuple[SubjectRecord, ...]
@@ -189,7 +189,7 @@ class Regressions:
     Attributes:
         train: who is learnt from.
         unseen: other people.
-        seed: of folds and resamples.
+        seed: seed of folds and resamples.
     """
 
     train: RealPeople

@@ -93,11 +93,11 @@ def train_cyclegan(
     Args:
         a: one group.
         b: the other.
-        steps: of Adam, on the generators and on the critics in turn.
+        steps: steps of Adam, on the generators and on the critics in turn.
         channels: width of all networks.
         blocks: residual blocks of the generators.
         rate: learning rate; it falls to 0 over the second half.
-        seed: of weights and order.
+        seed: seed of weights and order.
         device: where it is trained.
         done: called after each step.
     """

@@ -31,15 +31,15 @@ def studied(
     """A study of each target.
 
     Args:
-        store: of the protected people, its training split, and of those who are public or judged.
+        store: the cohort: the protected people are its training split.
         runs: by name; each was told all targets.
         targets: columns.
         split: whose people are public or judged.
         count: volumes drawn from each run, and from the Gaussian.
         public: people of the split who are public in a draw.
-        draws: of them.
+        draws: how often they are drawn anew.
         without_size: targets that are predicted without what the size of a head says.
-        seed: of everything.
+        seed: seed of everything.
         batch_size: volumes drawn together.
         device: torch device.
 

@@ -103,7 +103,7 @@ class Said:
         return mean
 
     def score(self) -> float:
-        """Of everybody once."""
+        """The same where everybody counts once."""
         return float(self.scores(np.ones((1, len(self.truth))))[0])
 
 
@@ -127,13 +127,13 @@ class Study:
     """One target, studied.
 
     Attributes:
-        name: of the target.
-        kind: what it is.
+        name: the target.
+        kind: what kind of thing it is.
         protected: people whom runs were trained on.
         others: people who are public in some draws and judged in others.
         drawn: volumes of each run, and of the Gaussian, by name.
         publics: how many of the others are public.
-        splits: draws of them.
+        splits: how often they are drawn anew.
         without_size: whether what the size of a head says is taken out.
         seed: seed of draws, folds and resamples.
     """
@@ -196,7 +196,7 @@ class Study:
         return Dealt(volumes, places, splits)
 
     def _curve(self, scene: Dealt, arms: Mapping[str, Said]) -> list[tuple[int, float]]:
-        """How good it gets with so many protected people, from none to all of them."""
+        """How good it gets with protected people, from none to all of them."""
         protected, curve = scene.places["protected"], [(0, arms[PUBLIC].score())]
         order = permutation(len(protected), self.seed, "curve")
         for part in range(1, CURVE - 1):
@@ -268,7 +268,7 @@ def people_worth(score: float, curve: Sequence[tuple[int, float]], sign: float) 
     """How many real people would have done as much, from the learning curve, of which what goes down again counts as level.
 
     Args:
-        score: of an arm.
+        score: what an arm has.
         curve: people and score, from none to all there are.
         sign: 1 if more is better, -1 if less is.
     """
