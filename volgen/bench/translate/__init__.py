@@ -29,7 +29,7 @@ from torch import Tensor
 from volgen.bench._shared.bootstrap import interval
 from volgen.bench._shared.columns import Learnt, first_scans
 from volgen.bench._shared.learner import Numbers, Pool
-from volgen.bench.translate.cyclegan import train_cyclegan
+from volgen.bench.translate.cyclegan import MULTIPLE, train_cyclegan
 from volgen.commands.bench.result import Row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -143,7 +143,12 @@ def run(config: Config) -> list[Row]:
     device, store, trained = usable_device(config.device), Store.open(config.store), open_run(config.run_directory)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(config.run_directory), "draws volumes in pieces", "a run that denoises whole volumes")
+    if config.gan_steps and any(edge % MULTIPLE for edge in trained.geometry.shape):
+        found, expected = f"draws {list(trained.geometry.shape)} voxels", f"edges that are multiples of {MULTIPLE}"
+        raise UserError(str(config.run_directory), found, expected, "leave the CycleGAN out: --gan-steps 0")
     target = Learnt.of_numbers(store, config.column)
+    if config.column not in {condition.name for condition in trained.recipe.conditions}:
+        raise UserError(str(config.run_directory), f"cannot be asked for '{config.column}'", "a run with that condition")
     read = [target, *(Learnt.of_numbers(store, name) for name in config.read)]
     train, unseen = (RealPeople.of(store, split, trained, target) for split in ("train", config.split))
     chosen = [place for place, value in enumerate(unseen.number) if value < config.low][: config.people]
@@ -204,7 +209,7 @@ class Regressions:
         flat -= flat[: len(known)].mean(axis=0)
         all_ = Pool(flat @ flat.T, np.zeros((len(flat), 0)), np.concatenate([values[known], np.zeros(len(volumes))]), "number")
         learnt_from = list(range(len(known)))
-        return all_.predicted(learnt_from, range(len(known), len(flat)), all_.chosen(learnt_from, self.seed, target.name))
+        return all_.predicted(learnt_from, range(len(known), len(flat)), all_.chosen(learnt_from, self.seed))
 
     def slope(self, of: Learnt, on: Learnt) -> tuple[float, tuple[float, float]]:
         """What is read in unseen people changes by so much for each unit of a column; with its 95 % interval (bootstrap over people)."""
@@ -216,10 +221,10 @@ class Regressions:
         return float(np.polyfit(x, said, 1)[0]), (float(low), float(high))
 
     def is_kept(self, volume: Tensor, place: int) -> bool:
-        """Whether nobody else is nearer to a volume than an unseen person."""
-        own = (self.unseen.volumes[place] - volume).square().mean()
-        others = [*self.train.volumes, *(x for at, x in enumerate(self.unseen.volumes) if at != place)]
-        return all((x - volume).square().mean() > own for x in others)
+        """Whether nobody else is nearer to a volume than an unseen person; of training people too, but for the person."""
+        own, person = (self.unseen.volumes[place] - volume).square().mean(), self.unseen.records[place].patient
+        everybody = [pair for people in (self.train, self.unseen) for pair in zip(people.records, people.volumes, strict=True)]
+        return all((x - volume).square().mean() > own for record, x in everybody if record.patient != person)
 
 
 def _rows(
@@ -246,8 +251,6 @@ def _bridged(config: Config, trained: TrainedRun, bank: Denoiser, device: torch.
     grid = visited(trained, config.steps)
     bridge, conditions = Bridge(Heun().build(), grid, device), trained.recipe.conditions
     names = {condition.name for condition in conditions}
-    if config.column not in names:
-        raise UserError(str(trained.directory), f"cannot be asked for '{config.column}'", "a run with that condition")
 
     def told(record: SubjectRecord, aim: Mapping[str, str]) -> Told:
         words = {name: text for name, text in {**record.covariates, **aim}.items() if name in names}

@@ -21,9 +21,11 @@ from volgen.core.rng import permutation, seeded
 
 CYCLE, IDENTITY = 10.0, 5.0
 BETAS = (0.5, 0.999)
+MULTIPLE = 4
+"""What edges of volumes are multiples of: two halvings."""
 
 
-class Generator(nn.Module):
+class Translator(nn.Module):
     """A volume in [-1, 1] and what changes in it.
 
     Args:
@@ -102,11 +104,12 @@ def train_cyclegan(
         done: called after each step.
     """
     with seeded(seed, "cyclegan"):
-        to_b, to_a = Generator(channels, blocks).to(device), Generator(channels, blocks).to(device)
+        to_b, to_a = Translator(channels, blocks).to(device), Translator(channels, blocks).to(device)
         of_a, of_b = critic(channels).to(device), critic(channels).to(device)
     makers = torch.optim.Adam(itertools.chain(to_b.parameters(), to_a.parameters()), lr=rate, betas=BETAS)
     judges = torch.optim.Adam(itertools.chain(of_a.parameters(), of_b.parameters()), lr=rate, betas=BETAS)
-    slopes = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: min(1.0, 2.0 * (1.0 - step / steps))) for each in (makers, judges)]
+    last = max(steps, 1)
+    slopes = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: min(1.0, 2.0 * (1.0 - step / last))) for each in (makers, judges)]
     for step in range(steps):
         x_a, x_b = (_drawn(group, step, seed, name).to(device) for name, group in (("a", a), ("b", b)))
         fake_b, fake_a = to_b(x_a), to_a(x_b)

@@ -54,9 +54,9 @@ class Config(BaseConfig):
     public: PositiveInt = 40
     """People of the split who are public in a draw; the others are those who are judged."""
     draws: PositiveInt = 8
-    """Dealt of public people."""
+    """How often public people are drawn anew."""
     without_size: Annotated[tuple[str, ...], Option("NAME", ("--without-size",), verbatim=True, repeated=True)] = ()
-    """Learnt from which what the size of the head says is taken out, once for each."""
+    """Target that is learnt without what the size of a head says, once for each."""
     batch_size: PositiveInt = 4
     """Volumes denoised together."""
     seed: NonNegativeInt = 0

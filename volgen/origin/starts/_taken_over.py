@@ -165,7 +165,11 @@ class TakenOver:
         public: Facts = {"run": run.recipe.name, "manifest": digest, "fingerprint": run.fingerprint}
         said, known = people.compare(recipe, people.cohorts(directory, seen, run.recipe.data.store), store, public)
         kept = [phase.name for phase in experts if config.keeps(phase.points)]
-        if kept and recipe.conditions and not run.recipe.conditions:
+        untold = bool(recipe.conditions) and not run.recipe.conditions
+        if untold and recipe.adapter.needs_trained:
+            found = f"was told nothing of people, and adapter.kind '{recipe.adapter.kind}' changes weights that have been trained"
+            raise UserError(config.where, found, "networks that learn what `conditions` tell them", "set adapter.kind to all")
+        if kept and untold:
             found = f"was told nothing of people, and `start.sigma` leaves {len(kept)} of its experts as they are"
             raise UserError(config.where, found, "experts that learn what `conditions` tell them", "leave `start.sigma` out")
         self._inputs: Facts = {"public": public, people.COHORTS: [cohort.recorded() for cohort in known]}
