@@ -227,7 +227,7 @@ def test_a_run_that_is_told_begins_as_one_that_was_not(told: Path, run: Path, tm
     with pytest.raises(UserError, match=r"was told nothing of people, and adapter\.kind 'bias' changes weights"):
         train(recipe(told, tmp_path, name="biased", start=start, experts={"warm_start": "none"}, adapter={"kind": "bias"}))
     with pytest.raises(UserError, match=r"was told nothing of people, and `start\.sigma` leaves 1 of its experts"):
-        train(recipe(told, tmp_path, **some, start={"kind": "public", "run": str(two), "sigma": [1.0, 10.0]}))
+        train(recipe(told, tmp_path, **some, start={"kind": "public", "run": str(two), "sigma": [1.0, 11.0]}))
     with pytest.raises(UserError, match=r"conditions is .* here and .* there"):
         train(recipe(told, tmp_path, **{**some, "experts": {"warm_start": "none"}}, conditions=STATED, start={**start, "run": str(run)}))
 
