@@ -10,6 +10,7 @@ Legend: B batch, C latent channels, x y z edges of latents, d = C x y z, N laten
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from volgen.core.protocols import Shape3
 from volgen.models.convolution import wrong_in_bf16
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """Encoder and decoder of a variational autoencoder.
 
     Args:
@@ -55,9 +56,9 @@ class Codec(nn.Module):
                 return self.run(input_BCXYZ.float(), posterior)
         return self.run(input_BCXYZ, posterior)
 
+    @abstractmethod
     def run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
         """What this autoencoder is asked."""
-        raise NotImplementedError
 
     def sampled(self, x_BCXYZ: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
         """What a reconstruction from a sample of each latent's posterior is off by, [B, 1, X, Y, Z], and what that posterior costs.

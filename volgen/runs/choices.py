@@ -96,6 +96,11 @@ def visited(trained: TrainedRun, steps: int | None) -> list[float]:
     return trained.recipe.build().visits(trained.ensemble.grid, steps)
 
 
+def fewer(trained: TrainedRun, steps: int | None) -> int | None:
+    """Steps of a descent that is shortened to a number of them; None, for a usual one, where the run has no more."""
+    return None if steps is None or steps >= len(trained.ensemble.grid) else steps
+
+
 def masked(operator: str | Mapping[str, Any] | None, mask: str | Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
     """What was asked of an operator, with its mask.
 

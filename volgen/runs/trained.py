@@ -65,9 +65,9 @@ STAGES = ("train", RELEASE)
 EDITABLE = (".md", ".png")
 """Cards and pictures, which people may change: nothing depends on them."""
 DIGITS = 1e-6
+"""Digits by which noise levels are compared: another processor may round otherwise."""
 UNSEEN = 0.08
 """Noise in means over cubes of voxels, in the model's range, from which a descent may go to 0 at once: white matter varies by as much."""
-"""Digits by which noise levels are compared: another processor may round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ class TrainedRun:
 
     def levels(self, grid: Sequence[float], finest: int = 0) -> list[int]:
         """Level of the expert of each step of a descent, and ``finest`` for the corner in which it ends."""
-        of_expert = [self.model_of(phase).level for phase in self.phases]
-        return [*(of_expert[owner(self.ensemble.spans, sigma)] for sigma in grid), finest]
+        own = [self.model_of(phase).level for phase in self.phases]
+        return [*(own[owner(self.ensemble.spans, sigma)] for sigma in grid), finest]
 
     def finest_for(self, level: int, grid: Sequence[float]) -> int:
         """Level of the corners of which means over cubes of 2^level voxels can be made, if all experts of ``grid`` above it are asked.

@@ -29,6 +29,11 @@ class Guided:
     guidance: Any
     solver: Any
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Both, as a record of figures knows them by."""
+        return {"guidance": self.guidance.model_dump(mode="json"), "sampler": self.solver.model_dump(mode="json")}
+
     def __call__(self, scene: Scene) -> Made:
         """Draws the scene's volumes."""
         found = dict[int, Tensor]()

@@ -28,7 +28,7 @@ from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.images.geometry import Geometry
 from volgen.parallel.device import usable_device
-from volgen.runs.choices import visited
+from volgen.runs.choices import fewer, visited
 from volgen.runs.coarser import in_voxels
 from volgen.runs.settings import read_settings
 from volgen.runs.simulated import SimulatedScans
@@ -86,8 +86,7 @@ def run(config: Config) -> list[Row]:
             folder holds other figures.
     """
     trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
-    few = config.steps is None or config.steps >= len(trained.ensemble.grid)
-    steps = None if few else config.steps
+    steps = fewer(trained, config.steps)
     grid = visited(trained, steps)
     instruments = instruments_of(trained.geometry, config.coils, config.phase)
     scans = {
@@ -107,8 +106,7 @@ def run(config: Config) -> list[Row]:
                 seen = at(there, label)
                 for how, changed in (("as it is", {}), ("tuned", told)):
                     method = guided(trained, config.guidance, changed, config.iterations)
-                    identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
-                    record.kept(f"{label}/{name}/{how}", identity, partial(figures, method, seen))
+                    record.kept(f"{label}/{name}/{how}", method.identity, partial(figures, method, seen))
                 ticker.advance(note=name)
         found = [Row("people", len(first.labels), ""), Row("samples", config.samples, "")]
         for name in instruments:

@@ -36,7 +36,7 @@ from volgen.data.store import Store
 from volgen.evaluation import posterior
 from volgen.images.intensity import to_model
 from volgen.parallel.device import usable_device
-from volgen.runs.choices import visited
+from volgen.runs.choices import fewer, visited
 from volgen.runs.coarser import in_voxels
 from volgen.runs.settings import read_settings
 from volgen.runs.simulated import SimulatedScans
@@ -106,8 +106,7 @@ def run(config: Config) -> list[Row]:
             holds other figures.
     """
     trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
-    few = config.steps is None or config.steps >= len(trained.ensemble.grid)
-    grid = visited(trained, None if few else config.steps)
+    grid = visited(trained, fewer(trained, config.steps))
     tuned = _tuned(config.settings)
     more: Mapping[str, own.Method] = theirs.methods() if config.deepinv else {}
     scans = {factor: _scans(config, factor, config.split, config.people, trained.level) for factor in config.accelerations}
@@ -187,8 +186,7 @@ def _methods(
     }  # fmt: skip
     for kind in own.guidances(config.guidances, scene):
         method = guided(trained, kind, tuned.get(kind, {}), config.iterations)
-        identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
-        methods[f"{kind}, tuned" if kind in tuned else kind] = (method, identity)
+        methods[f"{kind}, tuned" if kind in tuned else kind] = (method, method.identity)
     return {**methods, **{name: (method, {}) for name, method in more.items()}}
 
 

@@ -32,7 +32,7 @@ from volgen.evaluation.measure import default_checks, measure
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.verdict import judge
 from volgen.parallel.device import usable_device
-from volgen.runs.choices import visited
+from volgen.runs.choices import fewer, visited
 from volgen.runs.coarser import in_voxels
 from volgen.runs.simulated import SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
@@ -94,8 +94,7 @@ def run(config: Config) -> list[Row]:
     if list(config.strengths) != sorted(set(config.strengths)):
         raise UserError("--strengths", " ".join(f"{one:g}" for one in config.strengths), "different numbers, ascending")
     trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
-    few = config.steps is None or config.steps >= len(trained.ensemble.grid)
-    grid = visited(trained, None if few else config.steps)
+    grid = visited(trained, fewer(trained, config.steps))
     operator = k_space(config.coils, config.phase, config.acceleration)
     scans = SimulatedScans(config.store, config.split, config.people, operator, config.noise, config.seed, trained.level)
     settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
@@ -108,8 +107,7 @@ def run(config: Config) -> list[Row]:
             for strength in config.strengths:
                 told = {"guidance": {"strength": strength, "end": strength}}
                 method = guided(trained, config.guidance, told, config.iterations)
-                identity = {"guidance": method.guidance.model_dump(mode="json"), "sampler": method.solver.model_dump(mode="json")}
-                record.kept(f"{label}/{strength:g}", identity, partial(_figures, method, seen, judges))
+                record.kept(f"{label}/{strength:g}", method.identity, partial(_figures, method, seen, judges))
                 ticker.advance(note=f"lambda {strength:g}")
         found = [Row("people", len(scans.labels), ""), Row("samples", config.samples, "")]
         for strength in config.strengths:
