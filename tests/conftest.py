@@ -20,11 +20,24 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from s3_server import S3Server
 
 # The same examples in every run, and no time limit for one: the machine may be busy.
 hypothesis.settings.register_profile("volgen", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("volgen")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What fixtures draw without naming a seed, such as a network's first weights, depends neither on the process nor on other tests."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """What the test itself draws, likewise."""
+    torch.manual_seed(0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
