@@ -40,7 +40,8 @@ setup_volgen() {
     if [[ $(cat "$VENV/.volgen-installed${extras:+-$extras}" 2>/dev/null) != "$wanted" ]]; then
         step "installing $TORCH_SPEC (the longest download)"
         # DeepSpeed's build imports torch, so torch comes first and the build sees this environment (no isolation).
-        "$VENV/bin/python" -m pip install --quiet "setuptools>=77,<90" wheel "$TORCH_SPEC"
+        # A new pip with it: that of Debian 12 looks for more than ten minutes for versions of boto that fit each other, this one for seconds.
+        "$VENV/bin/python" -m pip install --quiet "pip>=25" "setuptools>=77,<90" wheel "$TORCH_SPEC"
         step "installing volgen${extras:+ with $extras}"
         # No op is compiled at install (nvcc may be absent although torch has CUDA): volgen uses none of them.
         DS_BUILD_OPS=0 DS_IGNORE_CUDA_DETECTION=1 \
