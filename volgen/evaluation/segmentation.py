@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_bytes
 from volgen.evaluation.scan import Triple
 from volgen.evaluation.specimen import Specimen
+from volgen.images import nifti
 
 LARGEST_TABLE = 1 << 20
 FORM = "lines with a number and a name each, as in a BIDS dseg.tsv or a colour table of FreeSurfer"
@@ -124,6 +125,28 @@ def read_table(path: Path) -> dict[int, str]:
     if len(set(found.values())) < 2:
         raise UserError(str(path), f"names {len(set(found.values()))} structures", FORM)
     return found
+
+
+def image_of(folder: Path, images: Sequence[Path], name: str) -> Path:
+    """The image of labels of a volume: its name, or that of its person, is the volume's or begins with it.
+
+    Args:
+        folder: what messages call the place.
+        images: all that there are.
+        name: the volume's; its person's is what stands before the first ``_``.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    person = name.split("_")[0]
+    for wanted in dict.fromkeys((name, person)):
+        found = [path for path in images if nifti.stem(path) == wanted or path.name.startswith(f"{wanted}_")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            more = f"{len(found)} images that begin with {wanted}_ ({found[0].name}, {found[1].name})"
+            raise UserError(str(folder), f"holds {more}", "one image of labels for each volume")
+    raise UserError(str(folder), f"holds no image of labels for {name}", f"a file called {name}.nii.gz, or that begins with {person}_")
 
 
 def structures_of(structures: Mapping[int, str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from scipy.stats import mannwhitneyu
 from volgen.bench._shared.columns import Learnt
 from volgen.bench._shared.learner import Learner, Pool, area, areas
 from volgen.bench.utility.cohorts import asked_rows
-from volgen.bench.utility.downstream import Labelled, Study, gaussian_of, people_worth
+from volgen.bench.utility.downstream import Labelled, Study, gaussian_of, people_worth, rare
 from volgen.cli import main
 from volgen.commands.participants.participants import participants
 from volgen.commands.train.train import train
@@ -113,7 +113,7 @@ def study(drawn: str, seed: int = 0) -> dict[str, Any]:
         return Labelled(X, np.zeros(count), age)
 
     made = {"run": cohort(60, {"true": 1.0, "nothing": 0.0}[drawn]), "gaussian": cohort(60)}
-    of = Study("age", "number", cohort(60), cohort(50), made, publics=10, splits=4, without_size=False, seed=seed)
+    of = Study.of("age", "number", cohort(60), cohort(50), made, publics=10, draws=4, without_size=False, width=10, seed=seed)
     return {row.name: row for row in of.rows()}
 
 
@@ -126,6 +126,36 @@ def test_true_volumes_close_the_gap_and_others_do_not() -> None:
     assert nothing["age: public + run closes"].value < 0.2 and nothing["age: public + run gains over gaussian"].value < 0
     assert true["age: chosen on run, rank correlation"].value > 0.7 > nothing["age: chosen on run, rank correlation"].value
     assert true["age: chosen on run, regret"].value >= 0
+
+
+def test_those_in_the_emptiest_intervals_are_rare() -> None:
+    protected = np.array([25.0] * 10 + [35.0] * 9 + [75.0])
+    assert rare(protected, np.array([22.0, 38.0, 71.0, 99.0, 29.99]), 10).tolist() == [0, 0, 1, 1, 0]
+    assert rare(protected, np.array([22.0, 38.0]), 100).tolist() == [0, 0], "all that there are is not rare"
+    assert rare(np.array([-5.0, 5.0, 5.0, 5.0]), np.array([-1.0, 1.0]), 10).tolist() == [1, 0]
+
+
+def test_an_even_cohort_helps_with_those_who_are_rare() -> None:
+    """The old are seen in another direction than the young, and few of them are real."""
+    rng = np.random.default_rng(6)
+    ways = rng.normal(size=(6, 150))
+
+    def cohort(count: int, old: float) -> Labelled:
+        age = np.where(rng.uniform(size=count) < old, rng.uniform(60, 90, count), rng.uniform(20, 60, count))
+        loadings = rng.normal(size=(count, 6))
+        loadings[:, 0], loadings[:, 1] = np.minimum(age - 60, 0) / 20, np.maximum(age - 60, 0) / 10
+        X = (loadings @ ways + 2.0 * rng.normal(size=(count, 150))).astype(np.float32)
+        return Labelled(X, np.zeros(count), age)
+
+    drawn = {"even": cohort(100, 0.5), "nobody old": cohort(100, 0.0)}
+    study = Study.of(
+        "age", "number", cohort(60, 0.06), cohort(60, 0.3), drawn, publics=10, draws=2, without_size=False, width=30, seed=0,
+    )  # fmt: skip
+    rows = {row.name.split(": ", 1)[1]: row for row in study.rows() if "rare" in row.name}
+    low, high = rows["public + real + even gains"].interval or (0, 0)
+    assert 0 < low < rows["public + real + even gains"].value < high
+    assert rows["public + real + nobody old gains"].value < rows["public + real + even gains"].value / 2
+    assert rows["public + real"].value > rows["public + real + even"].value
 
 
 def test_who_is_judged_is_never_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:

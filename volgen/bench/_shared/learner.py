@@ -12,8 +12,8 @@ Legend: N volumes, Q numbers that are taken out, n of those that are learnt from
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from volgen.core.rng import permutation
 
 Numbers = NDArray[np.float64]
-Kind = Literal["number", "words"]
+Kind = Literal["number", "words", "overlap"]
+"""What is predicted: a number; one of two words; or a map of labels, of which is said how far it overlaps with the true one."""
 ROUNDING = 1e-6
 """Share of the largest variance below which a component is rounding."""
 NOTHING = 1e-12
@@ -34,7 +35,7 @@ class Learner:
     """One way of learning.
 
     Attributes:
-        components: principal components, if there are as many.
+        components: principal components, if there are as many; or other features.
         shrinkage: penalty of the ridge regression in mean variances of them.
     """
 
@@ -46,9 +47,43 @@ SETTINGS = tuple(Learner(components, shrinkage) for components in (3, 10, 30) fo
 """Those that are chosen from, twelve."""
 
 
+class Lesson(Protocol):
+    """Volumes with what is true of them, by their places: of any of them a learner may be taught, and any may be judged."""
+
+    @property
+    def kind(self) -> Kind:
+        """What is predicted."""
+        ...
+
+    @property
+    def settings(self) -> Sequence[Learner]:
+        """Those that are chosen from."""
+        ...
+
+    def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Learner) -> Numbers:
+        """What is said of each volume that is judged, [t]: a number, what grows with the chance of the second word, or an overlap."""
+        ...
+
+    def loss(self, said: Numbers, judged: Sequence[int]) -> float:
+        """How wrong that is on average."""
+        ...
+
+    def losses(self, places: Sequence[int], seed: int, *key: int | str) -> Numbers:
+        """Loss of each of :attr:`settings` on volumes that were left out in turn, of ``places`` alone."""
+        ...
+
+    def chosen(self, places: Sequence[int], seed: int, *key: int | str) -> Learner:
+        """The setting that is best on volumes that were left out in turn: nobody else is looked at."""
+        ...
+
+    def shuffled(self, places: Sequence[int], order: Sequence[int]) -> Lesson:
+        """The same, but of each of ``places`` is said to be true what is true of another, ``order`` (numbers among them)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pool:
-    """Volumes, as a learner sees them.
+    """Volumes, as a learner of numbers or words sees them.
 
     Attributes:
         products: [N, N], sums of products of two volumes' voxels.
@@ -62,20 +97,24 @@ class Pool:
     target: Numbers
     kind: Kind
 
-    def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Learner, target_n: Numbers | None = None) -> Numbers:
+    @property
+    def settings(self) -> Sequence[Learner]:
+        """:data:`SETTINGS`."""
+        return SETTINGS
+
+    def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Learner) -> Numbers:
         """What is said of volumes.
 
         Args:
             learnt_from: places of volumes.
             judged: places of volumes.
             setting: how.
-            target_n: what is true of those that are learnt from; :attr:`target` if None.
 
         Returns:
             [t]: the number, or for words what grows with the chance of the second.
         """
         one, other = np.asarray(learnt_from), np.asarray(judged)
-        truth = self.target[one] if target_n is None else target_n
+        truth = self.target[one]
         known, asked = (np.column_stack([np.ones(len(rows)), self.taken_out[rows]]) for rows in (one, other))
         inverse = np.linalg.pinv(known)
         remaining = np.eye(len(one)) - known @ inverse
@@ -98,17 +137,41 @@ class Pool:
 
     def losses(self, places: Sequence[int], seed: int, *key: int | str) -> Numbers:
         """Loss of each of :data:`SETTINGS` on volumes that were left out in turn, of ``places`` alone."""
-        order = [places[place] for place in permutation(len(places), seed, "folds", *key)]
-        folds = [order[start :: min(FOLDS, len(order))] for start in range(min(FOLDS, len(order)))]
+        parts = folds(places, seed, *key)
+        order = [place for fold in parts for place in fold]
         found = []
         for setting in SETTINGS:
-            said = np.concatenate([self.predicted([p for p in order if p not in set(fold)], fold, setting) for fold in folds])
-            found.append(self.loss(said, [place for fold in folds for place in fold]))
+            said = np.concatenate([self.predicted([p for p in places if p not in set(fold)], fold, setting) for fold in parts])
+            found.append(self.loss(said, order))
         return np.array(found)
 
     def chosen(self, places: Sequence[int], seed: int, *key: int | str) -> Learner:
         """The setting that is best on volumes that were left out in turn: nobody else is looked at."""
         return SETTINGS[int(self.losses(places, seed, *key).argmin())]
+
+    def shuffled(self, places: Sequence[int], order: Sequence[int]) -> Pool:
+        """The same, but of each of ``places`` is said to be true what is true of another, ``order`` (numbers among them)."""
+        target = self.target.copy()
+        target[list(places)] = target[[places[number] for number in order]]
+        return replace(self, target=target)
+
+
+def folds(places: Sequence[int], seed: int, *key: int | str) -> list[list[int]]:
+    """Places in :data:`FOLDS` parts, by chance; as many as places if these are fewer."""
+    order = [places[place] for place in permutation(len(places), seed, "folds", *key)]
+    return [order[start :: min(FOLDS, len(order))] for start in range(min(FOLDS, len(order)))]
+
+
+def scores(kind: Kind, said: Numbers, truth: Numbers, weights_RN: Numbers) -> Numbers:
+    """Mean absolute error, area under the curve or mean overlap where each of N counts as often as weights say, [R].
+
+    NaN where nobody has a weight, or nobody of a word.
+    """
+    if kind == "words":
+        return areas(said, truth, weights_RN)
+    with np.errstate(invalid="ignore"):
+        found: Numbers = weights_RN @ (np.abs(said - truth) if kind == "number" else said) / weights_RN.sum(axis=1)
+    return found
 
 
 def loss(said: Numbers, truth: Numbers, kind: Kind) -> float:

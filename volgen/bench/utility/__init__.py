@@ -15,10 +15,11 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from volgen.bench._shared.denoising import errors_of, names_of, read
 from volgen.bench.utility.cohorts import drawn_by, studied
+from volgen.bench.utility.segmentation import segmented
 from volgen.commands.bench.result import Row
 from volgen.commands.bench.result import table as plain
 from volgen.core.config import Config as BaseConfig
@@ -57,6 +58,12 @@ class Config(BaseConfig):
     """How often public people are drawn anew."""
     without_size: Annotated[tuple[str, ...], Option("NAME", ("--without-size",), verbatim=True, repeated=True)] = ()
     """Target that is learnt without what the size of a head says, once for each."""
+    labels: Path | None = None
+    """Folder with an image of labels for each person of the store, in the frame of their scans: structures are a target, too."""
+    structures: Path | None = None
+    """Names of labels: lines with a number and a name each; those of one name are one structure."""
+    rare: PositiveFloat | None = None
+    """Width of intervals of numbers, such as 10 years: people in those with the fewest protected people are looked at apart."""
     batch_size: PositiveInt = 4
     """Volumes denoised together."""
     seed: NonNegativeInt = 0
@@ -65,6 +72,12 @@ class Config(BaseConfig):
     """PNG file for quality against epsilon."""
     device: str | None = None
     """Torch device (default: a GPU if there is one)."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Config:
+        if (self.labels is None) != (self.structures is None):
+            raise ValueError("labels and structures go together: a folder of labels, and a table of their names")
+        return self
 
 
 def run(config: Config) -> list[Row]:
@@ -79,10 +92,13 @@ def run(config: Config) -> list[Row]:
     weights, grid = runs[0].preconditioner(device), sorted(runs[0].ensemble.grid, reverse=True)
     unseen, train = (_real(store, records) for records in (store.split(config.split), store.split("train")[:MOST]))
     rows: list[Row] = []
+    drawn: dict[str, Unit] = {}
     for trained, name in zip(runs, names, strict=True):
         epsilon = _epsilon(trained)
         rows += [] if epsilon is None else [Row(f"{name} epsilon", epsilon, "")]
-        free = drawn_by(trained, (), count=config.samples, seed=config.seed, batch_size=config.batch_size, device=config.device)
+        free = drawn[name] = drawn_by(
+            trained, (), count=config.samples, seed=config.seed, batch_size=config.batch_size, device=config.device
+        )
         distance = frechet_ratio(free[:, None], unseen, train)
         rows.append(Row(f"{name} frechet", distance["ratio"], "", {"real people": distance["ratio"]}))
         with trained.bank(trained.preconditioner(device), device, grid) as bank:
@@ -96,7 +112,12 @@ def run(config: Config) -> list[Row]:
     if config.target:
         rows += studied(
             store, dict(zip(names, runs, strict=True)), config.target, config.split, count=config.samples, public=config.public,
-            draws=config.draws, without_size=config.without_size, seed=config.seed, batch_size=config.batch_size, device=config.device,
+            draws=config.draws, without_size=config.without_size, width=config.rare, seed=config.seed, batch_size=config.batch_size,
+            device=config.device,
+        )  # fmt: skip
+    if config.labels and config.structures:
+        rows += segmented(
+            store, drawn, config.labels, config.structures, config.split, public=config.public, draws=config.draws, seed=config.seed
         )  # fmt: skip
     if config.figure:
         _draw(config.figure, rows, names[0], {name: _kind(trained) for name, trained in zip(names[1:], runs[1:], strict=True)})

@@ -26,7 +26,7 @@ ENDS = (5.0, 95.0)
 
 def studied(
     store: Store, runs: Mapping[str, TrainedRun], targets: Sequence[str], split: Split, *, count: int, public: int, draws: int,
-    without_size: Sequence[str], seed: int, batch_size: int, device: str | None,
+    without_size: Sequence[str], width: float | None, seed: int, batch_size: int, device: str | None,
 ) -> list[Row]:  # fmt: skip
     """A study of each target.
 
@@ -39,6 +39,7 @@ def studied(
         public: people of the split who are public in a draw.
         draws: how often they are drawn anew.
         without_size: targets that are predicted without what the size of a head says.
+        width: width of intervals of numbers, of which those with the fewest people are looked at apart; None: none are.
         seed: seed of everything.
         batch_size: volumes drawn together.
         device: torch device.
@@ -73,7 +74,10 @@ def studied(
             there = f"'{target.name}' is known of {len(one.target)} people of the training split and {len(other.target)} of {split}"
             raise UserError(str(store.path), there, f"{FOLDS}, and {public} who are public and {FOLDS} more")
         cohorts = {name: Labelled(each.voxels, each.size, values[target.name]) for name, each in made.items()}
-        study = Study(target.name, target.kind, one, other, cohorts, public, draws, target.name in without_size, seed)
+        study = Study.of(
+            target.name, target.kind, one, other, cohorts, publics=public, draws=draws, without_size=target.name in without_size,
+            width=width, seed=seed,
+        )  # fmt: skip
         rows += study.rows()
         say(f"{target.name}: {len(one.target)} protected people, {len(other.target)} who are public ({public}) or judged")
     return rows

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from volgen.core.config import Config as BaseConfig
-from volgen.core.errors import UserError
 from volgen.core.files import sha256
-from volgen.evaluation.segmentation import Segmentation, of_labels, read_table, structures_of
+from volgen.evaluation.segmentation import Segmentation, image_of, of_labels, read_table, structures_of
 from volgen.evaluation.specimen import Specimen
 from volgen.images import nifti
 
@@ -40,7 +39,8 @@ class Config(BaseConfig):
 
     def segment(self, specimen: Specimen) -> Segmentation:
         """Reads the labels of a volume."""
-        volume = nifti.read(self._file(self.generated if specimen.generated else self.real, specimen.name))
+        folder = self.generated if specimen.generated else self.real
+        volume = nifti.read(image_of(folder, self._files[folder], specimen.name))
         return of_labels(volume.voxels, self._table, volume.voxel_size, specimen.scan.mask)
 
     @cached_property
@@ -51,14 +51,3 @@ class Config(BaseConfig):
     def _files(self) -> dict[Path, list[Path]]:
         folders = {self.generated, self.real}
         return {folder: sorted(path for path in folder.rglob("*") if nifti.is_image(path)) for folder in folders}
-
-    def _file(self, folder: Path, name: str) -> Path:
-        person = name.split("_")[0]
-        for wanted in dict.fromkeys((name, person)):
-            found = [path for path in self._files[folder] if nifti.stem(path) == wanted or path.name.startswith(f"{wanted}_")]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                more = f"{len(found)} images that begin with {wanted}_ ({found[0].name}, {found[1].name})"
-                raise UserError(str(folder), f"holds {more}", "one image of labels for each volume")
-        raise UserError(str(folder), f"holds no image of labels for {name}", f"a file called {name}.nii.gz, or that begins with {person}_")
