@@ -82,7 +82,7 @@ def ingest(
         window: what of a scan's brightness becomes 0 and 1, such as ``"white_matter"``.
         dtype: type of the stored codes.
         layout: what reading is to be quick for: slices in every orientation, or whole volumes alone.
-        suffix: last word of the names of images to take, such as ``"T1w"``.
+        suffix: last word of the names of images to take, such as ``"T1w"``; several with commas between them: ``"T1w,T2w"``.
         glob: pattern of the names of images to take, such as ``"*_T1.nii.gz"``.
         space: label of the space of images to take, or ``"native"``.
         every: whether every image of a visit is taken instead of one.

@@ -20,7 +20,8 @@ class ScanChoice:
     """What a user asks for.
 
     Attributes:
-        suffix: the last word of the name, such as ``T1w`` or ``t1n``; None: T1w in a BIDS tree, one contrast of each visit elsewhere.
+        suffix: the last word of the name, such as ``T1w`` or ``t1n``; several have commas between them, such as ``T1w,T2w``, and one image
+            of each visit is taken for each; None: T1w in a BIDS tree, one contrast of each visit elsewhere.
         glob: a pattern for the file's name, or, with a slash in it, for its path inside the source.
         space: label of ``space-<label>``; ``native`` for images without one; None: one of those that are there.
         every: take every image of a visit.
@@ -30,6 +31,11 @@ class ScanChoice:
     glob: str | None = None
     space: str | None = None
     every: bool = False
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The words of :attr:`suffix`."""
+        return tuple(self.suffix.split(",")) if self.suffix else ()
 
 
 @dataclass
@@ -61,25 +67,32 @@ def choose(names: Sequence[Name], people: Sequence[Person], choice: ScanChoice, 
         UserError: a filter leaves nothing.
     """
     chosen = Filtered(list(range(len(names))))
-    suffix = choice.suffix or ("T1w" if bids else None)
+    suffixes = choice.suffixes or (("T1w",) if bids else ())
     if choice.glob is not None:
         _keep(chosen, names, lambda name: _matches(name, choice.glob or ""), lambda _: f"does not match --glob {choice.glob}")
         _some(chosen, source, f"has no image that matches --glob '{choice.glob}'", "a pattern of file names, such as '*_T1.nii.gz'")
-    if suffix is not None:
+    if suffixes:
         there = _most(Counter(names[index].suffix for index in chosen.taken))
-        _keep(chosen, names, lambda name: _ends_with(name, suffix, bids), lambda name: f"has another suffix ({name.suffix}) than {suffix}")
-        found = f"{'is a BIDS tree without' if bids else 'holds no'} {suffix} images (found {there})"
-        _some(chosen, source, found, f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz" if bids else f"names that end in {suffix}", "choose --suffix")
-    if suffix is None or not is_label_word(suffix):
+        for word in suffixes:
+            if not any(_ends_with(names[index], word, bids) for index in chosen.taken):
+                found = f"{'is a BIDS tree without' if bids else 'holds no'} {word} images (found {there})"
+                expected = f"sub-*/[ses-*/]anat/*_{word}.nii.gz" if bids else f"names that end in {word}"
+                raise UserError(source, found, expected, "choose --suffix")
+        asked = " or ".join(suffixes)
+        _keep(
+            chosen, names, lambda name: any(_ends_with(name, word, bids) for word in suffixes),
+            lambda name: f"has another suffix ({name.suffix}) than {asked}",
+        )  # fmt: skip
+    if not any(map(is_label_word, suffixes)):
         _keep(chosen, names, lambda name: not name.is_label, lambda _: "is a mask or a map of labels by its name")
         _some(
             chosen, source, "holds only masks and maps of labels, by their names", "scans", "choose --suffix if they are to be learnt from"
         )
     _one_space(chosen, names, people, choice, source)
     if not choice.every:
-        if choice.suffix is None and not bids:
+        if not choice.suffixes and not bids:
             _one_contrast(chosen, names, people)
-        _one_of_each_visit(chosen, names, people)
+        _one_of_each_visit(chosen, names, people, suffixes)
     return chosen
 
 
@@ -115,10 +128,11 @@ def _one_contrast(chosen: Filtered, names: Sequence[Name], people: Sequence[Pers
     )  # fmt: skip
 
 
-def _one_of_each_visit(chosen: Filtered, names: Sequence[Name], people: Sequence[Person]) -> None:
+def _one_of_each_visit(chosen: Filtered, names: Sequence[Name], people: Sequence[Person], suffixes: Sequence[str]) -> None:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index in chosen.taken:
-        groups[people[index].visit].append(index)
+        of = names[index].suffix.lower() if len(suffixes) > 1 else ""
+        groups[*people[index].visit, of].append(index)
     visits = Counter(kind for them in groups.values() for kind in {_kind(names[index]) for index in them})
     out: dict[int, str] = {}
     for them in groups.values():

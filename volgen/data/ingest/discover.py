@@ -81,7 +81,7 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
         names = [parse(inside) for inside in relative]
         chosen = choose(names, people_of(names), ScanChoice(suffix=suffix, every=True), str(source), bids=True)
         files, relative = [files[index] for index in chosen.taken], [relative[index] for index in chosen.taken]
-    return _found(files, relative, people_of([parse(inside) for inside in relative]), suffix)
+    return _found(files, relative, people_of([parse(inside) for inside in relative]), (suffix,))
 
 
 def select(source: Path, choice: ScanChoice, table: PatientTable | None = None) -> Selection:
@@ -100,7 +100,7 @@ def select(source: Path, choice: ScanChoice, table: PatientTable | None = None) 
     taken = chosen.taken
     if table is not None:
         table.check([relative[i] for i in taken if people[i].told_by != "table"])
-    scans = _found([files[i] for i in taken], [relative[i] for i in taken], [people[i] for i in taken], choice.suffix or "T1w")
+    scans = _found([files[i] for i in taken], [relative[i] for i in taken], [people[i] for i in taken], choice.suffixes or ("T1w",))
     return Selection(scans, chosen.others, chosen.warnings)
 
 
@@ -157,9 +157,9 @@ def _below(source: Path) -> Iterator[Path]:
             yield from (Path(here) / name for name in files)
 
 
-def _found(files: Sequence[Path], relative: Sequence[str], people: Sequence[Person], suffix: str) -> list[Found]:
-    """Ids from file names; names that occur twice take their folder in front, and a number if even that is not enough."""
-    names = [safe(stem(path).removesuffix(f"_{suffix}")) for path in files]
+def _found(files: Sequence[Path], relative: Sequence[str], people: Sequence[Person], suffixes: Sequence[str]) -> list[Found]:
+    """Ids from file names, without the suffix if one was asked for; those that occur twice take their folder in front, or a number too."""
+    names = [safe(stem(path).removesuffix(f"_{suffixes[0]}") if len(suffixes) == 1 else stem(path)) for path in files]
     count = Counter(name.lower() for name in names)
     patients = _distinct([person.name for person in people])
     result: list[Found] = []

@@ -31,8 +31,9 @@ class IngestConfig(GridConfig):
     """Levels of the stored codes: uint8 halves the store, uint16 keeps scans of up to 65536 integer levels exactly."""
     layout: Layout = "slices"
     """What reading is to be quick for: ``slices`` in every orientation, blocks and volumes; or whole ``volumes`` alone, twice as quick."""
-    suffix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+$")
-    """Last word of the names of images to take, such as T1w or t1n (default: T1w in a BIDS tree, one contrast of each visit elsewhere)"""
+    suffix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+(,[A-Za-z0-9]+)*$")
+    """Last word of the names of images to take, such as T1w or t1n; several contrasts have commas between them: T1w,T2w,FLAIR (default:
+    T1w in a BIDS tree, one contrast of each visit elsewhere)"""
     glob: str | None = Field(default=None, min_length=1)
     """Pattern of the names of images to take, such as '*_T1.nii.gz'; with a slash in it, of their paths inside SOURCE."""
     space: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+$")

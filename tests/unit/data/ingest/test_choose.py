@@ -43,6 +43,20 @@ def test_brats_folders_are_people_with_visits_and_one_contrast(tmp_path: Path, f
     assert any("T1w such as 't1n' (3)" in warning and "--suffix" in warning for warning in selection.warnings)
 
 
+@pytest.mark.parametrize("bids", [False, True])
+def test_several_contrasts_are_one_image_of_each_visit_for_each(tmp_path: Path, bids: bool) -> None:
+    inside = "sub-{0}/anat/" if bids else "scans/"
+    names = [f"{inside}sub-{{0}}_{end}.nii.gz" for end in ("T1w", "T2w", "FLAIR", "desc-brain_T1w", "PDw", "dseg")]
+    touch(tmp_path, *(name.format(person) for person in ("a", "b") for name in names))
+    selection = select(tmp_path, ScanChoice(suffix="T1w,FLAIR,T2w"))
+    assert sorted(found.id for found in selection.scans) == [f"sub-{p}_{end}" for p in "ab" for end in ("FLAIR", "T1w", "T2w")]
+    assert sorted(taken(selection).values()) == ["sub-a"] * 3 + ["sub-b"] * 3
+    assert len(selection.others) == 6 and "than T1w or FLAIR or T2w" in selection.others[names[4].format("a")]
+    assert [found.id for found in select(tmp_path, ScanChoice(suffix="T2w")).scans] == ["sub-a", "sub-b"]
+    with pytest.raises(UserError, match="T2star images"):
+        select(tmp_path, ScanChoice(suffix="T1w,T2star"))
+
+
 def test_filters_work_on_any_tree(tmp_path: Path) -> None:
     root = brats(tmp_path, "BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
     for choice in (ScanChoice(suffix="t2f"), ScanChoice(suffix="T2F"), ScanChoice(glob="*-t2f.nii.gz"), ScanChoice(glob="BraTS*/*-t2f.*")):
