@@ -225,6 +225,8 @@ class Guidance(Protocol):
         renoises: whether what it returns is drawn rather than expected, so that only a sampler that renoises fits.
         whole: whether it needs whole volumes on their way, rather than the corners that experts of high noise see.
         asks: whether it does nothing where nothing is asked of a volume.
+        moves: whether it moves samples to where they explain data, for which the instrument has to be linear in them.
+        curved: whether the instrument need not be linear, if its adjoint is that of its derivative at what it saw last.
         weak: the worse denoiser that it has to be brought: ``shared``, or the directory of a run; "" if none.
     """
 
@@ -232,6 +234,8 @@ class Guidance(Protocol):
     renoises: bool = False
     whole: bool = True
     asks: bool = False
+    moves: bool = False
+    curved: bool = False
     weak: str = ""
 
     def asks_weak(self, sigma: float) -> bool:

@@ -261,7 +261,7 @@ class Method(Protocol):
             sampler: what takes the steps.
             grid: the noise levels from which it takes them, descending.
             guided: whether a guidance asks the denoiser, and takes what it says for an expected volume.
-            voxels: whether that volume has to be one of voxels, because a scan or a measurement is compared with it.
+            voxels: whether that volume has to be one of voxels, because a scan is compared with it.
 
         Raises:
             UserError: says which solver, or which noise levels, they were made for.

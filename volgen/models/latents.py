@@ -82,6 +82,8 @@ class Latents:
         ValueError: a channel does not vary, or its scale is not finite.
     """
 
+    voxels = False
+
     def __init__(self, codec: LatentCodec, tile: int = 0, overlap: float = 0.25, remembered: int = 0) -> None:
         self._codec = codec.eval().requires_grad_(False)
         self._mean, self._deviation = (codec.get_buffer(name).view(1, -1, 1, 1, 1) for name in ("mean", "deviation"))

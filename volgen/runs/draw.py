@@ -22,6 +22,7 @@ from volgen.models.space import Domain
 from volgen.runs.trained import TrainedRun
 from volgen.sampling import descent
 from volgen.sampling.climb import FULL, Climb
+from volgen.sampling.decoded import Behind
 from volgen.sampling.guidances.none import UNGUIDED
 
 GIB = 2**30
@@ -86,13 +87,19 @@ class Drawing:
         return means(volume_CXYZ / corner_scale(self.finest), self.level - self.finest)
 
     def __post_init__(self) -> None:
-        guided, measured = self.guidance is not UNGUIDED, self.measurement is not None
-        self.run.recipe.build().fits(self.sampler(), self.grid, guided=guided, voxels=measured)
+        self.run.recipe.build().fits(self.sampler(), self.grid, guided=self.guidance is not UNGUIDED)
 
     @cached_property
     def space(self) -> Domain:
         """Where volumes are on their way."""
         return self.run.space(self.device)
+
+    @cached_property
+    def guide(self) -> Guidance:
+        """What a solver asks in place of the denoiser, where that may be one of what volumes are decoded from."""
+        if self.measurement is None or self.space.voxels:
+            return self.guidance
+        return Behind(self.guidance, self.space.decode)
 
     def steps(self, volumes: int) -> int:
         """How often ``done`` hears of a step while ``count`` volumes are drawn."""
@@ -132,7 +139,7 @@ class Drawing:
                 told = [one | self.given(index) for one, index in zip(given, indices, strict=True)]
                 return descent.sample(
                     bank, self.sampler(), descent.down(self.grid), seed=seed, indices=indices, shape=piece,
-                    device=self.device, problem=self.problem, guidance=self.guidance, climb=self.climb, noise=there, given=told, done=done,
+                    device=self.device, problem=self.problem, guidance=self.guide, climb=self.climb, noise=there, given=told, done=done,
                 )  # fmt: skip
 
             for first in range(0, len(indices), wave):

@@ -68,7 +68,7 @@ class SampleWork:
         ):
             sampler, shape, device = drawing.sampler(), drawing.shape, self.ranks.device
             seed, path = self.seed, down(grid)
-            descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guidance, drawing.climb)
+            descent = Descent(bank, sampler, path, seed, shape, device, drawing.problem, drawing.noise, drawing.guide, drawing.climb)
             work = Volumes(descent, units, self._take, done, drawing.given)
             pipeline.run(flow, rank, len(units), work, self.ranks.mail, self.ranks.pulse)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -147,12 +148,20 @@ def test_a_run_knows_its_autoencoder(finished: Path, tmp_path: Path) -> None:
         open_run(copy)
 
 
-def test_volumes_of_a_run_of_latents_are_not_compared_with_voxels_on_their_way(finished: Path, blob_store: Path, tmp_path: Path) -> None:
-    for words in (
-        ["reconstruct", finished, "--simulate", blob_store, "--operator", "identity", "--out", tmp_path / "r", "--count", "1"],
-        ["distil", finished, "--name", "student", "--steps", "2", "--volumes", "2"],
-    ):
-        assert main([str(word) for word in words]) == 2, words[0]
+def test_a_run_of_latents_reconstructs_through_its_decoder(finished: Path, blob_store: Path, tmp_path: Path) -> None:
+    words = ["reconstruct", finished, "--simulate", blob_store, "--split", "train", "--people", 1, "--operator", "identity"]
+    chi_squares = {}
+    for kind, more in (("resample", ["--guidance.iterations", 30]), ("dps", ["--guidance.strength", 1e-3]), ("projection", [])):
+        asked = [*words, "--noise", 0.05, "--out", tmp_path / kind, "--count", 2, "--guidance", kind, *more]
+        assert main([str(word) for word in asked]) == (2 if kind == "projection" else 0), kind
+        if kind != "projection":
+            chi_squares[kind] = json.loads((tmp_path / kind / "calibration.json").read_text())["heads"][0]["chi_squares"]
+    # A guidance that does next to nothing draws somebody else.
+    assert max(chi_squares["resample"]) < 0.5 * min(chi_squares["dps"])
+
+
+def test_volumes_of_a_run_of_latents_are_not_compared_with_voxels_on_their_way(finished: Path, tmp_path: Path) -> None:
+    assert main([str(word) for word in ["distil", finished, "--name", "student", "--steps", "2", "--volumes", "2"]]) == 2
 
 
 def test_a_private_run_takes_the_autoencoder_of_a_public_one(finished: Path, blob_store: Path, tmp_path: Path) -> None:

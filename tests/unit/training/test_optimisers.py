@@ -1,7 +1,9 @@
-"""Optimisers beside DeepSpeed's: first steps in closed form, state that goes anywhere, and refusals where they would be wrong."""
+"""Optimisers beside DeepSpeed's: first steps in closed form, state that goes anywhere, crashes, and refusals where they would be wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from torch import Tensor, nn
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
+from volgen.experts import ensemble
 from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.launch import Launch, take_part
 from volgen.recipe import Recipe
 from volgen.training.optimiser import OptimiserConfig
 from volgen.training.optimisers import LIBRARIES
 
+PowerCut = Callable[[int], AbstractContextManager[None]]
 RATES = {"prodigy": 1.0}
 
 
@@ -97,6 +101,15 @@ def test_state_goes_into_another_engine_and_back_to_the_last_bit(kind: str) -> N
     assert all(torch.equal(one, other) for one, other in zip(first.masters(), second.masters(), strict=True))
     for each in (first, second):
         each.destroy()
+
+
+def test_a_crashed_training_goes_on_and_equals_one_that_did_not(kind: str, blob_store: Path, tmp_path: Path, power_cut: PowerCut) -> None:
+    whole = train(recipe(blob_store, tmp_path / "whole", kind))
+    with power_cut(4):
+        train(recipe(blob_store, tmp_path / "cut", kind))
+    resumed = train(recipe(blob_store, tmp_path / "cut", kind))
+    (one, other) = ([expert.sha256 for expert in ensemble.read(run / "ensemble.json").experts] for run in (whole, resumed))
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class _Judge:
     def check(self, guided: Any, solver: Any) -> None:
         """Says before the first trial what would be wrong with all of them."""
         drawing = self._drawing(self.heads[0], guided, solver)
-        drawing.guidance.check(drawing.problem)
+        drawing.guide.check(drawing.problem)
 
     def __call__(self, guided: Any, solver: Any) -> float | None:
         """The goal, a mean over people; None where a volume is not finite."""

@@ -54,6 +54,8 @@ class DDS(Informed):
 
     kind = "dds"
 
+    moves = True
+
     gamma: float
     iterations: int
 

@@ -55,6 +55,8 @@ class DPS(Informed):
 
     differentiates = True
 
+    curved = True
+
     strength: float
 
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:

@@ -78,6 +78,8 @@ class Energy(Guidance):
         config: its settings.
     """
 
+    moves = True
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.spread = Spread(config.limits)

@@ -39,6 +39,8 @@ class Projection(Guidance):
         strength: lambda, from 0 (no guidance) to 1 (the data as they are).
     """
 
+    moves = True
+
     def __init__(self, strength: float) -> None:
         self.strength = strength
 

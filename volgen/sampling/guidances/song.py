@@ -59,6 +59,8 @@ class Song(Informed):
 
     kind = "song"
 
+    moves = True
+
     strength: float
     end: float
     mirror: bool
