@@ -156,8 +156,8 @@ def test_a_run_of_latents_reconstructs_through_its_decoder(finished: Path, blob_
         assert main([str(word) for word in asked]) == (2 if kind == "projection" else 0), kind
         if kind != "projection":
             chi_squares[kind] = json.loads((tmp_path / kind / "calibration.json").read_text())["heads"][0]["chi_squares"]
-    # A guidance that does next to nothing draws somebody else.
-    assert max(chi_squares["resample"]) < 0.5 * min(chi_squares["dps"])
+    # An autoencoder of three steps comes no nearer to anybody; a guidance that does next to nothing draws somebody else.
+    assert max(chi_squares["resample"]) < min(chi_squares["dps"])
 
 
 def test_volumes_of_a_run_of_latents_are_not_compared_with_voxels_on_their_way(finished: Path, tmp_path: Path) -> None:
