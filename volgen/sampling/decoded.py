@@ -13,7 +13,7 @@ each costs about what decoding does, and no matrix is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -139,9 +139,7 @@ class Behind(Guidance):
             with torch.no_grad():
                 expected = denoise(y_BCXYZ, sigma_B, given)
 
-            def known(asked_BCXYZ: Tensor, level_B: Tensor, told: Given = NOTHING) -> Tensor:
-                return expected if asked_BCXYZ is y_BCXYZ and level_B is sigma_B else denoise(asked_BCXYZ, level_B, told)
-
+            known = _Known(denoise, y_BCXYZ, sigma_B, expected)
             return self._guidance.guide(known, self._near(problem, expected), noises)(y_BCXYZ, sigma_B, given)
 
         return guided
@@ -167,3 +165,24 @@ class Behind(Guidance):
         if measured is None:
             return problem
         return replace(problem, measurement=replace(measured, operator=Curved(measured.operator, self._decode)))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A denoiser that has been asked about one state already.
+
+    Attributes:
+        denoise: the denoiser.
+        asked: the state.
+        level: its noise level.
+        expected: what it said.
+    """
+
+    denoise: Denoiser
+    asked: Tensor
+    level: Tensor
+    expected: Tensor
+
+    def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
+        """What it said, or says."""
+        return self.expected if y_BCXYZ is self.asked and sigma_B is self.level else self.denoise(y_BCXYZ, sigma_B, given)
