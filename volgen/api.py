@@ -388,6 +388,7 @@ def reconstruct(
     orientation: str | None = None,
     spacing: float | None = None,
     voxel_size: float | None = None,
+    field: Literal["grid", "box"] = "grid",
     batch_size: int = 1,
     device: str | None = None,
     dtype: Dtype = "float32",
@@ -417,6 +418,7 @@ def reconstruct(
         orientation: directions of readout, phase encode and slices of fastMRI data, three letters of RLAPSI; ``"PLS"`` if None.
         spacing: distance from a slice of fastMRI data to the next, mm; their thickness if None.
         voxel_size: edge of the voxels that are drawn, mm, the run's times a power of 2; the run's own if None.
+        field: field of view of ``simulate``: the run's ``"grid"``, or the ``"box"`` that it computes in.
         batch_size: volumes that ranks hand on together; no volume depends on it.
         device: torch device; a GPU if there is one, if None.
         dtype: voxels of the images; int16 has a slope.
@@ -436,7 +438,7 @@ def reconstruct(
         "reconstruct", run=run, out=out, data=data, simulate=None if simulate is None else os.fspath(simulate), split=split, people=people,
         count=count, seed=seed, operator=operator, mask=mask, guidance=guidance, sampler=sampler, steps=steps, settings=settings,
         noise=noise, window=None if window is None else tuple(window), centre=centre, orientation=orientation, spacing=spacing,
-        voxel_size=voxel_size, batch_size=batch_size, device=device, dtype=dtype, memory_gib=memory_gib, stages=stages,
+        voxel_size=voxel_size, field=field, batch_size=batch_size, device=device, dtype=dtype, memory_gib=memory_gib, stages=stages,
     )  # fmt: skip
     return folder
 
@@ -458,6 +460,7 @@ def tune(
     goal: Literal["psnr", "ssim"] = "psnr",
     steps: int | None = None,
     voxel_size: float | None = None,
+    field: Literal["grid", "box"] = "grid",
     noise: float | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -480,6 +483,7 @@ def tune(
         goal: what is to be largest inside the head.
         steps: how many of the run's noise levels to visit; all if None.
         voxel_size: edge of the voxels that are drawn, mm, the run's times a power of 2; the run's own if None.
+        field: field of view of ``simulate``: the run's ``"grid"``, or the ``"box"`` that it computes in.
         noise: standard deviation of the noise of the data, where 2 is the intensity window.
         seed: seed of all of it.
         device: torch device; a GPU if there is one, if None.
@@ -497,7 +501,7 @@ def tune(
     file: Path = _answer(
         "tune", run=run, out=out, simulate=os.fspath(simulate), guidance=guidance, operator=operator, mask=mask, sampler=sampler,
         search=tuple(search), trials=trials, people=people, split=split, count=count, goal=goal, steps=steps,
-        voxel_size=voxel_size, noise=noise, seed=seed, device=device,
+        voxel_size=voxel_size, field=field, noise=noise, seed=seed, device=device,
     )  # fmt: skip
     return file
 

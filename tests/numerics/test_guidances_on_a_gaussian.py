@@ -339,3 +339,14 @@ def test_what_a_denoiser_leaves_open_may_be_a_share_of_what_the_gaussian_does(ki
     spread = torch.stack([drawn({k: unit}) - drawn({}) for k in range(3) for unit in EYE], dim=1)
     expected = left - weights @ DEFICIENT @ left if kind == "resample" else 0 * EYE
     torch.testing.assert_close(spread @ spread.T, expected, atol=1e-8, rtol=0)
+
+
+def test_with_a_lower_temperature_volumes_are_nearer_to_the_one_to_expect() -> None:
+    def drawn_at(temperature: float) -> Affinity:
+        guidance = config_class("volgen.sampling.guidances", "gauss")(temperature=temperature, **TIGHT).build()  # type: ignore[call-arg, attr-defined]
+        run = Affine(guidance, ("ddim", {}), levels(8), ORTHONORMAL)
+        return torch.stack([run.mean(unit) for unit in FEW], dim=1), run.covariance()
+
+    (gain, whole), (same, quarter), (again, none) = map(drawn_at, (1.0, 0.5, 0.0))
+    torch.testing.assert_close(quarter, whole / 4)
+    assert not none.any() and torch.equal(gain, same) and torch.equal(gain, again)

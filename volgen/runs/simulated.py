@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from volgen.core.rng import normal
 from volgen.data.coarser import CoarserStore
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
+from volgen.images.box import BoxConfig
 from volgen.images.geometry import Geometry
 from volgen.runs.observed import SAME_SIZE, Field, Observation, observe
 
@@ -48,16 +49,18 @@ class SimulatedScans:
         noise: standard deviation of the noise, in units of the model range.
         seed: seed of the noise.
         level: means over cubes of 2^level voxels of the store are what is measured; 0: its voxels.
+        field: the instrument's field of view, the run's ``grid`` or the ``box`` that it computes in: what an operator is built for.
     """
 
     known: bool = True
 
     def __init__(
-        self, store: str, split: Any, people: int | None, operator: Any, noise: float | None, seed: int, level: int = 0
+        self, store: str, split: Any, people: int | None, operator: Any, noise: float | None, seed: int, level: int = 0,
+        field: Literal["grid", "box"] = "grid",
     ) -> None:  # fmt: skip
         opened = Store.open(store)
         self._store = CoarserStore(opened, 2**level) if level else opened
-        self._operator, self._seed = operator, seed
+        self._operator, self._seed, self._field = operator, seed, field
         self._noise = NOISE if noise is None else noise
         records = list(self._store.records) if split == "all" else self._store.split(split)
         if not records:
@@ -67,7 +70,8 @@ class SimulatedScans:
         self.labels = tuple(self._records)
         self.text = f"simulated measurements of {len(records)} scans"
         self.settings = {
-            "simulate": {"split": split}, "operator": operator.model_dump(mode="json"), "noise": self._noise, **files_of(operator)
+            "simulate": {"split": split}, "operator": operator.model_dump(mode="json"), "noise": self._noise, **files_of(operator),
+            **({"field": field} if field == "box" else {}),
         }  # fmt: skip
         self.inputs = {"store": self._store.fingerprint}
 
@@ -79,11 +83,12 @@ class SimulatedScans:
             raise UserError("--simulate", found, f"the run's {list(geometry.shape)} of {in_mm(geometry.voxel_size)} mm")
         unit = np.ascontiguousarray(self._store.read_unit(record))
         window = record.intensity
-        operator = self._operator.build(geometry.shape, device)
-        clean = operator.apply(torch.from_numpy(window.from_unit(unit))[None, None].to(device))
+        place = geometry.place if self._field == "box" else BoxConfig.whole(geometry.shape)
+        operator = self._operator.build(place.size, device)
+        clean = operator.apply(torch.from_numpy(window.from_unit(place.crop(unit)))[None, None].to(device))
         noise = self._noise * (window.high - window.low) / 2
         data = clean + noise * noise_like(clean, self._seed, "measurement", record.checksum)
-        field = Field(geometry.shape, (0, 0, 0), record.affine, "run")
+        field = Field(place.size, place.start, record.affine, "run")
         return MeasuredHead(observe(operator, data, noise, window, field, geometry), unit)
 
 

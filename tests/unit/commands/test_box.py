@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -30,11 +30,13 @@ from volgen.data.store import Store
 from volgen.images.box import BoxConfig
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.operators.cartesian import Config as Cartesian
 from volgen.operators.inpaint import Inpaint
 from volgen.planning.step import trace
 from volgen.recipe import Recipe
 from volgen.recipe import load as load_recipe
 from volgen.runs.observed import Field, Seen, measured
+from volgen.runs.simulated import MeasuredHead, SimulatedScans
 from volgen.runs.trained import open_run
 from volgen.training.draws import StepDraws
 
@@ -261,6 +263,21 @@ def test_what_was_measured_of_a_whole_volume_is_a_measurement_of_the_box() -> No
     z = torch.randn(1, 1, *BOX.size, generator=random)
     expected = torch.where(BOX.crop(mask), (z + 2 * box) / 3, z)
     torch.testing.assert_close(nearest(z, measured(Inpaint(mask), frame.whole(box), frame).data), expected)
+
+
+def test_scans_that_are_measured_in_the_box_are_those_of_a_cropped_store(store: Path, cropped: Path) -> None:
+    def head(folder: Path, frame: Geometry, field: Literal["grid", "box"]) -> MeasuredHead:
+        scans = SimulatedScans(str(folder), "validation", 1, Cartesian(), 0.0, 0, 0, field)
+        return scans.read(scans.labels[0], frame, torch.device("cpu"))
+
+    boxed = Geometry(SHAPE, (VOXEL,) * 3, IntensityMap(0.0, 1.0), skull_stripped=True, box=BOX)
+    found, whole = head(store, boxed, "box"), head(store, boxed, "grid")
+    same = head(cropped, Geometry(BOX.size, (VOXEL,) * 3, IntensityMap(0.0, 1.0), skull_stripped=True), "grid")
+    assert torch.equal(found.seen.measurement.data, same.seen.measurement.data) and found.truth is not None and same.truth is not None
+    assert found.truth.shape == SHAPE and np.array_equal(BOX.crop(found.truth), same.truth)
+    assert found.seen.measurement.operator.closed(2.0) is not None and whole.seen.measurement.operator.closed(2.0) is None
+    assert found.seen.measurement.data.numel() < whole.seen.measurement.data.numel()
+    np.testing.assert_array_equal(found.seen.field.affine, whole.seen.field.affine)
 
 
 def test_a_box_of_another_run_is_not_this_ones(run: Path, tmp_path: Path) -> None:

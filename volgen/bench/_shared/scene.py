@@ -97,6 +97,11 @@ def k_space(coils: int, phase: float, acceleration: float) -> Any:
     return validate(config_class("volgen.operators", "cartesian"), content, "k-space")
 
 
+def field_of(trained: TrainedRun) -> dict[str, str]:
+    """What a record of figures knows of the field of view: benchmarks measure scans in the box of a run that has one."""
+    return {} if trained.geometry.box is None else {"field": "box"}
+
+
 def scene_of(
     trained: TrainedRun, grid: Sequence[float], device: torch.device, seed: int, samples: int
 ) -> Callable[[SimulatedScans, str], Scene]:  # fmt: skip

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from volgen.bench._shared.guided import guided
 from volgen.bench._shared.likeness import figures, mean_of
 from volgen.bench._shared.record import Record
-from volgen.bench._shared.scene import k_space, scene_of
+from volgen.bench._shared.scene import field_of, k_space, scene_of
 from volgen.commands.bench.result import Row
 from volgen.commands.tune.tune import tune
 from volgen.core.config import Config as BaseConfig
@@ -90,11 +90,11 @@ def run(config: Config) -> list[Row]:
     grid = visited(trained, steps)
     instruments = instruments_of(trained.geometry, config.coils, config.phase)
     scans = {
-        name: SimulatedScans(config.store, "test", config.people, operator, config.noise, config.seed, trained.level)
+        name: SimulatedScans(config.store, "test", config.people, operator, config.noise, config.seed, trained.level, "box")
         for name, operator in instruments.items()
     }
     first = next(iter(scans.values()))
-    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
+    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid), **field_of(trained)}
     record = Record("instruments", config.folder, settings, {"run": trained.fingerprint, **first.inputs}, config.seed)
     at = scene_of(trained, grid, device, config.seed, config.samples)
     with record.claim(), progress("bench", len(instruments) * len(first.labels)) as ticker:
@@ -143,11 +143,7 @@ def table(rows: Sequence[Row]) -> str:
 def instruments_of(geometry: Geometry, coils: int, phase: float) -> dict[str, Any]:
     """Configurations of operators by name, for volumes of a run."""
     edges = [max(1, round(HOLE_MM / size)) for size in geometry.voxel_size]
-    place = geometry.place
-    start = [
-        first + round(share * size - edge / 2)
-        for first, share, size, edge in zip(place.start, HOLE_AT, place.size, edges, strict=True)
-    ]  # fmt: skip
+    start = [round(share * size - edge / 2) for share, size, edge in zip(HOLE_AT, geometry.grid, edges, strict=True)]
     partial_fourier = {"kind": "cartesian", "coils": coils, "phase": phase, "mask": {"kind": "partial", "share": 0.75}}
     others: dict[str, dict[str, Any]] = {
         "partial Fourier 6/8": partial_fourier,
@@ -169,7 +165,7 @@ def _tuned(config: Config, trained: TrainedRun, steps: int | None, operator: Any
     guidance = guided(trained, config.guidance, {}, config.iterations).guidance.model_dump(mode="json")
     best = tune(
         config.run, folder, simulate=config.store, guidance=guidance, operator=operator.model_dump(mode="json"), trials=config.trials,
-        people=1, count=config.samples, steps=steps, voxel_size=config.voxel_size, noise=config.noise, seed=config.seed,
+        people=1, count=config.samples, steps=steps, voxel_size=config.voxel_size, field="box", noise=config.noise, seed=config.seed,
         device=config.device,
     )  # fmt: skip
     found = read_settings(best)

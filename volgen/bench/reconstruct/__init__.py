@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from volgen.bench._shared.guided import guided
 from volgen.bench._shared.likeness import figures, mean_of, truth_of, unit_of
 from volgen.bench._shared.record import Record
-from volgen.bench._shared.scene import Scene, k_space, scene_of
+from volgen.bench._shared.scene import Scene, field_of, k_space, scene_of
 from volgen.bench.reconstruct import rows as own
 from volgen.bench.reconstruct import theirs
 from volgen.bench.reconstruct.figure import draw
@@ -111,7 +111,7 @@ def run(config: Config) -> list[Row]:
     more: Mapping[str, own.Method] = theirs.methods() if config.deepinv else {}
     scans = {factor: _scans(config, factor, config.split, config.people, trained.level) for factor in config.accelerations}
     told = config.model_dump(mode="json", exclude=FREE if trained.level else {*FREE, "voxel_size"})
-    settings = {**told, "sigma_grid": list(grid)}
+    settings = {**told, "sigma_grid": list(grid), **field_of(trained)}
     inputs = {"run": trained.fingerprint, "store": next(iter(scans.values())).inputs["store"]}
     record = Record("reconstruct", config.folder, settings, inputs, config.seed)
     scene = scene_of(trained, grid, device, config.seed, config.samples)
@@ -163,7 +163,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _scans(config: Config, factor: float, split: str, people: int, level: int) -> SimulatedScans:
     operator = k_space(config.coils, config.phase, factor)
-    return SimulatedScans(config.store, split, people, operator, config.noise, config.seed, level)
+    return SimulatedScans(config.store, split, people, operator, config.noise, config.seed, level, "box")
 
 
 def _tuned(files: Sequence[Path]) -> dict[str, Mapping[str, Mapping[str, Any]]]:

@@ -80,7 +80,7 @@ def run(config: Config) -> list[Row]:
     with progress("bench", len(config.coils) * len(grid)) as ticker:
         for coils in config.coils:
             operator = k_space(coils, config.phase, config.acceleration)
-            scans = SimulatedScans(config.store, "test", 1, operator, config.noise, config.seed, trained.level)
+            scans = SimulatedScans(config.store, "test", 1, operator, config.noise, config.seed, trained.level, "box")
             rows += _solved(config, at(scans, scans.labels[0]), coils, ticker.advance)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return [*rows, Row("most memory of the process", peak / 2**30, "GiB")]

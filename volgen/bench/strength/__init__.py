@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from volgen.bench._shared.guided import guided
 from volgen.bench._shared.likeness import figures, mean_of, unit_of
 from volgen.bench._shared.record import Record
-from volgen.bench._shared.scene import Made, Scene, k_space, scene_of
+from volgen.bench._shared.scene import Made, Scene, field_of, k_space, scene_of
 from volgen.commands.bench.result import Row
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -96,8 +96,8 @@ def run(config: Config) -> list[Row]:
     trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
     grid = visited(trained, fewer(trained, config.steps))
     operator = k_space(config.coils, config.phase, config.acceleration)
-    scans = SimulatedScans(config.store, config.split, config.people, operator, config.noise, config.seed, trained.level)
-    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid)}
+    scans = SimulatedScans(config.store, config.split, config.people, operator, config.noise, config.seed, trained.level, "box")
+    settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid), **field_of(trained)}
     record = Record("strength", config.folder, settings, {"run": trained.fingerprint, **scans.inputs}, config.seed)
     at = scene_of(trained, grid, device, config.seed, config.samples)
     with record.claim(), progress("bench", len(scans.labels) * len(config.strengths)) as ticker:

@@ -44,6 +44,8 @@ class Config(BaseConfig):
     voxel_size: Annotated[float | None, Option("MM")] = None
     """Edge of the voxels that are drawn, the run's times a power of 2, where some of its experts work on such voxels or on larger ones:
     of a store, means over cubes of voxels are measured (default: the run's own)."""
+    field: Literal["grid", "box"] = "grid"
+    """Field of view in which scans of --simulate are measured: the run's grid, or the box that it computes in, around which is only air."""
     settings: Annotated[Path | None, Option("FILE")] = None
     """File that volgen tune wrote: guidance, solver and steps, as far as they are not asked for here."""
     noise: Annotated[NonNegativeFloat | None, Option("SD")] = None

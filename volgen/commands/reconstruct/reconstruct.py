@@ -63,6 +63,7 @@ def reconstruct(
     sampler: str | Mapping[str, Any] | None = None,
     steps: int | None = None,
     voxel_size: float | None = None,
+    field: Literal["grid", "box"] = "grid",
     settings: Path | None = None,
     noise: float | None = None,
     window: Sequence[float] | None = None,
@@ -97,6 +98,7 @@ def reconstruct(
         sampler: kind of solver, or its configuration; the recipe's if None, or one that renoises where the guidance needs that.
         steps: how many points of the ensemble's grid to visit; all of them if None.
         voxel_size: edge in mm of the voxels that are drawn, the run's times a power of 2; its own if None.
+        field: field of view of ``simulate``: the run's ``grid``, or the ``box`` that it computes in.
         settings: file with guidance, sampler and steps, of which those hold that are not asked for.
         noise: standard deviation of the noise of the data, in units of the model range.
         window: lowest and highest intensity of a NIfTI image.
@@ -134,7 +136,7 @@ def reconstruct(
     guide: Guidance = guided.build()
     solver = component("--sampler", SAMPLERS, sampler, solver_for(trained, guide))
     instrument = component("--operator", OPERATORS, masked(operator, mask), None)
-    source = _source(data, simulate, split, people, instrument, noise, window, centre, orientation, spacing, seed, trained.level)
+    source = _source(data, simulate, split, people, instrument, noise, window, centre, orientation, spacing, seed, trained.level, field)
     grid = visited(trained, filed.steps if steps is None else steps)
     capacity = resident(trained, memory_gib)
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
@@ -177,7 +179,7 @@ def _missing(head: Any, count: int) -> str:
 def _source(
     data: Path | None, simulate: str | None, split: str, people: int | None, operator: Any, noise: float | None,
     window: Sequence[float] | None, centre: Centre | None, orientation: str | None, spacing: float | None, seed: int,
-    level: int,
+    level: int, field: Literal["grid", "box"],
 ) -> Measurements:  # fmt: skip
     """Whoever has the measurements that were named."""
     if (data is None) == (simulate is None):
@@ -191,7 +193,9 @@ def _source(
     if simulate is not None:
         if window is not None or centre is not None:
             raise UserError("--window" if window is not None else "--centre", "is there", "none: a store knows it")
-        return SimulatedScans(simulate, split, people, operator, noise, seed, level)
+        return SimulatedScans(simulate, split, people, operator, noise, seed, level, field)
+    if field != "grid":
+        raise UserError("--field", f"'{field}'", "grid: data say themselves what they are of", "leave it out")
     assert data is not None
     if is_raw(data):
         if operator is not None or window is not None:

@@ -51,6 +51,8 @@ class Config(BaseConfig):
     """Points of the run's noise grid to visit (default: all)."""
     voxel_size: Annotated[float | None, Option("MM")] = None
     """Edge of the voxels that are drawn, the run's times a power of 2 (default: its own)."""
+    field: Literal["grid", "box"] = "grid"
+    """Field of view in which scans are measured: the run's grid, or the box that it computes in, around which is only air."""
     noise: Annotated[NonNegativeFloat | None, Option("SD")] = None
     """Standard deviation of the noise of the data, where 2 is the intensity window (default: 0.02)."""
     seed: Annotated[int, Option("S")] = 0

@@ -48,6 +48,7 @@ def tune(
     goal: Literal["psnr", "ssim"] = "psnr",
     steps: int | None = None,
     voxel_size: float | None = None,
+    field: Literal["grid", "box"] = "grid",
     noise: float | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -73,6 +74,7 @@ def tune(
         goal: what is to be largest.
         steps: how many points of the ensemble's grid to visit; all if None.
         voxel_size: edge in mm of the voxels that are drawn, the run's times a power of 2; its own if None.
+        field: field of view of ``simulate``: the run's ``grid``, or the ``box`` that it computes in.
         noise: standard deviation of the noise of the data, in units of the model range.
         seed: seed of all of it.
         device: torch device; a GPU if there is one, if None.
@@ -97,7 +99,7 @@ def tune(
     instrument = component("--operator", OPERATORS, masked(operator, mask), None)
     space = space_of(guided, solver, search)
     grid = visited(trained, steps)
-    scans = SimulatedScans(simulate, split, people, instrument, noise, seed, trained.level)
+    scans = SimulatedScans(simulate, split, people, instrument, noise, seed, trained.level, field)
     settings = {
         **scans.settings, "guidance": guided.model_dump(mode="json"), "sampler": solver.model_dump(mode="json"), "sigma_grid": list(grid),
         "search": space.told, "count": count, "goal": goal, "people": len(scans.labels),

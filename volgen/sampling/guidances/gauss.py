@@ -31,10 +31,13 @@ class Config(Solving):
     kind: Literal["gauss"] = "gauss"
     spread: float = Field(default=1.0, gt=0.0, le=100.0)
     """Variance of what the denoiser leaves open, over that of the fitted Gaussian: 1 for a Gaussian; a network leaves less."""
+    temperature: float = Field(default=1.0, ge=0.0, le=1.0)
+    """How far the start is from what is expected, over how far a sample's is. With 0 and a solver that draws no noise every volume is the
+    same one: for a Gaussian that to expect, else about that."""
 
     def build(self) -> Gauss:
         """Makes the guidance."""
-        return Gauss(self.limits, self.spread)
+        return Gauss(self.limits, self.spread, self.temperature)
 
 
 class Gauss(Guidance):
@@ -43,10 +46,11 @@ class Gauss(Guidance):
     Args:
         limits: when iterations stop.
         spread: variance of what the denoiser leaves open, over that of the fitted Gaussian.
+        temperature: how far the start is from what is expected, over how far that of a sample is.
     """
 
-    def __init__(self, limits: Limits, spread: float = 1.0) -> None:
-        self._spread = Spread(limits, spread)
+    def __init__(self, limits: Limits, spread: float = 1.0, temperature: float = 1.0) -> None:
+        self._spread, self._temperature = Spread(limits, spread), temperature
 
     def check(self, problem: Problem) -> None:
         """Wants a measurement, and a preconditioner that says how volumes spread.
@@ -58,8 +62,8 @@ class Gauss(Guidance):
         covariance_of(problem)
 
     def prior(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
-        """A sample of the Gaussian's posterior under noise."""
-        return self._spread.start(problem, sigma, noises)
+        """A sample of the Gaussian's posterior under noise, or one that is nearer to its mean: the start is affine in its noises."""
+        return self._spread.start(problem, sigma, noises if self._temperature == 1.0 else lambda k: self._temperature * noises(k))
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser, and one solution."""
