@@ -106,6 +106,11 @@ class Phase:
     needs: tuple[str, ...] = ()
 
     @property
+    def shared(self) -> bool:
+        """Whether experts start from it: other networks without an index know no noise, such as the autoencoder of latents."""
+        return self.index is None and bool(self.points)
+
+    @property
     def label(self) -> str:
         """What people call it."""
         if self.index is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ class OneStepMethod(OfVolumes, ABC):
     def multiple(self) -> int:
         """Edges of a volume have to be multiples of this."""
 
+    @property
+    @abstractmethod
+    def numbers(self) -> int:
+        """Standard normal numbers that a volume is made of: at most as many as it has voxels, which is what a descent begins with."""
+
     def check(self) -> None:
         """Makes sure that a generator can be made that draws whole volumes in one step.
 
@@ -80,8 +86,12 @@ class OneStepMethod(OfVolumes, ABC):
             raise ValueError(f"{asks} is one network: leave experts out")
         if recipe.conditions or recipe.known or recipe.model.level or recipe.piece != recipe.data.grid:
             raise ValueError(f"{asks} is of whole volumes and is told nothing: no conditions, levels, pieces or places")
+        if recipe.model.mirrored:
+            raise ValueError(f"{asks} makes volumes of noise, which has no mirror image that was seen in training: leave mirrored out")
         if any(size % self.multiple for size in self.shape):
             raise ValueError(f"{asks} halves edges, and volumes are {list(self.shape)}: use multiples of {self.multiple}")
+        if self.numbers > (voxels := math.prod(self.shape)):
+            raise ValueError(f"{asks} would draw {self.numbers} numbers for a volume of {voxels} voxels: make its latents smaller")
 
     @property
     def shape(self) -> Shape3:

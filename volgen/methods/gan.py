@@ -75,6 +75,11 @@ class Adversarial(OneStepMethod):
         """What edges have to be multiples of."""
         return SEED
 
+    @property
+    def numbers(self) -> int:
+        """Numbers that a volume is made of."""
+        return self.config.latent
+
     def make(self, *, training: bool) -> nn.Module:
         """The generator; with its critics if it is trained."""
         own = self.config

@@ -85,6 +85,8 @@ class FittedGaussian(Bank):
             raise ValueError(f"objective.kind '{recipe.objective.kind}' trains networks that jump: use denoising")
         if recipe.conditions or recipe.known or recipe.model.level or recipe.piece != recipe.data.grid:
             raise ValueError("method.kind 'gaussian' is of whole volumes and is told nothing: no conditions, levels, pieces or places")
+        if recipe.model.mirrored:
+            raise ValueError("method.kind 'gaussian' asks no network from both sides: leave mirrored out, or set preconditioner.mirrored")
 
     @property
     def inputs(self) -> int:

@@ -66,17 +66,6 @@ class VariationalAutoencoder(OneStepMethod):
 
     config: Config
 
-    def check(self) -> None:
-        """Makes sure that noise has as many numbers as are needed, too.
-
-        Raises:
-            ValueError: it has not.
-        """
-        super().check()
-        voxels = math.prod(self.shape)
-        if (needed := self.config.latent_channels * voxels // self.multiple**3 + self.config.rank) > voxels:
-            raise ValueError(f"method.rank: {needed} numbers would be drawn for {voxels} voxels: lower it, or latent_channels")
-
     @property
     def kind(self) -> str:
         """Name of the method."""
@@ -86,6 +75,11 @@ class VariationalAutoencoder(OneStepMethod):
     def multiple(self) -> int:
         """What edges have to be multiples of."""
         return int(2 ** (len(self.config.channels) - 1))
+
+    @property
+    def numbers(self) -> int:
+        """Those of a latent, and one for each component of the Gaussian."""
+        return self.config.latent_channels * math.prod(self.shape) // self.multiple**3 + self.config.rank
 
     def make(self, *, training: bool) -> Autoencoder:
         """Encoder, decoder and Gaussian."""

@@ -92,7 +92,7 @@ class Adversaries(nn.Module):
         features = self.generator.features(normal_BCXYZ.flatten(1)[:, : self.generator.latent])
         edge = features.shape[-1]
         thick = max(1, edge // self.slab)
-        first_B = (place * (edge - thick + 1)).long()
+        first_B = (place * (edge - thick + 1)).long().clamp(max=edge - thick)  # just below 1, a place may be rounded to 1
         made, true = _slabs(features, first_B, thick), _slabs(real, COARSE * first_B, COARSE * thick)
         small, slabs = self.generator.small(features).tanh(), self.generator.fine(made).tanh()
         return _contest(self.of_small, functional.avg_pool3d(real, COARSE), small) + _contest(self.of_slabs, true, slabs)
@@ -169,7 +169,7 @@ class _Turned(torch.autograd.Function):
     def backward(context: Any, *gradient: Tensor) -> tuple[Tensor, None]:
         # A critic descends softplus(s), of slope sigmoid(s); the generator softplus(-s), of slope -sigmoid(-s): their ratio is -exp(-s).
         (score_B,) = context.scores
-        factor = -torch.exp(-score_B.detach())
+        factor = -torch.exp(-score_B)
         return gradient[0] * factor.view(-1, *[1] * (gradient[0].dim() - 1)).to(gradient[0].dtype), None
 
 
@@ -181,7 +181,7 @@ def _contest(critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:
     scores: list[Tensor] = []
     turned: Tensor = _Turned.apply(made, scores)  # type: ignore[no-untyped-call]
     score_B = critic(turned)
-    scores.append(score_B)
+    scores.append(score_B.detach())  # with its graph, in which this list is, no step's graph would ever be freed
     loss_B: Tensor = functional.softplus(-critic(real)) + functional.softplus(score_B)
     return loss_B
 

@@ -203,7 +203,9 @@ class NetworkConfig(Protocol):
 
 
 def knowing(network: Network, given: Given) -> Network:
-    """A network that knows what is given beside what it is asked about."""
+    """A network that knows what is given beside what it is asked about; itself where nothing is."""
+    if given.channels is None and not given.values:
+        return network
 
     def asked(inputs_BCXYZ: Tensor, noise_B: Tensor) -> Tensor:
         seen = inputs_BCXYZ if given.channels is None else torch.cat([inputs_BCXYZ, given.channels], dim=1)

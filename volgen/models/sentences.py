@@ -66,7 +66,7 @@ def _loaded(folder: str, sha256: str) -> tuple[Any, Any]:
         library = importlib.import_module("transformers")
     except ImportError as error:
         raise ValueError(f"a sentence encoder needs the transformers library ({error}): pip install 'volgen[text]'") from None
-    own = {"local_files_only": True}
+    own = {"local_files_only": True, "trust_remote_code": False}  # where nothing is said, the library asks whether to run the folder's code
     try:
         model = library.AutoModel.from_pretrained(folder, use_safetensors=True, **own).eval().requires_grad_(False)
         return library.AutoTokenizer.from_pretrained(folder, **own), model

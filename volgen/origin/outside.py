@@ -48,10 +48,11 @@ def weights_of(where: str, path: Path, network: nn.Module, prefix: str) -> dict[
         shapes = f"{list(found[odd[0]].shape)}, and in this network {list(wanted[odd[0]].shape)}"
         others = f" ({len(odd) - 1} more differ)" if len(odd) > 1 else ""
         raise UserError(where, f"has {odd[0]} of shape {shapes}{others}", "weights of one shape", "give the network those sizes")
-    wrong = [name for name in wanted if not found[name].is_floating_point() or not found[name].isfinite().all()]
+    weights = {name: found[name].float().contiguous() for name in wanted}
+    wrong = [name for name, tensor in weights.items() if not found[name].is_floating_point() or not tensor.isfinite().all()]
     if wrong:
-        raise UserError(where, f"has {_some(wrong)} with values that are no finite numbers", "finite numbers only")
-    return {f"{prefix}{name}": found[name].float().contiguous() for name in wanted}
+        raise UserError(where, f"has {_some(wrong)} with values that are no finite numbers", "finite float32 numbers only")
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
 
 
 def _read(where: str, path: Path) -> Any:

@@ -66,7 +66,7 @@ class _Asked:
 
 
 def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Drawn:
-    """Follows one volume through all noise levels with the recipe's sampler.
+    """Follows one volume through the noise levels that a usual descent visits, with the recipe's sampler.
 
     Args:
         recipe: the run.
@@ -74,7 +74,8 @@ def follow(recipe: Recipe, people: int, gpu: bool, *, full: bool = False) -> Dra
         gpu: whether a GPU computes; otherwise also what oneDNN's convolutions take.
         full: whether whole volumes are on their way, although they could climb (:mod:`volgen.sampling.climb`).
     """
-    sampler, grid, whole = recipe.sampler.build(), recipe.schedule.grid(), math.prod(recipe.grid)
+    sampler, whole = recipe.sampler.build(), math.prod(recipe.grid)
+    grid = recipe.build().visits(recipe.schedule.grid(), None)
     experts = [phase for phase in recipe.phases() if phase.index is not None]
     owners = [next(phase for phase in experts if sigma in phase.span) for sigma in grid]
     levels = [recipe.of(phase).level for phase in owners]

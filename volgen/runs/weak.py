@@ -74,13 +74,13 @@ def _never(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
 
 def _beginning(run: TrainedRun) -> str | None:
     """The run that has the shared network: None if it is this one, or nobody; else the one that this one's experts began from."""
-    alone = all(phase.index is not None for phase in run.recipe.phases())
-    return getattr(run.recipe.start, "address", None) if alone else None
+    own = any(phase.shared for phase in run.recipe.phases())
+    return None if own else getattr(run.recipe.start, "address", None)
 
 
 def _shared(run: TrainedRun, grid: Sequence[float]) -> TrainedRun:
     """The run with the shared network of its model in place of each expert that owns a noise level of ``grid``."""
-    of_model = {phase.model: phase for phase in run.recipe.phases() if phase.index is None}
+    of_model = {phase.model: phase for phase in run.recipe.phases() if phase.shared}
     if not of_model:
         found = "the run has no shared network (experts.shared_steps is 0)"
         raise UserError(OPTION, found, "expected, or the directory of a run that was trained less")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from volgen.bench._shared.record import Record
 from volgen.bench.reconstruct import wavelets
 from volgen.cli import main
 from volgen.commands.train.train import train
@@ -148,3 +149,9 @@ def test_samplers_of_deepinv_take_the_runs_denoiser(blob_store: Path, tmp_path: 
     told = {row["name"]: row["value"] for row in json.loads((folder / "reconstruct.json").read_text())["rows"]}
     assert told["1.5x deepinv's DiffPIR: sample PSNR"] > told["1.5x zero-filled: PSNR"], "what was measured nearly completely is found"
     assert told["1.5x deepinv's DPS: sample PSNR"] > 0
+
+
+def test_what_figures_are_made_of_is_called_as_they_are(tmp_path: Path) -> None:
+    record = Record("reconstruct", tmp_path, {}, {}, 0)
+    found = [record.beside(f"trained for {factor}x", ".safetensors").name for factor in (8.25, 8.5)]
+    assert found == ["trained-for-8.25x.safetensors", "trained-for-8.5x.safetensors"] and record.beside("a/8.5x").name == "8.5x"

@@ -114,3 +114,7 @@ def test_the_command_compares_methods(told: Path, tmp_path: Path, capsys: pytest
     ):
         assert main([*words, *(ends if "--low" not in more else []), *more]) == 2
         assert message in capsys.readouterr().err
+    # A CycleGAN sees what the run computes on, and that is a box of its volumes.
+    boxed = train(load({**content, "name": "boxed", "data": {**content["data"], "box": {"start": [1, 0, 0], "size": [14, 16, 16]}}}))
+    words[2] = str(boxed)
+    assert main([*words, *ends]) == 2 and "computes on [14, 16, 16] voxels" in capsys.readouterr().err

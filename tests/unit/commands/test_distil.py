@@ -32,6 +32,7 @@ def teacher(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     content: dict[str, Any] = {
         "name": "teacher", "runs": str(tmp_path_factory.mktemp("runs")),
         "data": {"store": str(blob_store), "shape": SHAPE, "batch_size": 2, "augment": {"flip_left_right": True}},
+        "mirrored": True,  # which is the teacher's way to draw, and none of a student, that learns from what was drawn
         "schedule": {"kind": "log_snr", "points": 6, "sigma_min": 0.1, "sigma_max": 10.0},
         "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4, "dropout": 0.1},
         "preconditioner": {"kind": "gaussian", "rank": 2, "folds": 2}, "experts": {"count": 3},
@@ -86,6 +87,7 @@ def test_a_student_is_drawn_for_trained_and_sampled_from(
     assert main(words) == 0
     pupil = open_run(tmp_path / "pupil")
     assert [record.span.high > 0 for record in pupil.ensemble.experts] == [True, True] and pupil.recipe.network.dropout == 0
+    assert run.recipe.mirrored and not pupil.recipe.mirrored
     assert pupil.ledger["made_of"]["fingerprint"] == run.fingerprint
     losses = [json.loads(line).get("validation_loss") for line in (tmp_path / "pupil/metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(loss) for loss in losses if loss is not None)

@@ -35,6 +35,7 @@ OWN: dict[str, dict[str, Any]] = {
     "vae": {"method": {"kind": "vae", "channels": [4, 8], "norm_groups": 4, "latent_channels": 2, "rank": 3}},
 }
 """What the recipe of a method has beside the usual."""
+BOTH_SIDES = {"mirrored": True, "data": {"store": "x", "shape": [16, 16, 16], "batch_size": 2, "augment": {"flip_left_right": True}}}
 
 
 def recipe(kind: str, store: Path, runs: Path, **sections: Any) -> dict[str, Any]:
@@ -103,6 +104,9 @@ def test_a_gaussian_learns_one_number_and_needs_a_fit(blob_store: Path, tmp_path
         ("vae", {"preconditioner": GAUSSIAN}, "no use for the fit"),
         ("gan", {"experts": {"count": 2}}, "is one network"),
         ("gan", {"data": {"store": "x", "shape": [16, 16, 12], "batch_size": 2}}, "multiples of 8"),
+        ("gan", {"data": {"store": "x", "shape": [8, 8, 8], "batch_size": 2}, "method": {"kind": "gan", "latent": 513}}, "513 numbers"),
+        ("gan", BOTH_SIDES, "leave mirrored out"),
+        ("gaussian", BOTH_SIDES, "leave mirrored out"),
         ("vae", {"privacy": {"kind": "dp_sgd", "epsilon": 1.0, "delta": 1e-5, "clip_norm": 1.0}}, "method.kind 'vae'"),
     ],
 )

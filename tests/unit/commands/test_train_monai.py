@@ -16,6 +16,8 @@ from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.data.store import Store
+from volgen.origin.outside import weights_of
+from volgen.origin.starts import monai
 from volgen.recipe import Recipe
 from volgen.runs.trained import open_run
 
@@ -113,6 +115,7 @@ class Evil:
         (lambda: unet(channels=(8, 24)).state_dict(), r"has .* of shape \[.*\], and in this network \[.*\] \([0-9]+ more differ\)"),
         (lambda: {name: tensor for name, tensor in unet().state_dict().items() if not name.startswith("out.")}, r"lacks out\.0\.weight"),
         (lambda: {name: tensor * float("nan") for name, tensor in unet().state_dict().items()}, "no finite numbers"),
+        (lambda: {name: tensor.double() * 1e300 for name, tensor in unet().state_dict().items()}, "no finite numbers"),
         (lambda: {"weights": [1, 2, 3]}, "something else than tensors by name"),
         (lambda: Evil(), "cannot be read as tensors by name"),
     ],
@@ -148,3 +151,12 @@ def test_what_cannot_begin_so_is_refused(sections: dict[str, Any], message: str,
 def test_a_file_that_is_not_there_is_named(blob_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"start\.denoiser: there is no file"):
         train(recipe(blob_store, tmp_path, start={"kind": "monai", "denoiser": str(tmp_path / "no.pt")}))
+
+
+def test_a_file_is_looked_at_once_however_many_experts_there_are(blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "unet.safetensors", []
+    save_file(unet().state_dict(), path)
+    monkeypatch.setattr(monai, "weights_of", lambda *what: read.append(what[1]) or weights_of(*what))
+    own = recipe(blob_store, tmp_path, start={"kind": "monai", "denoiser": str(path)}, experts={"count": 4})
+    own.start.build(own, Store.open(blob_store), open_run)
+    assert read == [path]

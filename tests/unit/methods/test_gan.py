@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch.nn import functional
@@ -119,3 +122,19 @@ def test_a_step_of_both_brings_the_generator_to_people() -> None:
         optimiser.step()
     after = (network(torch.randn(4, 1, 6, 1, 1), torch.zeros(4)) - 0.6).abs().mean()
     assert float(after.detach()) < 0.5 * float(before.detach())
+
+
+def test_a_step_leaves_nothing_behind() -> None:
+    """A score that its own graph holds would keep the graph of every step."""
+    critic, kept = Critic(4, 2), []
+    critic.register_forward_hook(lambda _, inputs, score: kept.append(weakref.ref(score)))
+    adversaries._contest(critic, torch.randn(1, 1, *SHAPE), torch.randn(1, 1, *SHAPE, requires_grad=True)).sum().backward()
+    gc.collect()
+    assert len(kept) == 2 and not [score for score in kept if score() is not None]
+
+
+def test_a_slab_whose_place_was_rounded_to_1_is_the_last_one() -> None:
+    """The largest quantile below 1 is 1 in float32."""
+    network, normal, real = both(), torch.randn(1, 1, 6, 1, 1), torch.randn(1, 1, *SHAPE)
+    last, rounded = (network(normal, torch.zeros(1), real=real, place=torch.tensor([place])) for place in (0.999, 1.0 - 2.0**-53))
+    assert torch.equal(last, rounded)

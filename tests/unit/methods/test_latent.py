@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from volgen.cli import main
+from volgen.commands.train.size import report
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
@@ -160,8 +161,23 @@ def test_a_run_of_latents_reconstructs_through_its_decoder(finished: Path, blob_
     assert max(chi_squares["resample"]) < min(chi_squares["dps"])
 
 
-def test_volumes_of_a_run_of_latents_are_not_compared_with_voxels_on_their_way(finished: Path, tmp_path: Path) -> None:
-    assert main([str(word) for word in ["distil", finished, "--name", "student", "--steps", "2", "--volumes", "2"]]) == 2
+def test_volumes_of_a_run_of_latents_are_not_compared_with_voxels_on_their_way(
+    finished: Path, blob_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, message in (
+        (["distil", finished, "--name", "student", "--steps", "2"], "is of method.kind 'latent'"),
+        (["bench", "experts", finished, "--store", blob_store, "--split", "validation"], "is made of voxels"),
+    ):
+        assert main([str(word) for word in words]) == 2, words[0]
+        assert message in capsys.readouterr().err
+
+
+def test_an_autoencoder_is_no_shared_network(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", finished, "--out", tmp_path / "s", "--count", "1", "--guidance", "auto", "--guidance.weak", "shared"]
+    assert main([str(word) for word in words]) == 2 and "the run has no shared network" in capsys.readouterr().err
+    recipe = open_run(finished).recipe
+    assert [phase.shared for phase in recipe.phases()] == [False, False]
+    assert "order of training    autoencoder, then high to low noise" in report(recipe)
 
 
 def test_a_private_run_takes_the_autoencoder_of_a_public_one(finished: Path, blob_store: Path, tmp_path: Path) -> None:

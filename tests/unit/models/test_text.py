@@ -93,3 +93,34 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs the transformers library .*volgen\[text\]"):
         asked_for([known], {"prompt": "a brain"})
+
+
+def test_a_template_that_says_nothing_of_anybody_is_refused_and_so_are_words_of_no_column(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / sentences.WEIGHTS)
+    (tmp_path / sentences.SIZES).write_text(json.dumps({"hidden_size": 4}))
+    people = [{**OLD, "id": str(number)} for number in range(8)]
+    assert Config(templates=SAID, encoder=str(tmp_path)).settle(people).settled
+    with pytest.raises(ValueError, match=r"of none of 8 scans everything is known that '\{hand\} of \{age\}' asks for: age, hand"):
+        Config(templates=(*SAID, "{hand} of {age}"), encoder=str(tmp_path)).settle(people)
+    with pytest.raises(ValidationError, match="how 'gender' is said, but templates ask for age, sex only"):
+        Config(templates=SAID, words={"gender": {"F": "woman"}})
+
+
+def test_nothing_of_an_encoders_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may bring code of its own, and the library asks on the terminal whether to run it, unless it is told not to."""
+    save_file({"a": torch.zeros(1)}, tmp_path / sentences.WEIGHTS)
+    (tmp_path / sentences.SIZES).write_text(json.dumps({"hidden_size": 4}))
+    asked: list[dict[str, Any]] = []
+
+    class Library:
+        @staticmethod
+        def from_pretrained(folder: str, **settings: Any) -> None:
+            asked.append(settings)
+            raise ValueError("it has code of its own")
+
+    library: Any = type(sys)("transformers")
+    library.AutoModel = library.AutoTokenizer = Library
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    with pytest.raises(ValueError, match="cannot be read"):
+        sentences.embedding(str(tmp_path), sentences.about(str(tmp_path))[0], "a brain")
+    assert asked == [{"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}]

@@ -101,3 +101,13 @@ def test_tiles_are_counted_with_what_is_around_them() -> None:
 
     whole, tiles = (flops({"kind": "patches", "edge": 8, **tile}) for tile in ({}, {"tile": [8, 16, 16]}))
     assert tiles > 1.5 * whole
+
+
+def test_a_volume_takes_the_steps_that_its_method_takes() -> None:
+    """A generator of one step is asked once, and a student once for each expert, whatever noise levels they were trained at."""
+    small = {"kind": "gan", "latent": 8, "width": 8, "critic_width": 4, "norm_groups": 2}
+    generator = recipe(method=small, preconditioner={"kind": "edm"}, experts={})
+    student = recipe(method={"kind": "jump"}, objective={"kind": "consistency"}, sampler={"kind": "euler"}, experts={"count": 2})
+    grid = generator.schedule.grid()
+    assert [step.sigma for step in follow(generator, 6, gpu=True).steps] == [grid[0]]
+    assert [step.sigma for step in follow(student, 6, gpu=True).steps] == student.build().visits(grid, 2) and len(grid) == 5

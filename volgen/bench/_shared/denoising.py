@@ -59,6 +59,7 @@ def read(config: PeopleOptions, store: Store, runs: Sequence[TrainedRun]) -> Uns
         if trained.recipe.assembly.piecewise:
             found = f"draws volumes in pieces (assembly.kind '{trained.recipe.assembly.kind}')"
             raise UserError(str(trained.directory), found, "runs that denoise whole volumes: their errors are comparable")
+        trained.recipe.build().fits(trained.recipe.sampler.build(), trained.ensemble.grid, guided=True, voxels=True)
         frame, first = trained.geometry, runs[0].geometry
         if not frame.alike(first):
             found = f"computes on {list(frame.grid)} voxels at {list(frame.place.start)}"

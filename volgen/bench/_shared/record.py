@@ -82,9 +82,10 @@ class Record:
         """Figures that are there."""
         return dict(read_json(self._path(name), "figures that volgen bench wrote")["figures"])
 
-    def beside(self, name: str) -> Path:
+    def beside(self, name: str, suffix: str = "") -> Path:
         """A path beside figures, of the same name, for what they are made of."""
-        return self._path(name).with_suffix("")
+        # What is behind a point in the name is none of its suffixes.
+        return self._path(name, suffix)
 
     def finish(self, rows: Sequence[Row], table: str, picture: Callable[[Path], None]) -> None:
         """Writes figures, table, picture and manifest."""
@@ -95,5 +96,5 @@ class Record:
         picture(self._folder / f"{self._name}.png")
         self._claimed.finish()
 
-    def _path(self, name: str) -> Path:
-        return self._folder / PEOPLE / f"{re.sub(r'[^a-z0-9/.]+', '-', name.lower())}.json"
+    def _path(self, name: str, suffix: str = ".json") -> Path:
+        return self._folder / PEOPLE / f"{re.sub(r'[^a-z0-9/.]+', '-', name.lower())}{suffix}"

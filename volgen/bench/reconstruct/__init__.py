@@ -120,7 +120,7 @@ def run(config: Config) -> list[Row]:
         if config.supervised:
             seen = scene(scans[largest], "0001")
             row = f"U-Net trained for {largest:g}x, {config.supervised} steps"
-            keep = record.beside(row).with_suffix(".safetensors")
+            keep = record.beside(row, ".safetensors")
             more = {row: Supervised(seen, Store.open(config.store), trained.level, config.supervised, config.seed, keep), **more}
         methods = _methods(config, trained, tuned, more, scene(scans[config.accelerations[0]], "0001"))
         labels = next(iter(scans.values())).labels

@@ -143,8 +143,9 @@ def run(config: Config) -> list[Row]:
     device, store, trained = usable_device(config.device), Store.open(config.store), open_run(config.run_directory)
     if trained.recipe.assembly.piecewise:
         raise UserError(str(config.run_directory), "draws volumes in pieces", "a run that denoises whole volumes")
-    if config.gan_steps and any(edge % MULTIPLE for edge in trained.geometry.shape):
-        found, expected = f"draws {list(trained.geometry.shape)} voxels", f"edges that are multiples of {MULTIPLE}"
+    trained.recipe.build().fits(Heun().build(), trained.ensemble.grid, guided=True, voxels=True)
+    if config.gan_steps and any(edge % MULTIPLE for edge in trained.geometry.grid):
+        found, expected = f"computes on {list(trained.geometry.grid)} voxels", f"edges that are multiples of {MULTIPLE}"
         raise UserError(str(config.run_directory), found, expected, "leave the CycleGAN out: --gan-steps 0")
     target = Learnt.of_numbers(store, config.column)
     if config.column not in {condition.name for condition in trained.recipe.conditions}:

@@ -102,7 +102,7 @@ def _content(teacher: TrainedRun, config: Config, runs: Path, store: Path, level
     """The teacher's configuration with what a student has of its own."""
     own: dict[str, Any] = teacher.recipe.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     data = {name: value for name, value in own["data"].items() if name not in ("augment", "half", "interpolated")}
-    for name in ("privacy", "guidance", "conditions", "start", "adapter"):
+    for name in ("privacy", "guidance", "conditions", "start", "adapter", "mirrored"):  # what the teacher draws has both sides in it
         own.pop(name, None)
     network = {name: value for name, value in own["network"].items() if name != "dropout"}
     return {

@@ -31,9 +31,9 @@ FILES = (derivative.OVERVIEW, *derivative.DESCRIPTION, *STATEMENT)
 class Job:
     """A directory of samples and what was asked for.
 
-    ``climbs`` says whether only the corners that experts see are on their way (:mod:`volgen.sampling.climb`), ``level``
-    that voxels are 2^level times as large as the run's. ``names`` says where in the
-    directory volumes lie: as BIDS has it, or without folders in one that volgen 0.1.0 began.
+    ``climbs`` says whether only the corners that experts see are on their way (:mod:`volgen.sampling.climb`), ``finest`` up to which
+    level, and ``level`` that voxels are 2^level times as large as the run's. ``names`` says where in the directory volumes lie: as BIDS
+    has it, or without folders in one that volgen 0.1.0 began.
     """
 
     out: Path
@@ -47,6 +47,7 @@ class Job:
     requested: Mapping[str, int]  # what may differ between two commands that fill one directory
     climbs: bool = False
     level: int = 0
+    finest: int = 0
     provenance: manifest.Provenance = field(init=False)
     names: derivative.Names = field(init=False)
 
@@ -141,7 +142,7 @@ class Job:
             "Noise": self.noise.model_dump(mode="json"),
             **({"AskedFor": said} if (said := self.steering.said(index)) else {}),
             "SigmaGrid": list(self.grid),
-            **({"Levels": self.run.levels(self.grid, self.run.finest_for(self.level, self.grid))} if self.climbs else {}),
+            **({"Levels": self.run.levels(self.grid, self.finest)} if self.climbs else {}),
             "RunName": self.run.recipe.name,
             "RunFingerprint": self.run.fingerprint,
             "PrivacyStatement": self.run.privacy,

@@ -130,7 +130,7 @@ def sample(
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
     flow = flow_of(launch.world_size, -(-count // batch_size), grid, costs, trained.ensemble, capacity, stages)
     requested = {"count": count, "start_index": start_index}
-    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs, level)
+    job = Job(out, trained, solver, noises, steering, grid, seed, dtype, requested, climbs, level, finest)
     indices = range(start_index, start_index + count)
 
     claimed: list[Claimed] = []

@@ -186,7 +186,7 @@ class _Crew:
         label = phase.label if phase.index is None else f"{phase.label} of {recipe.experts.count}"
         title = f"{label}{phase.levels}"
         task = Task(phase.name, title, folder, _first_batch(self.recipe, phase), recipe.warm(phase))
-        trainer = trainer if phase.index is not None else replace(trainer, optimiser=recipe.optimiser.shared())
+        trainer = replace(trainer, optimiser=recipe.optimiser.shared()) if phase.shared else trainer
         try:
             outcome = trainer.run(task, engine, recipe.build().objective(phase, tools.fitted), tools.judges(phase))
         finally:

@@ -36,11 +36,12 @@ def report(recipe: Recipe) -> str:
         lines.append(f"{phase.label:<20} {size.released:,} parameters, {_size(size.released * FP32 + size.buffers)} in fp32")
     total = sum(exported[kind(recipe, phase)] for phase in phases) + max(checkpoint_bytes(size) for size in sizes)
     each = f", {_steps(recipe)}" if len(variants) == 1 else ""
+    first = dict.fromkeys("shared network" if phase.shared else phase.name for phase in phases if phase.index is None)
+    before = "".join(f"{name}, then " for name in first)
     lines += [
         f"preconditioner       {_preconditioner(recipe)}",
         f"disk for the run     {_size(total)}: {len(phases)} weight files, one expert's checkpoints",
-        f"order of training    {'shared network, then ' if phases[0].index is None else ''}{recipe.experts.order.replace('_', ' ')} noise, "
-        f"each from {recipe.start.told(recipe)}{each}",
+        f"order of training    {before}{recipe.experts.order.replace('_', ' ')} noise, each from {recipe.start.told(recipe)}{each}",
     ]
     experts = sorted((phase for phase in phases if phase.index is not None), key=lambda phase: phase.span.low)
     rows = [f"  expert {p.index:>4}   sigma [{p.span.low:.5g}, {p.span.high:.5g})   {len(p.points)} grid points" for p in experts]

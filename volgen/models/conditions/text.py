@@ -49,6 +49,8 @@ class Config(ConditionConfig):
     def _filled(self) -> Self:
         if empty := next((template for template in self.templates if not BLANK.search(template)), None):
             raise ValueError(f"the template '{empty}' has no {{column}} in it, so it says the same of everybody")
+        if strange := [column for column in self.words if column not in self.columns]:
+            raise ValueError(f"words says how '{strange[0]}' is said, but templates ask for {', '.join(self.columns)} only")
         return self
 
     @property
@@ -72,16 +74,18 @@ class Config(ConditionConfig):
         return bool(self.sha256 and self.width)
 
     def settle(self, people: Sequence[Mapping[str, Any]]) -> Self:
-        """Looks which encoder it is; of people only that something can be said of some.
+        """Looks which encoder it is; of people only that each template says something of some.
 
         Raises:
-            ValueError: there is none, or nothing can be said of anybody.
+            ValueError: there is none, or a template says nothing of anybody.
         """
         digest, width = encoder_about(self.encoder)
         if self.sha256 and self.sha256 != digest:
             raise ValueError(f"the encoder in '{self.encoder}' has weights {digest[:12]}..., not {self.sha256[:12]}...")
-        if not any(self.text(each) for each in people):
-            raise ValueError(f"of none of {len(people)} scans everything is known that a template asks for: {', '.join(self.columns)}")
+        for template in self.templates:
+            if not any(self._said(template, each) for each in people):
+                asks = ", ".join(sorted(set(BLANK.findall(template))))
+                raise ValueError(f"of none of {len(people)} scans everything is known that '{template}' asks for: {asks}")
         return self.model_copy(update={"sha256": digest, "width": width})
 
     @property
@@ -91,8 +95,10 @@ class Config(ConditionConfig):
 
     def text(self, about: Mapping[str, Any]) -> str:
         """What is said of a scan; "" if something is not known."""
+        return self._said(self.templates[zlib.crc32(str(about.get("id", "")).encode()) % len(self.templates)], about)
+
+    def _said(self, template: str, about: Mapping[str, Any]) -> str:
         told = about.get("covariates", {})
-        template = self.templates[zlib.crc32(str(about.get("id", "")).encode()) % len(self.templates)]
         cells = {column: str(told.get(column, "")) for column in BLANK.findall(template)}
         if not all(says(cell) for cell in cells.values()):
             return ""

@@ -118,7 +118,8 @@ class FromMonai:
         for name, path in files.items():
             if not path.is_file():
                 raise UserError(f"start.{name}", f"there is no file {path}", "a file of weights")
-        for phase in recipe.phases():  # whatever is wrong is said before anything is written
+        # Whatever is wrong is said before anything is written; phases of one model have one network.
+        for phase in {(phase.model, bool(phase.points)): phase for phase in recipe.phases()}.values():
             self.weights(phase)
         self._inputs: Facts = {"outside": {name: sha256(path) for name, path in files.items()}}
 
