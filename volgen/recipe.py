@@ -25,7 +25,7 @@ from volgen.data.scan import StoredScan, VolumeScan
 from volgen.data.store import Store
 from volgen.data.stream import FOREGROUND, StreamConfig
 from volgen.experts.borders import Border, choose
-from volgen.experts.plan import ExpertsConfig, Phase, plan
+from volgen.experts.plan import SHARED, ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
 from volgen.models.bands import variances
 from volgen.models.condition import ConditionConfig, telling
@@ -203,6 +203,13 @@ class Recipe(Config):
     def directory(self) -> Path:
         """Where the run lives."""
         return Path(self.runs) / self.name
+
+    @property
+    def places(self) -> list[str]:
+        """Places on this machine that the configuration names, beside the store and the folder of runs."""
+        weak = self.guidance.build().weak
+        of_others = [*self.start.places, *(place for condition in self.conditions for place in condition.places)]
+        return [*of_others, *([weak] if weak not in ("", SHARED) else [])]
 
     @property
     def model(self) -> ExpertModel:

@@ -65,6 +65,11 @@ class ConditionConfig(Config):
         """Column of a store's table that it is told from; "" if it is told from something else."""
         return ""
 
+    @property
+    def places(self) -> list[str]:
+        """Places on this machine that the configuration names."""
+        return []
+
     def unlike(self, words: Collection[str] | None) -> str:
         """Why it cannot be told from a column, or "".
 

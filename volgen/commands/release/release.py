@@ -157,7 +157,7 @@ def _tell(out: Path, trained: TrainedRun, names: list[str], chosen: list[str], c
     strange = [name for name in names if name not in (*chosen, *STATEMENT, METRICS) and not kept_inside(name)]
     if strange:
         say(f"Left out, because volgen does not know what it is: {', '.join(strange)}.")
-    typed = [*([] if compact else [trained.recipe.data.store, trained.recipe.runs]), *trained.recipe.start.places]
+    typed = [*([] if compact else [trained.recipe.data.store, trained.recipe.runs]), *trained.recipe.places]
     if typed:
         how = "names" if compact else "is released as it is, and names"
         say(f"{CONFIG} {how} these places: {', '.join(typed)}. Look whether that may be known.")

@@ -69,6 +69,11 @@ class Config(ConditionConfig):
         return BLANK.findall(self.templates[0])[0]  # type: ignore[no-any-return]
 
     @property
+    def places(self) -> list[str]:
+        """The encoder's folder."""
+        return [self.encoder] if self.encoder else []
+
+    @property
     def settled(self) -> bool:
         """Whether the encoder is known."""
         return bool(self.sha256 and self.width)
