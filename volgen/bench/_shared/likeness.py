@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volgen.bench._shared.record import mean_of
 from volgen.bench._shared.scene import Made, Scene
 from volgen.evaluation import posterior
 from volgen.evaluation.mask import head_mask
@@ -50,9 +50,3 @@ def figures(method: Callable[[Scene], Made], scene: Scene) -> dict[str, Any]:
         known = [one for one in chi_squares if one is not None]
         found["chi-square"] = float(np.median(known)) if known else None
     return found
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of what there is; None if there is nothing."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(known)) if known else None

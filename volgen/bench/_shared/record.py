@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from volgen.commands.bench.result import Row
 from volgen.core import folder as folders
@@ -15,6 +18,12 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, write_json, write_text
 
 PEOPLE = "people"
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of what there is; None if there is nothing."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 class Record:
@@ -81,6 +90,22 @@ class Record:
     def read(self, name: str) -> dict[str, Any]:
         """Figures that are there."""
         return dict(read_json(self._path(name), "figures that volgen bench wrote")["figures"])
+
+    def means(self, cells: Mapping[str, Sequence[str]], units: Mapping[str, str]) -> list[Row]:
+        """A row ``NAME: figure`` for each figure that is there, the mean of what is known of it.
+
+        Args:
+            cells: names of figures of which means are told, by the name that they are told under.
+            units: figure -> its unit.
+        """
+        found = []
+        for name, those in cells.items():
+            each = [self.read(one) for one in those]
+            for figure, unit in units.items():
+                value = mean_of([one.get(figure) for one in each])
+                if value is not None:
+                    found.append(Row(f"{name}: {figure}", value, unit))
+        return found
 
     def beside(self, name: str, suffix: str = "") -> Path:
         """A path beside figures, of the same name, for what they are made of."""

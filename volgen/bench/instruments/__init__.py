@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from matplotlib.figure import Figure
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from volgen.bench._shared.guided import guided
-from volgen.bench._shared.likeness import figures, mean_of
+from volgen.bench._shared.likeness import figures
+from volgen.bench._shared.measured import MeasuredConfig
 from volgen.bench._shared.record import Record
 from volgen.bench._shared.scene import field_of, k_space, scene_of
 from volgen.commands.bench.result import Row
 from volgen.commands.tune.tune import tune
-from volgen.core.config import Config as BaseConfig
 from volgen.core.config import validate
-from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.core.registry import config_class
 from volgen.images.geometry import Geometry
@@ -43,39 +42,21 @@ FREE = {"run", "store", "folder", "people", "device"}
 """Options that may differ between two commands that fill one folder."""
 
 
-class Config(BaseConfig):
+class Config(MeasuredConfig):
     """Which run, whom it reconstructs, and how much is tuned."""
 
-    run: Annotated[Path, Positional("RUN")]
-    """A finished run that draws whole volumes."""
-    store: str
-    """Store with people whom the run has not seen, on its grid."""
     folder: Path
     """Folder for the figures of each person, what was tuned, the table and the picture, new or to be continued."""
     guidance: str = "resample"
     """Kind of the guidance, with the solver that it goes with."""
     people: PositiveInt = 2
     """How many people of the test split, from the first on."""
-    coils: PositiveInt = 8
-    """How many coils are made up, of k-space."""
-    phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
-    """Standard deviation of the image's smooth phase, in radians."""
-    noise: NonNegativeFloat = 0.02
-    """Standard deviation of the noise, where 2 is the intensity window."""
     samples: Annotated[int, Field(ge=2)] = 4
     """Volumes that are drawn of each person."""
     trials: PositiveInt = 8
     """Settings that are tried for each instrument, on the first validation person."""
-    voxel_size: PositiveFloat | None = None
-    """Edge in mm of the voxels that are reconstructed, the run's times a power of 2 (default: the run's own)."""
-    steps: PositiveInt | None = 12
-    """Noise levels of the run that are visited (all of them if it has no more)."""
     iterations: PositiveInt | None = None
     """Most conjugate gradients of a solution (default: as the guidance has it)."""
-    seed: NonNegativeInt = 0
-    """Seed of noise and samples."""
-    device: str | None = None
-    """Torch device (default: a GPU if there is one)."""
 
 
 def run(config: Config) -> list[Row]:
@@ -109,13 +90,8 @@ def run(config: Config) -> list[Row]:
                     record.kept(f"{label}/{name}/{how}", method.identity, partial(figures, method, seen))
                 ticker.advance(note=name)
         found = [Row("people", len(first.labels), ""), Row("samples", config.samples, "")]
-        for name in instruments:
-            for how in ("as it is", "tuned"):
-                each = [record.read(f"{label}/{name}/{how}") for label in first.labels]
-                for figure, unit in FIGURES.items():
-                    value = mean_of([one.get(figure) for one in each])
-                    if value is not None:
-                        found.append(Row(f"{name}, {how}: {figure}", value, unit))
+        ways = [(name, how) for name in instruments for how in ("as it is", "tuned")]
+        found += record.means({f"{name}, {how}": [f"{label}/{name}/{how}" for label in first.labels] for name, how in ways}, FIGURES)
         record.finish(found, table(found), partial(_draw, found, list(instruments)))
     return found
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from volgen.bench._shared.guided import guided
-from volgen.bench._shared.likeness import figures, mean_of, truth_of, unit_of
+from volgen.bench._shared.likeness import figures, truth_of, unit_of
+from volgen.bench._shared.measured import MeasuredConfig
 from volgen.bench._shared.record import Record
 from volgen.bench._shared.scene import Scene, field_of, k_space, scene_of
 from volgen.bench.reconstruct import rows as own
@@ -28,9 +29,8 @@ from volgen.bench.reconstruct.figure import draw
 from volgen.bench.reconstruct.supervised import Supervised
 from volgen.bench.reconstruct.wavelets import sparsest
 from volgen.commands.bench.result import Row
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.options import Option, Positional
+from volgen.core.options import Option
 from volgen.core.progress import progress
 from volgen.data.store import Store
 from volgen.evaluation import posterior
@@ -53,13 +53,9 @@ FREE = {"run", "store", "folder", "people", "accelerations", "guidances", "setti
 """Options that may differ between two commands that fill one folder."""
 
 
-class Config(BaseConfig):
+class Config(MeasuredConfig):
     """Which run, whom it reconstructs, and from what."""
 
-    run: Annotated[Path, Positional("RUN")]
-    """A finished run that draws whole volumes."""
-    store: str
-    """Store with people whom the run has not seen, on its grid."""
     folder: Path
     """Folder for the figures of each person, the table and the picture, new or to be continued."""
     split: Literal["validation", "test"] = "test"
@@ -68,18 +64,8 @@ class Config(BaseConfig):
     """How many of them, from the first on."""
     accelerations: tuple[Annotated[float, Field(ge=1.0)], ...] = (4.0, 8.0)
     """How much less than all of k-space is measured."""
-    coils: PositiveInt = 8
-    """How many coils are made up."""
-    phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
-    """Standard deviation of the image's smooth phase, in radians."""
-    noise: NonNegativeFloat = 0.02
-    """Standard deviation of the noise, where 2 is the intensity window."""
     samples: Annotated[int, Field(ge=2)] = 8
     """Volumes that are drawn by each row that draws."""
-    voxel_size: PositiveFloat | None = None
-    """Edge in mm of the voxels that are reconstructed, the run's times a power of 2 (default: the run's own)."""
-    steps: PositiveInt | None = 12
-    """Noise levels of the run that are visited (all of them if it has no more)."""
     guidances: tuple[str, ...] = ()
     """Guidances; all that look at data if none is named."""
     settings: Annotated[tuple[Path, ...], Option("FILE")] = ()
@@ -92,10 +78,6 @@ class Config(BaseConfig):
     """Steps of training one network for the largest of the accelerations, on training people; it is shown on the others too (0: none)."""
     deepinv: bool = False
     """Whether deepinv's own DPS and DiffPIR take part; the package has to be installed."""
-    seed: NonNegativeInt = 0
-    """Seed of noise and samples."""
-    device: str | None = None
-    """Torch device (default: a GPU if there is one)."""
 
 
 def run(config: Config) -> list[Row]:
@@ -204,12 +186,5 @@ def _weight(config: Config, factor: float, scene: Callable[[SimulatedScans, str]
 
 
 def _rows(record: Record, labels: Sequence[str], factors: Sequence[float], methods: Mapping[str, Any]) -> list[Row]:
-    found = [Row("people", len(labels), ""), Row("samples", float(record.settings["samples"]), "")]
-    for factor in factors:
-        for name in methods:
-            each = [record.read(f"{label}/{factor:g}x/{name}") for label in labels]
-            for figure, unit in FIGURES.items():
-                value = mean_of([one.get(figure) for one in each])
-                if value is not None:
-                    found.append(Row(f"{factor:g}x {name}: {figure}", value, unit))
-    return found
+    cells = {f"{factor:g}x {name}": [f"{label}/{factor:g}x/{name}" for label in labels] for factor in factors for name in methods}
+    return [Row("people", len(labels), ""), Row("samples", float(record.settings["samples"]), ""), *record.means(cells, FIGURES)]

@@ -15,16 +15,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from volgen.bench._shared.guided import guided
-from volgen.bench._shared.likeness import figures, mean_of, unit_of
+from volgen.bench._shared.likeness import figures, unit_of
+from volgen.bench._shared.measured import MeasuredConfig
 from volgen.bench._shared.record import Record
 from volgen.bench._shared.scene import Made, Scene, field_of, k_space, scene_of
 from volgen.commands.bench.result import Row
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
-from volgen.core.options import Positional
 from volgen.core.progress import progress
 from volgen.data.coarser import CoarserStore
 from volgen.data.store import Store
@@ -46,13 +45,9 @@ FREE = {"run", "store", "folder", "people", "strengths", "device"}
 """Options that may differ between two commands that fill one folder."""
 
 
-class Config(BaseConfig):
+class Config(MeasuredConfig):
     """Which run, whom it reconstructs, and with which lambdas."""
 
-    run: Annotated[Path, Positional("RUN")]
-    """A finished run that draws whole volumes."""
-    store: str
-    """Store with people whom the run has not seen, on its grid."""
     folder: Path
     """Folder for the figures of each person, the table and the picture, new or to be continued."""
     strengths: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -65,24 +60,10 @@ class Config(BaseConfig):
     """How many of them, from the first on."""
     acceleration: Annotated[float, Field(ge=1.0)] = 8.0
     """How much less than all of k-space is measured."""
-    coils: PositiveInt = 8
-    """How many coils are made up."""
-    phase: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
-    """Standard deviation of the image's smooth phase, in radians."""
-    noise: NonNegativeFloat = 0.02
-    """Standard deviation of the noise, where 2 is the intensity window."""
     samples: Annotated[int, Field(ge=2)] = 4
     """Volumes that are drawn of each person with each lambda."""
-    voxel_size: PositiveFloat | None = None
-    """Edge in mm of the voxels that are reconstructed, the run's times a power of 2 (default: the run's own)."""
-    steps: PositiveInt | None = 12
-    """Noise levels of the run that are visited (all of them if it has no more)."""
     iterations: PositiveInt | None = None
     """Most conjugate gradients of a solution (default: as the guidance has it)."""
-    seed: NonNegativeInt = 0
-    """Seed of noise and samples."""
-    device: str | None = None
-    """Torch device (default: a GPU if there is one)."""
 
 
 def run(config: Config) -> list[Row]:
@@ -110,12 +91,8 @@ def run(config: Config) -> list[Row]:
                 record.kept(f"{label}/{strength:g}", method.identity, partial(_figures, method, seen, judges))
                 ticker.advance(note=f"lambda {strength:g}")
         found = [Row("people", len(scans.labels), ""), Row("samples", config.samples, "")]
-        for strength in config.strengths:
-            each = [record.read(f"{label}/{strength:g}") for label in scans.labels]
-            for figure, unit in FIGURES.items():
-                value = mean_of([one.get(figure) for one in each])
-                if value is not None:
-                    found.append(Row(f"lambda {strength:g}: {figure}", value, unit))
+        cells = {f"lambda {strength:g}": [f"{label}/{strength:g}" for label in scans.labels] for strength in config.strengths}
+        found += record.means(cells, FIGURES)
         record.finish(found, table(found), partial(_draw, found, config.strengths))
     return found
 

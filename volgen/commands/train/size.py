@@ -36,8 +36,8 @@ def report(recipe: Recipe) -> str:
         lines.append(f"{phase.label:<20} {size.released:,} parameters, {_size(size.released * FP32 + size.buffers)} in fp32")
     total = sum(exported[kind(recipe, phase)] for phase in phases) + max(checkpoint_bytes(size) for size in sizes)
     each = f", {_steps(recipe)}" if len(variants) == 1 else ""
-    first = dict.fromkeys("shared network" if phase.shared else phase.name for phase in phases if phase.index is None)
-    before = "".join(f"{name}, then " for name in first)
+    earlier = dict.fromkeys("shared network" if phase.shared else phase.name for phase in phases if phase.index is None)
+    before = "".join(f"{name}, then " for name in earlier)
     lines += [
         f"preconditioner       {_preconditioner(recipe)}",
         f"disk for the run     {_size(total)}: {len(phases)} weight files, one expert's checkpoints",
