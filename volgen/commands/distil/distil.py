@@ -62,6 +62,9 @@ def check(teacher: TrainedRun) -> None:
     """
     recipe, where = teacher.recipe, str(teacher.directory)
     expected = "a bank of denoisers of whole volumes at full resolution"
+    if recipe.stated("method"):
+        do = "if it is a student, distil the run that it was made from"
+        raise UserError(where, f"is of method.kind '{recipe.method.kind}'", expected, do)
     if len(recipe.variants) > 1 or recipe.level:
         raise UserError(where, "has experts at coarser levels, which cannot be distilled yet", expected)
     if recipe.piece != recipe.data.grid:
@@ -70,8 +73,6 @@ def check(teacher: TrainedRun) -> None:
         )
     if recipe.conditions:
         raise UserError(where, "was trained with conditions, which cannot be distilled yet", expected)
-    if recipe.stated("method"):
-        raise UserError(where, f"is of method.kind '{recipe.method.kind}'", expected, "distil the run that it was made from")
 
 
 def levels_kept(grid: Sequence[float], steps: int, inner: int) -> list[float]:
