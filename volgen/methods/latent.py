@@ -10,23 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from volgen.core.config import MAY_CHANGE
-from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
 from volgen.core.given import Examples
-from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
 from volgen.core.protocols import Denoiser, Sampler, Shape3
 from volgen.core.rng import seeded
 from volgen.core.span import SigmaSpan
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted, Sections, Weights
 from volgen.methods._bank import Bank, Trained
+from volgen.models.autoencoder import CodecConfig
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.latents import LatentCodec, Latents, latent_grid
 from volgen.models.space import Domain
@@ -41,22 +40,15 @@ REMEMBERED = 2**28
 """Bytes of latents that a rank keeps: 256 MiB."""
 
 
-class Config(BaseConfig):
+class Config(CodecConfig):
     """A bank of denoisers of latents, behind an autoencoder that is trained first (MONAI's, with a Kullback-Leibler term)."""
 
     kind: Literal["latent"] = "latent"
     patients_apart: ClassVar[bool] = True
     first: ClassVar[str] = "an autoencoder"
     """What is trained with the cohort before anything else, whatever protects people in the training of denoisers."""
-    channels: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(16, 32, 64), min_length=2, max_length=MAX_LEVELS)
-    """Width of each resolution of the autoencoder, finest first; each halves the edges of the one before, and latents have those of
-    the last."""
     latent_channels: Literal[1, 2, 4, 8] = 4
     """Channels of latents, which lie side by side as voxels: 4 are two along Y and two along Z, 8 two along each axis."""
-    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
-    """Residual blocks of the autoencoder at each resolution."""
-    norm_groups: PositiveInt = 8
-    """Groups of its group normalisation; must divide every width."""
     steps: PositiveInt = 2000
     """Steps of its training, a fixed count; the weights that reconstruct validation people best are kept."""
     optimiser: OptimiserConfig | None = None
@@ -72,19 +64,6 @@ class Config(BaseConfig):
     """Edge of the pieces of a latent that are decoded at once, in latent positions; 0 for all of it."""
     overlap: Annotated[float, MAY_CHANGE] = Field(default=0.25, ge=0.0, lt=1.0)
     """Share of a piece's edge that its neighbour covers too."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
-        if self.latent_channels >= 8**self.halvings:
-            raise ValueError(f"latent_channels {self.latent_channels} is no compression: less than {8**self.halvings}")
-        return self
-
-    @property
-    def halvings(self) -> int:
-        """How often edges are halved."""
-        return len(self.channels) - 1
 
     def build(self, recipe: Sections) -> LatentDiffusion:
         """The method of a recipe."""
@@ -202,8 +181,7 @@ class LatentDiffusion(Bank):
         """What encoding loses and costs; or the loss of the recipe's objective of latents."""
         if phase.points:
             return _OfLatents(self.trained_by(Trained(self.recipe, phase, fitted, sigma)), fitted.space)
-        latent = [edge >> self.config.halvings for edge in self.recipe.data.grid]
-        return _Reconstruction((self.config.latent_channels, *latent), self.config.divergence, self.config.detail)
+        return _Reconstruction(self.config.latent(self.recipe.data.grid), self.config.divergence, self.config.detail)
 
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """The network inside the preconditioner: a denoiser of latents."""
@@ -224,8 +202,7 @@ class LatentDiffusion(Bank):
             raise UserError("denoisers", found, "a run of volumes (method.kind diffusion)")
 
     def _codec(self, checkpointing: bool = False) -> LatentCodec:
-        own = self.config
-        return LatentCodec(own.channels, own.latent_channels, own.residual_blocks, own.norm_groups, checkpointing)
+        return LatentCodec(self.config, checkpointing)
 
 
 def decibels(error: float) -> float:

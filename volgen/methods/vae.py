@@ -5,51 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Examples
-from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_RANK, MAX_WIDTH
+from volgen.core.limits import MAX_RANK
 from volgen.core.rng import normal
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted, Sections
 from volgen.methods._one_step import OneStepMethod
-from volgen.models.autoencoder import Autoencoder
+from volgen.models.autoencoder import Autoencoder, CodecConfig
 from volgen.models.denoiser import Network
 from volgen.training.objective import Draws, Objective
 
 
-class Config(BaseConfig):
+class Config(CodecConfig):
     """MONAI's autoencoder, and a Gaussian fitted to what it encodes; ``network``, ``view`` and ``objective`` are not asked."""
 
     kind: Literal["vae"] = "vae"
     patients_apart: ClassVar[bool] = False
-    channels: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(16, 32, 64), min_length=2, max_length=MAX_LEVELS)
-    """Width of each resolution, finest first; each has half the edges of the one before, and latents those of the last."""
-    latent_channels: int = Field(default=4, ge=1, le=MAX_WIDTH)
-    """Channels of latents."""
-    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
-    """Residual blocks at each resolution."""
-    norm_groups: PositiveInt = 8
-    """Groups of the group normalisation; must divide every width."""
     divergence: PositiveFloat = 1e-3
     """Weight of the Kullback-Leibler divergence, in nats for each voxel, beside the mean absolute error."""
     rank: int = Field(default=24, ge=1, le=MAX_RANK)
     """Components of the Gaussian of latents."""
     latents: int = Field(default=256, ge=4, le=65536)
     """Training scans that the Gaussian is fitted to, at most."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
-        if self.latent_channels >= 8 ** (len(self.channels) - 1):
-            raise ValueError(f"latent_channels {self.latent_channels} is no compression: less than {8 ** (len(self.channels) - 1)}")
-        return self
 
     def build(self, recipe: Sections) -> VariationalAutoencoder:
         """The method of a recipe."""
@@ -74,19 +57,16 @@ class VariationalAutoencoder(OneStepMethod):
     @property
     def multiple(self) -> int:
         """What edges have to be multiples of."""
-        return int(2 ** (len(self.config.channels) - 1))
+        return int(2**self.config.halvings)
 
     @property
     def numbers(self) -> int:
         """Those of a latent, and one for each component of the Gaussian."""
-        return self.config.latent_channels * math.prod(self.shape) // self.multiple**3 + self.config.rank
+        return math.prod(self.config.latent(self.shape)) + self.config.rank
 
     def make(self, *, training: bool) -> Autoencoder:
         """Encoder, decoder and Gaussian."""
-        own, checkpointing = self.config, training and self.recipe.engine.activation_checkpointing
-        return Autoencoder(
-            own.channels, own.latent_channels, own.residual_blocks, own.norm_groups, self.shape, own.rank, checkpointing
-        )  # fmt: skip
+        return Autoencoder(self.config, self.shape, self.config.rank, training and self.recipe.engine.activation_checkpointing)
 
     def settled(
         self, phase: Phase, state: Mapping[str, Tensor], volumes: Callable[[], Iterable[Tensor]], device: torch.device
@@ -107,8 +87,7 @@ class VariationalAutoencoder(OneStepMethod):
 
     def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
         """What an encoding loses, and what it costs; validation is the same of people who were not trained on."""
-        edges = [edge >> (len(self.config.channels) - 1) for edge in self.shape]
-        return _Encoding((self.config.latent_channels, *edges), self.config.divergence)
+        return _Encoding(self.config.latent(self.shape), self.config.divergence)
 
 
 @dataclass(frozen=True)

@@ -11,36 +11,68 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from volgen.core.config import Config
+from volgen.core.limits import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH
 from volgen.core.protocols import Shape3
 from volgen.models.convolution import wrong_in_bf16
+
+
+class CodecConfig(Config):
+    """Sizes of encoder and decoder."""
+
+    channels: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(16, 32, 64), min_length=2, max_length=MAX_LEVELS)
+    """Width of each resolution of the autoencoder, finest first; each has half the edges of the one before, and latents those of the
+    last."""
+    latent_channels: int = Field(default=4, ge=1, le=MAX_WIDTH)
+    """Channels of latents."""
+    residual_blocks: int = Field(default=1, ge=1, le=MAX_BLOCKS)
+    """Residual blocks of the autoencoder at each resolution."""
+    norm_groups: PositiveInt = 8
+    """Groups of its group normalisation; must divide every width."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide every width of {list(self.channels)}")
+        if self.latent_channels >= 8**self.halvings:
+            raise ValueError(f"latent_channels {self.latent_channels} is no compression: less than {8**self.halvings}")
+        return self
+
+    @property
+    def halvings(self) -> int:
+        """How often edges are halved."""
+        return len(self.channels) - 1
+
+    def latent(self, shape: Shape3) -> tuple[int, int, int, int]:
+        """Channels and edges of what is made of volumes of ``shape``, (C, x, y, z)."""
+        x, y, z = (edge >> self.halvings for edge in shape)
+        return self.latent_channels, x, y, z
 
 
 class Codec(nn.Module, ABC):
     """Encoder and decoder of a variational autoencoder.
 
     Args:
-        channels: width of each resolution, finest first; each has half the edges of the one before.
-        latent_channels: C.
-        blocks: residual blocks of each resolution.
-        groups: groups of the normalisation, which divide every width.
+        sizes: theirs.
         checkpointing: whether activations are computed again.
     """
 
-    def __init__(self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, checkpointing: bool = False) -> None:
+    def __init__(self, sizes: CodecConfig, checkpointing: bool = False) -> None:
         super().__init__()
         # Imported here: it takes seconds, and every command reads the configuration of methods.
         from monai.networks.nets import AutoencoderKL
 
-        self.levels = len(channels)
+        self.levels = len(sizes.channels)
         self.net = AutoencoderKL(
-            spatial_dims=3, in_channels=1, out_channels=1, channels=channels, latent_channels=latent_channels, num_res_blocks=blocks,
-            norm_num_groups=groups, attention_levels=(False,) * self.levels, with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False, use_checkpoint=checkpointing,
+            spatial_dims=3, in_channels=1, out_channels=1, channels=sizes.channels, latent_channels=sizes.latent_channels,
+            num_res_blocks=sizes.residual_blocks, norm_num_groups=sizes.norm_groups, attention_levels=(False,) * self.levels,
+            with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False, use_checkpoint=checkpointing,
         )  # fmt: skip
 
     def forward(self, input_BCXYZ: Tensor, noise_B: Tensor, posterior: Tensor | None = None) -> Tensor:
@@ -81,20 +113,15 @@ class Autoencoder(Codec):
     """Encoder, decoder, and a Gaussian of latents, which is the standard normal one before it is fitted.
 
     Args:
-        channels: width of each resolution, finest first; each has half the edges of the one before.
-        latent_channels: C.
-        blocks: residual blocks of each resolution.
-        groups: groups of the normalisation, which divide every width.
+        sizes: of encoder and decoder.
         shape: edges of a volume, multiples of 2^(resolutions - 1).
         rank: components of the Gaussian.
         checkpointing: whether activations are computed again.
     """
 
-    def __init__(
-        self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, shape: Shape3, rank: int, checkpointing: bool = False
-    ) -> None:
-        super().__init__(channels, latent_channels, blocks, groups, checkpointing)
-        self.latent = (latent_channels, *(edge >> (self.levels - 1) for edge in shape))
+    def __init__(self, sizes: CodecConfig, shape: Shape3, rank: int, checkpointing: bool = False) -> None:
+        super().__init__(sizes, checkpointing)
+        self.latent = sizes.latent(shape)
         size = math.prod(self.latent)
         for name, start in (("mean", torch.zeros(size)), ("components", torch.zeros(rank, size)), ("deviation", torch.ones(size))):
             self.register_buffer(name, start)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from volgen.core.protocols import Shape3
-from volgen.models.autoencoder import Codec
+from volgen.models.autoencoder import Codec, CodecConfig
 from volgen.models.haar import analyse
 
 SIDE_BY_SIDE: dict[int, Shape3] = {1: (1, 1, 1), 2: (1, 1, 2), 4: (1, 2, 2), 8: (2, 2, 2)}
@@ -28,17 +28,14 @@ class LatentCodec(Codec):
     """Encoder and decoder, and the mean and the deviation of each latent channel over people: 0 and 1 before they are measured.
 
     Args:
-        channels: width of each resolution, finest first; each has half the edges of the one before.
-        latent_channels: C.
-        blocks: residual blocks of each resolution.
-        groups: groups of the normalisation, which divide every width.
+        sizes: of encoder and decoder.
         checkpointing: whether activations are computed again.
     """
 
-    def __init__(self, channels: Sequence[int], latent_channels: int, blocks: int, groups: int, checkpointing: bool = False) -> None:
-        super().__init__(channels, latent_channels, blocks, groups, checkpointing)
-        self.register_buffer("mean", torch.zeros(latent_channels))
-        self.register_buffer("deviation", torch.ones(latent_channels))
+    def __init__(self, sizes: CodecConfig, checkpointing: bool = False) -> None:
+        super().__init__(sizes, checkpointing)
+        self.register_buffer("mean", torch.zeros(sizes.latent_channels))
+        self.register_buffer("deviation", torch.ones(sizes.latent_channels))
 
     def run(self, input_BCXYZ: Tensor, posterior: Tensor | None) -> Tensor:
         """Reconstructions of volumes; or, if their latents are sampled, what their encoding loses and costs.

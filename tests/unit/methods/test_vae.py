@@ -14,7 +14,7 @@ SHAPE = (8, 8, 8)
 
 def autoencoder(rank: int = 3) -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder((4, 8), 2, 1, 4, SHAPE, rank)
+    return Autoencoder(Config(channels=(4, 8), latent_channels=2, norm_groups=4), SHAPE, rank)
 
 
 def test_losses_are_the_error_of_the_reconstruction_and_the_divergence_of_the_posterior() -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from volgen.models.autoencoder import CodecConfig
 from volgen.models.latents import SIDE_BY_SIDE, LatentCodec, Latents, channels_of, latent_grid, side_by_side
 from volgen.models.space import VOXELS
 
 
 def codec(channels: int = 2) -> LatentCodec:
     torch.manual_seed(0)
-    return LatentCodec((4, 8), channels, 1, 4)
+    return LatentCodec(CodecConfig(channels=(4, 8), latent_channels=channels, norm_groups=4))
 
 
 def people(count: int, edge: int = 8) -> Tensor:
