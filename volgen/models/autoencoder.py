@@ -59,7 +59,7 @@ class Codec(nn.Module, ABC):
     """Encoder and decoder of a variational autoencoder.
 
     Args:
-        sizes: theirs.
+        sizes: the sizes of both.
         checkpointing: whether activations are computed again.
     """
 
@@ -113,7 +113,7 @@ class Autoencoder(Codec):
     """Encoder, decoder, and a Gaussian of latents, which is the standard normal one before it is fitted.
 
     Args:
-        sizes: of encoder and decoder.
+        sizes: the sizes of encoder and decoder.
         shape: edges of a volume, multiples of 2^(resolutions - 1).
         rank: components of the Gaussian.
         checkpointing: whether activations are computed again.

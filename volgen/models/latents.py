@@ -28,7 +28,7 @@ class LatentCodec(Codec):
     """Encoder and decoder, and the mean and the deviation of each latent channel over people: 0 and 1 before they are measured.
 
     Args:
-        sizes: of encoder and decoder.
+        sizes: the sizes of encoder and decoder.
         checkpointing: whether activations are computed again.
     """
 

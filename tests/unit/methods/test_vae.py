@@ -35,7 +35,7 @@ def test_the_gaussian_has_the_mean_and_the_variances_of_latents_and_finds_their_
     network, random = autoencoder(), torch.Generator().manual_seed(1)
     size = len(network.get_buffer("mean"))
     directions = torch.linalg.qr(torch.randn(size, 2, generator=random))[0].T * torch.tensor([[5.0], [3.0]])
-    latent = 1.0 + torch.randn(4000, 2, generator=random) @ directions + 0.1 * torch.randn(4000, size, generator=random)
+    latent = 1.0 + torch.randn(1000, 2, generator=random) @ directions + 0.1 * torch.randn(1000, size, generator=random)
     network.fit(latent)
     mean, components, deviation = (network.get_buffer(name) for name in ("mean", "components", "deviation"))
     torch.testing.assert_close(mean, latent.mean(dim=0))
