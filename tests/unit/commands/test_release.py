@@ -107,13 +107,13 @@ def test_what_is_covered_is_copied_and_nothing_else_and_tells_no_time_place_or_c
 def test_every_place_that_a_configuration_names_is_told(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = {"kind": "text", "encoder": "/home/somebody/encoder", "sha256": 64 * "0", "width": 4}
+    told = {"kind": "text", "encoder": "/encoders/of-somebody", "sha256": 64 * "0", "width": 4}
     both = recipe(tmp_path, tmp_path, "told", conditions=[told], guidance={"kind": "auto", "weak": "/scratch/weak"})
-    assert both.places == ["/home/somebody/encoder", "/scratch/weak"]
+    assert both.places == ["/encoders/of-somebody", "/scratch/weak"]
     assert recipe(tmp_path, tmp_path, "told", guidance={"kind": "auto", "weak": "shared"}).places == []
-    monkeypatch.setattr(Recipe, "places", ["/home/somebody/encoder"])
+    monkeypatch.setattr(Recipe, "places", ["/encoders/of-somebody"])
     release(plain, tmp_path / "out", people_agreed=True)
-    assert "/home/somebody/encoder" in capsys.readouterr().err
+    assert "/encoders/of-somebody" in capsys.readouterr().err
 
 
 def test_weights_that_no_ledger_counts_stay(private: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
