@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from volgen.core.config import Config, validate
@@ -36,8 +37,8 @@ def keep(specimen: Specimen, used: Sequence[Extractor]) -> dict[str, Kept]:
 
 
 def compare_all(both: TwoCohorts) -> list[CohortFindings]:
-    """What every comparison found."""
-    return [one.compare(both) for one in comparisons()]
+    """What every comparison found, and where each was published."""
+    return [replace(one.compare(both), paper=one.paper) for one in comparisons()]
 
 
 def _asks(config: type[Config]) -> bool:

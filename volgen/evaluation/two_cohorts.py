@@ -108,6 +108,7 @@ class CohortFindings:
         numbers: what it measured.
         skipped: why it measured nothing; empty if it did.
         more: anything else, JSON-able.
+        paper: where the comparison was published, as a list of references has it; empty if it is nobody's.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class CohortFindings:
     numbers: Sequence[CohortNumber] = ()
     skipped: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """An entry of ``evaluation.json``."""
@@ -186,10 +188,12 @@ class CohortComparison(Protocol):
     Attributes:
         kind: name of the comparison.
         place: where it stands among the others.
+        paper: where it was published, as a list of references has it; empty if it is nobody's.
     """
 
     kind: str
     place: ClassVar[int]
+    paper: ClassVar[str]
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """Compares generated volumes with real people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,8 +10,12 @@ from typing import Any
 
 from volgen.reporting.floors import ON_PAGE
 
-COLUMNS, CELL, HEIGHT, MARGIN, MOST = 4, 160, 74, 10, 26
-SIDES = (("real", "soft", 30), ("generated", "in", 48))
+COLUMNS, CELL, HEIGHT, MARGIN = 4, 160, 88, 10
+KEY = 24
+"""Height of the line that says which is which."""
+LINES, LETTERS = 2, 29
+"""Lines of a name, and letters in each, which fit into a cell."""
+SIDES = (("real", "soft", 42, "people"), ("generated", "in", 60, "generated volumes"))
 
 
 @dataclass(frozen=True)
@@ -29,26 +34,30 @@ class Boxes:
         """The picture as an SVG that needs no style sheet but for its colours."""
         rows = -(-len(self.numbers) // COLUMNS)
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * CELL} {rows * HEIGHT}" role="img" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * CELL} {KEY + rows * HEIGHT}" role="img" '
             f'aria-label="{escape(self.title)}"><title>{escape(self.title)}</title>'
         ]
+        for place, (_, colour, _, words) in enumerate(SIDES):
+            x = MARGIN + 70 * place
+            parts.append(f'<rect x="{x}" y="7" width="14" height="10" fill="{colours["band"]}" stroke="{colours[colour]}"/>'
+                         + _words(x + 20, 15, words, colours, "ink"))  # fmt: skip
         for place, number in enumerate(self.numbers):
-            x, y = place % COLUMNS * CELL, place // COLUMNS * HEIGHT
+            x, y = place % COLUMNS * CELL, KEY + place // COLUMNS * HEIGHT
             parts.append(f'<g transform="translate({x} {y})">{"".join(_cell(number, colours))}</g>')
         return "".join(parts) + "</svg>"
 
 
 def _cell(number: Mapping[str, Any], colours: Mapping[str, str]) -> list[str]:
-    everything = [value for side, _, _ in SIDES for value in number["percentiles"][side]]
+    everything = [value for side, _, _, _ in SIDES for value in number["percentiles"][side]]
     low, high = min(everything), max(everything)
 
     def x(value: float) -> float:
         return round(float(MARGIN + (value - low) / max(high - low, 1e-12) * (CELL - 2 * MARGIN)), 1)
 
-    label = number["label"] if len(number["label"]) <= MOST else number["label"][: MOST - 1].rstrip() + "…"
-    parts = [_words(MARGIN, 16, label, colours, "ink"), _words(MARGIN, 68, f"{low:.3g}", colours, "soft"),
-             _words(CELL - MARGIN, 68, f"{high:.3g}", colours, "soft", "end")]  # fmt: skip
-    for side, colour, y in SIDES:
+    lines = textwrap.wrap(number["label"], LETTERS, max_lines=LINES, placeholder="…")
+    parts = [_words(MARGIN, 16 + 12 * place, line, colours, "ink") for place, line in enumerate(lines)]
+    parts += [_words(MARGIN, 80, f"{low:.3g}", colours, "soft"), _words(CELL - MARGIN, 80, f"{high:.3g}", colours, "soft", "end")]
+    for side, colour, y, _ in SIDES:
         ends = [x(value) for value in number["percentiles"][side]]
         parts.append(
             f'<path d="M{ends[0]} {y}H{ends[4]}" stroke="{colours[colour]}" fill="none"/>'

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, ROW, TOP, BOTTOM = 640, 22, 8, 24
+WIDTH, ROW, TOP, BOTTOM = 640, 22, 8, 40
 NAMES, VALUES = 250, 84
 """Pixels for what stands to the left and to the right of the picture."""
 REACH = math.asinh(40.0)
 """Ends of the axis: 40 half widths of a band; what lies farther out is drawn there."""
 TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30)
+AXIS = "half widths of the band of real people (shaded), from its middle"
 ON_PAGE = {"band": "var(--band)", "ink": "var(--ink)", "soft": "var(--soft)", "in": "var(--curve)", "out": "var(--bad)", "font": "inherit"}
 ON_PAPER = {
     "band": "#cfdcf2",
@@ -52,6 +53,7 @@ class FloorChart:
         for tick in TICKS:
             parts.append(f'<path d="M{_x(tick):.1f} {base}v4" stroke="{colours["soft"]}" fill="none"/>'
                          + _text(_x(tick), base + 15, str(tick), colours, "middle", "soft"))  # fmt: skip
+        parts.append(_text(_x(0), base + 30, AXIS, colours, "middle", "soft"))
         return "".join(parts) + "</svg>"
 
 

@@ -176,6 +176,57 @@ def test_answers_become_scores_and_what_differs_is_shown_again(study: Path, tmp_
     assert "agree on" in capsys.readouterr().err
 
 
+def test_scores_of_files_are_those_of_scikit_learn_and_krippendorff(study: Path, tmp_path: Path) -> None:
+    """From what pages save to scores.json, to 1e-12; marks, answers and a second look are missing here and there."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn comes with `pip install volgen[test]`")
+    krippendorff = pytest.importorskip("krippendorff", reason="krippendorff comes with `pip install volgen[test]`")
+    random = np.random.default_rng(4)
+
+    def tell(number: int, real: bool) -> dict[str, Any]:
+        marks = {name: int(np.clip(2 + number % 3 + random.integers(-1, 2), 1, 5)) for name in STRUCTURES if random.random() < 0.9}
+        said = bool(random.random() < (0.4 if real else 0.6))
+        return {"marks": marks, "generated": said, "confidence": int(random.integers(1, 6))}
+
+    given = {reader: answers(study, reader, tell) for reader in "ABC"}
+    files = [saved(tmp_path / f"{reader}.json", content) for reader, content in given.items()]
+    found = score_study(study, files, tmp_path / "scores", draws=20)
+    generated = np.array([not one["real"] for one in json.loads((study / KEY).read_text())["volumes"]])
+    marks = {(name, look): np.full((3, 16), np.nan) for name in STRUCTURES for look in (0, 1)}
+    sure = np.full((2, 3, 16), np.nan)
+    for row, content in enumerate(given.values()):
+        looks: Counter[int] = Counter()
+        for one in content["answers"]:
+            look, volume = looks[one["volume"]], one["volume"]
+            looks[volume] += 1
+            sure[look, row, volume] = one["confidence"] * (1 if one["generated"] else -1)
+            for name, mark in one["marks"].items():
+                marks[name, look][row, volume] = mark
+
+    def kappa(one: np.ndarray, other: np.ndarray, labels: list[int], weights: str | None = None) -> float:
+        both = np.isfinite(one) & np.isfinite(other)
+        return float(metrics.cohen_kappa_score(one[both], other[both], labels=labels, weights=weights))
+
+    exactly = {"abs": 1e-12, "rel": 0}
+    for name, score in found["structures"].items():
+        first, again = marks[name, 0], marks[name, 1]
+        assert np.isnan(first).any() and np.isfinite(again).sum() > 4
+        alpha = krippendorff.alpha(first, level_of_measurement="ordinal", value_domain=[1, 2, 3, 4, 5])
+        assert score["alpha"]["value"] == pytest.approx(alpha, **exactly)
+        for weighting in ("none", "linear", "quadratic"):
+            weights = None if weighting == "none" else weighting
+            pairs = [kappa(one, other, [1, 2, 3, 4, 5], weights) for one, other in itertools.combinations(first, 2)]
+            assert score["kappa"][weighting] == pytest.approx(np.mean(pairs), **exactly)
+            repeats = kappa(first.ravel(), again.ravel(), [1, 2, 3, 4, 5], weights)
+            assert score["repeats"]["kappa"][weighting] == pytest.approx(repeats, **exactly)
+    detection = found["detection"]
+    area = metrics.roc_auc_score(np.tile(generated, 3), sure[0].ravel())
+    assert detection["all"]["area"]["value"] == pytest.approx(area, **exactly)
+    for row, reader in enumerate("ABC"):
+        assert detection["readers"][reader]["area"] == pytest.approx(metrics.roc_auc_score(generated, sure[0, row]), **exactly)
+    said = [kappa(one > 0, other > 0, [0, 1]) for one, other in itertools.combinations(sure[0], 2)]
+    assert detection["kappa"] == pytest.approx(np.mean(said), **exactly)
+
+
 def test_a_study_is_made_once_and_others_are_refused(study: Path, samples: Path, blob_store: Path) -> None:
     before = (study / KEY).read_bytes()
     words = [samples, "--real", blob_store, "--out", study, "--count", 8, "--repeats", 0.25, "--structures", *STRUCTURES, "--slices", 5]

@@ -14,7 +14,9 @@ from matplotlib.image import imread
 
 from volgen.commands.readers.answers import StudyKey, read_answers
 from volgen.commands.readers.make import study_of
-from volgen.reporting import readers_page
+from volgen.core.files import write_json
+from volgen.evaluation.readings import Readings, score
+from volgen.reporting import readers_page, readings_page
 
 if TYPE_CHECKING:
     from typing import Any as Browser  # the class is in conftest.py, which tests do not import
@@ -220,6 +222,21 @@ def test_the_page_of_an_adjudication_shows_what_was_said_and_asks_for_that_alone
     assert "All volumes" in window.run("return document.getElementById('missing').textContent")
     content = json.loads(saved(window, tmp_path / "files", tmp_path / "adjudication.html", "consensus").read_text())
     assert content["answers"][0]["marks"] == {"hippocampus": 3, "cortex": 4} and content["answers"][0]["generated"] is None
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_scores_open_from_a_file_and_fit_a_phone(window: Browser, tmp_path: Path, dark: bool) -> None:
+    random = np.random.default_rng(0)
+    nothing = np.full((2, 12), np.nan)
+    marks = {name: random.integers(1, 6, (2, 12)).astype(float) for name in STRUCTURES}
+    sure = random.integers(1, 6, (2, 12)) * random.choice([-1.0, 1.0], (2, 12))
+    given = Readings(["A", "B"], np.arange(12) < 6, marks, dict.fromkeys(marks, nothing), sure, nothing, {})
+    content = {"study": "s", "settings": {"margin": 0.5, "gap": 2, "draws": 40, "seed": 0}, **score(given, draws=40)}
+    content["adjudicate"] = [{**one, "name": "volume"} for one in content["adjudicate"]]
+    write_json(tmp_path / readings_page.SCORES, content)
+    window.open(readings_page.write_page(tmp_path), width=390, height=800, dark=dark)
+    assert window.run("return document.documentElement.scrollWidth") <= 390
+    assert all(name in window.run("return document.body.innerText") for name in STRUCTURES)
 
 
 def test_a_structure_may_be_called_as_one_likes(window: Browser, tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ class Config(BaseConfig):
 
     kind: Literal["anatomy"] = "anatomy"
     place: ClassVar[int] = 0
+    paper: ClassVar[str] = (
+        "Jafrasteh B, Peng W, Wan C, Luo Y, Adeli E, Zhao Q. WASABI: a metric for evaluating morphometric plausibility of synthetic "
+        "brain MRIs. MICCAI 2025, arXiv:2504.21771."
+    )
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """``more`` has ``people``, the middle 95 % of people for each number and the share of volumes outside, and ``age``."""

@@ -14,6 +14,7 @@ class Config(BaseConfig):
 
     kind: Literal["fine_detail"] = "fine_detail"
     place: ClassVar[int] = 5
+    paper: ClassVar[str] = ""
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """One effect size for each number."""

@@ -15,6 +15,10 @@ class Config(BaseConfig):
 
     kind: Literal["frechet"] = "frechet"
     place: ClassVar[int] = 1
+    paper: ClassVar[str] = (
+        "Heusel M, Ramsauer H, Unterthiner T, Nessler B, Hochreiter S. GANs trained by a two time-scale update rule "
+        "converge to a local Nash equilibrium. NeurIPS 2017."
+    )
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """The distance of whole volumes, of slices by plane, and of 2.5D features."""

@@ -14,6 +14,7 @@ class Config(BaseConfig):
 
     kind: Literal["head"] = "head"
     place: ClassVar[int] = 7
+    paper: ClassVar[str] = ""
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """One effect size for each number."""

@@ -17,6 +17,7 @@ class Config(BaseConfig):
 
     kind: Literal["kid"] = "kid"
     place: ClassVar[int] = 2
+    paper: ClassVar[str] = "Binkowski M, Sutherland DJ, Arbel M, Gretton A. Demystifying MMD GANs. ICLR 2018."
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """The distance of the same parts as ``frechet``."""

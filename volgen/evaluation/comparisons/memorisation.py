@@ -31,6 +31,10 @@ class Config(BaseConfig):
 
     kind: Literal["memorisation"] = "memorisation"
     place: ClassVar[int] = 8
+    paper: ClassVar[str] = (
+        "Clopper CJ, Pearson ES. The use of confidence or fiducial limits illustrated in the case of the binomial. "
+        "Biometrika 1934; 26: 404-413."
+    )
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """``by_people``: ``{"people", "share", "interval", "below"}`` with the exact 95 % interval of Clopper and Pearson (1934)."""

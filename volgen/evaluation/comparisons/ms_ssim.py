@@ -23,6 +23,10 @@ class Config(BaseConfig):
 
     kind: Literal["ms_ssim"] = "ms_ssim"
     place: ClassVar[int] = 4
+    paper: ClassVar[str] = (
+        "Wang Z, Simoncelli EP, Bovik AC. Multiscale structural similarity for image quality assessment. Asilomar "
+        "Conference on Signals, Systems and Computers 2003."
+    )
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """``pairs``: mean over generated pairs minus mean over real pairs; above 0 they are less diverse than people."""

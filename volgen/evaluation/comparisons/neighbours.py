@@ -17,16 +17,17 @@ class Config(BaseConfig):
 
     kind: Literal["neighbours"] = "neighbours"
     place: ClassVar[int] = 3
+    paper: ClassVar[str] = (
+        "Kynkaanniemi T, Karras T, Laine S, Lehtinen J, Aila T. Improved precision and recall metric for assessing "
+        "generative models. NeurIPS 2019; Naeem MF, Oh SJ, Uh Y, Choi Y, Yoo J. Reliable fidelity and diversity metrics for "
+        "generative models. ICML 2020."
+    )
 
     nearest: PositiveInt = 5
     """Which neighbour a ball reaches to."""
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """Four shares of each part."""
-        labels = {
-            "precision": "Precision: generated among real", "recall": "Recall: real among generated",
-            "density": "Density", "coverage": "Coverage",
-        }  # fmt: skip
-        return in_components(
-            both, self.kind, "Precision and recall, density and coverage", labels, lambda a, b: neighbour_shares(a, b, self.nearest)
-        )
+        labels = {name: name.capitalize() for name in ("precision", "recall", "density", "coverage")}
+        title = "Precision (generated among real) and recall (real among generated), density and coverage"
+        return in_components(both, self.kind, title, labels, lambda a, b: neighbour_shares(a, b, self.nearest))

@@ -14,6 +14,7 @@ class Config(BaseConfig):
 
     kind: Literal["tissue"] = "tissue"
     place: ClassVar[int] = 6
+    paper: ClassVar[str] = ""
 
     def compare(self, both: TwoCohorts) -> CohortFindings:
         """One effect size for each number."""
