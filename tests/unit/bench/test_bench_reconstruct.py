@@ -106,6 +106,21 @@ def test_lambda_goes_from_the_prior_to_the_data(blob_store: Path, tmp_path: Path
     assert main([*words, "--strengths", "1", "0"]) == 2 and "ascending" in capsys.readouterr().err
 
 
+def test_half_a_head_is_completed_along_two_paths_and_judged_where_nothing_was_measured(blob_store: Path, tmp_path: Path) -> None:
+    run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
+    words = ["bench", "strength", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--samples", "2",
+             "--instrument", "half", "--device", "cpu", "--split", "validation", "--strengths", "0", "1"]  # fmt: skip
+    assert main([*words, "--guidance", "song", "energy"]) == 0
+    told = {row["name"]: row["value"] for row in json.loads((folder / "strength.json").read_text())["rows"]}
+    for kind in ("song", "energy"):
+        assert told[f"{kind}, lambda 1: residual"] < 1e-3 < 2.5 < told[f"{kind}, lambda 0: residual"], "the data are copied, noise and all"
+        assert told[f"{kind}, lambda 1: unknown PSNR"] < told[f"{kind}, lambda 1: sample PSNR"], "what was measured is no merit"
+    assert told["song, lambda 0: unknown PSNR"] == told["energy, lambda 0: unknown PSNR"], "without a measurement there is one path"
+    assert told["song, lambda 1: unknown PSNR"] != told["energy, lambda 1: unknown PSNR"]
+    assert len((folder / "strength.md").read_text().splitlines()) == 4 + 4
+    assert main([*words, "--sampler", "renoise"]) == 2, "figures of another solver"
+
+
 def test_one_setting_is_held_against_the_best_for_each_of_eight_instruments(blob_store: Path, tmp_path: Path) -> None:
     run, folder = small_run(blob_store, tmp_path), tmp_path / "figures"
     words = ["bench", "instruments", str(run), "--store", str(blob_store), "--folder", str(folder), "--people", "1", "--coils", "2",

@@ -96,11 +96,17 @@ def test_a_student_is_drawn_for_trained_and_sampled_from(
     assert len(list((tmp_path / "drawn").rglob("*.nii.gz"))) == 2
 
     monkeypatch.setattr("volgen.bench.steps.FEWEST", 1)
-    bench = ["bench", "steps", str(teacher), "--store", str(blob_store), "--samplers", "euler", "--steps", "6", "--count", "8"]
+    bench = ["bench", "steps", str(teacher), "--store", str(blob_store), "--samplers", "euler", "--steps", "1", "2", "6", "--count", "8"]
     assert main([*bench, "--students", str(tmp_path / "pupil"), "--out", str(tmp_path / "steps.json")]) == 0
     rows = {row["name"]: row["value"] for row in json.loads((tmp_path / "steps.json").read_text())["rows"]}
     assert rows["student pupil, 2 steps evaluations"] == 2 and -1 <= rows["student pupil, 2 steps same as best"] <= 1
-    assert rows["untrained student distance"] > 0 and "same seed, same brain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert rows["untrained student distance"] > 0 and "same seed, same brain" in printed and rows["euler, 1 steps evaluations"] == 1
+    pairs = {name for name in rows if name.startswith("student pupil, 2 steps against ") and not name.endswith("people")}
+    assert pairs == {f"student pupil, 2 steps against {rival}" for rival in ("euler, 2 steps", "untrained student")}, "as many evaluations"
+    minus = rows["student pupil, 2 steps distance"] - rows["euler, 2 steps distance"]
+    assert rows["student pupil, 2 steps against euler, 2 steps"] == pytest.approx(minus)
+    assert printed.count("| student pupil, 2 steps |") == 3 and rows["student pupil, 2 steps seconds"] > 0
     assert main([*bench, "--students", str(teacher)]) == 2 and "was not distilled from" in capsys.readouterr().err
 
 
@@ -118,3 +124,46 @@ def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store:
     pupil |= {"start": {"kind": "scratch"}, "objective": {"kind": "distilled", "levels": recipe.schedule.grid()}}
     with pytest.raises(UserError, match="keeps no states of a trajectory"):
         train(validate(Recipe, pupil, "test"))
+
+
+def test_a_student_that_jumps_to_clean_volumes_completes_half_a_head(teacher: Path, blob_store: Path, tmp_path: Path) -> None:
+    words = ["distil", str(teacher), "--name", "editor", "--steps", "2", "--runs", str(tmp_path), "--device", "cpu", "--count", "16"]
+    stopping = ["--stopping.max_steps", "4", "--stopping.min_steps", "4"]
+    assert main([*words, "--method.to", "clean", "--sampler.kind", "renoise", *stopping]) == 0
+    words = ["reconstruct", str(tmp_path / "editor"), "--simulate", str(blob_store), "--split", "validation", "--people", "1",
+             "--operator", "inpaint", "--noise", "0.02", "--device", "cpu", "--count", "2"]  # fmt: skip
+    assert main([*words, "--guidance", "song", "--sampler", "renoise", "--out", str(tmp_path / "completed")]) == 0
+    (sample,) = (tmp_path / "completed").rglob("*desc-sample0001_T1w.json")
+    assert json.loads(sample.read_text())["ChiSquare"] == pytest.approx(0.0, abs=1e-3), "the data are where they were measured"
+
+
+def test_distilling_a_private_run_reads_nobody_and_costs_nothing(
+    blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = tmp_path / "cohort.zarr"
+    shutil.copytree(blob_store, cohort)
+    content: dict[str, Any] = {
+        "name": "private", "runs": str(tmp_path), "data": {"store": str(cohort), "shape": SHAPE, "batch_size": 3},
+        "schedule": {"kind": "log_snr", "points": 4, "sigma_max": 20.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4},
+        "preconditioner": {"kind": "edm"}, "optimiser": {"warmup_steps": 1, "gradient_clip": 0.0},
+        "stopping": {"max_steps": 2, "min_steps": 2},
+        "privacy": {"kind": "dp_sgd", "epsilon": 6.0, "delta": 1e-3, "accountant": "rdp", "spare": 0.5},
+    }  # fmt: skip
+    run = train(validate(Recipe, content, "test"))
+    before = {path.name: path.read_bytes() for path in run.glob("privacy_*")}
+    words = ["distil", str(run), "--name", "pupil", "--steps", "1", "--count", "16", "--device", "cpu"]
+    words += ["--stopping.max_steps", "2", "--stopping.min_steps", "2"]
+    assert main([*words, "--pairs", str(cohort)]) == 2 and "holds trajectories of another run" in capsys.readouterr().err
+
+    # Post-processing is what needs nobody's scans: they are not there any more.
+    shutil.rmtree(cohort)
+    assert main(words) == 0
+    assert {path.name: path.read_bytes() for path in run.glob("privacy_*")} == before and len(before) > 1, "no step of the ledger"
+    ledger, teacher = open_run(tmp_path / "pupil").ledger, open_run(run)
+    assert ledger["epsilon"] is None and not (tmp_path / "pupil" / "privacy_journal.jsonl").exists()
+    assert ledger["made_of"] == {"run": "private", "fingerprint": teacher.fingerprint, "its_privacy": teacher.privacy}
+    assert "differential privacy" in ledger["made_of"]["its_privacy"]
+    capsys.readouterr()
+    assert main(["release", str(tmp_path / "pupil"), "--out", str(tmp_path / "out")]) == 2
+    assert "has no privacy guarantee" in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 Every setting draws the same samples of the same seed. A setting is worse than the reference, which takes the most evaluations of a
 network, if the 95 % interval of the difference of their Frechet distances (paired bootstrap over the volumes) lies above 0, or if its
-fine detail is further from that of real people by more than chance. The table in docs/sampling.md comes from here.
+fine detail is further from that of real people by more than chance. The table in docs/sampling.md comes from here. Students are compared
+in the same way with what takes as many evaluations as they, and with what they would draw untrained.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,10 @@ from volgen.sampling import descent
 SAMPLERS = "volgen.sampling.samplers"
 FEWEST = 8
 SAME = " same as best"
-KINDS = ("distance", "minus best", "detail", "detail minus best", "evaluations")
+KINDS = ("distance", "minus best", "detail", "detail minus best", "evaluations", "seconds")
+UNTRAINED = "untrained student"
+AGAINST = " against "
+FURTHER = " further from people"
 
 
 class Config(BaseConfig):
@@ -49,7 +54,7 @@ class Config(BaseConfig):
     store: Path
     """The store that it was trained from."""
     steps: tuple[PositiveInt, ...] = (4, 8, 16)
-    """Numbers of steps; 16 is all that the recipes at 4 mm have."""
+    """Numbers of steps; 16 is all that the recipes at 4 mm have. One is what the denoiser expects at the highest noise level."""
     samplers: tuple[str, ...] = ()
     """Kinds of sampler; all of them if none is named."""
     students: tuple[Path, ...] = ()
@@ -73,6 +78,7 @@ class _Setting:
         evaluations: how often a network is asked for one volume.
         features: [volumes, features] in each feature space.
         detail: [volumes], high-frequency energy over that of real people.
+        seconds: of a processor, for one volume; loading of experts is part of it.
         coarse: [volumes, cubes], means over cubes of 2 x 2 x 2 voxels.
     """
 
@@ -81,6 +87,12 @@ class _Setting:
     features: Sequence[Numbers]
     detail: Numbers
     coarse: Numbers
+    seconds: float
+
+    @property
+    def further(self) -> Numbers:
+        """[volumes], how far fine detail is from that of real people, to either side."""
+        return np.abs(self.detail - 1.0)
 
 
 def run(config: Config) -> list[Row]:
@@ -99,7 +111,7 @@ def run(config: Config) -> list[Row]:
     if config.figure is not None and config.figure.suffix not in (".png", ".svg"):
         raise UserError("--figure", config.figure.name, "a name that ends in .png or .svg")
     students = [_student(path, trained) for path in config.students]
-    grids = [visited(trained, steps) for steps in config.steps]
+    grids = [_grid(trained, steps) for steps in config.steps]
     yardstick = _yardstick(store, trained, config.count)
     total = len(names) * sum(map(len, grids)) + sum(len(visited(student, None)) for student in students)
     with progress("bench", total * config.count) as ticker:
@@ -107,7 +119,9 @@ def run(config: Config) -> list[Row]:
         settings += [_measure(one, yardstick, "", visited(one, None), config, ticker.advance) for one in students]
     if students:
         settings.append(_untrained(students[0], yardstick, config))
-    rows = _rows(settings, yardstick, config.seed, {_named(one) for one in students})
+    names_of_students = [_named(one) for one in students]
+    rows = _rows(settings, yardstick, config.seed, names_of_students)
+    rows += _against(settings, yardstick, config.seed, names_of_students)
     if config.figure is not None:
         draw(rows, config.figure)
     return rows
@@ -120,18 +134,31 @@ def table(rows: Sequence[Row]) -> str:
     floor = by_name["real people"]
     students = {one.name.removesuffix(SAME): one.value for one in rows if one.name.endswith(SAME)}
     lines = [
-        "| sampler, steps | evaluations | Frechet distance | minus the reference [95 %] | fine detail | minus the reference [95 %] |"
+        "| sampler, steps | evaluations | CPU s | Frechet distance | minus the reference [95 %]"
+        + " | fine detail | minus the reference [95 %] |"
         + " same seed, same brain |" * bool(students),
-        "|---|---|---|---|---|---|" + "---|" * bool(students),
-        f"| real people among themselves | | {floor.value:.0f} | | 1 | |" + " |" * bool(students),
+        "|---|---|---|---|---|---|---|" + "---|" * bool(students),
+        f"| real people among themselves | | | {floor.value:.0f} | | 1 | |" + " |" * bool(students),
     ]
     for name in settings:
-        distance, minus, fine, fine_minus, evaluations = (by_name[f"{name} {kind}"] for kind in KINDS)
+        distance, minus, fine, fine_minus, evaluations, seconds = (by_name[f"{name} {kind}"] for kind in KINDS)
         lines.append(
-            f"| {name} | {evaluations.value:g} | {distance.value:.0f} ± {_half(distance):.0f} | {_signed(minus, 1)} |"
+            f"| {name} | {evaluations.value:g} | {seconds.value:.2g} | {distance.value:.0f} ± {_half(distance):.0f} | {_signed(minus, 1)} |"
             f" {fine.value:.3f} | {_signed(fine_minus, 3)} |" + (f" {students[name]:.3f} |" if name in students else " |" * bool(students))
         )
+    pairs = [one for one in rows if AGAINST in one.name and not one.name.endswith(FURTHER)]
+    if pairs:
+        head = "| student | against | Frechet distance [95 %] | how far fine detail is from that of people [95 %] |"
+        lines += ["", head, "|---|---|---|---|"]
+        for one in pairs:
+            student, rival = one.name.split(AGAINST)
+            lines.append(f"| {student} | {rival} | {_signed(one, 1)} | {_signed(by_name[one.name + FURTHER], 3)} |")
     return "\n".join(lines)
+
+
+def _grid(trained: TrainedRun, steps: int) -> list[float]:
+    """The noise levels of a descent of some steps; a single one is no descent of the run, and begins at the highest level."""
+    return [trained.ensemble.grid[0]] if steps == 1 else visited(trained, steps)
 
 
 def _yardstick(store: Store, trained: TrainedRun, count: int) -> Yardstick:
@@ -155,32 +182,35 @@ def _measure(
     chosen: Any = config_class(SAMPLERS, name)() if name else trained.recipe.sampler
     solver = chosen.build()
     trained.recipe.build().fits(solver, grid)
-    preconditioner = trained.preconditioner(device)
+    preconditioner, begun = trained.preconditioner(device), time.process_time()
     with trained.bank(preconditioner, device, grid) as bank:
         volumes = descent.sample(
             bank, solver, descent.down(grid), seed=config.seed, indices=range(config.count), shape=(1, *trained.geometry.grid),
             device=device, problem=Problem(preconditioner.prior), done=lambda count, note: done(),
         )  # fmt: skip
     title = f"{name}, {len(grid)} steps" if name else _named(trained)
-    return _judged(title, sum(descent.evaluations(solver, len(grid))), volumes, trained, yardstick)
+    seconds = (time.process_time() - begun) / config.count
+    return _judged(title, sum(descent.evaluations(solver, len(grid))), seconds, volumes, trained, yardstick)
 
 
 def _untrained(student: TrainedRun, yardstick: Yardstick, config: Config) -> _Setting:
     """What a student would draw whose network says nothing: the flow of the Gaussian from the noise, in any number of jumps."""
     preconditioner, grid = student.preconditioner(torch.device("cpu")), student.ensemble.grid
     assert preconditioner.flow_map is not None, "a student has something to jump along"
-    volumes = []
+    volumes, begun = [], time.process_time()
     for index in range(config.count):
         x = preconditioner.prior(descent.white((1, *student.geometry.grid), config.seed, "start", index)[None], grid[0])
         volumes.append(preconditioner.flow_map(x, torch.tensor([grid[0]]), torch.zeros(1))[0])
-    return _judged("untrained student", 1, volumes, student, yardstick)
+    return _judged(UNTRAINED, 1, (time.process_time() - begun) / config.count, volumes, student, yardstick)
 
 
-def _judged(title: str, evaluations: int, volumes: Sequence[Tensor], trained: TrainedRun, yardstick: Yardstick) -> _Setting:
+def _judged(
+    title: str, evaluations: int, seconds: float, volumes: Sequence[Tensor], trained: TrainedRun, yardstick: Yardstick
+) -> _Setting:  # fmt: skip
     units = [robust_unit(trained.geometry.whole(volume[0]).numpy()) for volume in volumes]
     details = np.array([detail(unit) / yardstick.detail for unit in units])
     coarse = np.stack([means(volume[None], 1).double().flatten().numpy() for volume in volumes])
-    return _Setting(title, evaluations, yardstick.project(units), details, coarse)
+    return _Setting(title, evaluations, yardstick.project(units), details, coarse, seconds)
 
 
 def _student(path: Path, teacher: TrainedRun) -> TrainedRun:
@@ -227,8 +257,26 @@ def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, student
                 interval=interval(one.detail - best.detail, seed),
             ),
             Row(f"{one.name} evaluations", one.evaluations, ""),
+            Row(f"{one.name} seconds", one.seconds, "s"),
             *([Row(f"{one.name}{SAME}", _alike(one, best), "correlation")] if one.name in students else []),
         ]  # fmt: skip
+    return rows
+
+
+def _against(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, students: Collection[str]) -> list[Row]:
+    """Each student minus what takes as many evaluations, and minus what it would draw untrained: below 0 the student is better."""
+    rows = []
+    for student in (one for one in settings if one.name in students):
+        rivals = [one for one in settings if one.name not in students and one.evaluations == student.evaluations and one.name != UNTRAINED]
+        for rival in [*rivals, *(one for one in settings if one.name == UNTRAINED)]:
+            resampled = yardstick.resampled(student.features, seed) - yardstick.resampled(rival.features, seed)
+            low, high = np.percentile(resampled, (2.5, 97.5))
+            nearer, name = student.further - rival.further, f"{student.name}{AGAINST}{rival.name}"
+            minus = yardstick.distance(student.features) - yardstick.distance(rival.features)
+            rows += [
+                Row(name, minus, "Frechet distance", interval=(float(low), float(high))),
+                Row(f"{name}{FURTHER}", float(nearer.mean()), "of real people", interval=interval(nearer, seed)),
+            ]
     return rows
 
 

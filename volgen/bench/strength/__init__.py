@@ -1,9 +1,9 @@
 """What Song et al.'s lambda does: volumes between the prior and the data, from lambda 0 (nothing measured counts) to 1 (all of it).
 
-Scans of people whom the run has never seen are measured (8 coils with a smooth phase, a Poisson disc, white noise), and drawn anew with
-each lambda by the guidance and solver of the paper; after the last step lambda is the same, so that the residual shows what it does. For
-each lambda: likeness to the truth, how much of the data is missed, and what the slice report says of the volumes beside training people.
-A stopped benchmark continues.
+Scans of people whom the run has never seen are measured (8 coils with a smooth phase, a Poisson disc, white noise; or the lower half of
+the head), and drawn anew with each lambda by the guidance and solver of the paper; after the last step lambda is the same, so that the
+residual shows what it does. For each lambda: likeness to the truth, also where nothing was measured, how much of the data is missed, and
+what the slice report says of the volumes beside training people. A stopped benchmark continues.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from pydantic import Field, PositiveInt
 
 from volgen.bench._shared.guided import guided
-from volgen.bench._shared.likeness import figures, unit_of
+from volgen.bench._shared.likeness import figures, truth_of, unit_of
 from volgen.bench._shared.measured import MeasuredConfig
-from volgen.bench._shared.record import Record
+from volgen.bench._shared.record import Record, mean_of
 from volgen.bench._shared.scene import Made, Scene, field_of, k_space, scene_of
 from volgen.commands.bench.result import Row
 from volgen.core.errors import UserError
@@ -28,8 +29,10 @@ from volgen.core.progress import progress
 from volgen.data.coarser import CoarserStore
 from volgen.data.store import Store
 from volgen.evaluation.measure import default_checks, measure
+from volgen.evaluation.posterior import psnr
 from volgen.evaluation.reference import Reference
 from volgen.evaluation.verdict import judge
+from volgen.operators.inpaint import Config as Inpaint
 from volgen.parallel.device import usable_device
 from volgen.runs.choices import fewer, visited
 from volgen.runs.coarser import in_voxels
@@ -37,12 +40,16 @@ from volgen.runs.simulated import SimulatedScans
 from volgen.runs.trained import TrainedRun, open_run
 
 FIGURES = {
-    "sample PSNR": "dB", "sample SSIM": "", "PSNR": "dB", "coverage of 90 %": "", "residual": "noise", "score": "", "pass": "", "fail": "",
+    "sample PSNR": "dB", "sample SSIM": "", "PSNR": "dB", "unknown PSNR": "dB", "coverage of 90 %": "", "residual": "noise", "score": "",
+    "pass": "", "fail": "",
 }  # fmt: skip
-"""What is told of each lambda: of one sample, of the mean, of the spread; the residual of a number of the data in units of its noise; the
-share of the slice report's metrics inside their bands, and of volumes that pass or fail."""
-FREE = {"run", "store", "folder", "people", "strengths", "device"}
+"""What is told of each lambda: of one sample, of the mean, of one sample in the part of the head of which nothing was measured; of the
+spread; the residual of a number of the data in units of its noise; the share of the slice report's metrics inside their bands, and of
+volumes that pass or fail."""
+FREE = {"run", "store", "folder", "people", "strengths", "guidance", "device"}
 """Options that may differ between two commands that fill one folder."""
+TELLS = 1e-6
+"""Weight in A*A 1 below which nothing was measured of a voxel."""
 
 
 class Config(MeasuredConfig):
@@ -52,8 +59,12 @@ class Config(MeasuredConfig):
     """Folder for the figures of each person, the table and the picture, new or to be continued."""
     strengths: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     """Lambdas that are tried, in ascending order."""
-    guidance: Literal["song", "energy"] = "song"
-    """Whose lambda it is."""
+    guidance: tuple[Literal["song", "energy"], ...] = ("song",)
+    """Whose lambda it is; of two, each has its lines."""
+    sampler: str | None = None
+    """Kind of solver (default: the one that their papers take); a consistency function (docs/students.md) wants renoise."""
+    instrument: Literal["k-space", "half"] = "k-space"
+    """What is measured: undersampled k-space, or the voxels of the lower half of the head."""
     split: Literal["validation", "test"] = "test"
     """Which people are reconstructed."""
     people: PositiveInt = 2
@@ -76,24 +87,28 @@ def run(config: Config) -> list[Row]:
         raise UserError("--strengths", " ".join(f"{one:g}" for one in config.strengths), "different numbers, ascending")
     trained, device = in_voxels(open_run(config.run), config.voxel_size), usable_device(config.device)
     grid = visited(trained, fewer(trained, config.steps))
-    operator = k_space(config.coils, config.phase, config.acceleration)
+    operator = k_space(config.coils, config.phase, config.acceleration) if config.instrument == "k-space" else Inpaint()
     scans = SimulatedScans(config.store, config.split, config.people, operator, config.noise, config.seed, trained.level, "box")
     settings = {**config.model_dump(mode="json", exclude=FREE), "sigma_grid": list(grid), **field_of(trained)}
     record = Record("strength", config.folder, settings, {"run": trained.fingerprint, **scans.inputs}, config.seed)
     at = scene_of(trained, grid, device, config.seed, config.samples)
-    with record.claim(), progress("bench", len(scans.labels) * len(config.strengths)) as ticker:
+    cells = [(kind, strength) for kind in dict.fromkeys(config.guidance) for strength in config.strengths]
+    names = {cell: _named(*cell, several=len(set(config.guidance)) > 1) for cell in cells}
+    with record.claim(), progress("bench", len(scans.labels) * len(cells)) as ticker:
         judges = _Judges(trained, Store.open(config.store))
         for label in scans.labels:
             seen = at(scans, label)
-            for strength in config.strengths:
-                told = {"guidance": {"strength": strength, "end": strength}}
-                method = guided(trained, config.guidance, told, config.iterations)
-                record.kept(f"{label}/{strength:g}", method.identity, partial(_figures, method, seen, judges))
-                ticker.advance(note=f"lambda {strength:g}")
+            for kind, strength in cells:
+                told = {
+                    "guidance": {"strength": strength, "end": strength},
+                    **({"sampler": {"kind": config.sampler}} if config.sampler else {}),
+                }
+                method = guided(trained, kind, told, config.iterations)
+                record.kept(f"{label}/{kind}/{strength:g}", method.identity, partial(_figures, method, seen, judges))
+                ticker.advance(note=names[kind, strength])
         found = [Row("people", len(scans.labels), ""), Row("samples", config.samples, "")]
-        cells = {f"lambda {strength:g}": [f"{label}/{strength:g}" for label in scans.labels] for strength in config.strengths}
-        found += record.means(cells, FIGURES)
-        record.finish(found, table(found), partial(_draw, found, config.strengths))
+        found += record.means({names[cell]: [f"{label}/{cell[0]}/{cell[1]:g}" for label in scans.labels] for cell in cells}, FIGURES)
+        record.finish(found, table(found), partial(_draw, found, names))
     return found
 
 
@@ -102,14 +117,20 @@ def table(rows: Sequence[Row]) -> str:
     by_name = {row.name: row.value for row in rows}
     lines = [
         f"{by_name['people']:.0f} people, {by_name['samples']:.0f} volumes of each.", "",
-        "| lambda | one sample: PSNR | SSIM | mean: PSNR | coverage of 90 % | residual / noise | metrics in band | pass | fail |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| lambda | one sample: PSNR | SSIM | mean: PSNR | not measured: PSNR | coverage of 90 % | residual / noise | metrics in band"
+        " | pass | fail |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name in dict.fromkeys(row.name.partition(": ")[0] for row in rows[2:]):
         values = [by_name.get(f"{name}: {figure}") for figure in FIGURES]
         cells = ["" if value is None else f"{value:.{2 if 'PSNR' in key else 3}f}" for key, value in zip(FIGURES, values, strict=True)]
-        lines.append(f"| {name.partition(' ')[2]} | {' | '.join(cells)} |")
+        lines.append(f"| {name.removeprefix('lambda ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _named(kind: str, strength: float, *, several: bool) -> str:
+    """What a line is called."""
+    return f"{kind}, lambda {strength:g}" if several else f"lambda {strength:g}"
 
 
 class _Judges:
@@ -139,26 +160,43 @@ def _figures(method: Callable[[Scene], Made], scene: Scene, judges: _Judges) -> 
     seen = scene.head.seen
     missed = [seen.distance(sample[None].to(scene.device)) for sample in made.samples]
     residual = float(np.mean(missed)) / scene.measurement.noise if scene.measurement.noise else None
-    return {**found, "residual": residual, **judges("volume", scene, made)}
+    return {**found, "residual": residual, "unknown PSNR": _where_unknown(made, scene), **judges("volume", scene, made)}
 
 
-def _draw(rows: Sequence[Row], strengths: Sequence[float], path: Path) -> None:
+def _where_unknown(made: Made, scene: Scene) -> float | None:
+    """PSNR of one sample in the voxels of the head of which nothing was measured, mean over samples; None if something was of all."""
+    operator, geometry = scene.measurement.operator, scene.trained.geometry
+    told = operator.adjoint(operator.apply(torch.ones(scene.shape, device=scene.device)))
+    truth, mask = truth_of(scene)
+    unknown = mask & (geometry.whole((told[0, 0].abs() < TELLS).float().cpu()).numpy() > 0)
+    if not unknown.any():
+        return None
+    return mean_of([psnr(unit_of(scene, one)[unknown], truth[unknown]) for one in made.samples])
+
+
+def _draw(rows: Sequence[Row], names: Mapping[tuple[str, float], str], path: Path) -> None:
     by_name = {row.name: row.value for row in rows}
-
-    def curve(figure: str) -> list[float]:
-        return [by_name.get(f"lambda {strength:g}: {figure}", float("nan")) for strength in strengths]
-
     picture = Figure(figsize=(11.0, 3.2), layout="constrained")
     quality, realism, residual = picture.subplots(1, 3)
-    quality.plot(strengths, curve("sample PSNR"), "o-", label="one sample")
-    quality.plot(strengths, curve("PSNR"), "s--", label="mean of samples")
+    known = {name.partition(": ")[2] for name in by_name}
+    for number, kind in enumerate(dict.fromkeys(kind for kind, _ in names)):
+        strengths = [strength for each, strength in names if each == kind]
+
+        def curve(figure: str, kind: str = kind, strengths: Sequence[float] = strengths) -> list[float]:
+            return [by_name.get(f"{names[kind, strength]}: {figure}", float("nan")) for strength in strengths]
+
+        look, whose = {"color": f"C{number}"}, f"{kind}: "
+        quality.plot(strengths, curve("sample PSNR"), "o-", label=f"{whose}one sample", **look)
+        quality.plot(strengths, curve("PSNR"), "s--", label=f"{whose}mean of samples", **look)
+        if "unknown PSNR" in known:
+            quality.plot(strengths, curve("unknown PSNR"), "^:", label=f"{whose}one, where not measured", **look)
+        realism.plot(strengths, curve("score"), "o-", label=f"{whose}metrics inside their bands", **look)
+        realism.plot(strengths, curve("pass"), "s--", label=f"{whose}volumes that pass", **look)
+        residual.semilogy(strengths, curve("residual"), "o-", label=kind, **look)
     quality.set(xlabel="lambda", ylabel="PSNR in the head (dB)", title="quality")
-    quality.legend(fontsize=7)
-    realism.plot(strengths, curve("score"), "o-", label="metrics inside their bands")
-    realism.plot(strengths, curve("pass"), "s--", label="volumes that pass")
     realism.set(xlabel="lambda", ylabel="share", ylim=(-0.02, 1.02), title="realism: the slice report")
-    realism.legend(fontsize=7)
-    residual.semilogy(strengths, curve("residual"), "o-")
     residual.axhline(1.0, color="0.6", lw=0.8)
     residual.set(xlabel="lambda", ylabel="residual / noise", title="what of the data is missed")
+    for panel in (quality, realism, residual):
+        panel.legend(fontsize=7)
     picture.savefig(path, dpi=110)
