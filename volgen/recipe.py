@@ -258,7 +258,7 @@ class Recipe(Config):
     def cut(self) -> Cut:
         """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
         seen = self.model.cut(self.assembly.cut, self.preconditioner)
-        return telling(self.objective.cut(seen) if hasattr(self.objective, "cut") else seen, self.conditions)
+        return telling(self.objective.cut(seen, self.level) if hasattr(self.objective, "cut") else seen, self.conditions)
 
     @property
     def examples_of_each(self) -> int:

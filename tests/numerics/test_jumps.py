@@ -11,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from volgen.core.given import Examples
+from volgen.core.given import NOTHING, Examples
 from volgen.core.protocols import Problem
 from volgen.core.registry import config_class
 from volgen.models.denoiser import PreconditionedDenoiser
-from volgen.models.haar import low_pass, unpyramid
+from volgen.models.haar import corner_scale, low_pass, means, spread, unpyramid
 from volgen.models.jump import Jump, JumpingDenoiser
+from volgen.models.model import CornerDenoiser, ExpertModel
+from volgen.models.networks.wavelet_unet3d import Config as WaveletUNet
 from volgen.models.preconditioners import edm
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner, Statistics
+from volgen.models.views import whole
 from volgen.sampling.descent import Descent, down
+from volgen.training.jumps import landed
 from volgen.training.objectives.consistency import Config as Consistency
 from volgen.training.objectives.distilled import Config as Distilled
 
@@ -112,11 +116,34 @@ def test_jumps_go_nowhere_bit_for_bit_and_their_denoiser_is_what_makes_straight_
     x = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma, to = torch.tensor([3.0, 0.5, 0.1], dtype=torch.float64), torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
     assert torch.equal(jump(x, sigma, sigma), x)
+    nowhere = torch.zeros(3, dtype=torch.float64)
+    assert preconditioner.flow_map is not None and torch.equal(preconditioner.flow_map(x, nowhere, nowhere), x), "f(x, 0) = x"
+    assert torch.equal(landed(jump, x, [0.0] * 3, [0.0] * 3, NOTHING), x)
     ends = dict(zip(sigma.tolist(), to.tolist(), strict=True))
     d = JumpingDenoiser(jump, ends.__getitem__)(x, sigma)
     left = (to / sigma).view(-1, 1, 1, 1, 1)
     torch.testing.assert_close(d + left * (x - d), jump(x, sigma, to))
     torch.testing.assert_close(d[2], jump(x, sigma, to)[2])
+
+
+def test_a_jump_of_a_coarser_level_is_one_of_whole_volumes_whose_finer_bands_go_with_the_gaussian() -> None:
+    preconditioner = gaussian(commuting=False)
+    model = ExpertModel(WaveletUNet(channels=(8,), norm_groups=4), whole.Config(), level=1)
+    network, end = (lambda x, noise: x[:, :1].sin()), {3.0: 0.5, 0.5: 0.0}.__getitem__
+    jump = Jump(model.denoiser(network, preconditioner), preconditioner)
+    coarse = Jump(model.of_level(network, preconditioner), preconditioner.coarse(1))
+    x = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sigma, to = torch.tensor([3.0, 0.5], dtype=torch.float64), torch.tensor([0.5, 0.0], dtype=torch.float64)
+    made, flowed_only = jump(x, sigma, to), preconditioner.flow_map(x, sigma, to)
+    seen = coarse(means(x, 1), model.sigma(sigma), model.sigma(to))
+    torch.testing.assert_close(means(made, 1), seen)
+    torch.testing.assert_close(made - spread(means(made, 1), 1), flowed_only - spread(means(flowed_only, 1), 1))
+    assert (means(made - flowed_only, 1).abs() > 0.01).any(), "the network says something"
+    inner = JumpingDenoiser(coarse, lambda s: model.sigma(end(round(s * corner_scale(1), 9))))
+    corner, scale = CornerDenoiser(inner, 1), corner_scale(1)
+    d = corner(means(x, 1) * scale, sigma) / scale
+    left = (to / sigma).view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(d + left * (means(x, 1) - d), seen)
 
 
 # A mixture in the plane: volumes of 2 x 1 x 1 voxels
@@ -169,6 +196,9 @@ class Toy:
 
     def end(self, sigma: float) -> float:
         return 0.0
+
+    def seen(self, sigma: float) -> float:
+        return sigma
 
     def denoiser(self, network: Any, ids: Sequence[str] = ()) -> Any:
         raise AssertionError("nobody asks for one")

@@ -19,7 +19,9 @@ from volgen.experts.plan import Phase
 from volgen.methods import Fitted, Sections
 from volgen.methods._bank import Bank, Trained
 from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.haar import corner_scale
 from volgen.models.jump import Jump, JumpingDenoiser
+from volgen.models.model import CornerDenoiser, sigma_of_means
 from volgen.training.objective import Objective
 
 
@@ -58,11 +60,9 @@ class Jumping(Bank):
         if not getattr(recipe.objective, "jumps", False):
             found = f"objective.kind '{recipe.objective.kind}' trains denoisers"
             raise ValueError(f"{asks} has networks that jump, but {found}: set objective.kind consistency, or distilled")
-        if len(recipe.experts.alike) > 1:
-            raise ValueError(f"{asks} cannot be had of experts of several models (experts.models) yet: leave them out")
-        if recipe.piece != recipe.data.grid:
-            found = f"of {list(recipe.data.grid)} voxels a network sees {list(recipe.piece)} at once"
-            raise ValueError(f"{asks} is of whole volumes at full resolution so far, but {found}: use level 0, view and assembly whole")
+        if recipe.piece != recipe.model.shape(recipe.data.grid):
+            found = f"of {list(recipe.model.shape(recipe.data.grid))} voxels a network sees {list(recipe.piece)} at once"
+            raise ValueError(f"{asks} is of whole volumes so far, but {found}: use view.kind and assembly.kind whole")
         with torch.device("meta"):
             flow = recipe.preconditioner.blank(recipe.data.grid, 2 * recipe.data.batch_size + 1).flow_map
         if flow is None:
@@ -80,6 +80,11 @@ class Jumping(Bank):
         index = owner(spans, min(sigma, tops[-1]))
         return tops[index - 1] if index else 0.0
 
+    def end_seen(self, sigma: float) -> float:
+        """The same in the noise levels that an expert of a coarser level sees."""
+        level = self.recipe.model.level
+        return sigma_of_means(self.end(sigma * corner_scale(level)), level)
+
     def objective(self, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None = None) -> Objective:
         """The loss of the recipe's objective at the noise levels of a phase."""
         return self.trained_by(_Jumper(self, phase, fitted, sigma))
@@ -90,8 +95,12 @@ class Jumping(Bank):
         return JumpingDenoiser(Jump(inner, preconditioner), self.end)
 
     def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
-        """Volumes are whole all the way."""
-        return self.denoiser(network, preconditioner)
+        """The jump of the corners that experts of a coarser level see, without the finer bands, which go with the Gaussian."""
+        model = self.recipe.model
+        if not model.level:
+            return self.denoiser(network, preconditioner)
+        jump = Jump(model.of_level(self.forward(network), preconditioner), preconditioner.coarse(model.level))
+        return CornerDenoiser(JumpingDenoiser(jump, self.end_seen), model.level)
 
     def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
         """The highest noise level of each expert; where jumps end at 0, those of as many equal parts of the grid.
@@ -145,7 +154,10 @@ class _Jumper(Trained):
         self._method = method
 
     def end(self, sigma: float) -> float:
-        return self._method.end(sigma)
+        return self._method.end_seen(sigma)
+
+    def seen(self, sigma: float) -> float:
+        return self.recipe.model.sigma(sigma)
 
     def jump(self, network: Network, ids: Sequence[str] = ()) -> Jump:
         seen = self.fitted.without(ids)

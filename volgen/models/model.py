@@ -101,15 +101,16 @@ class ExpertModel:
 
     def denoiser(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
         """The denoiser of whole volumes at full resolution that a trained network stands for."""
-        inner = self._inner(network, preconditioner)
+        inner = self.of_level(network, preconditioner)
         return LevelDenoiser(inner, preconditioner, self.level) if self.level else inner
 
     def corner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
         """The denoiser of the level's corners of volumes (:mod:`volgen.models.corners`) that a trained network is: without finer bands."""
-        inner = self._inner(network, preconditioner)
+        inner = self.of_level(network, preconditioner)
         return CornerDenoiser(inner, self.level) if self.level else inner
 
-    def _inner(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
+    def of_level(self, network: Network, preconditioner: Preconditioner) -> Denoiser:
+        """The denoiser of volumes of the level that a trained network is, asked about :meth:`sigma`, from the run's preconditioner."""
         inner = self.view.denoiser(network, preconditioner.coarse(self.level), self.network)
         return MirroredDenoiser(inner) if self.mirrored else inner
 

@@ -75,6 +75,10 @@ class Jumper(Trainee, Protocol):
         """Where jumps from a noise level of the phase end: lower."""
         ...
 
+    def seen(self, sigma: float) -> float:
+        """The noise level that the phase sees where a volume at full resolution has ``sigma``."""
+        ...
+
     def jump(self, network: Network, ids: Sequence[str] = ()) -> Jumps:
         """The jump that a network makes; arguments as of :meth:`denoiser`."""
         ...

@@ -13,12 +13,13 @@ import torch
 
 from volgen.cli import main
 from volgen.commands.distil import Config
-from volgen.commands.distil.distil import levels_kept, prepare
+from volgen.commands.distil.distil import levels_kept, prepare, sizes_of
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.protocols import Problem
 from volgen.data.store import Store
+from volgen.models.haar import means
 from volgen.recipe import Recipe, load
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import Descent, down
@@ -124,6 +125,57 @@ def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store:
     pupil |= {"start": {"kind": "scratch"}, "objective": {"kind": "distilled", "levels": recipe.schedule.grid()}}
     with pytest.raises(UserError, match="keeps no states of a trajectory"):
         train(validate(Recipe, pupil, "test"))
+
+
+def test_no_expert_of_a_student_is_of_two_models() -> None:
+    assert sizes_of([], 3) == [] and sizes_of([4, 8], 2) == [[4], [8]] and sizes_of([4, 8], 3) == [[4], [4, 4]]
+    assert sizes_of([3, 2], 4) == [[2, 1], [1, 1]] and sizes_of([5, 1], 4) == [[2, 1, 2], [1]]
+    assert levels_kept([8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 2, 1, [2, 4]) == [8.0, 6.0, 4.0, 3.0]
+    for steps in (1, 6):
+        with pytest.raises(UserError, match="has experts of 2 models on 5 noise levels"):
+            sizes_of([3, 2], steps)
+
+
+def test_a_bank_of_levels_has_students_of_levels(blob_store: Path, tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "name": "levels", "runs": str(tmp_path), "data": {"store": str(blob_store), "shape": SHAPE, "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 6, "sigma_min": 0.1, "sigma_max": 10.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4, "dropout": 0.1},
+        "preconditioner": {"kind": "gaussian", "rank": 2, "folds": 2},
+        "experts": {"models": [{"points": [2]}, {"points": [2, 2], "level": 1, "stopping": {"max_steps": 2, "min_steps": 2}}]},
+        "stopping": {"max_steps": 2, "min_steps": 2, "validation_volumes": 2, "validation_draws": 2},
+    }  # fmt: skip
+    run = train(validate(Recipe, content, "test"))
+    words = ["distil", str(run), "--steps", "3", "--count", "16", "--inner", "1", "--device", "cpu"]
+    assert main([*words, "--name", "pupil", "--stopping.max_steps", "4", "--stopping.min_steps", "4"]) == 0
+    pupil, teacher = open_run(tmp_path / "pupil"), open_run(run)
+    grid = pupil.recipe.build().visits(pupil.ensemble.grid, None)
+    assert pupil.levels(grid) == [1, 1, 0, 0] and [record.steps for record in pupil.ensemble.experts] == [4, 4, 4]
+    assert pupil.recipe.experts.alike == (1, 2) and grid == list(teacher.ensemble.grid)[::2]
+
+    # The network of a coarser level is taught what the teacher makes of the means of a volume: a trained jump ends nearer to it.
+    store, cpu = Store.open(tmp_path / "pupil-trajectories.zarr"), torch.device("cpu")
+    states = torch.from_numpy(np.stack([store.read_states(record, SHAPE) for record in store.split("train")]))
+    kept = store.settings["levels"]
+    preconditioner = pupil.preconditioner(cpu)
+    with pupil.bank(preconditioner, cpu, grid) as bank, torch.no_grad():
+        begin, end = states[:, kept.index(grid[0]), None], states[:, kept.index(grid[1]), None]
+        level = torch.full((len(begin),), grid[0])
+        found = end_of(bank(begin, level), begin, grid[1] / grid[0])
+        assert preconditioner.flow_map is not None
+        flow = preconditioner.flow_map(begin, level, torch.full_like(level, grid[1]))
+    assert means(found - end, 1).norm() < means(flow - end, 1).norm()
+    for full in (True, False):
+        out = tmp_path / f"drawn{full}"
+        assert (
+            main(["sample", str(tmp_path / "pupil"), "--out", str(out), "--count", "1", "--device", "cpu", *(["--full"] if full else [])])
+            == 0
+        )
+        assert json.loads((out / "manifest.json").read_text()).get("climbs", False) is not full
+
+
+def end_of(d: torch.Tensor, x: torch.Tensor, left: float) -> torch.Tensor:
+    return d + left * (x - d)
 
 
 def test_a_student_that_jumps_to_clean_volumes_completes_half_a_head(teacher: Path, blob_store: Path, tmp_path: Path) -> None:

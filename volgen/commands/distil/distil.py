@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,11 @@ def prepare(config: Config) -> tuple[Path, Path]:
     check(teacher)
     runs = config.runs or Path(teacher.recipe.runs)
     grid = list(teacher.ensemble.grid)
-    levels = levels_kept(grid, config.steps, config.inner)
+    sizes = sizes_of([sum(model.sizes) for model in teacher.recipe.experts.models], config.steps)
+    levels = levels_kept(grid, config.steps, config.inner, [size for of_model in sizes for size in of_model])
     store = config.pairs or runs / f"{config.name}-trajectories.zarr"
     levels = levels_in(store, teacher, levels)
-    recipe = load(_content(teacher, config, runs, store, levels), config.overrides)  # before anything is drawn
+    recipe = load(_content(teacher, config, runs, store, levels, sizes), config.overrides)  # before anything is drawn
     trajectories = Trajectories(teacher, store, levels, config.seed)
     if not trajectories.complete(config.count):
         if launches.discover().world_size > 1:
@@ -61,34 +62,60 @@ def check(teacher: TrainedRun) -> None:
         UserError: says why.
     """
     recipe, where = teacher.recipe, str(teacher.directory)
-    expected = "a bank of denoisers of whole volumes at full resolution"
+    expected = "a bank of denoisers of whole volumes"
     if recipe.stated("method"):
         do = "if it is a student, distil the run that it was made from"
         raise UserError(where, f"is of method.kind '{recipe.method.kind}'", expected, do)
-    if len(recipe.variants) > 1 or recipe.level:
-        raise UserError(where, "has experts at coarser levels, which cannot be distilled yet", expected)
-    if recipe.piece != recipe.data.grid:
-        raise UserError(
-            where, f"sees {list(recipe.piece)} voxels of {list(recipe.data.grid)} at once, which cannot be distilled yet", expected
-        )
+    for model in recipe.variants:
+        shape = model.model.shape(recipe.data.grid)
+        if model.piece != shape:
+            raise UserError(where, f"sees {list(model.piece)} voxels of {list(shape)} at once, which cannot be distilled yet", expected)
     if recipe.conditions:
         raise UserError(where, "was trained with conditions, which cannot be distilled yet", expected)
 
 
-def levels_kept(grid: Sequence[float], steps: int, inner: int) -> list[float]:
+def sizes_of(points: Sequence[int], steps: int) -> list[list[int]]:
+    """How many points of the grid each of a student's experts owns, model by model of its teacher; no expert is of two models.
+
+    Args:
+        points: those that each model of the teacher owns, lowest noise first; none if all of its experts are alike.
+        steps: experts of the student.
+
+    Returns:
+        One list for each model, lowest noise first: none if there are no models.
+
+    Raises:
+        UserError: there are fewer steps than models, or more than points.
+    """
+    if not points:
+        return []
+    if not len(points) <= steps <= sum(points):
+        found = f"{steps}, but the teacher has experts of {len(points)} models on {sum(points)} noise levels"
+        raise UserError("--steps", found, f"from {len(points)} to {sum(points)}: no expert of a student is of two models")
+    counts = [1] * len(points)
+    for _ in range(steps - len(points)):  # where the most noise levels share an expert
+        counts[max(range(len(points)), key=lambda model: points[model] / counts[model])] += 1
+    return [
+        [round((place + 1) * own / count) - round(place * own / count) for place in range(count)]
+        for own, count in zip(points, counts, strict=True)
+    ]
+
+
+def levels_kept(grid: Sequence[float], steps: int, inner: int, sizes: Sequence[int] = ()) -> list[float]:
     """Noise levels whose states are kept, descending: where each of ``steps`` experts begins to jump, and some below it.
 
     Args:
         grid: the teacher's, descending.
-        steps: experts of the student, which own equally many points.
+        steps: experts of the student.
         inner: levels of each expert below its highest, as many as there are at most.
+        sizes: points that each of them owns, lowest noise first; equally many if empty.
 
     Raises:
         UserError: there are more steps than levels.
     """
     points = sorted(grid)
     try:
-        spans = tile(grid, steps)
+        spans = tile(grid, steps, sizes)
     except ValueError as error:
         raise UserError("--steps", str(error), f"from 1 to {len(grid)}") from None
     chosen: set[float] = set()
@@ -99,18 +126,35 @@ def levels_kept(grid: Sequence[float], steps: int, inner: int) -> list[float]:
     return sorted(chosen, reverse=True)
 
 
-def _content(teacher: TrainedRun, config: Config, runs: Path, store: Path, levels: Sequence[float]) -> dict[str, Any]:
+def _content(
+    teacher: TrainedRun, config: Config, runs: Path, store: Path, levels: Sequence[float], sizes: Sequence[Sequence[int]]
+) -> dict[str, Any]:  # fmt: skip
     """The teacher's configuration with what a student has of its own."""
     own: dict[str, Any] = teacher.recipe.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     data = {name: value for name, value in own["data"].items() if name not in ("augment", "half", "interpolated")}
     for name in ("privacy", "guidance", "conditions", "start", "adapter", "mirrored"):  # what the teacher draws has both sides in it
         own.pop(name, None)
-    network = {name: value for name, value in own["network"].items() if name != "dropout"}
+    network = _kept_whole(own["network"])
+    experts: dict[str, Any] = {"count": config.steps}
+    if sizes:
+        models = own["experts"]["models"]
+        experts = {"models": [_of_student(model, points) for model, points in zip(models, sizes, strict=True)]}
     return {
         **own, "name": config.name, "runs": str(runs), "network": network,
         "data": {**data, "store": str(store), "shape": list(teacher.recipe.data.shape)},
         "method": {"kind": "jump"}, "objective": {"kind": "distilled", "levels": list(levels)},
         "start": {"kind": "teacher", "run": os.fspath(config.run)},
-        "experts": {"count": config.steps, "warm_start": "none"},
+        "experts": {**experts, "warm_start": "none"},
         "sampler": {"kind": "euler"},
     }  # fmt: skip
+
+
+def _kept_whole(network: Mapping[str, Any]) -> dict[str, Any]:
+    """A network whose features are all there: a student sees as many examples as it likes."""
+    return {name: value for name, value in network.items() if name != "dropout"}
+
+
+def _of_student(model: Mapping[str, Any], points: Sequence[int]) -> dict[str, Any]:
+    """A model of the teacher's, for experts that own so many points; how long they train is said of all of a student."""
+    kept = {name: value for name, value in model.items() if name not in ("points", "stopping")}
+    return {**kept, "points": list(points), **({"network": _kept_whole(model["network"])} if model.get("network") else {})}

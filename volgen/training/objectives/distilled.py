@@ -19,6 +19,7 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Examples
 from volgen.core.protocols import Cut, Scan, Trajectory
+from volgen.models.haar import means
 from volgen.training.jumps import landed
 from volgen.training.objective import Draws, Jumper, Network
 
@@ -47,12 +48,12 @@ class Config(BaseConfig):
         """Volumes in an example: the states of a trajectory."""
         return len(self.levels) + 1
 
-    def cut(self, cut: Cut) -> Cut:
-        """Trajectories instead of scans."""
+    def cut(self, cut: Cut, level: int) -> Cut:
+        """Trajectories instead of scans, as an expert of a level sees them: means over cubes, which are noisy volumes too."""
 
         def states(scan: Scan, seed: int, *key: int | str) -> Examples:
             trajectory: Trajectory = scan  # type: ignore[assignment]  # that is what such a store has
-            return Examples(trajectory.states()[None], cut(scan, seed, *key).given)
+            return Examples(means(trajectory.states()[None], level), cut(scan, seed, *key).given)
 
         return states
 
@@ -105,7 +106,8 @@ class Distilled:
         """Which state of a trajectory has a noise level; the last one is clean."""
         if sigma == 0.0:
             return len(self.config.levels)
-        return next((place for place, level in enumerate(self.config.levels) if math.isclose(level, sigma, rel_tol=DIGITS)), None)
+        kept = enumerate(self.config.levels)
+        return next((place for place, level in kept if math.isclose(self.trainee.seen(level), sigma, rel_tol=DIGITS)), None)
 
     def _at(self, states_BTXYZ: Tensor, levels: Sequence[float]) -> Tensor:
         """The state of each trajectory at its noise level, [B, 1, X, Y, Z]."""
