@@ -31,14 +31,15 @@ SHAPE = (4, 4, 4)
 SIZE = math.prod(SHAPE)
 
 
-def gaussian(commuting: bool) -> GaussianPreconditioner:
+def gaussian(commuting: bool, shape: tuple[int, int, int] = SHAPE) -> GaussianPreconditioner:
     """With residual variances that are the same where components are, or not."""
     config, random = Config(levels=1, rank=3, rank_level=1), torch.Generator().manual_seed(0)
-    components = torch.linalg.qr(torch.randn(8, 3, generator=random, dtype=torch.float64))[0].T.view(1, 3, 2, 2, 2)
-    residual = 0.01 + 0.5 * torch.rand(SHAPE, generator=random, dtype=torch.float64)
+    corner = [edge // 2 for edge in shape]
+    components = torch.linalg.qr(torch.randn(math.prod(corner), 3, generator=random, dtype=torch.float64))[0].T.view(1, 3, *corner)
+    residual = 0.01 + 0.5 * torch.rand(shape, generator=random, dtype=torch.float64)
     if commuting:
-        residual[low_pass(SHAPE, 1)] = 0.2
-    mean = torch.randn(1, *SHAPE, generator=random, dtype=torch.float64)
+        residual[low_pass(shape, 1)] = 0.2
+    mean = torch.randn(1, *shape, generator=random, dtype=torch.float64)
     return GaussianPreconditioner(config, Statistics(mean, components, residual, torch.tensor([5.0, 2.0, 0.7], dtype=torch.float64)))
 
 
@@ -127,12 +128,12 @@ def test_jumps_go_nowhere_bit_for_bit_and_their_denoiser_is_what_makes_straight_
 
 
 def test_a_jump_of_a_coarser_level_is_one_of_whole_volumes_whose_finer_bands_go_with_the_gaussian() -> None:
-    preconditioner = gaussian(commuting=False)
+    preconditioner, shape = gaussian(commuting=False, shape=(8, 8, 8)), (8, 8, 8)
     model = ExpertModel(WaveletUNet(channels=(8,), norm_groups=4), whole.Config(), level=1)
     network, end = (lambda x, noise: x[:, :1].sin()), {3.0: 0.5, 0.5: 0.0}.__getitem__
     jump = Jump(model.denoiser(network, preconditioner), preconditioner)
     coarse = Jump(model.of_level(network, preconditioner), preconditioner.coarse(1))
-    x = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma, to = torch.tensor([3.0, 0.5], dtype=torch.float64), torch.tensor([0.5, 0.0], dtype=torch.float64)
     made, flowed_only = jump(x, sigma, to), preconditioner.flow_map(x, sigma, to)
     seen = coarse(means(x, 1), model.sigma(sigma), model.sigma(to))

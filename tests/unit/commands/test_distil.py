@@ -171,7 +171,7 @@ def test_a_bank_of_levels_has_students_of_levels(blob_store: Path, tmp_path: Pat
             main(["sample", str(tmp_path / "pupil"), "--out", str(out), "--count", "1", "--device", "cpu", *(["--full"] if full else [])])
             == 0
         )
-        assert json.loads((out / "manifest.json").read_text()).get("climbs", False) is not full
+        assert json.loads((out / "manifest.json").read_text())["config"].get("climbs", False) is not full
 
 
 def end_of(d: torch.Tensor, x: torch.Tensor, left: float) -> torch.Tensor:
@@ -206,7 +206,7 @@ def test_distilling_a_private_run_reads_nobody_and_costs_nothing(
     before = {path.name: path.read_bytes() for path in run.glob("privacy_*")}
     words = ["distil", str(run), "--name", "pupil", "--steps", "1", "--count", "16", "--device", "cpu"]
     words += ["--stopping.max_steps", "2", "--stopping.min_steps", "2"]
-    assert main([*words, "--pairs", str(cohort)]) == 2 and "holds trajectories of another run" in capsys.readouterr().err
+    assert main([*words, "--pairs", str(cohort)]) == 2 and "Choose another --pairs" in capsys.readouterr().err
 
     # Post-processing is what needs nobody's scans: they are not there any more.
     shutil.rmtree(cohort)
