@@ -215,7 +215,7 @@ def test_distilling_a_private_run_reads_nobody_and_costs_nothing(
     ledger, teacher = open_run(tmp_path / "pupil").ledger, open_run(run)
     assert ledger["epsilon"] is None and not (tmp_path / "pupil" / "privacy_journal.jsonl").exists()
     assert ledger["made_of"] == {"run": "private", "fingerprint": teacher.fingerprint, "its_privacy": teacher.privacy}
-    assert "differential privacy" in ledger["made_of"]["its_privacy"]
+    assert "differentially private" in ledger["made_of"]["its_privacy"]
     capsys.readouterr()
     assert main(["release", str(tmp_path / "pupil"), "--out", str(tmp_path / "out")]) == 2
     assert "has no privacy guarantee" in capsys.readouterr().err
