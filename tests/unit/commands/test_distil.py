@@ -217,5 +217,5 @@ def test_distilling_a_private_run_reads_nobody_and_costs_nothing(
     assert ledger["made_of"] == {"run": "private", "fingerprint": teacher.fingerprint, "its_privacy": teacher.privacy}
     assert "differentially private" in ledger["made_of"]["its_privacy"]
     capsys.readouterr()
-    assert main(["release", str(tmp_path / "pupil"), "--out", str(tmp_path / "out")]) == 2
+    assert main(["release", str(tmp_path / "pupil"), str(tmp_path / "out")]) == 2
     assert "has no privacy guarantee" in capsys.readouterr().err

@@ -78,7 +78,7 @@ class _Setting:
         evaluations: how often a network is asked for one volume.
         features: [volumes, features] in each feature space.
         detail: [volumes], high-frequency energy over that of real people.
-        seconds: of a processor, for one volume; loading of experts is part of it.
+        seconds: processor time of one volume; loading of experts is part of it.
         coarse: [volumes, cubes], means over cubes of 2 x 2 x 2 voxels.
     """
 
