@@ -155,6 +155,6 @@ def _kept_whole(network: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_student(model: Mapping[str, Any], points: Sequence[int]) -> dict[str, Any]:
-    """A model of the teacher's, for experts that own so many points; how long they train is said of all of a student."""
-    kept = {name: value for name, value in model.items() if name not in ("points", "stopping")}
+    """A model of the teacher's, for experts that own these numbers of points; how long they train is said of all of a student."""
+    kept = {name: value for name, value in model.items() if name not in ("points", "stopping", "mirrored")}
     return {**kept, "points": list(points), **({"network": _kept_whole(model["network"])} if model.get("network") else {})}
