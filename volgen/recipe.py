@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,7 @@ from volgen.experts.plan import SHARED, ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
 from volgen.models.bands import variances
 from volgen.models.condition import ConditionConfig, telling
+from volgen.models.haar import means
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.watch import WatchConfig
@@ -258,7 +260,9 @@ class Recipe(Config):
     def cut(self) -> Cut:
         """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
         seen = self.model.cut(self.assembly.cut, self.preconditioner)
-        return telling(self.objective.cut(seen, self.level) if hasattr(self.objective, "cut") else seen, self.conditions)
+        return telling(
+            self.objective.cut(seen, partial(means, levels=self.level)) if hasattr(self.objective, "cut") else seen, self.conditions
+        )
 
     @property
     def examples_of_each(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -19,7 +19,6 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Examples
 from volgen.core.protocols import Cut, Scan, Trajectory
-from volgen.models.haar import means
 from volgen.training.jumps import landed
 from volgen.training.objective import Draws, Jumper, Network
 
@@ -48,12 +47,17 @@ class Config(BaseConfig):
         """Volumes in an example: the states of a trajectory."""
         return len(self.levels) + 1
 
-    def cut(self, cut: Cut, level: int) -> Cut:
-        """Trajectories instead of scans, as an expert of a level sees them: means over cubes, which are noisy volumes too."""
+    def cut(self, cut: Cut, seen: Callable[[Tensor], Tensor]) -> Cut:
+        """Trajectories instead of scans.
+
+        Args:
+            cut: what of a scan the expert is trained on.
+            seen: what of volumes [B, C, X, Y, Z] it sees; means over cubes of noisy volumes are noisy volumes.
+        """
 
         def states(scan: Scan, seed: int, *key: int | str) -> Examples:
             trajectory: Trajectory = scan  # type: ignore[assignment]  # that is what such a store has
-            return Examples(means(trajectory.states()[None], level), cut(scan, seed, *key).given)
+            return Examples(seen(trajectory.states()[None]), cut(scan, seed, *key).given)
 
         return states
 
