@@ -94,12 +94,13 @@ def run(config: Config) -> list[Row]:
     at = scene_of(trained, grid, device, config.seed, config.samples)
     cells: list[tuple[str, float]] = [(kind, strength) for kind in dict.fromkeys(config.guidance) for strength in config.strengths]
     names = {cell: _named(*cell, several=len(set(config.guidance)) > 1) for cell in cells}
+    solver = {"kind": config.sampler} if config.sampler else {}
     with record.claim(), progress("bench", len(scans.labels) * len(cells)) as ticker:
         judges = _Judges(trained, Store.open(config.store))
         for label in scans.labels:
             seen = at(scans, label)
             for kind, strength in cells:
-                told = {"guidance": {"strength": strength, "end": strength}, "sampler": {"kind": config.sampler} if config.sampler else {}}
+                told: dict[str, dict[str, Any]] = {"guidance": {"strength": strength, "end": strength}, "sampler": solver}
                 method = guided(trained, kind, told, config.iterations)
                 record.kept(f"{label}/{kind}/{strength:g}", method.identity, partial(_figures, method, seen, judges))
                 ticker.advance(note=names[kind, strength])
