@@ -33,7 +33,7 @@ html_show_copyright = False
 myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 
 autodoc_default_options = {"members": True, "exclude-members": "model_config"}
