@@ -99,6 +99,20 @@ def test_a_private_run_takes_the_public_fit_and_its_samples_need_no_adapter(publ
     assert "not in the cohort of the run that it began from" in certificate["denoiser"]["assumed"]
 
 
+def test_private_denoisers_learn_latents_of_a_public_autoencoder_which_costs_nothing(
+    blob_store: Path, patients: Path, tmp_path: Path
+) -> None:
+    latent = {"kind": "latent", "channels": [4, 8], "norm_groups": 4, "latent_channels": 1, "steps": 2, "gate": 0.0}
+    own = {"method": latent, "preconditioner": {"levels": 1, "folds": 3}}
+    public = train(recipe(blob_store, tmp_path / "public", **own))
+    run = train(recipe(patients, tmp_path / "private", public, privacy=DP, **own))
+    same = [sha256(run / f"experts/{name}/weights.safetensors") == sha256(public / f"experts/{name}/weights.safetensors")
+            for name in ("autoencoder", "0", "1")]  # fmt: skip
+    ledger = json.loads((run / "privacy_ledger.json").read_text())
+    assert same == [True, False, False] and [(entry["scope"], entry["steps"]) for entry in ledger["entries"]] == [("0", 3), ("1", 3)]
+    assert sample(run, tmp_path / "out", count=1, seed=0).is_dir()
+
+
 def test_experts_outside_of_the_range_are_the_public_ones_and_cost_nothing(public: Path, patients: Path, tmp_path: Path) -> None:
     start = {"kind": "public", "run": str(public), "sigma": [1.0, 30.0]}
     run = train(recipe(patients, tmp_path, public, start=start, privacy=DP))
