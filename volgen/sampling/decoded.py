@@ -76,7 +76,7 @@ class Curved(Operator):
         self._last: tuple[Tensor, Tensor] | None = None
 
     def apply(self, x_BCXYZ: Tensor) -> Tensor:
-        """A dec(z)."""
+        """What the instrument gives of a latent, A dec(z)."""
         with torch.enable_grad():
             z_BCxyz = x_BCXYZ.detach().requires_grad_()
             self._last = z_BCxyz, self._decode(z_BCxyz)
@@ -98,18 +98,18 @@ class Behind(Guidance):
     """A guidance of volumes, where samples are latents.
 
     Args:
-        guidance: of volumes.
+        inner: the guidance of volumes.
         decode: makes volumes of latents.
     """
 
-    def __init__(self, guidance: Guidance, decode: Decode) -> None:
-        self._guidance, self._decode = guidance, decode
-        self.differentiates, self.renoises, self.whole = guidance.differentiates, guidance.renoises, guidance.whole
-        self.asks, self.weak = guidance.asks, guidance.weak
+    def __init__(self, inner: Guidance, decode: Decode) -> None:
+        self._inner, self._decode = inner, decode
+        self.differentiates, self.renoises, self.whole = inner.differentiates, inner.renoises, inner.whole
+        self.asks, self.weak = inner.asks, inner.weak
 
     def asks_weak(self, sigma: float) -> bool:
-        """What the guidance of volumes says."""
-        return self._guidance.asks_weak(sigma)
+        """Whether the guidance of volumes asks it."""
+        return self._inner.asks_weak(sigma)
 
     def check(self, problem: Problem) -> None:
         """Looks at the problem as the guidance of volumes does.
@@ -117,40 +117,40 @@ class Behind(Guidance):
         Raises:
             UserError: it cannot be had with that guidance, or of latents.
         """
-        if self._guidance.moves:
+        if self._inner.moves:
             found = "moves samples themselves to where they explain the data, and the samples of this run are latents"
             raise UserError("--guidance", found, "one that changes what is expected: resample, gauss, dps, pigdm, ddnm, diffpir or daps")
-        self._guidance.check(problem)
+        self._inner.check(problem)
 
     def prior(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
         """What the guidance begins with, with the instrument near what is expected of the noise that it would begin with without data."""
-        if self._guidance.curved or problem.expected is None:
-            return self._guidance.prior(problem, sigma, noises)
+        if self._inner.curved or problem.expected is None:
+            return self._inner.prior(problem, sigma, noises)
         z_BCxyz = problem.prior(noises(0), sigma)
         near = self._near(problem, problem.expected(z_BCxyz, z_BCxyz.new_full((len(z_BCxyz),), sigma)))
-        return self._guidance.prior(near, sigma, noises)
+        return self._inner.prior(near, sigma, noises)
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """The guided denoiser, with the instrument near what the denoiser expects."""
-        if self._guidance.curved:
-            return self._guidance.guide(denoise, self._curved(problem), noises)
+        if self._inner.curved:
+            return self._inner.guide(denoise, self._curved(problem), noises)
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             with torch.no_grad():
                 expected = denoise(y_BCXYZ, sigma_B, given)
 
             known = _Known(denoise, y_BCXYZ, sigma_B, expected)
-            return self._guidance.guide(known, self._near(problem, expected), noises)(y_BCXYZ, sigma_B, given)
+            return self._inner.guide(known, self._near(problem, expected), noises)(y_BCXYZ, sigma_B, given)
 
         return guided
 
     def solver(self, sampler: Sampler, problem: Problem, noises: Noises) -> Solver:
         """What takes a step of one latent."""
-        return self._guidance.solver(sampler, self._curved(problem), noises)
+        return self._inner.solver(sampler, self._curved(problem), noises)
 
     def noted(self) -> Mapping[str, float]:
         """What the guidance of volumes has noted."""
-        return self._guidance.noted()
+        return self._inner.noted()
 
     def _near(self, problem: Problem, z_BCxyz: Tensor) -> Problem:
         measured = problem.measurement
