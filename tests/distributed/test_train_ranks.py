@@ -31,11 +31,15 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def compare(alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any], **sections: dict[str, Any]) -> None:
+def compare(
+    alone: Alone, start: Start, tmp_path: Path, engine: dict[str, Any], *, halves: bool = False, **sections: dict[str, Any]
+) -> None:  # fmt: skip
+    """Two ranks against one; with ``halves``, one that adds up the gradients of the same two halves of a batch."""
     process = start("two", 2, engine=engine, **sections)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    one, two = alone(engine={"precision": engine.get("precision", "fp32")}, **sections), tmp_path / "runs" / "two"
+    own = {"precision": engine.get("precision", "fp32"), **({"accumulation": 2} if halves else {})}
+    one, two = alone(engine=own, **sections), tmp_path / "runs" / "two"
     # Muon orthogonalises in half precision where the processor has it.
     tolerance = 2e-2 if engine.get("precision") == "bf16" else 2e-3 if "optimiser" in sections else 2e-4
     assert [(line["phase"], line["step"]) for line in metrics(one)] == [(line["phase"], line["step"]) for line in metrics(two)]
@@ -78,4 +82,5 @@ def test_two_ranks_are_one_rank_behind_an_autoencoder(stage: int, alone: Alone, 
 @pytest.mark.parametrize("kind", sorted(LIBRARIES))
 def test_two_ranks_are_one_rank_with_another_optimiser(kind: str, alone: Alone, start: Start, tmp_path: Path) -> None:
     pytest.importorskip(LIBRARIES[kind].module)
-    compare(alone, start, tmp_path, {}, optimiser={"algorithm": kind, "warmup_steps": 2}, ema={"decay": 0.0})
+    # SOAP takes Adam's steps along eigenvectors of what few gradients span. In the rest they are anybody's: rounding moves weights by 1 %.
+    compare(alone, start, tmp_path, {}, halves=True, optimiser={"algorithm": kind, "warmup_steps": 2}, ema={"decay": 0.0})
