@@ -75,4 +75,4 @@ def test_the_contrast_that_is_asked_for_is_drawn(contrasts: Path, tmp_path: Path
     }
     for volume, asked in zip(volumes, list(CONTRASTS) * 2, strict=True):
         alike = {contrast: np.corrcoef(volume.ravel(), mean.ravel())[0, 1] for contrast, mean in means.items()}
-        assert max(alike, key=lambda contrast: alike[contrast]) == asked and alike[asked] > 0.8, (asked, alike)
+        assert alike[asked] > 0.5 and all(alike[asked] > alike[other] + 0.1 for other in alike if other != asked), (asked, alike)

@@ -99,7 +99,7 @@ class Pool:
 
     @property
     def settings(self) -> Sequence[Learner]:
-        """:data:`SETTINGS`."""
+        """The twelve of :data:`SETTINGS`."""
         return SETTINGS
 
     def predicted(self, learnt_from: Sequence[int], judged: Sequence[int], setting: Learner) -> Numbers:

@@ -204,7 +204,7 @@ class Study:
 
     @cached_property
     def _splits(self) -> tuple[tuple[list[int], list[int], NDArray[np.int64]], ...]:
-        """For each draw, where those who are public and who are judged are among the volumes, and which of the P people are judged."""
+        """Where those who are public and who are judged are among the volumes, and which of the P people are judged; for each draw."""
         people = self.places[OTHERS]
         found = []
         for split in range(self.draws):
@@ -309,7 +309,7 @@ class Study:
 
     @cached_property
     def _real(self) -> list[Numbers]:
-        """For each draw, how wrong each setting is of those who are judged if protected people are learnt from."""
+        """How wrong each setting is of those who are judged if protected people are learnt from, for each draw."""
         protected, lesson = self.places[PROTECTED], self.lesson
         return [
             np.array([lesson.loss(lesson.predicted(protected, judged, setting), judged) for setting in lesson.settings])

@@ -120,8 +120,8 @@ class Atlas:
 
     Attributes:
         heads: all of them.
-        of_features: of each, [N, F, F]: :meth:`LabelledHead.moments`.
-        of_classes: and [N, F, K + 1].
+        of_features: the first of the :meth:`LabelledHead.moments` of each, [N, F, F].
+        of_classes: the second, [N, F, K + 1].
     """
 
     heads: Sequence[LabelledHead]
@@ -136,12 +136,12 @@ class Atlas:
 
     @property
     def kind(self) -> Kind:
-        """Overlaps."""
+        """What is told of a volume: an overlap."""
         return "overlap"
 
     @property
     def settings(self) -> Sequence[Learner]:
-        """:data:`SETTINGS`."""
+        """The twelve of :data:`SETTINGS`."""
         return SETTINGS
 
     def learnt(self, learnt_from: Sequence[int], setting: Learner) -> Numbers:
