@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,20 +38,26 @@ class Generator:
         return self.network(y_BCXYZ / sigma_B[:, None, None, None, None], sigma_B)
 
 
+class OneStepConfig(Protocol):
+    """What the configurations of these methods have in common."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the method."""
+        ...
+
+
 @dataclass(frozen=True)
 class OneStepMethod(OfVolumes, ABC):
     """A :class:`~volgen.methods.Method` of one network, which is asked once for each volume.
 
     Attributes:
         recipe: its sections.
+        config: its own.
     """
 
     recipe: Sections
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """Name of the method."""
+    config: OneStepConfig
 
     @abstractmethod
     def make(self, *, training: bool) -> nn.Module:
@@ -79,7 +86,7 @@ class OneStepMethod(OfVolumes, ABC):
         Raises:
             ValueError: it cannot.
         """
-        recipe, asks = self.recipe, f"method.kind '{self.kind}'"
+        recipe, asks = self.recipe, f"method.kind '{self.config.kind}'"
         if recipe.preconditioner.fitted:
             raise ValueError(f"{asks} has no use for the fit of preconditioner.kind '{recipe.preconditioner.kind}': use edm")
         if recipe.experts.count > 1 or recipe.experts.shared_steps:

@@ -66,11 +66,6 @@ class Adversarial(OneStepMethod):
     config: Config
 
     @property
-    def kind(self) -> str:
-        """Name of the method."""
-        return self.config.kind
-
-    @property
     def multiple(self) -> int:
         """What edges have to be multiples of."""
         return SEED

@@ -50,11 +50,6 @@ class VariationalAutoencoder(OneStepMethod):
     config: Config
 
     @property
-    def kind(self) -> str:
-        """Name of the method."""
-        return self.config.kind
-
-    @property
     def multiple(self) -> int:
         """What edges have to be multiples of."""
         return int(2**self.config.halvings)

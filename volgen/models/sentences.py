@@ -31,9 +31,13 @@ def about(folder: str) -> tuple[str, int]:
         raise ValueError(f"there is no sentence encoder in '{folder}': expected a folder with {WEIGHTS}, {SIZES} and a tokenizer")
     with (path / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    width = json.loads((path / SIZES).read_text(encoding="utf-8")).get("hidden_size")
-    if not isinstance(width, int):
-        raise ValueError(f"{path / SIZES} does not say hidden_size")
+    try:
+        content = json.loads((path / SIZES).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / SIZES} cannot be read as JSON ({error})") from None
+    width = content.get("hidden_size") if isinstance(content, dict) else None
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"{path / SIZES} does not say hidden_size, how many numbers a text has")
     return digest, width
 
 

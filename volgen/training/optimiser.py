@@ -28,7 +28,7 @@ class OptimiserConfig(Config):
     matrix_learning_rate: NonNegativeFloat = 0.0
     """Peak step size of Muon (spectral norm of an update) for every weight matrix not called "embed"; 0 leaves them to AdamW."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
-    """Decay rates of the moment estimates, each in [0, 1)."""
+    """Decay rates of the moment estimates, each in [0, 1); Adafactor chooses its own."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     warmup_steps: NonNegativeInt = 20
@@ -46,10 +46,12 @@ class OptimiserConfig(Config):
             raise ValueError("gradient_clip must be 0 with matrix_learning_rate: Muon's updates have a norm of their own")
         if self.other and self.matrix_learning_rate:
             raise ValueError(f"matrix_learning_rate is of Muon, which goes with algorithm adamw and not with {self.algorithm}: set it to 0")
-        if self.other and self.other.averages and self.decay_to < 1.0:
-            raise ValueError(
-                f"decay_to is {self.decay_to:g}, but algorithm {self.algorithm} averages weights in place of that: set it to 1"
-            )
+        if self.other and not self.other.moments and self.betas != type(self).model_fields["betas"].default:
+            raise ValueError(f"betas are {list(self.betas)}, but algorithm {self.algorithm} chooses its decay rates itself: leave them out")
+        for key in ("decay_to", "shared_decay_to"):
+            end = getattr(self, key)
+            if self.other and self.other.averages and end is not None and end < 1.0:
+                raise ValueError(f"{key} is {end:g}, but algorithm {self.algorithm} averages weights in place of that: set it to 1")
         return self
 
     @property

@@ -37,6 +37,7 @@ class Library:
         distribution: what is to be installed for it; "" for torch.
         settings: decay rates and weight decay -> its other arguments.
         averages: whether it averages the weights that it is judged by itself, which takes the place of annealing and of the moving average.
+        moments: whether it has moment estimates with decay rates that are chosen.
     """
 
     module: str
@@ -44,6 +45,7 @@ class Library:
     distribution: str
     settings: Settings
     averages: bool = False
+    moments: bool = True
 
     def make(self, betas: tuple[float, float], weight_decay: float) -> Make:
         """What makes it.
@@ -65,7 +67,7 @@ def _adam_like(**more: Any) -> Settings:
 
 
 LIBRARIES: dict[str, Library] = {
-    "adafactor": Library("torch.optim", "Adafactor", "", lambda _, weight_decay: {"weight_decay": weight_decay}),
+    "adafactor": Library("torch.optim", "Adafactor", "", lambda _, weight_decay: {"weight_decay": weight_decay}, moments=False),
     "adam8bit": Library("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", _adam_like(min_8bit_size=EIGHT_BIT)),
     "prodigy": Library("prodigyopt", "Prodigy", "prodigyopt", _adam_like(safeguard_warmup=True)),
     "schedule_free": Library("schedulefree", "AdamWScheduleFree", "schedulefree", _adam_like(), averages=True),

@@ -102,6 +102,16 @@ def test_a_template_that_says_nothing_of_anybody_is_refused_and_so_are_words_of_
     assert Config(templates=SAID, encoder=str(tmp_path)).settle(people).settled
     with pytest.raises(ValueError, match=r"of none of 8 scans everything is known that '\{hand\} of \{age\}' asks for: age, hand"):
         Config(templates=(*SAID, "{hand} of {age}"), encoder=str(tmp_path)).settle(people)
+    with pytest.raises(ValueError, match="makes 4 numbers of a text, not 5"):
+        Config(templates=SAID, encoder=str(tmp_path), width=5).settle(people)
+    for text, message in (
+        ("[4]", "does not say hidden_size"),
+        ('{"hidden_size": 0}', "does not say hidden_size"),
+        ("{", "cannot be read as"),
+    ):
+        (tmp_path / sentences.SIZES).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Config(templates=SAID, encoder=str(tmp_path)).settle(people)
     with pytest.raises(ValidationError, match="how 'gender' is said, but templates ask for age, sex only"):
         Config(templates=SAID, words={"gender": {"F": "woman"}})
 

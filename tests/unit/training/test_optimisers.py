@@ -118,6 +118,8 @@ def test_a_crashed_training_goes_on_and_equals_one_that_did_not(kind: str, blob_
         ({"algorithm": "soap"}, {"engine": {"zero_stage": 1}}, "cannot be cut among ranks"),
         ({"algorithm": "schedule_free"}, {"ema": {"decay": 0.9}}, "averages weights itself"),
         ({"algorithm": "schedule_free", "decay_to": 0.1}, {}, "averages weights in place of that"),
+        ({"algorithm": "schedule_free", "shared_decay_to": 0.1}, {}, "shared_decay_to is 0.1, .* averages weights in place of that"),
+        ({"algorithm": "adafactor", "betas": [0.5, 0.9]}, {}, "chooses its decay rates itself"),
         ({"algorithm": "prodigy", "matrix_learning_rate": 0.1, "gradient_clip": 0.0}, {}, "is of Muon"),
         (
             {"algorithm": "adafactor", "gradient_clip": 0.0},

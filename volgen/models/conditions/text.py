@@ -87,6 +87,8 @@ class Config(ConditionConfig):
         digest, width = encoder_about(self.encoder)
         if self.sha256 and self.sha256 != digest:
             raise ValueError(f"the encoder in '{self.encoder}' has weights {digest[:12]}..., not {self.sha256[:12]}...")
+        if self.width not in (0, width):
+            raise ValueError(f"the encoder in '{self.encoder}' makes {width} numbers of a text, not {self.width}")
         for template in self.templates:
             if not any(self._said(template, each) for each in people):
                 asks = ", ".join(sorted(set(BLANK.findall(template))))
