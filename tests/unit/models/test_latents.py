@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from volgen.models.autoencoder import CodecConfig
 from volgen.models.latents import SIDE_BY_SIDE, LatentCodec, Latents, channels_of, latent_grid, side_by_side
 from volgen.models.space import VOXELS
+from volgen.operators.identity import Config as Identity
+from volgen.sampling.decoded import Tangent
 
 
 def codec(channels: int = 2) -> LatentCodec:
@@ -109,3 +111,19 @@ def test_losses_are_the_errors_of_reconstructions_and_their_fine_detail() -> Non
     torch.testing.assert_close(detail, coefficients.abs().mean(dim=(1, 2, 3, 4, 5)))
     own, normal = torch.distributions.Normal(mean, deviation), torch.distributions.Normal(0.0, 1.0)
     torch.testing.assert_close(nats, torch.distributions.kl_divergence(own, normal).sum(dim=(1, 2, 3, 4)) / 512)
+
+
+@pytest.mark.parametrize("tile", [0, 2])
+def test_a_decoder_has_a_derivative_also_where_pieces_are_blended(tile: int) -> None:
+    """Of a group norm, an interpolation and blended pieces: that of differences, and its adjoint."""
+    network = codec().double()
+    network.measure(people(5)[:, 0].double())
+    space = Latents(network, tile)
+    random = torch.Generator().manual_seed(2)
+    z, change = (torch.randn(1, 1, 4, 4, 8, generator=random, dtype=torch.float64) for _ in range(2))
+    tangent = Tangent(Identity().build((8, 8, 8), torch.device("cpu")), space.decode, z)
+    found, data = tangent.apply(change), torch.randn(1, 1, 8, 8, 8, generator=random)
+    with torch.no_grad():
+        secant = (space.decode(z + 0.05 * change) - space.decode(z - 0.05 * change)) / 0.1
+    assert float((found - secant).norm() / secant.norm()) < 0.02
+    torch.testing.assert_close((found * data).sum().double(), (change * tangent.adjoint(data)).sum(), atol=1e-4, rtol=1e-4)
