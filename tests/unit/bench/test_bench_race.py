@@ -7,9 +7,12 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
+import yaml
 
 from volgen.bench.race import OURS
 from volgen.cli import main
+from volgen.core.config import validate
+from volgen.recipe import Recipe
 
 MINUTES, VOLUMES = 0.05, 2
 ARMS = [*OURS, "MONAI", "MONAI, larger rate"]
@@ -57,6 +60,28 @@ def test_only_those_race_who_are_named(blob_store: Path, tmp_path: Path, capsys:
     assert [arm for arm in ARMS if f"| {arm} |" in shown] == ["the Gaussian alone", "GAN"]
     assert main([*words, "--arms", "gan"]) == 2
     assert "there is no 'gan'; expected some of volgen, volgen-without-the-Gaussian" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_latents_share_their_time_with_an_autoencoder(blob_store: Path, tmp_path: Path) -> None:
+    words = [
+        "bench",
+        "race",
+        str(blob_store),
+        "--minutes",
+        "0.05",
+        "--volumes",
+        "2",
+        "--precision",
+        "fp32",
+        "--folder",
+        str(tmp_path / "race"),
+    ]
+    assert main([*words, "--arms", "latents", "AdamW", "--out", str(tmp_path / "race.json")]) == 0
+    rows = {row["name"]: row["value"] for row in json.loads((tmp_path / "race.json").read_text())["rows"]}
+    run = validate(Recipe, yaml.safe_load((tmp_path / "race/latents.yaml").read_text()), "test")
+    assert rows["latents: steps"] == run.method.steps + run.stopping.max_steps and min(run.method.steps, run.stopping.max_steps) >= 1
+    assert rows["AdamW: steps"] >= 1 and rows["latents: parameters"] > rows["AdamW: parameters"]
 
 
 def test_a_store_without_people_to_score_against_is_refused(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,9 @@ at them once, after its last step, so nobody's choices depend on them. The arms:
 recipe as it is; and MONAI's recipe with a larger learning rate (`tuned_rate`), because its own is meant for long training. Two more take
 volgen apart, to tell why: without the structured Gaussian, and with MONAI's network in place of the wavelet one. Three are other methods:
 the fitted Gaussian alone, a variational autoencoder and a generative adversarial network.
+
+Some race only if they are named: latent diffusion, whose autoencoder has three fifths of the time, and volgen's own arm with other
+optimisers.
 """
 
 from __future__ import annotations
@@ -51,6 +54,24 @@ OURS: dict[str, Mapping[str, Section]] = {
     "GAN": {"method": {"kind": "gan"}, "preconditioner": {"kind": "edm"}, "optimiser": {"learning_rate": 3e-4}},
 }
 """Sections of each arm that are other than the usual ones; those of an optimiser beside the usual keys."""
+ASKED: dict[str, Mapping[str, Section]] = {
+    "latents": {
+        "method": {
+            "kind": "latent", "channels": [16, 32], "latent_channels": 2, "gate": 0.0,
+            "optimiser": {"learning_rate": 2e-3, "warmup_steps": 10, "decay_to": 0.05},
+        },
+        "schedule": {"kind": "log_snr", "sigma_min": 0.05, "sigma_max": 40.0, "points": 16}, "optimiser": MUON,
+    },
+    "AdamW": {},
+    "Adafactor": {"optimiser": {"algorithm": "adafactor", "learning_rate": 1e-2}},
+    "8-bit Adam": {"optimiser": {"algorithm": "adam8bit"}},
+    "Prodigy": {"optimiser": {"algorithm": "prodigy", "learning_rate": 1.0}},
+    "schedule-free": {"optimiser": {"algorithm": "schedule_free", "learning_rate": 3e-3, "decay_to": 1.0}, "ema": {"decay": 0.0}},
+    "SOAP": {"optimiser": {"algorithm": "soap", "learning_rate": 3e-3}},
+}  # fmt: skip
+"""The same of arms that race only if they are named."""
+FIRST_SHARE = 0.6
+"""Share of the time that an autoencoder has before there are latents."""
 THEIRS = ("MONAI", "MONAI, larger rate")
 ARMS = (*OURS, *THEIRS)
 FLOOR = "real people"
@@ -74,7 +95,7 @@ class Config(BaseConfig):
     tuned_rate: PositiveFloat = 1e-3
     """Learning rate of MONAI's second arm."""
     arms: tuple[str, ...] = ()
-    """Who races, as folders are called (the-Gaussian-alone); everybody if nobody is named."""
+    """Who races, as folders are called (the-Gaussian-alone); if nobody is named, everybody but latents and other optimisers."""
     seed: NonNegativeInt = 0
     """Seed of training and of sampling."""
 
@@ -85,10 +106,10 @@ def run(config: Config) -> list[Row]:
     Raises:
         UserError: an arm is unknown, the folder is there already, the store has no people for it, or an arm failed.
     """
-    labels = {_label(name): name for name in ARMS}
+    labels = {_label(name): name for name in (*ARMS, *ASKED)}
     if unknown := [label for label in config.arms if label not in labels]:
         raise UserError("--arms", f"there is no '{unknown[0]}'", f"some of {', '.join(labels)}")
-    racing = [name for label, name in labels.items() if label in (config.arms or labels)]
+    racing = [name for label, name in labels.items() if (label in config.arms if config.arms else name in ARMS)]
     if config.folder.exists():
         raise UserError("--folder", f"{config.folder} is there already", "a new folder")
     store = Store.open(config.store)
@@ -118,7 +139,7 @@ def _volumes(config: Config, name: str) -> Path:
 def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
     assert store.shape is not None
     label = _label(name)
-    sections = {key: dict(section) for key, section in OURS[name].items()}
+    sections = {key: dict(section) for key, section in (OURS | ASKED)[name].items()}
     optimiser = {"learning_rate": 1e-3, "warmup_steps": 10, "decay_to": 0.1, "gradient_clip": 0.0, **sections.pop("optimiser", {})}
     content = {
         "name": label, "runs": str(config.folder / "runs"), "seed": config.seed,
@@ -130,17 +151,27 @@ def _volgen(config: Config, name: str, store: Store) -> dict[str, float]:
         **sections,
     }  # fmt: skip
     recipe = validate(Recipe, content, "bench race")
-    step = calibrate_apart(recipe, config.batch_size, len(store.split("train"))).cpu
-    steps = max(round(config.minutes * 60 / step), 1)
-    stopping = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
+    share, before, changed = 1.0, 0, dict[str, Any]()
+    if recipe.build().needs:
+        before, share = _steps(config, recipe, store, FIRST_SHARE, 0), 1.0 - FIRST_SHARE
+        changed["method"] = recipe.method.model_copy(update={"steps": before})
+    steps = _steps(config, recipe, store, share, -1)
+    changed["stopping"] = recipe.stopping.model_copy(update={"max_steps": steps, "min_steps": steps, "validate_every": steps})
     path = config.folder / f"{label}.yaml"
-    path.write_text(dump_yaml(recipe.model_copy(update={"stopping": stopping})), encoding="utf-8")
+    path.write_text(dump_yaml(recipe.model_copy(update=changed)), encoding="utf-8")
     train = _process(config, ["-m", "volgen", "train", "--config", str(path)], name)
     drawn = ["--count", str(config.volumes), "--seed", str(config.seed), "--batch-size", "4"]
     released, out = config.folder / "runs" / label, _volumes(config, name)
     sample = _process(config, ["-m", "volgen", "sample", str(released), "--out", str(out), *drawn], name)
-    parameters = sum(parameter.numel() for parameter in recipe.build().released(recipe.phases()[-1]).parameters())
-    return {"steps": steps, "train": train, "sample": sample, "parameters": parameters}
+    networks = [phase for phase in recipe.phases() if phase.name in recipe.build().needs] + [recipe.phases()[-1]]
+    parameters = sum(parameter.numel() for phase in networks for parameter in recipe.build().released(phase).parameters())
+    return {"steps": before + steps, "train": train, "sample": sample, "parameters": parameters}
+
+
+def _steps(config: Config, recipe: Recipe, store: Store, share: float, place: int) -> int:
+    """Steps that a network takes in a share of the time."""
+    step = calibrate_apart(recipe, config.batch_size, len(store.split("train")), place).cpu
+    return max(round(share * config.minutes * 60 / step), 1)
 
 
 def _monai(config: Config, name: str, rate: float) -> dict[str, float]:

@@ -43,16 +43,19 @@ class Measured:
     device: str
 
 
-def measure(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+def measure(recipe: Recipe, micro_batch: int, people: int, place: int = -1) -> Measured:
     """Times some steps after one that is not counted (the first use of every kernel).
 
     Args:
         recipe: what would be trained.
         micro_batch: volumes in one forward pass.
         people: training volumes, which size the preconditioner.
+        place: which of the networks that it trains, in their order; the last one stands for all but those that come first.
     """
     device = launches.take_part(launches.Launch())
-    method, phase = recipe.build(), recipe.trained()[-1]  # all are alike
+    phase = recipe.trained()[place]
+    recipe = recipe if phase.points else recipe.of(phase)  # what comes first may have an optimiser of its own
+    method = recipe.build()
     network = method.network(phase)
     objective = method.objective(phase, made_up(recipe, people, device))
     rate = recipe.optimiser.matrix_learning_rate / recipe.optimiser.learning_rate
@@ -95,11 +98,11 @@ def timed(step: Callable[[int], None], most: int = MOST) -> tuple[float, float]:
     return wall / number, cpu / number
 
 
-def calibrate_apart(recipe: Recipe, micro_batch: int, people: int) -> Measured:
+def calibrate_apart(recipe: Recipe, micro_batch: int, people: int, place: int = -1) -> Measured:
     """The same in a process of its own, which does not share kernels and memory with what ran here before."""
-    return Measured(**json.loads(run_apart(recipe, __name__, "report", micro_batch, people)))
+    return Measured(**json.loads(run_apart(recipe, __name__, "report", micro_batch, people, place)))
 
 
-def report(path: str, micro_batch: int, people: int) -> None:
+def report(path: str, micro_batch: int, people: int, place: int) -> None:
     """Prints a measurement as JSON without blanks."""
-    print(json.dumps(asdict(measure(recipes.load(Path(path)), micro_batch, people)), separators=(",", ":")))
+    print(json.dumps(asdict(measure(recipes.load(Path(path)), micro_batch, people, place)), separators=(",", ":")))
