@@ -24,6 +24,7 @@ from volgen.core.errors import UserError
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.store import Store
 from volgen.recipe import Recipe, load
+from volgen.runs.trained import open_run
 
 CONDITIONS = [{"kind": "continuous", "column": "age"}, {"kind": "categorical", "column": "sex"}]
 STATED = [
@@ -297,6 +298,9 @@ def test_a_weak_network_is_the_shared_one_or_another_run(told: Path, run: Path, 
     better = train(both)
     for number, weak in enumerate(("shared", str(run))):
         sample(better, tmp_path / f"{number}", count=1, given=["age=70"], guidance={"kind": "auto", "weak": weak, "strength": 2.0})
+    said = sidecars(tmp_path / "1")[0]["AskedFor"]
+    assert said["guidance"]["weak"] == run.name and said["weak_run"] == open_run(run).fingerprint
+    assert str(run.parent) not in (tmp_path / "1" / "manifest.json").read_text(), "a folder of volumes names no place on this machine"
     sample(better, tmp_path / "plain", count=1, given=["age=70"])
     volumes = [drawn(tmp_path / name)[0] for name in ("0", "1", "plain")]
     assert all(np.abs(volumes[a] - volumes[b]).max() > 1e-4 * np.ptp(volumes[2]) for a, b in ((0, 1), (0, 2), (1, 2)))

@@ -74,7 +74,10 @@ class Steering:
         measured = {} if self.data is None else {"operator": self.operator.model_dump(mode="json"), "data": sha256(self.data)}
         files = {name: sha256(value) for name, value in self.operator or () if isinstance(value, Path)}
         more = {**({"operator_files": files} if files else {}), **({"weak_run": self.weak} if self.weak else {})}
-        return {"guidance": self.guidance.model_dump(mode="json"), **measured, **more}
+        guidance = self.guidance.model_dump(mode="json")
+        if self.weak:  # known by its fingerprint, wherever it lies
+            guidance["weak"] = Path(guidance["weak"]).name
+        return {"guidance": guidance, **measured, **more}
 
     @property
     def description(self) -> str:
