@@ -156,6 +156,43 @@ def corrected(
     return Corrected(covariance(operator.adjoint(found.x)), found.x, found.iterations, found.left_B)
 
 
+def moved(
+    operator: Operator, near: Linear, strength: float, residual: Tensor, noise: float, *, limits: Limits = Limits()
+) -> Iterated:  # fmt: skip
+    """(C^-1 + A* A / noise^2)^-1 A* residual / noise^2: by how much data move the mean of N(m, C), as :func:`corrected`, of volumes.
+
+    What is preconditioned with is what C would be if the instrument saw everything with the same strength, P = (C^-1 + strength /
+    noise^2)^-1. Where C is known as a function of a noise level this is another value of it, and C^-1 = P^-1 - strength / noise^2 is never
+    applied: each direction d comes with P^-1 d. So iterations are few however different the variances of C are.
+
+    Args:
+        operator: A.
+        near: P, symmetric and positive.
+        strength: about the mean eigenvalue of A* A.
+        residual: data - A m, [B, ...].
+        noise: standard deviation of the data's noise (of each part of a complex number), positive.
+        limits: when to stop; ``tolerance`` is that of the right side in units of P, which are those of what is not known.
+    """
+    rest = operator.adjoint(residual) / noise**2
+    x, z = torch.zeros_like(rest), near(rest)
+    towards, under, along_B, count = z, rest, inner(rest, z), 0
+    first_B = along_B
+    open_B = along_B > 0
+    while count < limits.iterations and bool(open_B.any()):
+        image = under + (operator.adjoint(operator.apply(towards)) - strength * towards) / noise**2
+        count += 1
+        curve_B = inner(towards, image)
+        open_B = open_B & (curve_B > 0)  # rounding alone makes it otherwise: nothing is left to gain
+        step_B = torch.where(open_B, along_B / curve_B, 0.0)
+        x, rest = x + _over(step_B, x) * towards, rest - _over(step_B, rest) * image
+        z = near(rest)
+        before_B, along_B = along_B, inner(rest, z)
+        open_B = open_B & (along_B > limits.tolerance**2 * first_B)
+        more_B = torch.where(open_B, along_B / before_B, 0.0)
+        towards, under = z + _over(more_B, z) * towards, rest + _over(more_B, rest) * under
+    return Iterated(x, count, torch.where(first_B > 0, (along_B.clamp_min(0.0) / first_B).sqrt(), 0.0))
+
+
 class Woodbury:
     """Inverses of ``floor I + sum_j weight_j a_j a_j*``, of a few directions a_j in the space of data (Woodbury 1950).
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from volgen.core.conjugate import Limits, Woodbury, conjugate_gradients, corrected, explained, inner
+from volgen.core.conjugate import Limits, Linear, Woodbury, conjugate_gradients, corrected, explained, inner, moved
 from volgen.core.protocols import Operator
 from volgen.operators.cartesian import Config as Cartesian
 
@@ -116,6 +116,28 @@ def test_what_data_change_in_a_gaussian(noise: float) -> None:
     helped = corrected(instrument, spread, residual, noise, limits=Limits(1e-5, 600), precondition=inverse)
     torch.testing.assert_close(helped.x_BCXYZ.flatten(1), expected.float(), rtol=5e-3, atol=5e-3)
     assert helped.iterations < found.iterations
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_data_move_a_mean_alike_in_few_iterations_where_some_variances_are_large(strength: float) -> None:
+    instrument, noise = operator(), 0.02
+    axes, variances = torch.linalg.qr(drawn(N, N, seed=8).double())[0], torch.logspace(3, -4, N, dtype=torch.float64)
+    covariance, matrix = axes * variances @ axes.T, dense(instrument).double()
+    residual = instrument.apply(drawn(2, 1, *SHAPE))
+    expected = covariance @ matrix.T @ torch.linalg.solve(
+        matrix @ covariance @ matrix.T + noise**2 * torch.eye(len(matrix), dtype=torch.float64), real(residual).double().T
+    )  # fmt: skip
+    near = axes * (1 / (1 / variances + strength / noise**2)) @ axes.T
+
+    def times(by: Tensor) -> Linear:
+        return lambda x_BCXYZ: (x_BCXYZ.flatten(1).double() @ by).float().view_as(x_BCXYZ)
+
+    found = moved(instrument, times(near), strength, residual, noise, limits=Limits(1e-4, 400))
+    assert (found.x.flatten(1) - expected.T).norm() < 5e-3 * expected.norm()
+    other = corrected(instrument, times(covariance), residual, noise, limits=Limits(1e-4, 400))
+    assert found.iterations < other.iterations / 2
+    nothing = moved(instrument, times(near), strength, torch.zeros_like(residual), noise)
+    assert not nothing.x.any() and nothing.iterations == 0
 
 
 def test_woodbury_is_the_inverse() -> None:

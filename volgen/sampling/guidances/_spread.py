@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from volgen.core.conjugate import Limits, Linear, Woodbury, corrected
+from volgen.core.conjugate import Limits, Linear, Woodbury, corrected, moved
 from volgen.core.errors import UserError
 from volgen.core.protocols import Covariance, Measurement, Noises, Problem
 from volgen.core.rng import normal
@@ -38,7 +38,7 @@ class _Seen:
 
 
 class Spread:
-    """Makes corrections; what the instrument makes of the Gaussian's directions is computed once.
+    """Makes corrections; what the instrument makes of all volumes, or of the Gaussian's directions, is computed once.
 
     Args:
         limits: when iterations stop.
@@ -48,6 +48,7 @@ class Spread:
     def __init__(self, limits: Limits, share: float = 1.0) -> None:
         self._limits, self._share = limits, share
         self._seen: _Seen | None = None
+        self._asked: tuple[Measurement, float] | None = None
 
     def correction(self, problem: Problem, residual: Tensor, sigma: float) -> Tensor:
         """C A* (A C A* + s_y^2)^-1 residual, [1, C, X, Y, Z].
@@ -59,7 +60,15 @@ class Spread:
         """
         measured = problem.measurement
         assert measured is not None, "there are data"
-        return self._corrected(measured, self.left(problem), residual, sigma, 0.0, noise_of(measured))
+        covariance, noise, operator = covariance_of(problem), noise_of(measured), measured.operator
+        share, strength = 1.0 if math.isinf(sigma) else self._share, self._strength(measured)
+        known = share * strength / noise**2 + (0.0 if math.isinf(sigma) else sigma**-2)
+        there = math.inf if known == 0.0 else known**-0.5
+
+        def near(x_BCXYZ: Tensor) -> Tensor:  # (C^-1 + strength / noise^2)^-1, with C = share (S^-1 + sigma^-2)^-1
+            return share * covariance.times(x_BCXYZ, there)
+
+        return moved(operator, near, strength, residual, noise, limits=self._limits).x
 
     def left(self, problem: Problem) -> Covariance:
         """How clean volumes spread around what a denoiser expects of them; without noise to see through, as those of the prior."""
@@ -70,15 +79,11 @@ class Spread:
         """S_s A* (A S_s A*)^-1 residual, S_s = S + s^2: by how much volumes under noise are moved by data under the same noise."""
         measured = problem.measurement
         assert measured is not None, "there are data"
-        return self._corrected(measured, covariance_of(problem), residual, math.inf, sigma**2, RELATIVE * sigma)
-
-    def _corrected(
-        self, measured: Measurement, covariance: Covariance, residual: Tensor, sigma: float, added: float, noise: float
-    ) -> Tensor:
-        near = self._near(measured, covariance, sigma, added, noise)
+        covariance, noise = covariance_of(problem), RELATIVE * sigma
+        near = self._near(measured, covariance, sigma**2, noise)
 
         def times(x_BCXYZ: Tensor) -> Tensor:
-            return covariance.times(x_BCXYZ, sigma) + added * x_BCXYZ
+            return covariance.times(x_BCXYZ, math.inf) + sigma**2 * x_BCXYZ
 
         return corrected(measured.operator, times, residual, noise, limits=self._limits, precondition=near).x_BCXYZ
 
@@ -95,12 +100,20 @@ class Spread:
         x0 = problem.expected(x_BCXYZ, x_BCXYZ.new_full((1,), sigma)) + covariance_of(problem).drawn(noises(1), noises(2), sigma)
         return x_BCXYZ + self.correction(problem, redrawn(problem.measurement, x0, noises, 3), math.inf)
 
-    def _near(self, measured: Measurement, covariance: Covariance, sigma: float, added: float, noise: float) -> Linear | None:
+    def _strength(self, measured: Measurement) -> float:
+        """The mean eigenvalue of A* A, about."""
+        if self._asked is None or self._asked[0] is not measured:
+            like = measured.operator.adjoint(torch.zeros_like(measured.data))
+            probe = normal(like.shape[1:], 0, "rows")[None].to(like)
+            self._asked = measured, float(torch.linalg.vector_norm(measured.operator.apply(probe)) ** 2) / probe.numel()
+        return self._asked[1]
+
+    def _near(self, measured: Measurement, covariance: Covariance, added: float, noise: float) -> Linear | None:
         if self._seen is None or self._seen.measurement is not measured:
             self._seen = _look(measured, covariance)
         if self._seen.woodbury is None:
             return None
-        variances, rest = covariance.strengths(sigma)
+        variances, rest = covariance.strengths(math.inf)
         return self._seen.woodbury.inverse(variances, self._seen.row * (rest + added) + noise**2)
 
 
