@@ -9,7 +9,7 @@ in the same way with what takes as many evaluations as they, and with what they 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,8 +120,9 @@ def run(config: Config) -> list[Row]:
     if students:
         settings.append(_untrained(students[0], yardstick, config))
     names_of_students = [_named(one) for one in students]
-    rows = _rows(settings, yardstick, config.seed, names_of_students)
-    rows += _against(settings, yardstick, config.seed, names_of_students)
+    resampled = {one.name: yardstick.resampled(one.features, config.seed) for one in settings}
+    rows = _rows(settings, yardstick, resampled, config.seed, names_of_students)
+    rows += _against(settings, yardstick, resampled, config.seed, names_of_students)
     if config.figure is not None:
         draw(rows, config.figure)
     return rows
@@ -237,16 +238,19 @@ def _alike(one: _Setting, reference: _Setting) -> float:
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]))
 
 
-def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, students: Collection[str] = ()) -> list[Row]:
+def _rows(
+    settings: Sequence[_Setting], yardstick: Yardstick, resampled: Mapping[str, Numbers], seed: int, students: Collection[str]
+) -> list[Row]:  # fmt: skip
     floor = Row("real people", float(np.mean(yardstick.floor)), "Frechet distance")
     best = max(settings, key=lambda one: one.evaluations)
-    best_resampled = yardstick.resampled(best.features, seed)
     best_distance = yardstick.distance(best.features)
     rows = [floor]
     for one in settings:
-        distance, resampled = yardstick.distance(one.features), yardstick.resampled(one.features, seed)
-        spread = 1.96 * float(resampled.std())  # resamples repeat volumes, which adds a little to each distance but not to their spread
-        low, high = np.percentile(resampled - best_resampled, (2.5, 97.5))
+        distance = yardstick.distance(one.features)
+        spread = 1.96 * float(
+            resampled[one.name].std()
+        )  # resamples repeat volumes, which adds a little to each distance but not to their spread
+        low, high = np.percentile(resampled[one.name] - resampled[best.name], (2.5, 97.5))
         distances = {floor.name: distance / floor.value}
         rows += [
             Row(f"{one.name} distance", distance, "Frechet distance", distances, (distance - spread, distance + spread)),
@@ -263,14 +267,15 @@ def _rows(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, student
     return rows
 
 
-def _against(settings: Sequence[_Setting], yardstick: Yardstick, seed: int, students: Collection[str]) -> list[Row]:
+def _against(
+    settings: Sequence[_Setting], yardstick: Yardstick, resampled: Mapping[str, Numbers], seed: int, students: Collection[str]
+) -> list[Row]:  # fmt: skip
     """Each student minus what takes as many evaluations, and minus what it would draw untrained: below 0 the student is better."""
     rows = []
     for student in (one for one in settings if one.name in students):
         rivals = [one for one in settings if one.name not in students and one.evaluations == student.evaluations and one.name != UNTRAINED]
         for rival in [*rivals, *(one for one in settings if one.name == UNTRAINED)]:
-            resampled = yardstick.resampled(student.features, seed) - yardstick.resampled(rival.features, seed)
-            low, high = np.percentile(resampled, (2.5, 97.5))
+            low, high = np.percentile(resampled[student.name] - resampled[rival.name], (2.5, 97.5))
             nearer, name = student.further - rival.further, f"{student.name}{AGAINST}{rival.name}"
             minus = yardstick.distance(student.features) - yardstick.distance(rival.features)
             rows += [
