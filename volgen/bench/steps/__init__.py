@@ -247,9 +247,8 @@ def _rows(
     rows = [floor]
     for one in settings:
         distance = yardstick.distance(one.features)
-        spread = 1.96 * float(
-            resampled[one.name].std()
-        )  # resamples repeat volumes, which adds a little to each distance but not to their spread
+        # Resamples repeat volumes, which adds a little to each distance but not to their spread.
+        spread = 1.96 * float(resampled[one.name].std())
         low, high = np.percentile(resampled[one.name] - resampled[best.name], (2.5, 97.5))
         distances = {floor.name: distance / floor.value}
         rows += [
