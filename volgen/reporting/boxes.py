@@ -13,7 +13,7 @@ from volgen.reporting.floors import ON_PAGE
 COLUMNS, CELL, HEIGHT, MARGIN = 4, 160, 88, 10
 KEY = 24
 """Height of the line that says which is which."""
-LINES, LETTERS = 2, 29
+LINES, LETTERS = 2, 27
 """Lines of a name, and letters in each, which fit into a cell."""
 SIDES = (("real", "soft", 42, "people"), ("generated", "in", 60, "generated volumes"))
 

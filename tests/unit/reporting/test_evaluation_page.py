@@ -95,6 +95,11 @@ def test_figures_and_numbers_can_be_taken_along(page: Path) -> None:
     ]
 
 
+def test_an_effect_size_is_not_taken_for_a_mean(page: Path) -> None:
+    html = page.read_text()
+    assert html.count("share 0 &lt;script&gt;x&lt;/script&gt;, d") == 2 and "whole &lt;script&gt;x&lt;/script&gt;, d" not in html
+
+
 def test_a_value_in_the_middle_of_its_band_is_drawn_in_the_middle_and_a_far_one_at_the_end() -> None:
     assert [in_band_widths(number("a", None) | {"floor": {"band": [1.0, 3.0]}}, value) for value in (1.0, 2.0, 3.0, 5.0)] == [-1, 0, 1, 3]
     svg = FloorChart("t", [number(str(value), value) for value in (2.0, 3.0, 900.0)]).svg(ON_PAPER)
