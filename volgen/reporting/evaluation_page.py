@@ -14,7 +14,7 @@ from volgen.core.files import make_folder, read_json, write_text
 from volgen.evaluation.floor import DRAWS, FEWER_DRAWS
 from volgen.reporting import page
 from volgen.reporting.boxes import Boxes
-from volgen.reporting.floors import ON_PAPER, FloorChart, named
+from volgen.reporting.floors import ON_PAPER, FloorChart, label_of
 from volgen.reporting.memory import MemoryChart
 from volgen.reporting.tables import write_rows
 
@@ -59,7 +59,7 @@ def write_page(directory: Path) -> Path:
     write_rows(directory / NUMBERS, [row for one in content["comparisons"] for row in _rows(one, content["generated"]["volumes"])])
     html = page.template("evaluation.html.j2").render(
         content=content, charts=charts, multiples=multiples, outside=_outside(content), citation=citation(content),
-        references=references(content), named=named,
+        references=references(content), label_of=label_of,
         style=page.resource("style.css"), sorting=page.resource("sort.js"), figures=FIGURES, table=NUMBERS,
         pictures=page.picture(directory / PICTURES), made=_yaml(content["generated"].get("made")),
     )  # fmt: skip

@@ -63,14 +63,14 @@ def in_band_widths(number: Mapping[str, Any], value: float) -> float:
     return (value - float(low + high) / 2) / max(float(high - low) / 2, 1e-12)
 
 
-def named(number: Mapping[str, Any]) -> str:
+def label_of(number: Mapping[str, Any]) -> str:
     """What a number is called; effect sizes, which have means beside them, end in "d" (Cohen's), so that nobody takes one for the mean."""
     return f"{number['label']}, d" if "generated_sd" in number["means"] else str(number["label"])
 
 
 def _row(number: Mapping[str, Any], y: float, colours: Mapping[str, str]) -> list[str]:
     colour = colours["in" if number["inside"] else "out"]
-    parts = [_text(NAMES - 8, y + 3.5, _shortened(named(number)), colours, "end", "ink"),
+    parts = [_text(NAMES - 8, y + 3.5, _shortened(label_of(number)), colours, "end", "ink"),
              _text(WIDTH - VALUES + 8, y + 3.5, f"{number['value']:.3g}", colours, "start", "ink")]  # fmt: skip
     if number["interval"]:
         ends = [_x(in_band_widths(number, end)) for end in number["interval"]]
