@@ -42,19 +42,7 @@ def test_a_small_race_scores_every_arm_alike(blob_store: Path, tmp_path: Path, c
 
 @pytest.mark.slow
 def test_only_those_race_who_are_named(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "bench",
-        "race",
-        str(blob_store),
-        "--minutes",
-        "0.02",
-        "--volumes",
-        "2",
-        "--precision",
-        "fp32",
-        "--folder",
-        str(tmp_path / "race"),
-    ]
+    words = _race(blob_store, "0.02", tmp_path)
     assert main([*words, "--arms", "GAN", "the-Gaussian-alone", "--out", str(tmp_path / "race.json")]) == 0
     shown = capsys.readouterr().out
     assert [arm for arm in ARMS if f"| {arm} |" in shown] == ["the Gaussian alone", "GAN"]
@@ -64,19 +52,7 @@ def test_only_those_race_who_are_named(blob_store: Path, tmp_path: Path, capsys:
 
 @pytest.mark.slow
 def test_latents_share_their_time_with_an_autoencoder(blob_store: Path, tmp_path: Path) -> None:
-    words = [
-        "bench",
-        "race",
-        str(blob_store),
-        "--minutes",
-        "0.05",
-        "--volumes",
-        "2",
-        "--precision",
-        "fp32",
-        "--folder",
-        str(tmp_path / "race"),
-    ]
+    words = _race(blob_store, "0.05", tmp_path)
     assert main([*words, "--arms", "latents", "AdamW", "--out", str(tmp_path / "race.json")]) == 0
     rows = {row["name"]: row["value"] for row in json.loads((tmp_path / "race.json").read_text())["rows"]}
     run = validate(Recipe, yaml.safe_load((tmp_path / "race/latents.yaml").read_text()), "test")
@@ -88,3 +64,9 @@ def test_a_store_without_people_to_score_against_is_refused(blob_store: Path, tm
     assert main(["bench", "race", str(tmp_path / "none"), "--folder", str(tmp_path / "race")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert not (tmp_path / "race").exists()
+
+
+def _race(store: Path, minutes: str, tmp_path: Path) -> list[str]:
+    """A race of two volumes an arm, without who races and where the figures go."""
+    folder = str(tmp_path / "race")
+    return ["bench", "race", str(store), "--minutes", minutes, "--volumes", "2", "--precision", "fp32", "--folder", folder]

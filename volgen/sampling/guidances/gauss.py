@@ -63,7 +63,7 @@ class Gauss(Guidance):
 
     def prior(self, problem: Problem, sigma: float, noises: Noises) -> Tensor:
         """A sample of the Gaussian's posterior under noise, or one that is nearer to its mean: the start is affine in its noises."""
-        return self._spread.start(problem, sigma, noises if self._temperature == 1.0 else lambda k: self._temperature * noises(k))
+        return self._spread.start(problem, sigma, lambda k: self._temperature * noises(k))
 
     def guide(self, denoise: Denoiser, problem: Problem, noises: Noises) -> Denoiser:
         """One evaluation of the denoiser, and one solution."""
