@@ -468,9 +468,13 @@ def _settled(recipe: Recipe) -> Recipe:
 
 
 def _begun(address: Path) -> dict[str, Any]:
-    """The configuration of a model of the package, of which each expert begins from the model's."""
+    """The configuration of a model of the package, of which each expert begins from the model's.
+
+    How long each expert of the model was trained from nothing says nothing of how long one is trained on: ``stopping`` is for all of them.
+    """
     content = config.read_typed(pretrained.file(address, CONFIG), own=True)
-    experts = {**content["experts"], "warm_start": "none", "shared_steps": 0, "chains": 1}
+    models = [{**model, "stopping": None} for model in content["experts"].get("models", ())]
+    experts = {**content["experts"], "warm_start": "none", "shared_steps": 0, "chains": 1, "models": models}
     start = {"kind": "pretrained", "name": str(address).removeprefix(pretrained.PREFIX)}
     return {**content, "start": start, "experts": experts}
 

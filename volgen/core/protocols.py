@@ -228,6 +228,7 @@ class Guidance(Protocol):
         moves: whether it moves samples to where they explain data, for which the instrument has to be linear in them.
         curved: whether the instrument need not be linear, if its adjoint is that of its derivative at what it saw last.
         weak: the worse denoiser that it has to be brought: ``shared``, or the directory of a run; "" if none.
+        weak_mirrored: whether that one is asked about both sides where its run's denoisers are (``mirrored``).
     """
 
     differentiates: bool = False
@@ -237,6 +238,7 @@ class Guidance(Protocol):
     moves: bool = False
     curved: bool = False
     weak: str = ""
+    weak_mirrored: bool = True
 
     def asks_weak(self, sigma: float) -> bool:
         """Whether it asks ``weak`` at a noise level."""

@@ -35,7 +35,15 @@ def fingerprint_of(name: str) -> str:
 
 @contextmanager
 def weak(
-    run: TrainedRun, name: str, preconditioner: Preconditioner, device: torch.device, grid: Sequence[float], capacity: int, *, corners: bool
+    run: TrainedRun,
+    name: str,
+    preconditioner: Preconditioner,
+    device: torch.device,
+    grid: Sequence[float],
+    capacity: int,
+    *,
+    corners: bool,
+    mirrored: bool = True,
 ) -> Iterator[Denoiser | None]:
     """The denoiser that a guidance names, for the length of a block; None if it names none.
 
@@ -48,6 +56,7 @@ def weak(
         grid: noise levels that it will be asked about; none if it will not be.
         capacity: experts in memory.
         corners: whether it is asked about corners of volumes, as the run's experts of high noise see them.
+        mirrored: whether it is asked about both sides where its run's denoisers are.
 
     Raises:
         UserError: there is no such network, or the other run draws other volumes.
@@ -63,7 +72,7 @@ def weak(
         _check(run, other, began, grid, corners)
         fitted = other.preconditioner(device)
         other = _shared(other, grid) if name == SHARED else other
-    with other.bank(fitted, device, grid, capacity, corners=corners) as bank:
+    with (other if mirrored else _from_one_side(other)).bank(fitted, device, grid, capacity, corners=corners) as bank:
         yield bank
 
 
@@ -100,6 +109,13 @@ def _shared(run: TrainedRun, grid: Sequence[float]) -> TrainedRun:
         steps = done.steps if done else run.recipe.experts.shared_steps
         experts.append(replace(record, weights=weights, sha256=digest, steps=steps))
     return replace(run, ensemble=replace(run.ensemble, experts=tuple(experts)))
+
+
+def _from_one_side(run: TrainedRun) -> TrainedRun:
+    """The run with denoisers that are not asked about mirror images."""
+    models = tuple(model.model_copy(update={"mirrored": None}) for model in run.recipe.experts.models)
+    experts = run.recipe.experts.model_copy(update={"models": models})
+    return replace(run, recipe=run.recipe.model_copy(update={"mirrored": False, "experts": experts}))
 
 
 def _check(run: TrainedRun, other: TrainedRun, name: str, grid: Sequence[float], corners: bool) -> None:

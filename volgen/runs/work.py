@@ -12,6 +12,7 @@ from volgen.core.progress import progress, say
 from volgen.core.protocols import Guidance
 from volgen.parallel import pipeline
 from volgen.parallel.flow import Flow
+from volgen.parallel.pages import kept_pages
 from volgen.runs.draw import Done, Drawing
 from volgen.runs.ranks import Crew, Volumes
 from volgen.sampling.descent import Descent, down
@@ -45,10 +46,11 @@ class SampleWork:
         """
         units = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
         group = self.ranks.group
-        if flow.stages > 1 and missing:
-            self.flow(units, flow)
-        else:
-            self.stay([index for unit in units[group.rank :: group.world_size] for index in unit], memory, capacity)
+        with kept_pages():
+            if flow.stages > 1 and missing:
+                self.flow(units, flow)
+            else:
+                self.stay([index for unit in units[group.rank :: group.world_size] for index in unit], memory, capacity)
         self.ranks.meet()
 
     def stay(self, indices: Sequence[int], memory: float, capacity: int) -> None:

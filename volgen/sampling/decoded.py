@@ -105,7 +105,7 @@ class Behind(Guidance):
     def __init__(self, inner: Guidance, decode: Decode) -> None:
         self._inner, self._decode = inner, decode
         self.differentiates, self.renoises, self.whole = inner.differentiates, inner.renoises, inner.whole
-        self.asks, self.weak = inner.asks, inner.weak
+        self.asks, self.weak, self.weak_mirrored = inner.asks, inner.weak, inner.weak_mirrored
 
     def asks_weak(self, sigma: float) -> bool:
         """Whether the guidance of volumes asks it."""

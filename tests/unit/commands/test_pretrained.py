@@ -239,6 +239,18 @@ def test_a_cohort_of_ones_own_is_learnt_from_a_model(registry: Path, blob_store:
     assert finetuned("tiny-8mm", blob_store, tmp_path, **{"adapter.kind": "lora"}).adapter.needs_trained
 
 
+def test_how_long_is_asked_of_all_experts_whatever_the_model_took_for_each(
+    blob_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shelf")
+    long = {"max_steps": 3, "min_steps": 3, "validation_volumes": 2, "validation_draws": 2}
+    model = recipe(blob_store, tmp_path, "long", experts={"models": [{"points": [2, 2], "stopping": long}], "warm_start": "none"})
+    release(train(model), tmp_path / "shelf/long-8mm", people_agreed=True, compact=True)
+    mine = finetuned("long-8mm", blob_store, tmp_path)
+    assert [mine.rule(phase).max_steps for phase in mine.phases()] == [1, 1]
+    assert [record.steps for record in open_run(train(mine)).ensemble.experts] == [1, 1]
+
+
 def test_a_model_that_is_not_the_same_is_refused_with_what_to_do(registry: Path, blob_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"start\.name tiny-8mm.*--config pretrained:tiny-8mm") as refused:
         train(finetuned("tiny-8mm", blob_store, tmp_path, **{"network.channels": [4]}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def denoise(y: Tensor, sigma: Tensor, given: Given = NOTHING) -> Tensor:
 PROBLEM = Problem(expected=lambda y, sigma: 0.2 * y + 1.0)
 
 
-def guided(**settings: float) -> Tensor:
+def guided(**settings: Any) -> Tensor:
     return Config(**settings).build().guide(denoise, PROBLEM, lambda k: Y)(Y, SIGMA)
 
 
@@ -34,6 +36,20 @@ def test_it_goes_on_from_what_is_expected_through_what_the_network_says() -> Non
 def test_outside_of_its_interval_it_does_nothing() -> None:
     assert torch.equal(guided(strength=3.0, sigma_low=0.51), 0.5 * Y) and torch.equal(guided(strength=3.0, sigma_high=0.49), 0.5 * Y)
     assert not torch.equal(guided(strength=3.0, sigma_low=0.5, sigma_high=0.5), 0.5 * Y)
+
+
+def test_its_strength_may_be_another_above_some_noise_levels() -> None:
+    def strength(above: Any) -> float:
+        """w, found from what was made of one voxel at sigma 0.5."""
+        made, better, worse = (x0.flatten()[0] for x0 in (guided(strength=2.0, strength_above=above), 0.5 * Y, 0.2 * Y + 1.0))
+        return round(float((made - worse) / (better - worse)), 4)
+
+    assert strength([]) == 2.0 and strength([[0.5, 3.0]]) == 2.0 and strength([[0.49, 3.0]]) == 3.0
+    assert strength([[0.51, 4.0], [0.4, 3.0]]) == 3.0 and strength([[0.49, 4.0], [0.4, 3.0]]) == 4.0
+    assert torch.equal(guided(strength=2.0, strength_above=[[0.4, 1.0]]), 0.5 * Y)
+    assert Config(strength=1.0, weak="shared", strength_above=((0.4, 2.0),)).build().asks_weak(0.5)
+    with pytest.raises(ValueError, match="each below the one before"):
+        Config(strength_above=((0.4, 2.0), (0.4, 3.0)))
 
 
 def test_it_does_not_take_what_it_would_ignore() -> None:

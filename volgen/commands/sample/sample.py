@@ -148,7 +148,8 @@ def sample(
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
         asking = [sigma for sigma in grid if guide.asks_weak(sigma)]
-        worse = held.enter_context(weak(trained, guide.weak, preconditioner, ranks.device, asking, capacity, corners=climbs))
+        beside = weak(trained, guide.weak, preconditioner, ranks.device, asking, capacity, corners=climbs, mirrored=guide.weak_mirrored)
+        worse = held.enter_context(beside)
         drawing = Drawing(
             trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, asked.given, climbs, level, finest,
             worse,

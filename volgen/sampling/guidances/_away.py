@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -23,27 +23,34 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Given
 
+Strength = Annotated[float, Field(ge=1.0, le=10.0)]
+
 
 class AwayConfig(BaseConfig):
     """How far, and at which noise levels."""
 
-    strength: float = Field(default=1.5, ge=1.0, le=10.0)
+    strength: Strength = 1.5
     """w: how many times the difference between the two denoisers counts; 1 is no guidance."""
     sigma_low: NonNegativeFloat = 0.0
     """Lowest noise level that is guided."""
     sigma_high: PositiveFloat | None = None
     """Highest noise level that is guided; all of them if None."""
+    strength_above: tuple[tuple[PositiveFloat, Strength], ...] = ()
+    """[SIGMA, W] pairs, falling: W is the strength above SIGMA, up to the pair before; ``strength`` is what is left below the last. What is
+    in doubt differs between noise levels, so more strength at some need not cost what it costs at others."""
 
     @model_validator(mode="after")
     def _interval(self) -> Self:
         if self.sigma_high is not None and self.sigma_low > self.sigma_high:
             raise ValueError(f"sigma_low ({self.sigma_low}) is above sigma_high ({self.sigma_high})")
+        if any(above <= below for (above, _), (below, _) in itertools.pairwise(self.strength_above)):
+            raise ValueError(f"strength_above has sigmas {[sigma for sigma, _ in self.strength_above]}; expected each below the one before")
         return self
 
     @property
     def away(self) -> Away:
         """The same as a value, which begins to watch the spread."""
-        return Away(self.strength, self.sigma_low, math.inf if self.sigma_high is None else self.sigma_high)
+        return Away(self.strength, self.sigma_low, math.inf if self.sigma_high is None else self.sigma_high, self.strength_above)
 
 
 @dataclass
@@ -64,17 +71,23 @@ class Away:
         strength: w.
         low: lowest noise level that is guided.
         high: highest one.
+        above: noise levels above which w is another, highest first, and what it is there.
     """
 
     strength: float
     low: float
     high: float
+    above: tuple[tuple[float, float], ...] = ()
     _last: dict[float, tuple[_Seen, Tensor]] = field(default_factory=dict)
     _slopes: dict[float, list[float]] = field(default_factory=dict)
 
     def guides(self, sigma: float) -> bool:
         """Whether a noise level is guided."""
-        return self.strength != 1.0 and self.low <= sigma <= self.high
+        return self.strength_at(sigma) != 1.0 and self.low <= sigma <= self.high
+
+    def strength_at(self, sigma: float) -> float:
+        """The strength at a noise level."""
+        return next((strength for above, strength in self.above if sigma > above), self.strength)
 
     def unguided(self, sigma_B: Tensor, better_BCXYZ: Tensor) -> Tensor:
         """The better denoiser as it is, at a noise level that is not guided."""
@@ -94,7 +107,7 @@ class Away:
             better_BCXYZ: D.
             given: what the volume is told.
         """
-        x0_BCXYZ = worse_BCXYZ.lerp(better_BCXYZ, self.strength)
+        x0_BCXYZ = worse_BCXYZ.lerp(better_BCXYZ, self.strength_at(float(sigma_B[0])))
         with torch.no_grad():
             self._watch(float(sigma_B[0]), _Seen(turn, y_BCXYZ.detach(), better_BCXYZ.detach(), given), x0_BCXYZ.detach())
         return x0_BCXYZ

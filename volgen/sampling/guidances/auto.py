@@ -37,10 +37,13 @@ class Config(AwayConfig):
     weak_above: NonNegativeFloat = 0.0
     """Noise level above which ``weak`` is asked. From there down the worse denoiser is what is expected without a network: experts of the
     finest voxels take most of the time, and a second network of theirs as much again."""
+    weak_mirrored: bool = True
+    """Whether ``weak`` is asked about both sides where its run's denoisers are (``mirrored``). Asked about one it takes half the time, and
+    its chance errors, which both sides make less of, count as what volumes move away from."""
 
     def build(self) -> Auto:
         """Makes the guidance."""
-        return Auto(self.away, "" if self.weak == EXPECTED else self.weak, self.weak_above)
+        return Auto(self.away, "" if self.weak == EXPECTED else self.weak, self.weak_above, self.weak_mirrored)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Auto(Guidance):
         away: strength and interval.
         weak: the worse denoiser that has to be brought; "" if it is what is expected without a network.
         weak_above: noise level down to which that one is asked, and what is expected without a network from there on.
+        weak_mirrored: whether that one is asked about both sides.
     """
 
     whole = False
@@ -58,6 +62,7 @@ class Auto(Guidance):
     away: Away
     weak: str = ""
     weak_above: float = 0.0
+    weak_mirrored: bool = True
 
     def asks_weak(self, sigma: float) -> bool:
         """Whether a noise level is within its interval and above ``weak_above``."""
