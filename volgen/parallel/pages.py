@@ -17,14 +17,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # names of mallopt(3)
 LARGEST = 2**31 - 1
 """Bytes at the end of the heap that are kept: as many as mallopt takes."""
 USUAL = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**26))
-"""What the GNU C library comes to by itself in a process that has freed large tensors."""
+"""Settings that the GNU C library comes to by itself in a process that has freed large tensors."""
 SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")
 """Beginnings of the variables by which the user settles all of this."""
 
 
 @contextmanager
 def kept_pages() -> Iterator[None]:
-    """For the length of a block, memory that was freed stays with the process; afterwards it goes back to the system.
+    """A block in which memory that was freed stays with the process; afterwards it goes back to the system.
 
     Nothing is done where the C library is not GNU's, or where the environment says how it is to allocate.
     """
