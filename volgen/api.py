@@ -239,10 +239,14 @@ def sample(
     *,
     count: int | None = None,
     seed: int = 0,
+    between: tuple[int, int] | None = None,
+    sketch: StrPath | None = None,
+    sketch_sigma: float | None = None,
     steps: int | None = None,
     sampler: Component | None = None,
     noise: Component | None = None,
     given: Mapping[str, Any] | StrPath | None = None,
+    encoder: StrPath | None = None,
     guidance: Component | None = None,
     operator: Component | None = None,
     data: StrPath | None = None,
@@ -262,11 +266,15 @@ def sample(
         out: folder for the files, new or to be continued; if None, they are made in a temporary one and read into memory.
         count: number of volumes; 1 if None, or as many as the table of ``given`` has rows.
         seed: volume i depends on this seed and i alone.
+        between: two seeds: ``count`` volumes lead from volume 0 of the first to volume 0 of the second.
+        sketch: a NIfTI volume in the run's frame and units, painted, edited or of coarser voxels, that volumes are drawn from.
+        sketch_sigma: the noise that it is given: details that it drowns are drawn anew.
         steps: how many of the run's noise levels to visit; all if None.
         sampler: solver; the run's if None.
         noise: what noise is drawn from; ``"white"`` if None.
         given: what every volume is asked to be: conditions that the run was trained with, such as ``{"age": 70}``; or a
             table, whose rows say it of one volume each.
+        encoder: where the sentence encoder lies now that the run was told prompts by; where it lay, or beside the run, if None.
         guidance: what the denoiser is turned into, such as ``"projection"``, which makes volumes agree with ``data``. If None, the run's;
             where there is ``data``, ``"none"``.
         operator: what of ``data`` was measured, such as ``{"kind": "inpaint", "mask": "mask.nii.gz"}``.
@@ -304,8 +312,9 @@ def sample(
     else:
         words, count = _words(given), 1 if count is None else count
     options = {
-        "run": run, "count": count, "seed": seed, "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
-        "given": words,
+        "run": run, "count": count, "seed": seed, "between": between, "sketch": sketch, "sketch_sigma": sketch_sigma,
+        "steps": steps, "sampler": sampler, "noise": noise, "guidance": guidance,
+        "given": words, "encoder": encoder,
         "operator": operator, "data": data, "batch_size": batch_size,
         "device": device, "dtype": dtype, "start_index": start_index, "memory_gib": memory_gib, "full": full,
         "voxel_size": voxel_size, "stages": stages,
@@ -313,12 +322,12 @@ def sample(
     indices = range(start_index, start_index + count)
     if out is not None:
         folder: Path = _answer("sample", out=out, **options)
-        return [nifti.image(folder / names_in(folder).image(index)) for index in indices]
+        return [nifti.image(folder / names_in(folder).found(folder, index)) for index in indices]
     if discover().world_size > 1:
         raise UserError("out", "is None, and several ranks draw these volumes together", "a folder that all of them see")
     with TemporaryDirectory(prefix="volgen-sample-") as temporary, muted():
         folder = _answer("sample", out=temporary, **options)
-        return [nifti.image(folder / names_in(folder).image(index), in_memory=True) for index in indices]
+        return [nifti.image(folder / names_in(folder).found(folder, index), in_memory=True) for index in indices]
 
 
 def translate(
@@ -329,6 +338,7 @@ def translate(
     origin: Mapping[str, Any] | None = None,
     aim: Mapping[str, Any] | None = None,
     other: StrPath | None = None,
+    encoder: StrPath | None = None,
     strength: Sequence[float] = (1.0,),
     steps: int | None = None,
     sampler: Component | None = None,
@@ -344,6 +354,7 @@ def translate(
         origin: what is true of the scan, such as ``{"age": 30, "sex": "F"}`` (``--from``).
         aim: what shall be true of it, such as ``{"age": 70}`` (``--to``); the rest stays as ``origin`` says.
         other: the run that knows of ``aim``, if it is another one of the same frame (``--to-run``).
+        encoder: where the sentence encoder lies now that a run was told prompts by; where it lay, or beside the run, if None.
         strength: how far, each gives an image: 0 is the scan as it comes back, 1 what ``aim`` says.
         steps: how many of the run's noise levels to visit on each way; all if None.
         sampler: solver, one that draws no noise; Heun's if None.
@@ -360,8 +371,8 @@ def translate(
         >>> volgen.translate("scan.nii.gz", "runs/told", "older", origin={"age": 30}, aim={"age": 70})  # doctest: +SKIP
     """
     folder: Path = _answer(
-        "translate", scan=scan, run=run, out=out, origin=_words(origin), aim=_words(aim), other=other, strength=tuple(strength),
-        steps=steps, sampler=sampler, device=device, dtype=dtype,
+        "translate", scan=scan, run=run, out=out, origin=_words(origin), aim=_words(aim), other=other, encoder=encoder,
+        strength=tuple(strength), steps=steps, sampler=sampler, device=device, dtype=dtype,
     )  # fmt: skip
     return folder
 

@@ -41,6 +41,18 @@ class Config(BaseModel):
     searched: ClassVar[Mapping[str, Search]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @property
+    def named_files(self) -> dict[str, Path]:
+        """Files of the machine that its keys name, by dotted key."""
+        found: dict[str, Path] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Path):
+                found[name] = value
+            elif isinstance(value, Config):
+                found.update({f"{name}.{key}": path for key, path in value.named_files.items()})
+        return found
+
 
 class MayChange:
     """Marks an option that may change when what was begun with it is continued: it touches numbers by rounding at most.

@@ -61,23 +61,45 @@ def conjugate_gradients(
         precondition: about the inverse of ``apply``, symmetric and positive; nothing if None.
     """
     x, rest = (torch.zeros_like(right), right) if start is None else (start, right - apply(start))
-    size_B = norm(right)
-    goal_B, left_B, count = limits.tolerance * size_B, norm(rest), 0
-    near = rest if precondition is None else precondition(rest)
-    towards, along_B = near, inner(rest, near)
-    open_B = left_B > goal_B
+    nearest = _itself if precondition is None else precondition
+    return _iterated(lambda towards, _: apply(towards), x, rest, nearest, limits, norm(right))
+
+
+def _iterated(
+    image_of: Callable[[Tensor, Tensor], Tensor], x: Tensor, rest: Tensor, precondition: Linear, limits: Limits, size_B: Tensor | None
+) -> Iterated:
+    """The one loop: x moves along conjugate directions until little of the right side is left.
+
+    Args:
+        image_of: what the map makes of a direction d, given d and its companion.
+        x: what to begin with.
+        rest: what it leaves of the right side.
+        precondition: P, symmetric and positive.
+        limits: when to stop.
+        size_B: norm of the right side, with which that of what is left is compared. None: both are in units of P, sqrt(Re<r, P r>), and
+            the companion of d is P^-1 d, which costs no application of anything; else the companion is d itself.
+    """
+    in_units_of_p = size_B is None
+    near = precondition(rest)
+    towards, along_B, count = near, inner(rest, near), 0
+    under = rest if in_units_of_p else towards
+    left_B = along_B.clamp_min(0.0).sqrt() if in_units_of_p else norm(rest)
+    size_B = left_B if size_B is None else size_B
+    open_B = left_B > limits.tolerance * size_B
     while count < limits.iterations and bool(open_B.any()):
-        image = apply(towards)
+        image = image_of(towards, under)
         count += 1
         curve_B = inner(towards, image)
         open_B = open_B & (curve_B > 0)  # rounding alone makes it otherwise: nothing is left to gain
         step_B = torch.where(open_B, along_B / curve_B, 0.0)
         x, rest = x + _over(step_B, x) * towards, rest - _over(step_B, rest) * image
-        left_B = norm(rest)
-        open_B = open_B & (left_B > goal_B)
-        near = rest if precondition is None else precondition(rest)
+        near = precondition(rest)
         before_B, along_B = along_B, inner(rest, near)
-        towards = near + _over(torch.where(open_B, along_B / before_B, 0.0), near) * towards
+        left_B = along_B.clamp_min(0.0).sqrt() if in_units_of_p else norm(rest)
+        open_B = open_B & (left_B > limits.tolerance * size_B)
+        more_B = torch.where(open_B, along_B / before_B, 0.0)
+        towards = near + _over(more_B, near) * towards
+        under = rest + _over(more_B, rest) * under if in_units_of_p else towards
     return Iterated(x, count, torch.where(size_B > 0, left_B / size_B, 0.0))
 
 
@@ -174,23 +196,11 @@ def moved(
         limits: when to stop; ``tolerance`` is that of the right side in units of P, which are those of what is not known.
     """
     rest = operator.adjoint(residual) / noise**2
-    x, z = torch.zeros_like(rest), near(rest)
-    towards, under, along_B, count = z, rest, inner(rest, z), 0
-    first_B = along_B
-    open_B = along_B > 0
-    while count < limits.iterations and bool(open_B.any()):
-        image = under + (operator.adjoint(operator.apply(towards)) - strength * towards) / noise**2
-        count += 1
-        curve_B = inner(towards, image)
-        open_B = open_B & (curve_B > 0)  # rounding alone makes it otherwise: nothing is left to gain
-        step_B = torch.where(open_B, along_B / curve_B, 0.0)
-        x, rest = x + _over(step_B, x) * towards, rest - _over(step_B, rest) * image
-        z = near(rest)
-        before_B, along_B = along_B, inner(rest, z)
-        open_B = open_B & (along_B > limits.tolerance**2 * first_B)
-        more_B = torch.where(open_B, along_B / before_B, 0.0)
-        towards, under = z + _over(more_B, z) * towards, rest + _over(more_B, rest) * under
-    return Iterated(x, count, torch.where(first_B > 0, (along_B.clamp_min(0.0) / first_B).sqrt(), 0.0))
+
+    def image_of(towards: Tensor, under: Tensor) -> Tensor:
+        return under + (operator.adjoint(operator.apply(towards)) - strength * towards) / noise**2
+
+    return _iterated(image_of, torch.zeros_like(rest), rest, near, limits, None)
 
 
 class Woodbury:
@@ -245,6 +255,10 @@ def _real(a: Tensor) -> Tensor:
 def _like(flat: Tensor, data: Tensor) -> Tensor:
     """Data of the shape and type of some, from their real numbers."""
     return torch.view_as_complex(flat.reshape(*data.shape, 2)) if data.is_complex() else flat.reshape(data.shape)
+
+
+def _itself(a: Tensor) -> Tensor:
+    return a
 
 
 def _over(value_B: Tensor, like: Tensor) -> Tensor:

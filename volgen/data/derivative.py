@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from volgen.core.files import write_json, write_text
 from volgen.core.ledger import checked
 from volgen.core.manifest import NAME
 from volgen.core.rounding import upper
+from volgen.images.contrasts import SUFFIXES, UNSAID
 
 LARGEST = sys.float_info.max
 BIDS_VERSION = "1.10.0"
@@ -27,44 +28,64 @@ made; the sidecar of each image has its seed, its noise levels and what is known
 """
 
 
+def _unsaid(index: int) -> str:
+    return UNSAID
+
+
 @dataclass(frozen=True)
 class Names:
     """Where images lie in a folder, and what they are called.
 
     Attributes:
-        pattern: path without suffix, relative to the folder; ``{0}`` is the number of the image, from 0001.
+        pattern: path without ending, relative to the folder; ``{0}`` is the number of the image, from 0001, and ``{1}`` what it shows.
+        contrast: what image i (from 0) shows, as a suffix of BIDS; "" where nobody said.
     """
 
     pattern: str
+    contrast: Callable[[int], str] = _unsaid
 
     def image(self, index: int) -> str:
         """Relative path of image ``index`` (from 0)."""
-        return f"{self._stem(f'{index + 1:04d}')}.nii.gz"
+        return f"{self._stem(index)}.nii.gz"
 
     def sidecar(self, index: int) -> str:
         """Relative path of the sidecar of image ``index``."""
-        return f"{self._stem(f'{index + 1:04d}')}.json"
+        return f"{self._stem(index)}.json"
 
     def complete(self, directory: Path) -> list[str]:
         """Relative paths of the images of a folder that have a sidecar, which is written last; sorted."""
-        images = directory.glob(f"{self._stem('*')}.nii.gz")
+        images = {path for suffix in SUFFIXES for path in directory.glob(f"{self.pattern.format('*', suffix)}.nii.gz")}
         return sorted(path.relative_to(directory).as_posix() for path in images if path.with_name(f"{path.name[:-7]}.json").is_file())
 
-    def _stem(self, number: str) -> str:
-        return self.pattern.format(number)
+    def found(self, directory: Path, index: int) -> str:
+        """Relative path of image ``index`` in a folder that holds it, whatever it shows."""
+        known = (f"{self.pattern.format(_number(index), suffix)}.nii.gz" for suffix in SUFFIXES)
+        return next((name for name in known if (directory / name).is_file()), self.image(index))
+
+    def _stem(self, index: int) -> str:
+        return self.pattern.format(_number(index), self.contrast(index) or UNSAID)
+
+
+def _number(index: int) -> str:
+    return f"{index + 1:04d}"
 
 
 NOBODY = "synthetic: no scan of a person"
 """What the header of a volume says that was drawn from a run."""
-SYNTHETIC = Names("sub-{0}/anat/sub-{0}_desc-synthetic_T1w")
-ANONYMISED = Names("sub-{0}/anat/sub-{0}_desc-anonymised_T1w")
+SYNTHETIC = Names("sub-{0}/anat/sub-{0}_desc-synthetic_{1}")
+ANONYMISED = Names("sub-{0}/anat/sub-{0}_desc-anonymised_{1}")
 FLAT = Names("sub-{0}_T1w")
 """What volgen 0.1.0 wrote, without folders. Such a folder of samples is continued as it was begun."""
 
 
-def names_in(directory: Path) -> Names:
-    """Where the samples of a folder lie: a new one has folders for them, as BIDS wants it, and one that was begun stays as it is."""
-    return FLAT if FLAT.complete(directory) else SYNTHETIC
+def names_in(directory: Path, contrast: Callable[[int], str] = _unsaid) -> Names:
+    """Where the samples of a folder lie: a new one has folders for them, as BIDS wants it, and one that was begun stays as it is.
+
+    Args:
+        directory: the folder.
+        contrast: what sample i shows, as a suffix of BIDS; "" where nobody said.
+    """
+    return FLAT if FLAT.complete(directory) else replace(SYNTHETIC, contrast=contrast)
 
 
 def description(of: str) -> str:

@@ -16,6 +16,7 @@ from volgen.core.limits import MAX_LEVELS, MAX_VOXELS
 from volgen.core.protocols import Shape3
 from volgen.data.quantise import CodeType
 from volgen.images.box import BoxConfig
+from volgen.images.contrasts import SUFFIXES
 from volgen.images.intensity import IntensityMap
 from volgen.images.volume import edges, shear
 
@@ -26,8 +27,8 @@ ALMOST, ROUNDING = 1.25, 1e-4
 COARSEST = MAX_LEVELS + 1
 """Finest level of a scan that can teach no expert at all."""
 AXES = ("RL", "AP", "SI")
-DERIVED = {"foreground", "levels"}
-"""Keys of a record that are functions of the voxels, which have a checksum."""
+UNCOUNTED = {"foreground", "levels", "contrast"}
+"""Keys of a record that change nothing of what is trained: functions of the voxels, which have a checksum, and what files are called."""
 SHEAR = 1e-3
 """Cosine between axes above which no ingest wrote an affine; wider than ``nifti.SHEAR``, the limit for files."""
 
@@ -55,6 +56,7 @@ class SubjectRecord:
         levels: coarser arrays beside the voxels (:mod:`volgen.data.levels`); 0 in stores that are older than these.
         covariates: what is known of the person beside the scan, by name, as a table has it (:mod:`volgen.data.covariates`). It is no part
             of :meth:`to_dict`: a store keeps it beside its records, where a table may come later.
+        contrast: what the scan shows, by its file's name, as a suffix of BIDS (:mod:`volgen.images.contrasts`); "" where nobody said.
     """
 
     id: str
@@ -74,6 +76,7 @@ class SubjectRecord:
     finest: int = 0
     levels: int = 0
     covariates: Mapping[str, str] = field(default_factory=dict)
+    contrast: str = ""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -105,6 +108,7 @@ class SubjectRecord:
             **({} if self.foreground is None else {"foreground": self.foreground.model_dump(mode="json")}),
             **({"finest": self.finest} if self.finest else {}),
             **({"levels": self.levels} if self.levels else {}),
+            **({"contrast": self.contrast} if self.contrast else {}),
         }
 
     @classmethod
@@ -141,6 +145,9 @@ class SubjectRecord:
         finest, levels = (int(content.get(key, 0)) for key in ("finest", "levels"))
         if not (0 <= finest <= COARSEST and 0 <= levels <= MAX_LEVELS):
             raise ValueError(f"there is no level {finest}, or there are no {levels} levels")
+        contrast = str(content.get("contrast", ""))
+        if contrast and contrast not in SUFFIXES:
+            raise ValueError(f"there is no contrast '{contrast[:20]}'")
         return cls(
             id=str(content["id"]),
             patient=str(content["patient"]),
@@ -158,6 +165,7 @@ class SubjectRecord:
             source_affine=source_affine,
             finest=finest,
             levels=levels,
+            contrast=contrast,
         )
 
 
@@ -193,8 +201,8 @@ def checksum(codes_ZYX: NDArray[Any]) -> str:
 
 
 def cohort_fingerprint(records: Sequence[SubjectRecord]) -> str:
-    """One number for everything that training sees; what follows from the voxels is left out, so stores from before it was noted agree."""
-    return fingerprint([{key: value for key, value in record.to_dict().items() if key not in DERIVED} for record in records])
+    """One number for everything that training sees; :data:`UNCOUNTED` is left out, so stores from before it was noted agree."""
+    return fingerprint([{key: value for key, value in record.to_dict().items() if key not in UNCOUNTED} for record in records])
 
 
 def _three(values: Any, most: float = MAX_VOXELS) -> Shape3:

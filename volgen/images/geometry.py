@@ -17,6 +17,7 @@ from volgen.core.limits import GRID, MAX_INTENSITY, SMALL_JSON_BYTES, VOXEL_MM, 
 from volgen.core.protocols import Shape3
 from volgen.core.run_files import GEOMETRY
 from volgen.images.box import BoxConfig
+from volgen.images.contrasts import SUFFIXES, UNSAID
 from volgen.images.intensity import IntensityMap, from_model
 from volgen.images.volume import Volume
 
@@ -47,6 +48,7 @@ class Geometry:
         skull_stripped: whether the volumes show brains rather than heads.
         box: where in a volume there is more than background; None: anywhere.
         centre: where the middle of the grid is, in mm of RAS+; 0, 0, 0 unless scans were brought into a frame in which it is elsewhere.
+        contrasts: what the volumes show, as suffixes of BIDS: that of the cohort, or each that there is in it.
     """
 
     shape: Shape3
@@ -55,6 +57,7 @@ class Geometry:
     skull_stripped: bool
     box: BoxConfig | None = None
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    contrasts: tuple[str, ...] = (UNSAID,)
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(np.isfinite(self.voxel_size)) or min(self.voxel_size) <= 0.0:
@@ -68,6 +71,8 @@ class Geometry:
             raise ValueError(f"an intensity window goes up to {MAX_INTENSITY:g} at most")
         if not max(map(abs, self.centre)) <= FARTHEST:  # NaN too
             raise ValueError(f"the middle of a grid is not at {self.centre} mm")
+        if not self.contrasts or not set(self.contrasts) <= set(SUFFIXES):
+            raise ValueError(f"contrasts are of {', '.join(SUFFIXES)}, not {', '.join(self.contrasts)[:99] or 'none'}")
         if not BoxConfig.whole(self.shape).holds(self.place):
             raise ValueError(f"the box at {self.place.start} with {self.place.size} voxels is not inside of {self.shape}")
 
@@ -106,6 +111,12 @@ class Geometry:
         x, y, z = (edge * 2**level for edge in self.voxel_size)
         return replace(self, shape=shape, voxel_size=(x, y, z), box=None if self.box is None else place)
 
+    @property
+    def shows(self) -> str:
+        """What the volumes show, in words."""
+        what = "brains without skull" if self.skull_stripped else "whole heads"
+        return what if self.contrasts == (UNSAID,) else f"{what}, {' or '.join(SUFFIXES[each] for each in self.contrasts)}"
+
     def alike(self, other: Geometry) -> bool:
         """Whether volumes of both have the same voxels, and more than background in the same of them."""
         return (self.shape, self.place) == (other.shape, other.place)
@@ -128,6 +139,7 @@ class Geometry:
         box: BoxConfig | None = None,
         *,
         one_frame: bool = False,
+        contrasts: tuple[str, ...] = (UNSAID,),
     ) -> Geometry:
         """The frame of training volumes: their voxel size and the median of their intensity windows.
 
@@ -138,6 +150,7 @@ class Geometry:
             examples: a few volumes [X, Y, Z] in [0, 1], to tell brains from heads by their size.
             box: where in a volume there is more than background.
             one_frame: whether all were brought into one frame, so that they have one affine.
+            contrasts: what they show.
 
         Raises:
             ValueError: there are no volumes, or their voxel sizes differ.
@@ -154,7 +167,8 @@ class Geometry:
         low, high = (float(limit) for limit in np.median(limits, axis=0))
         size = float(np.median([litres(unit, (x, y, z)) for unit in examples]))
         centre = middle(affines[0], shape) if one_frame else (0.0, 0.0, 0.0)
-        return cls(shape, (x, y, z), IntensityMap(low, high), skull_stripped=size < LARGEST_BRAIN_LITRES, box=box, centre=centre)
+        stripped = size < LARGEST_BRAIN_LITRES
+        return cls(shape, (x, y, z), IntensityMap(low, high), stripped, box=box, centre=centre, contrasts=contrasts)
 
     def write(self, directory: Path) -> None:
         """Writes ``geometry.json``; the affine is there for other programs and follows from the rest."""
@@ -166,6 +180,7 @@ class Geometry:
             "affine": self.affine.tolist(),
             **({} if self.box is None else {"box": self.box.model_dump(mode="json")}),
             **({} if self.centre == (0.0, 0.0, 0.0) else {"centre": self.centre}),
+            **({} if self.contrasts == (UNSAID,) else {"contrasts": self.contrasts}),
         }
         write_json(directory / GEOMETRY, content)
 
@@ -183,7 +198,8 @@ class Geometry:
             window = IntensityMap(float(content["intensity"]["low"]), float(content["intensity"]["high"]))
             box = BoxConfig.model_validate(content["box"]) if "box" in content else None
             r, a, s = (float(place) for place in content.get("centre", (0.0, 0.0, 0.0)))
-            return cls((x, y, z), (i, j, k), window, skull_stripped=bool(content["skull_stripped"]), box=box, centre=(r, a, s))
+            shown = tuple(str(each) for each in content.get("contrasts", (UNSAID,)))
+            return cls((x, y, z), (i, j, k), window, bool(content["skull_stripped"]), box=box, centre=(r, a, s), contrasts=shown)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(str(directory / GEOMETRY), f"has another form ({error})", "the form that `volgen train` writes") from None
 

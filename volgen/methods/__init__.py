@@ -6,6 +6,7 @@ sampling ask the method that a recipe builds (:meth:`volgen.recipe.Recipe.build`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -242,12 +243,13 @@ class Method(Protocol):
         """The same for samples that climb (:mod:`volgen.sampling.climb`): of corners of volumes, where the network sees no more of them."""
         ...
 
-    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
+    def visits(self, grid: Sequence[float], steps: int | None, below: float = math.inf) -> list[float]:
         """The noise levels from which a descent of some steps takes them, descending; of as many as the method would choose if None.
 
         Args:
             grid: the run's, descending.
             steps: how many.
+            below: the highest noise level at which it may begin.
 
         Raises:
             UserError: there is no such descent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,16 +88,17 @@ class Bank(OfVolumes):
         """The network under autocast, if it is trained in bf16."""
         return InPrecision(network, self.recipe.engine)
 
-    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
+    def visits(self, grid: Sequence[float], steps: int | None, below: float = math.inf) -> list[float]:
         """Points of the grid, evenly by index, both ends kept.
 
         Raises:
             UserError: there are fewer.
         """
+        points = [sigma for sigma in grid if sigma <= below]
         try:
-            return choose(list(grid), steps)
+            return choose(points, steps)
         except ValueError as error:
-            expected = f"from 2 to {len(grid)}: the experts were trained at these noise levels only"
+            expected = f"from 2 to {len(points)}: the experts were trained at these noise levels only"
             raise UserError("--steps", str(error), expected) from None
 
     def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:

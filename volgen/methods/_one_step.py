@@ -156,12 +156,14 @@ class OneStepMethod(OfVolumes, ABC):
         """The same: there are no corners of whole volumes."""
         return self.denoiser(network, preconditioner)
 
-    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
+    def visits(self, grid: Sequence[float], steps: int | None, below: float = math.inf) -> list[float]:
         """The highest noise level.
 
         Raises:
-            UserError: more steps are asked for.
+            UserError: more steps are asked for, or a lower level.
         """
+        if below < max(grid):
+            raise UserError("--sketch-sigma", f"is {below:g}, but this run makes whole volumes of noise", "a run of denoisers")
         if steps not in (None, 1):
             raise UserError("--steps", f"is {steps}, but this run draws a volume in one step", "1, or nothing")
         return [max(grid)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,21 +103,27 @@ class Jumping(Bank):
         jump = Jump(model.of_level(self.forward(network), preconditioner), preconditioner.coarse(model.level))
         return CornerDenoiser(JumpingDenoiser(jump, self.end_seen), model.level)
 
-    def visits(self, grid: Sequence[float], steps: int | None) -> list[float]:
-        """The highest noise level of each expert; where jumps end at 0, those of as many equal parts of the grid.
+    def visits(self, grid: Sequence[float], steps: int | None, below: float = math.inf) -> list[float]:
+        """The highest noise level of each expert; where jumps end at 0, those of as many equal parts of the grid, or of what is below.
 
         Raises:
             UserError: there are fewer.
         """
-        count = self.recipe.experts.count
+        points = sorted(grid)
+        tops = [points[owned - 1] for owned in accumulate(len(phase.points) for phase in self._experts)]
+        points, tops = ([sigma for sigma in each if sigma <= below] for each in (points, tops))
+        count = len(tops)
+        if not points or (self.to == "next" and not tops):
+            expected = f"at least {min(self._tops if self.to == 'next' else grid):.4g}, where its last jump begins"
+            raise UserError("--sketch-sigma", f"{below:g}", expected)
         if self.to == "next" and steps not in (None, count):
             found = f"{steps}, but the experts of this run jump from one to the next in {count} steps"
             raise UserError("--steps", found, f"{count}, or nothing", "a student of another number of steps is made by volgen distil")
-        points = sorted(grid)
         if steps is not None and not 1 <= steps <= len(points):
             raise UserError("--steps", f"{steps} steps cannot be chosen from a grid of {len(points)} points", f"from 1 to {len(points)}")
         if steps is None or self.to == "next":
-            return [points[owned - 1] for owned in accumulate(len(phase.points) for phase in self._experts)][::-1]
+            began = [] if self.to == "next" or points[-1] in tops else [points[-1]]
+            return [*began, *tops[::-1]]
         return [points[round((number + 1) * len(points) / steps) - 1] for number in reversed(range(steps))]
 
     def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
@@ -133,7 +140,10 @@ class Jumping(Bank):
         if self.to == "clean" and not sampler.renoises and len(grid) > 1:
             expected = "renoise, or a single step"
             raise UserError("--sampler", "goes on from an expected volume, but the experts of this run jump to a clean one", expected)
-        if self.to == "next" and len(grid) != self.recipe.experts.count:
+        own = self._tops[::-1][-len(grid) :]
+        if self.to == "next" and not (
+            len(own) == len(grid) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(own, grid, strict=True))
+        ):
             raise UserError("--steps", f"leave {len(grid)} noise levels", f"{self.recipe.experts.count}, one for each expert")
 
     @cached_property

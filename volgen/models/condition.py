@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -23,6 +24,7 @@ from volgen.core.errors import UserError, nearest_word
 from volgen.core.given import NOTHING, Examples, Given
 from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import uniform
+from volgen.models.sentences import Elsewhere
 
 Numbers = float | Sequence[float]
 """Numbers of one scan; NaN: not told."""
@@ -66,9 +68,26 @@ class ConditionConfig(Config):
         return ""
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it can be asked for; none if it is asked for otherwise."""
+        return ()
+
+    @property
     def places(self) -> list[str]:
         """Places on this machine that the configuration names."""
         return []
+
+    def placed(self, beside: Sequence[Path], named: Path | None = None) -> Self:
+        """The same, with what it needs where that lies now.
+
+        Args:
+            beside: folders that may hold it, in order, if it is not where it was.
+            named: where somebody says that it lies.
+
+        Raises:
+            ValueError: what is named is something else.
+        """
+        return self
 
     def unlike(self, words: Collection[str] | None) -> str:
         """Why it cannot be told from a column, or "".
@@ -213,6 +232,9 @@ def asked_for(conditions: Sequence[ConditionConfig], told: Mapping[str, str]) ->
             raise UserError("--given", f"there is no condition '{name}'", expected, nearest_word(name, known))
         try:
             values[name] = _row(known[name], known[name].parse(text))
+        except Elsewhere as error:
+            do = "put it there, or beside the run, or say where it lies now: --encoder FOLDER"
+            raise UserError(f"--given {name}", str(error), "the encoder that the run was told by", do) from None
         except ValueError as error:
             raise UserError(f"--given {name}", f"'{text}' is no value of it ({error})") from None
     return Given(values=values) if values else NOTHING

@@ -20,15 +20,25 @@ WEIGHTS, SIZES = "model.safetensors", "config.json"
 _ONE_AT_A_TIME = Lock()
 
 
+class Elsewhere(ValueError):
+    """A sentence encoder is not where it should be, or another one is there."""
+
+
+def is_encoder(folder: Path) -> bool:
+    """Whether a folder holds an encoder."""
+    return (folder / WEIGHTS).is_file() and (folder / SIZES).is_file()
+
+
 def about(folder: str) -> tuple[str, int]:
     """SHA-256 of the weights of an encoder, and how many numbers it makes of a text.
 
     Raises:
-        ValueError: there is no such encoder.
+        Elsewhere: there is no such encoder.
+        ValueError: it does not say what it is.
     """
     path = Path(folder)
-    if not folder or not (path / WEIGHTS).is_file() or not (path / SIZES).is_file():
-        raise ValueError(f"there is no sentence encoder in '{folder}': expected a folder with {WEIGHTS}, {SIZES} and a tokenizer")
+    if not folder or not is_encoder(path):
+        raise Elsewhere(f"there is no sentence encoder in '{folder}': expected a folder with {WEIGHTS}, {SIZES} and a tokenizer")
     with (path / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     try:
@@ -65,7 +75,7 @@ def embedding(folder: str, sha256: str, text: str) -> tuple[float, ...]:
 @lru_cache(maxsize=2)
 def _loaded(folder: str, sha256: str) -> tuple[Any, Any]:
     if (found := about(folder)[0]) != sha256:
-        raise ValueError(f"the sentence encoder in '{folder}' has weights {found[:12]}..., and training began with {sha256[:12]}...")
+        raise Elsewhere(f"the sentence encoder in '{folder}' has weights {found[:12]}..., and training began with {sha256[:12]}...")
     try:
         library = importlib.import_module("transformers")
     except ImportError as error:

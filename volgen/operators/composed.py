@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +25,15 @@ class Config(BaseConfig):
     kind: Literal["composed"] = "composed"
     parts: tuple[dict[str, Any], ...] = ({"kind": "bias"}, {"kind": "cartesian"})
     """Operators with their settings, in the order in which they act: ``[{kind: bias, strength: 0.3}, {kind: cartesian}]``."""
+
+    @property
+    def named_files(self) -> dict[str, Path]:
+        """Files that parts read; those of a part that is wrong, which has to be said when it is built, are not among them."""
+        found: dict[str, Path] = {}
+        for number, part in enumerate(self.parts):
+            with suppress(UserError):
+                found.update({f"parts.{number}.{key}": path for key, path in _part(number, part).named_files.items()})
+        return found
 
     def build(self, shape: Shape3, device: torch.device) -> Operator:
         """Makes the operator.

@@ -19,6 +19,7 @@ from volgen.data.record import SubjectRecord, by_patient
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream, Wanted
 from volgen.experts.plan import Phase
+from volgen.images.contrasts import of_cohort, suffix_named
 from volgen.images.geometry import Geometry, middle
 from volgen.images.intensity import IntensityMap
 from volgen.parallel.engine import Engine
@@ -134,7 +135,9 @@ class Protected:
         # Where scans were brought into a frame, all have the template's affine, which is nobody's.
         record = store.records[0]
         centre = (0.0, 0.0, 0.0) if record.source_affine is None else middle(record.affine, record.shape)
-        return Geometry(data.shape, (size, size, size), window, self._plan.skull_stripped, data.box, centre)
+        # What ingest was asked for is nobody's; that a scan of another contrast was among those that it found would be somebody's.
+        contrasts = of_cohort(suffix_named(word) for word in str(store.settings.get("suffix") or "").split(","))
+        return Geometry(data.shape, (size, size, size), window, self._plan.skull_stripped, data.box, centre, contrasts)
 
     def _told_apart(self, store: Store) -> Facts:
         """What the ledger says of a store in which each file counts as a patient.

@@ -87,13 +87,13 @@ def coarser(trained: TrainedRun, voxel_size: float | None) -> int:
     raise UserError(option, found, f"{possible}: means over cubes of whole voxels that fill its grid")
 
 
-def visited(trained: TrainedRun, steps: int | None) -> list[float]:
-    """The points of a run's grid that a descent of some steps visits; of a usual one if None.
+def visited(trained: TrainedRun, steps: int | None, below: float = math.inf) -> list[float]:
+    """The points of a run's grid that a descent of some steps visits; of a usual one if None. None of them is above ``below``.
 
     Raises:
         UserError: there are no such.
     """
-    return trained.recipe.build().visits(trained.ensemble.grid, steps)
+    return trained.recipe.build().visits(trained.ensemble.grid, steps, below)
 
 
 def fewer(trained: TrainedRun, steps: int | None) -> int | None:

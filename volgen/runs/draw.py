@@ -30,6 +30,10 @@ BYTES_PER_VOXEL = 8  # a float32 state, and as much again for a solver that reme
 Done = Callable[[int, str], None]
 
 
+def _noised(x_BCXYZ: Tensor, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
+    return x_BCXYZ + sigma * noise_BCXYZ
+
+
 def unasked(index: int) -> Given:
     """Nothing is asked of a volume."""
     return NOTHING
@@ -50,6 +54,7 @@ class Drawing:
         guidance: what a solver asks in place of the denoiser.
         measurement: what volumes have to agree with, on the device; None if there is nothing.
         given: what a volume of an index is asked to be (B = 1).
+        sketch: what is drawn from in place of pure noise, [1, 1, X, Y, Z] of the box, on the device; it has the noise of ``grid[0]`` added.
         weak: a worse denoiser than the run's, if the guidance moves away from one; of corners, where volumes climb.
         climbs: whether volumes climb; only where the run says that they can, and nothing needs whole volumes on their way.
         level: means over cubes of 2^level voxels are handed over; 0: the volumes.
@@ -73,6 +78,7 @@ class Drawing:
     level: int = 0
     finest: int = 0
     weak: Denoiser | None = None
+    sketch: Tensor | None = None
 
     @property
     def shape(self) -> Shape4:
@@ -160,7 +166,15 @@ class Drawing:
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
         prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0) + self.finest)
+        if self.sketch is not None:
+            assert not self.climbs, "the sketch is a whole volume"
+            prior = partial(_noised, self._sketched)
         return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
+
+    @cached_property
+    def _sketched(self) -> Tensor:
+        assert self.sketch is not None, "there is one"
+        return self.space.encode(self.sketch)
 
     def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         level = levels_between(self.run.whole[-1], y_BCXYZ.shape[-1]) if self.climbs else 0

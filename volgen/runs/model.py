@@ -19,6 +19,7 @@ from volgen.data import derivative
 from volgen.images import nifti
 from volgen.models.condition import asked_for
 from volgen.parallel.device import usable_device
+from volgen.runs.conditions import conditions_of
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import white
 
@@ -67,7 +68,7 @@ class Model:
         self.affine: NDArray[np.float64] = found.geometry.grid_affine
         self.config: dict[str, Any] = found.recipe.model_dump(mode="json")
         self.fingerprint, self.privacy = found.fingerprint, found.privacy
-        self._geometry, self._conditions = found.geometry, found.recipe.conditions
+        self._geometry, self._conditions = found.geometry, conditions_of(found)[0]
         self._preconditioner, self._space = found.preconditioner(self.device), found.space(self.device)
         self._bank = found.bank(self._preconditioner, self.device, self.grid, capacity)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volgen.core.errors import UserError
-from volgen.core.files import sha256
 from volgen.core.rng import normal
 from volgen.data.coarser import CoarserStore
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.images.box import BoxConfig
 from volgen.images.geometry import Geometry
+from volgen.runs import instrument
 from volgen.runs.observed import SAME_SIZE, Field, Observation, observe
 
 NOISE = 0.02
@@ -70,7 +69,7 @@ class SimulatedScans:
         self.labels = tuple(self._records)
         self.text = f"simulated measurements of {len(records)} scans"
         self.settings = {
-            "simulate": {"split": split}, "operator": operator.model_dump(mode="json"), "noise": self._noise, **files_of(operator),
+            "simulate": {"split": split}, "noise": self._noise, **instrument.told_of_operator(operator),
             **({"field": field} if field == "box" else {}),
         }  # fmt: skip
         self.inputs = {"store": self._store.fingerprint}
@@ -90,12 +89,6 @@ class SimulatedScans:
         data = clean + noise * noise_like(clean, self._seed, "measurement", record.checksum)
         field = Field(place.size, place.start, record.affine, "run")
         return MeasuredHead(observe(operator, data, noise, window, field, geometry), unit)
-
-
-def files_of(operator: Any) -> dict[str, Any]:
-    """SHA-256 of the files that an operator reads, by its keys; nothing if there are none."""
-    files = {name: sha256(value, follow=True) for name, value in operator or () if isinstance(value, Path) and value.is_file()}
-    return {"operator_files": files} if files else {}
 
 
 def noise_like(data: Tensor, seed: int, *key: int | str) -> Tensor:

@@ -205,6 +205,11 @@ def sample(
     return [state.x_BCXYZ[0] for state in states]
 
 
+def place_of_index(key: Sequence[int | str]) -> int:
+    """Where in a key of the noise of a :class:`Descent` the index of the volume is: behind what it is for, and behind the step if any."""
+    return 1 if key[0] == "start" else 2
+
+
 def evaluations(sampler: Sampler, steps: int) -> list[int]:
     """How often a solver asks the denoiser in each of some steps."""
     first, later = sampler.evaluations

@@ -45,7 +45,7 @@ def test_a_small_form_compares_every_sampler_with_the_one_that_takes_most(
     assert main([*words, "--samplers", "ddpm", "heun", "--out", str(out), "--figure", str(tmp_path / "steps.svg")]) == 0
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
     assert [rows[f"{name} evaluations"]["value"] for name in ("ddpm, 2 steps", "heun, 2 steps", "heun, 4 steps")] == [2, 3, 7]
-    assert rows["heun, 4 steps minus best"]["value"] == 0 and rows["heun, 4 steps detail minus best"]["interval"] == [0, 0]
+    assert rows["heun, 4 steps minus reference"]["value"] == 0 and rows["heun, 4 steps detail minus reference"]["interval"] == [0, 0]
     assert rows["ddpm, 2 steps distance"]["ratio_to"]["real people"] > 0
     assert (tmp_path / "steps.svg").stat().st_size > 1000
     assert capsys.readouterr().out.count("reference |") == 2

@@ -100,7 +100,7 @@ def test_a_student_is_drawn_for_trained_and_sampled_from(
     bench = ["bench", "steps", str(teacher), "--store", str(blob_store), "--samplers", "euler", "--steps", "1", "2", "6", "--count", "8"]
     assert main([*bench, "--students", str(tmp_path / "pupil"), "--out", str(tmp_path / "steps.json")]) == 0
     rows = {row["name"]: row["value"] for row in json.loads((tmp_path / "steps.json").read_text())["rows"]}
-    assert rows["student pupil, 2 steps evaluations"] == 2 and -1 <= rows["student pupil, 2 steps same as best"] <= 1
+    assert rows["student pupil, 2 steps evaluations"] == 2 and -1 <= rows["student pupil, 2 steps same as reference"] <= 1
     printed = capsys.readouterr().out
     assert rows["untrained student distance"] > 0 and "same seed, same brain" in printed and rows["euler, 1 steps evaluations"] == 1
     pairs = {name for name in rows if name.startswith("student pupil, 2 steps against ") and not name.endswith("people")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from volgen.planning.step import trace
 from volgen.recipe import Recipe
 from volgen.runs.choices import visited
 from volgen.runs.trained import open_run
+from volgen.sampling.samplers.euler import Config as Euler
 
 POINTS = 6
 
@@ -55,9 +57,25 @@ def test_a_consistency_model_is_trained_from_scratch_and_drawn_from(blob_store: 
     assert found.shape == (16, 16, 16) and found.std() > 0
     with pytest.raises(UserError, match="jump from one to the next in 2 steps"):
         sample(run, tmp_path / "other", count=1, steps=4)
+    (edited,) = sample(run, tmp_path / "edited", count=1, sketch=image, sketch_sigma=grid[3]).rglob("sub-*.json")
+    assert json.loads(edited.read_text())["SigmaGrid"] == [grid[4]], "the last jump alone"
     for sampler in ("heun", "ddpm", "dpmpp_2m", "renoise"):
         with pytest.raises(UserError, match="takes no straight steps"):
             sample(run, tmp_path / "other", count=1, sampler=sampler)
+
+
+def test_a_descent_may_begin_with_any_jump_and_leaves_none_out(tmp_path: Path) -> None:
+    made = recipe(tmp_path, tmp_path)
+    grid, method, euler = made.schedule.grid(), made.build(), Euler().build()
+    assert [method.visits(grid, None, below) for below in (99.0, grid[0], grid[3])] == [[grid[0], grid[4]], [grid[0], grid[4]], [grid[4]]]
+    method.fits(euler, [grid[4]])
+    for strange in ([grid[0]], [grid[0], grid[3]], [grid[0], grid[2], grid[4]]):
+        with pytest.raises(UserError, match=f"leave {len(strange)} noise levels"):
+            method.fits(euler, strange)
+    with pytest.raises(UserError, match="where its last jump begins"):
+        method.visits(grid, None, grid[5])
+    clean = recipe(tmp_path, tmp_path, method={"kind": "jump", "to": "clean"}, experts={"count": 1}, sampler={"kind": "renoise"}).build()
+    assert [clean.visits(grid, steps, grid[2]) for steps in (None, 1, 2)] == [[grid[2]], [grid[2]], [grid[2], grid[4]]]
 
 
 def test_a_consistency_function_has_as_many_steps_as_are_asked_for(blob_store: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +26,10 @@ from volgen.core.registry import config_class
 from volgen.core.span import tile
 from volgen.data.sources import sources_of
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
+from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
+from volgen.images.volume import Volume
 from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
 from volgen.runs import choices
@@ -345,3 +349,78 @@ def test_noise_is_chosen_recorded_and_does_not_mix(run: Path, tmp_path: Path) ->
         with pytest.raises(UserError, match=message):
             sample(run, tmp_path / "new", count=1, seed=1, noise=wrong, device="cpu")
     assert not (tmp_path / "new").exists()
+
+
+def drawn_of(folder: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    return [voxels(path) for path in sorted(folder.rglob("sub-*.nii.gz"))]
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddpm"])
+def test_a_row_leads_from_the_volume_of_one_seed_to_that_of_another(run: Path, tmp_path: Path, sampler: str) -> None:
+    first, last = (drawn_of(sample(run, tmp_path / str(seed), count=1, seed=seed, sampler=sampler))[0] for seed in (3, 8))
+    row = drawn_of(sample(run, tmp_path / "row", count=4, between=(3, 8), sampler=sampler))
+    assert np.array_equal(row[0], first) and np.array_equal(row[-1], last)
+    steps = [float(np.abs(one - other).mean()) for one, other in itertools.pairwise(row)]
+    assert max(steps) < np.abs(first - last).mean()
+    said = [json.loads(path.read_text()) for path in sorted((tmp_path / "row").rglob("sub-*.json"))]
+    assert [one["AskedFor"]["between"] for one in said] == [{"seeds": [3, 8], "fraction": part / 3} for part in range(4)]
+    # A volume of the row is a function of its seeds, its place and the length of the row, so a stopped command goes on, and no other does.
+    (tmp_path / "row" / image(2)).unlink()
+    assert np.array_equal(drawn_of(sample(run, tmp_path / "row", count=4, between=(3, 8), sampler=sampler))[1], row[1])
+    for other in ({"count": 5, "between": (3, 8)}, {"count": 4, "between": (3, 9)}, {"count": 4, "seed": 3}):
+        with pytest.raises(UserError, match="holds the output of another"):
+            sample(run, tmp_path / "row", sampler=sampler, **other)  # type: ignore[arg-type]
+
+
+def test_a_sketch_is_returned_after_little_noise_and_forgotten_after_much(run: Path, tmp_path: Path) -> None:
+    (path,) = sample(run, tmp_path / "scan", count=1, seed=1).rglob("sub-*.nii.gz")
+    scan, width = voxels(path), WINDOW.high - WINDOW.low
+    lowest = min(load(run / "config.yaml").schedule.grid())
+    same, anew = (sample(run, tmp_path / str(sigma), count=2, sketch=path, sketch_sigma=sigma) for sigma in (lowest, 20.0))
+    (one, other), far = drawn_of(same), drawn_of(anew)[0]
+    assert np.abs(one - scan).mean() < 0.02 * width < np.abs(far - scan).mean()
+    assert not np.array_equal(one, other), "each volume has noise of its own"
+    said = json.loads(next(same.rglob("sub-0001*.json")).read_text())
+    assert said["AskedFor"]["sketch"] == {"file": path.name, "sha256": sha256(path), "sigma": pytest.approx(lowest)}
+    assert len(said["SigmaGrid"]) == 1 and "no person" not in said["Description"]
+    assert "None shows a person" not in (same / "README.md").read_text()
+    assert str(tmp_path) not in (same / "manifest.json").read_text()
+    between = json.loads(next(sample(run, tmp_path / "b", count=1, sketch=path, sketch_sigma=3.0, steps=2).rglob("sub-*.json")).read_text())
+    grid = load(run / "config.yaml").schedule.grid()
+    assert between["SigmaGrid"] == [max(sigma for sigma in grid if sigma <= 3.0), grid[-1]]
+
+
+def test_a_sketch_may_have_larger_voxels(run: Path, tmp_path: Path) -> None:
+    coarse = Geometry.read(run).coarser(1)
+    painted = np.full(coarse.shape, 100.0, np.float32)
+    painted[:2] = 400.0
+    nifti.write(tmp_path / "painted.nii.gz", Volume(painted, coarse.affine))
+    lowest = min(load(run / "config.yaml").schedule.grid())
+    (volume,) = drawn_of(sample(run, tmp_path / "out", count=1, sketch=tmp_path / "painted.nii.gz", sketch_sigma=lowest))
+    fine = painted.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    assert np.abs(volume - fine).mean() < 10.0 < 50.0 < np.abs(volume - fine[::-1]).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"between": (3, 3)}, "two different seeds"), ({"between": (3, -1)}, "two different seeds"),
+        ({"between": (3, 8), "count": 1}, "--count of 2 or more"), ({"between": (3, 8), "start_index": 1}, "no --start-index"),
+        ({"between": (3, 8), "seed": 8}, "Leave --seed out"),
+        ({"sketch": "scan.nii.gz"}, "--sketch-sigma is not"), ({"sketch_sigma": 1.0}, "--sketch is not"),
+        ({"sketch": "nothing.nii.gz", "sketch_sigma": 1.0}, "there is no such file"),
+        ({"sketch": "scan.nii.gz", "sketch_sigma": 1e-6}, "lowest noise level"),
+        ({"sketch": "scan.nii.gz", "sketch_sigma": math.nan}, "nan"),
+        ({"sketch": "scan.nii.gz", "sketch_sigma": 1.0}, r"has \[3, 3, 3\] voxels"),
+        (
+            {"sketch": "scan.nii.gz", "sketch_sigma": 1.0, "data": "scan.nii.gz", "operator": "inpaint", "guidance": "energy"},
+            "and so is --data",
+        ),
+    ],
+)  # fmt: skip
+def test_rows_and_sketches_that_cannot_be_are_refused(run: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    nifti.write(tmp_path / "scan.nii.gz", Volume(np.ones((3, 3, 3), np.float32), np.eye(4)))
+    named = {key: tmp_path / value if key in ("sketch", "data") else value for key, value in options.items()}
+    with pytest.raises(UserError, match=message):
+        sample(run, tmp_path / "out", **{"count": 4, **named})
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("sub-*"))

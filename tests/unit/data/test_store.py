@@ -22,7 +22,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import fingerprint
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.layout import PACKINGS, chunk_shape
-from volgen.data.record import DERIVED
+from volgen.data.record import UNCOUNTED
 from volgen.data.store import Store, _parts
 
 SHAPE = (40, 70, 33)
@@ -322,7 +322,7 @@ def changed(store: Path, change: Callable[[list[dict[str, Any]]], None]) -> None
     """A manifest that says something else, with a fingerprint that fits."""
     content = json.loads((store / "manifest.json").read_text())
     change(content["subjects"])
-    subjects = [{key: value for key, value in subject.items() if key not in DERIVED} for subject in content["subjects"]]
+    subjects = [{key: value for key, value in subject.items() if key not in UNCOUNTED} for subject in content["subjects"]]
     content["fingerprint"] = fingerprint(subjects)
     (store / "manifest.json").write_text(json.dumps(content))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from volgen import cli
 from volgen.core.errors import UserError
 from volgen.models import sentences
 from volgen.models.condition import asked_for
 from volgen.models.conditions.text import Config
+from volgen.runs.conditions import conditions_of
+from volgen.runs.trained import open_run
 
 OLD = {"id": "a", "covariates": {"age": "70", "sex": "F"}}
 WORDS = {"sex": {"F": "woman", "M": "man"}}
@@ -77,6 +82,42 @@ def test_a_prompt_is_the_mean_of_the_last_layer_at_length_1_and_known_by_the_wei
         asked_for([known], {"prompt": "brain"})
     with pytest.raises(ValueError, match="not "):
         known.settle([OLD])
+
+
+def test_an_encoder_that_moved_is_found_beside_the_run_or_where_somebody_says(encoder: Path, tmp_path: Path) -> None:
+    known = Config(templates=SAID, words=WORDS, encoder=str(encoder)).settle([OLD])
+    expected, beside = known.value(OLD), tmp_path / "runs"
+    assert known.placed([beside]) is known, "where it was"
+    (beside / "run").mkdir(parents=True)
+    encoder.rename(beside / "encoder")
+    gone = known.placed([tmp_path])
+    assert gone is known
+    sentences._loaded.cache_clear()
+    sentences.embedding.cache_clear()
+    with pytest.raises(UserError, match=r"there is no sentence encoder in .*say where it lies now: --encoder FOLDER"):
+        asked_for([gone], {"prompt": "brain of a 70 year old man"})
+    found = known.placed([beside / "run", beside])
+    assert found.places == [str(beside / "encoder")] and found.value(OLD) == expected
+    shutil.copytree(beside / "encoder", tmp_path / "named")
+    assert known.placed([], tmp_path / "named").value(OLD) == expected
+    weights = beside / "encoder" / sentences.WEIGHTS
+    save_file({name: tensor + 0.01 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    assert known.placed([beside]) is known, "another encoder of the same name"
+    with pytest.raises(ValueError, match=r"has weights .*, not "):
+        known.placed([], beside / "encoder")
+
+
+def test_commands_take_the_encoder_of_a_run_and_no_other(encoder: Path, made_by_0_1_0: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = Config(templates=SAID, words=WORDS, encoder=str(encoder)).settle([OLD])
+    plain = open_run(made_by_0_1_0 / "runs/finished")
+    told = replace(plain, recipe=plain.recipe.model_copy(update={"conditions": (known,)}))
+    moved = encoder.rename(made_by_0_1_0 / "runs/encoder")
+    assert [list(each) for each in conditions_of(plain, told)] == [[], [known.placed([], moved)]]
+    assert conditions_of(plain, told, encoder=moved)[1][0].places == [str(moved)]
+    with pytest.raises(UserError, match=r"--encoder: there is no sentence encoder in .*elsewhere"):
+        conditions_of(told, encoder=moved.with_name("elsewhere"))
+    words = ["sample", str(plain.directory), "--out", str(made_by_0_1_0 / "new"), "--count", "1", "--encoder", str(moved)]
+    assert cli.main(words) == 2 and "the run was told nothing by one" in capsys.readouterr().err
 
 
 def test_what_cannot_be_said_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

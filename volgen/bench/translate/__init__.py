@@ -42,6 +42,7 @@ from volgen.images.intensity import to_model
 from volgen.models.condition import asked_for
 from volgen.parallel.device import usable_device
 from volgen.runs.choices import visited
+from volgen.runs.conditions import conditions_of
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling.samplers.heun import Config as Heun
 from volgen.sampling.translation import Bridge, Told
@@ -250,7 +251,7 @@ def _rows(
 def _bridged(config: Config, trained: TrainedRun, bank: Denoiser, device: torch.device) -> Way:
     """Through the run's noise, by Heun's solver."""
     grid = visited(trained, config.steps)
-    bridge, conditions = Bridge(Heun().build(), grid, device), trained.recipe.conditions
+    bridge, conditions = Bridge(Heun().build(), grid, device), conditions_of(trained)[0]
     names = {condition.name for condition in conditions}
 
     def told(record: SubjectRecord, aim: Mapping[str, str]) -> Told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from volgen.parallel.device import usable_device
 from volgen.privacy.ledger import REPLACE
 from volgen.privacy.local import LARGEST_DELTA, LARGEST_EPSILON, Clip, ScanBudget, certificate, needed_sigma, release, replaced
 from volgen.privacy.secret import Secret
+from volgen.runs.contrast import contrast_of
 from volgen.runs.scan import prepared
 from volgen.runs.statement import CERTIFICATE, PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
@@ -223,7 +225,8 @@ def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str
     derivative.write_description(out, f"A scan under local differential privacy, by {trained.recipe.name}", README)
     image = geometry.volume(volume_XYZ)
     said = derivative.description("noised to a privacy budget and denoised")
-    nifti.write(out / derivative.ANONYMISED.image(0), image, dtype=dtype, description=said)
+    names = replace(derivative.ANONYMISED, contrast=lambda _: contrast_of(trained, {}))
+    nifti.write(out / names.image(0), image, dtype=dtype, description=said)
     write_json(out / CERTIFICATE, content)
     write_statement(out, trained, certificates=[content])
     sidecar = {
@@ -235,4 +238,4 @@ def _write(out: Path, trained: TrainedRun, volume_XYZ: Tensor, content: dict[str
         "PrivacyStatementPage": PAGE,
         "IntensityWindow": geometry.intensity.to_dict(),
     }
-    write_json(out / derivative.ANONYMISED.sidecar(0), sidecar)
+    write_json(out / names.sidecar(0), sidecar)

@@ -22,6 +22,7 @@ from volgen.data.levels import LEVELS
 from volgen.data.quantise import encode
 from volgen.data.record import SubjectRecord, checksum, cohort_fingerprint
 from volgen.data.store import VERSION
+from volgen.images.contrasts import UNSAID
 from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
 from volgen.runs.trained import TrainedRun
@@ -51,6 +52,8 @@ class Trajectories:
         inputs = {"run": teacher.fingerprint}
         self._provenance = manifest.Provenance("distil", settings, inputs, seed, measured=teacher.recipe.privacy.measured)
         self._seed = seed
+        shown = teacher.geometry.contrasts  # left out where nobody said it, so that such stores are what they were
+        self._contrast = shown[0] if len(shown) == 1 and shown != (UNSAID,) else ""
 
     def complete(self, count: int) -> bool:
         """Whether all ``count`` trajectories are complete, and no others, of this run and seed."""
@@ -137,7 +140,7 @@ class Trajectories:
             intensity=geometry.intensity, slope=codes.slope, inter=codes.inter, dtype="uint16", source_orientation="RAS",
             source_shape=volume.shape, checksum=checksum(codes_ZYX),
             foreground=field_of_view.of_codes(codes.codes, codes.slope, codes.inter, geometry.intensity),
-            source_affine=None if geometry.centre == (0.0, 0.0, 0.0) else np.eye(4), levels=LEVELS,
+            source_affine=None if geometry.centre == (0.0, 0.0, 0.0) else np.eye(4), levels=LEVELS, contrast=self._contrast,
         )  # fmt: skip
         with atomic_folder(self._store / name) as temporary:
             write_group(temporary, record, codes_ZYX, {}, "volumes", states_TZYX)

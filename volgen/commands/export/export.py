@@ -18,6 +18,7 @@ from volgen.data.derivative import write_description
 from volgen.data.record import SubjectRecord
 from volgen.data.store import Store
 from volgen.images import nifti
+from volgen.images.contrasts import UNSAID
 from volgen.images.geometry import LARGEST_BRAIN_LITRES, litres
 from volgen.images.volume import Volume
 
@@ -41,7 +42,9 @@ def export(
     orientation: Orientation = "source",
     dtype: Literal["float32", "int16"] = "float32",
 ) -> list[Path]:
-    """Writes scans of a store as a BIDS derivative: ``sub-<label>/[ses-<label>/]anat/*_T1w.nii.gz``, each with a sidecar.
+    """Writes scans of a store as a BIDS derivative: ``sub-<label>/[ses-<label>/]anat/*_<contrast>.nii.gz``, each with a sidecar.
+
+    The contrast is what ingest read in a scan's name; ``T1w`` where nobody said.
 
     Voxels are in scanner units and on the store's grid; nothing is interpolated. A scan ingested on its own grid (``--shape native
     --voxel-size native``) comes back as it was: the same voxels within half a quantum, in the same order, with the same affine.
@@ -76,11 +79,11 @@ def export(
         with synced_together(), progress("export", len(records)) as ticker:
             for record in records:
                 volume = cohort.read(record)
-                name = bids_path(record.id)
+                name = bids_path(record)
                 turned = volume.reoriented(record.source_orientation if orientation == "source" else "RAS")
-                nifti.write(out / f"{name}_T1w.nii.gz", turned, dtype=dtype)
-                write_json(out / f"{name}_T1w.json", _sidecar(record, cohort, volume))
-                names.append(f"{name}_T1w.nii.gz")
+                nifti.write(out / f"{name}.nii.gz", turned, dtype=dtype)
+                write_json(out / f"{name}.json", _sidecar(record, cohort, volume))
+                names.append(f"{name}.nii.gz")
                 ticker.advance(note=record.id)
             write_description(out, "Scans exported from a volgen store", README)
         folder.finish(volumes=names)
@@ -107,9 +110,13 @@ def bids_name(identity: str) -> str:
     return known.group() + (f"_desc-{rest}" if rest else "")
 
 
-def bids_path(identity: str) -> str:
-    """Path of the scan with an id, relative to the data set and without suffix: ``sub-01/ses-1/anat/sub-01_ses-1_run-2``."""
-    name = bids_name(identity)
+def bids_path(record: SubjectRecord) -> str:
+    """Path of a scan, relative to the data set and without ending: ``sub-01/ses-1/anat/sub-01_ses-1_run-2_T1w``.
+
+    Ids end in the contrast where a store has several: it is said once.
+    """
+    suffix = record.contrast or UNSAID
+    name = f"{bids_name(record.id.removesuffix(f'_{record.contrast}') if record.contrast else record.id)}_{suffix}"
     folders = [part for part in name.split("_")[:2] if part.startswith(("sub-", "ses-"))]
     return "/".join([*folders, "anat", name])
 
@@ -124,7 +131,7 @@ def _chosen(cohort: Store, ids: Sequence[str] | None) -> list[SubjectRecord]:
     for name in names:
         if name not in known:
             raise UserError(str(cohort.path), f"has no scan '{name}'", "the id of one of its scans", nearest_word(name, known))
-    labels = [bids_name(name) for name in names]
+    labels = [bids_path(known[name]).rpartition("/")[2] for name in names]
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise UserError(str(cohort.path), f"more than one scan would be written as {twice}", "ids that differ in letters and digits")

@@ -18,8 +18,9 @@ from volgen.images import nifti
 from volgen.images.geometry import Geometry
 from volgen.images.intensity import IntensityMap
 from volgen.images.volume import Volume
+from volgen.runs import instrument
 from volgen.runs.observed import SAME_SIZE, Field, header_start, observe
-from volgen.runs.simulated import NOISE, MeasuredHead, files_of, in_mm
+from volgen.runs.simulated import NOISE, MeasuredHead, in_mm
 
 Centre = Literal["foreground", "grid", "header"]
 
@@ -71,8 +72,8 @@ class MeasuredImage:
         if not path.is_file():
             raise UserError(str(path), "there is no such file", "an image")
         self.settings = {
-            "operator": operator.model_dump(mode="json"), "noise": self._noise, "centre": centre,
-            "window": None if window is None else window.to_dict(), **files_of(operator),
+            "noise": self._noise, "centre": centre, "window": None if window is None else window.to_dict(),
+            **instrument.told_of_operator(operator),
         }  # fmt: skip
         self.inputs = {"data": sha256(path, follow=True)}
 

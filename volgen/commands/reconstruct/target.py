@@ -18,9 +18,12 @@ from volgen.core.errors import UserError
 from volgen.core.files import check_digest, read_json, write_json
 from volgen.data import derivative
 from volgen.images import nifti
+from volgen.images.contrasts import UNSAID
 from volgen.images.intensity import IntensityMap, from_model
 from volgen.images.volume import Volume
 from volgen.reporting import reconstruction_page
+from volgen.runs.contrast import contrast_of
+from volgen.runs.instrument import as_told
 from volgen.runs.observed import Observation
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
@@ -80,7 +83,8 @@ class Reconstructions:
         mine = {"stage": "reconstruct", "config": self.provenance.config, "inputs": self.provenance.inputs, "seed": self.seed}
 
         def differs(before: Mapping[str, Any]) -> str:
-            different = [key for key, value in mine.items() if before.get(key) != value]
+            known = {**before, "config": as_told(before.get("config"), self.settings)}
+            different = [key for key, value in mine.items() if known.get(key) != value]
             return f"holds other reconstructions (its manifest has another '{different[0]}')" if different else ""
 
         with folders.claim(
@@ -94,7 +98,12 @@ class Reconstructions:
                     check_digest(self.out / name, folder.files[name], manifest.NAME, what=what, do=do)
             folder.begin(requested=dict(self.requested))
             own = (RESULT, CALIBRATION, reconstruction_page.NAME, *FOLDERS)
-            derivative.write_description(self.out, f"T1w volumes that {self.run.recipe.name} drew from measurements", README, own)
+            derivative.write_description(
+                self.out,
+                f"{' and '.join(self.run.geometry.contrasts)} volumes that {self.run.recipe.name} drew from measurements",
+                README,
+                own,
+            )
             write_statement(self.out, self.run)
             yield folder
 
@@ -118,10 +127,10 @@ class Head:
     @property
     def samples(self) -> derivative.Names:
         """Where its samples are."""
-        return derivative.Names(f"{self._stem('sample')}{{0}}_T1w")
+        return derivative.Names(self._stem("sample{0}"))
 
     def _stem(self, what: str) -> str:
-        return f"sub-{self.label}/anat/sub-{self.label}_desc-{what}"
+        return f"sub-{self.label}/anat/sub-{self.label}_desc-{what}_{contrast_of(self.target.run, {}) or UNSAID}"
 
     def missing(self, count: int) -> list[int]:
         """Which of the first samples are not there: files are atomic, and the sidecar is written last."""
@@ -165,7 +174,7 @@ class Head:
         """
         width = seen.window.high - seen.window.low
         window = seen.window if level else IntensityMap(0.0, width)
-        self._write(f"{self._stem(what)}_T1w.nii.gz", unit_XYZ, seen, {"Description": text}, window)
+        self._write(f"{self._stem(what)}.nii.gz", unit_XYZ, seen, {"Description": text}, window)
 
     def _write(
         self, name: str, unit_XYZ: NDArray[np.float32], seen: Observation, about: Mapping[str, Any], window: IntensityMap | None = None

@@ -77,7 +77,7 @@ def text(trained: TrainedRun, ledger: Mapping[str, Any], statement: Mapping[str,
     count = len(bank.experts)
     return TEXT.format(
         name=recipe.name, version=volgen.__version__, private=", differential-privacy" if statement["guarantee"] else "",
-        shows="brains without skull" if geometry.skull_stripped else "whole heads",
+        shows=geometry.shows,
         shape=" x ".join(str(edge) for edge in geometry.shape), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size),
         box=boxed(geometry),
         low=geometry.intensity.low, high=geometry.intensity.high, levels=len(bank.grid), sigma_max=bank.sigma_max,

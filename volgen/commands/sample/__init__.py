@@ -21,6 +21,13 @@ class Config(BaseConfig):
     """Number of volumes (default: as many as the table of --given has rows)."""
     seed: Annotated[int, Option("S")] = 0
     """Volume i depends on this seed and i alone."""
+    between: Annotated[tuple[int, int] | None, Option("SEED")] = None
+    """Draw a row of --count volumes that leads from volume 0 of one seed to volume 0 of another."""
+    sketch: Annotated[Path | None, Option("FILE")] = None
+    """NIfTI volume in the run's frame and intensity units, painted, edited or of coarser voxels, that volumes are drawn from: noised, and
+    drawn down."""
+    sketch_sigma: Annotated[float | None, Option("SIGMA")] = None
+    """How much noise --sketch is given: details that it drowns are drawn anew (the run's highest level that is not above it)."""
     steps: Annotated[int | None, Option("N")] = None
     """Points of the run's noise grid to visit (default: all)."""
     sampler: Annotated[str | dict[str, object] | None, Section("volgen.sampling.samplers")] = None
@@ -30,6 +37,8 @@ class Config(BaseConfig):
     given: Annotated[tuple[str, ...], Option("NAME=VALUE", verbatim=True, repeated=True)] = ()
     """What every volume is asked to be: a condition that the run was trained with, once for each; or TABLE.tsv, whose rows say it of one
     volume each."""
+    encoder: Annotated[Path | None, Option("FOLDER")] = None
+    """Where the sentence encoder lies now that the run was told prompts by (default: where it lay in training, or beside the run)."""
     guidance: Annotated[str | dict[str, object] | None, Section("volgen.sampling.guidances")] = None
     """What the denoiser is turned into, such as one that agrees with --data (default: the run's; none with --data), with settings as
     --guidance.KEY VALUE."""

@@ -18,6 +18,8 @@ from volgen.core.files import check_digest, write_json
 from volgen.data import derivative
 from volgen.images import nifti
 from volgen.images.geometry import Geometry
+from volgen.runs.contrast import contrast_of
+from volgen.runs.instrument import as_told
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun
 
@@ -66,7 +68,11 @@ class Job:
             "sample", settings, {"run": self.run.fingerprint}, self.seed, measured=self.run.recipe.privacy.measured
         )
         object.__setattr__(self, "provenance", provenance)
-        object.__setattr__(self, "names", derivative.names_in(self.out))
+        object.__setattr__(self, "names", derivative.names_in(self.out, self.contrast))
+
+    def contrast(self, index: int) -> str:
+        """What a volume shows, as a suffix of BIDS; "" where nobody knows."""
+        return contrast_of(self.run, self.steering.asked.of(index))
 
     @property
     def geometry(self) -> Geometry:
@@ -100,7 +106,9 @@ class Job:
                 self._check(folder, name)
                 self._check(folder, f"{name.removesuffix('.nii.gz')}.json")
             folder.begin(**self._about(found))
-            derivative.write_description(self.out, f"Synthetic T1w volumes of {self.run.recipe.name}", self.steering.readme)
+            derivative.write_description(
+                self.out, f"Synthetic {' and '.join(self.geometry.contrasts)} volumes of {self.run.recipe.name}", self.steering.readme
+            )
             kept = {*found, *(f"{name.removesuffix('.nii.gz')}.json" for name in found)}
             if (self.out / PAGE).exists():  # one with an audit in it stays
                 kept.update(STATEMENT)
@@ -116,7 +124,7 @@ class Job:
 
     def _filled(self, config: Any) -> Any:
         """Settings of samples that were drawn before, with the default of every option that was not there yet."""
-        filled = dict(config) if isinstance(config, Mapping) else {}
+        filled = as_told(config, self.provenance.config)
         sections = {"sampler": self.solver, "noise": self.noise, "guidance": self.steering.guidance, "operator": self.steering.operator}
         for name, mine in sections.items():
             section = filled.get(name)
@@ -134,7 +142,7 @@ class Job:
         image = geometry.volume(volume_CXYZ[0])
         nifti.write(self.out / self.names.image(index), image, dtype=self.dtype, description=derivative.description(self.steering.header))
         sidecar = {
-            "Description": self.steering.description,
+            "Description": self.steering.description(self.contrast(index)),
             "SkullStripped": geometry.skull_stripped,
             "Seed": self.seed,
             "SampleIndex": index,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from volgen.commands.sample import picture
 from volgen.commands.sample.asked import Asked
+from volgen.commands.sample.edits import SeedRow, Sketch, begins_below
 from volgen.commands.sample.job import WHITE, Claimed, Job, began_full
 from volgen.commands.sample.steering import Steering
 from volgen.core.errors import UserError
@@ -18,6 +19,7 @@ from volgen.core.registry import config_class
 from volgen.data.derivative import OVERVIEW
 from volgen.parallel import launch as launches
 from volgen.runs.choices import check_amounts, coarser, component, costs_of, resident, visited
+from volgen.runs.conditions import conditions_of
 from volgen.runs.draw import Drawing
 from volgen.runs.ranks import crew, flow_of
 from volgen.runs.trained import open_run
@@ -37,10 +39,14 @@ def sample(
     *,
     count: int | None = None,
     seed: int = 0,
+    between: tuple[int, int] | None = None,
+    sketch: Path | None = None,
+    sketch_sigma: float | None = None,
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     noise: str | Mapping[str, Any] | None = None,
     given: Sequence[str] = (),
+    encoder: Path | None = None,
     guidance: str | Mapping[str, Any] | None = None,
     operator: str | Mapping[str, Any] | None = None,
     data: Path | None = None,
@@ -70,11 +76,17 @@ def sample(
         out: directory of samples.
         count: number of volumes; as many as the table of ``given`` has rows from ``start_index`` on, if None.
         seed: seed of all noise.
+        between: two seeds: ``count`` volumes lead from volume 0 of the first to volume 0 of the second, both among them, by noise that is
+            turned from one to the other (:mod:`volgen.sampling.between`); then ``seed`` is not asked.
+        sketch: NIfTI volume in the run's frame and units, or of voxels 2, 4, ... times as large, that volumes are drawn from (SDEdit, Meng
+            et al. 2022; of students Song et al. 2023, algorithm 4).
+        sketch_sigma: the noise that it is given; what is drawn begins at the run's highest level that is not above it.
         steps: how many points of the ensemble's grid to visit; all of them if None.
         sampler: kind of solver, or its configuration; the recipe's if None. What it leaves out is the recipe's too, if that has this kind.
         noise: kind of noise, or its configuration with ``kind``; white if None.
         given: conditions of the run that every volume is asked for, ``NAME=VALUE`` each, and at most one table, whose row i is what volume
             i is asked for (from 0); what is not among them is not told.
+        encoder: where the sentence encoder lies now that the run was told prompts by; where it lay, or beside the run, if None.
         guidance: kind of guidance, or its configuration; the recipe's if None, and none where there is ``data``.
         operator: kind of operator, or its configuration: what of ``data`` was measured.
         data: NIfTI volume in the run's frame, with which volumes have to agree where it was measured.
@@ -109,13 +121,18 @@ def sample(
     solver = component("--sampler", SAMPLERS, sampler, trained.recipe.sampler)
     noises = component("--noise", NOISES, noise, config_class(NOISES, WHITE)())
     guided = component("--guidance", GUIDANCES, guidance, trained.recipe.guidance if data is None else Unguided())
-    asked = Asked.read(trained.recipe.conditions, given)
+    asked = Asked.read(conditions_of(trained, encoder=encoder)[0], given)
     count = asked.count(count, start_index)
     guide = guided.build()
     if guide.asks and guidance is not None and not given:
         raise UserError("--guidance", f"{guided.kind} does nothing where nothing is asked for", "--given NAME=VALUE")
-    steering = Steering(guided, component("--operator", OPERATORS, operator, None), data, asked, fingerprint_of(guide.weak))
-    grid = visited(trained, steps)
+    grid = visited(trained, steps, begins_below(trained, sketch, sketch_sigma))
+    instrument = component("--operator", OPERATORS, operator, None)
+    row = None if between is None else SeedRow.of(trained, between, count, start_index, seed)
+    steering = Steering(
+        guided, instrument, data, asked, fingerprint_of(guide.weak), row, None if sketch is None else Sketch(sketch, grid[0])
+    )
+    seed = seed if row is None else row.seeds[0]
     capacity = resident(trained, memory_gib)
     if trained.recipe.assembly.piecewise:
         if data is not None:
@@ -124,7 +141,7 @@ def sample(
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
     level = coarser(trained, voxel_size)
-    climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
+    climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or sketch or began_full(out))
     finest = trained.finest_for(level, grid) if climbs else 0
     grid = [sigma for sigma, of in zip(grid, trained.levels(grid), strict=False) if of >= finest]
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
@@ -147,12 +164,13 @@ def sample(
         if len(missing) < count:
             say(f"{out} already holds {count - len(missing)} of these {count} volumes")
         measured = steering.measurement(trained.geometry, ranks.device)
+        begun = None if steering.sketch is None else steering.sketch.read(trained.geometry).to(ranks.device)
         asking = [sigma for sigma in grid if guide.asks_weak(sigma)]
         beside = weak(trained, guide.weak, preconditioner, ranks.device, asking, capacity, corners=climbs, mirrored=guide.weak_mirrored)
         worse = held.enter_context(beside)
         drawing = Drawing(
-            trained, preconditioner, assembly, solver, noises, grid, ranks.device, guide, measured, asked.given, climbs, level, finest,
-            worse,
+            trained, preconditioner, assembly, solver, noises if row is None else row.turned(noises.draw), grid, ranks.device, guide,
+            measured, asked.given, climbs, level, finest, worse, begun,
         )  # fmt: skip
         work = SampleWork(seed, job.export, drawing, ranks)
         work.share(missing, batch_size, flow, memory_gib * 2**30, capacity if trained.recipe.assembly.piecewise else 2)
@@ -161,6 +179,7 @@ def sample(
                 picture.draw(job)
             claimed[0].finish()
     tell_noted(guided.kind, guide)
-    say(f"{count} volumes of seed {seed} in {out}, and {OVERVIEW} to look at first.")
+    whose = f"seed {seed}" if row is None else f"a row from seed {row.seeds[0]} to {row.seeds[1]}"
+    say(f"{count} volumes of {whose} in {out}, and {OVERVIEW} to look at first.")
     say_next("volgen", "report", out, "--reference", trained.recipe.data.store, "--out", f"{out}-report")
     return out

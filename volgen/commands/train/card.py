@@ -61,7 +61,7 @@ def write(recipe: Recipe, experts: Sequence[ExpertRecord]) -> None:
     drawn = _draw(root, recipe.name)
     geometry, ledger, grid = Geometry.read(root), read_json(root / LEDGER, "the privacy ledger of a trained run"), recipe.schedule.grid()
     content = TEXT.format(
-        name=recipe.name, version=volgen.__version__, shows="brains without skull" if geometry.skull_stripped else "whole heads",
+        name=recipe.name, version=volgen.__version__, shows=geometry.shows,
         shape=" x ".join(map(str, geometry.shape)), voxels=" x ".join(f"{size:g}" for size in geometry.voxel_size), box=boxed(geometry),
         low=geometry.intensity.low, high=geometry.intensity.high, networks=_networks(recipe, experts),
         preconditioner=recipe.preconditioner.kind,

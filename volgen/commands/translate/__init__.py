@@ -30,6 +30,8 @@ class Config(BaseConfig):
     """What shall be true of it, once for each condition that changes; the others stay as --from says."""
     other: Annotated[Path | None, Option("RUN", ("--to-run",))] = None
     """Run that knows of --to, if it is another one, of the same frame."""
+    encoder: Annotated[Path | None, Option("FOLDER")] = None
+    """Where the sentence encoder lies now that the run was told prompts by (default: where it lay in training, or beside the run)."""
     strength: Annotated[tuple[float, ...], Option("W")] = (1.0,)
     """How far: 0 is the scan as it comes back, 1 what --to says, more goes beyond it; several give an image each."""
     steps: Annotated[int | None, Option("N")] = None

@@ -22,13 +22,16 @@ from volgen.core.progress import progress, say
 from volgen.core.protocols import Sampler
 from volgen.data import derivative
 from volgen.images import nifti
+from volgen.images.contrasts import UNSAID
 from volgen.images.intensity import IntensityMap, from_model
 from volgen.images.volume import Volume
-from volgen.models.condition import asked_for
+from volgen.models.condition import ConditionConfig, asked_for
 from volgen.parallel.device import usable_device
 from volgen.reporting import translation_page
 from volgen.reporting.reconstruction_page import Shown
 from volgen.runs.choices import component, visited
+from volgen.runs.conditions import conditions_of
+from volgen.runs.contrast import contrast_of
 from volgen.runs.scan import prepared
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
@@ -63,6 +66,11 @@ class Endpoint:
     words: dict[str, str]
     told: Given
 
+    @property
+    def contrast(self) -> str:
+        """What is seen there, as a suffix of BIDS; "" where nobody knows."""
+        return contrast_of(self.run, self.words)
+
 
 def translate(
     scan: Path,
@@ -72,6 +80,7 @@ def translate(
     origin: Sequence[str] = (),
     aim: Sequence[str] = (),
     other: Path | None = None,
+    encoder: Path | None = None,
     strength: Sequence[float] = (1.0,),
     steps: int | None = None,
     sampler: str | Mapping[str, Any] | None = None,
@@ -87,6 +96,7 @@ def translate(
         origin: what is true of the scan, ``NAME=VALUE`` each.
         aim: what shall be true, ``NAME=VALUE`` each; what is not among them stays as in ``origin``.
         other: the run that knows of ``aim``, if it is another one.
+        encoder: where the sentence encoder lies now that a run was told prompts by; where it lay, or beside the run, if None.
         strength: strengths, one for each image: D_from + strength (D_to - D_from) is what it comes down by.
         steps: how many of the run's noise levels to visit on each way; all of them if None.
         sampler: kind of solver that draws no noise, or its configuration; Heun's if None.
@@ -102,7 +112,7 @@ def translate(
     if not strength or len(set(strength)) < len(strength) or not all(math.isfinite(each) and 0.0 <= each <= 10.0 for each in strength):
         raise UserError("--strength", " ".join(f"{each:g}" for each in strength) or "none", "different numbers from 0 to 10")
     where = usable_device(device)
-    source, target = _sides(run, other, _words("--from", origin), _words("--to", aim))
+    source, target = _sides(run, other, _words("--from", origin), _words("--to", aim), encoder)
     geometry = source.run.geometry
     grid = visited(source.run, steps)
     chosen = component("--sampler", SAMPLERS, USUAL if sampler is None else sampler, None)
@@ -140,7 +150,7 @@ def translate(
     return out
 
 
-def _sides(run: Path, other: Path | None, origin: dict[str, str], aim: dict[str, str]) -> tuple[Endpoint, Endpoint]:
+def _sides(run: Path, other: Path | None, origin: dict[str, str], aim: dict[str, str], encoder: Path | None) -> tuple[Endpoint, Endpoint]:
     """What it is, and what it shall be."""
     first = open_run(run)
     second = first if other is None else open_run(other)
@@ -154,12 +164,13 @@ def _sides(run: Path, other: Path | None, origin: dict[str, str], aim: dict[str,
             raise UserError("--to", "says what --from says, so nothing would change", "NAME=VALUE of a condition of the run")
     elif not second.geometry.alike(first.geometry) or second.piece != first.piece:
         raise UserError(f"--to-run {other}", "draws volumes of another frame or shape", "those of the run of --from")
-    return _side("--from", first, origin), _side("--to", second, aim)
+    one, two = conditions_of(first, second, encoder=encoder)
+    return _side("--from", first, one, origin), _side("--to", second, two, aim)
 
 
-def _side(option: str, run: TrainedRun, words: dict[str, str]) -> Endpoint:
+def _side(option: str, run: TrainedRun, conditions: Sequence[ConditionConfig], words: dict[str, str]) -> Endpoint:
     try:
-        return Endpoint(run, words, asked_for(run.recipe.conditions, words))
+        return Endpoint(run, words, asked_for(conditions, words))
     except UserError as error:
         raise UserError(error.where.replace("--given", option), error.found, error.expected, error.do) from None
 
@@ -229,7 +240,7 @@ def _write(
     unit = {name: from_model(run.geometry.whole(x_CXYZ[0])).numpy() for name, x_CXYZ in images.items()}
     maps: dict[str, Shown] = {SCAN: Shown(unit[SCAN], "The scan", "As the run computes on it.", "level")}
     asked = {"From": source.words, "To": target.words}
-    _save(out, run, SCAN, unit[SCAN], {"Description": "A scan in the frame of a run."}, dtype)
+    _save(out, run, SCAN, unit[SCAN], {"Description": "A scan in the frame of a run."}, dtype, contrast=source.contrast)
     for line in told["strengths"]:
         name, changes = line["image"], line["image"].replace("strength", "change")
         text = f"Strength {line['strength']:g} of {_said(source.words)} to {_said(target.words)}."
@@ -237,8 +248,11 @@ def _write(
         difference = unit[name] - unit[BACK]
         maps[changes] = Shown(difference, "What changes", "The translation less the scan as it comes back.", "signed")
         about = {**asked, "Strength": line["strength"], "Sampler": settings["sampler"], "SigmaGrid": settings["sigma_grid"]}
-        _save(out, run, name, unit[name], {"Description": "A scan that a generative model translated. Not for diagnosis.", **about}, dtype)
-        _save(out, run, changes, difference, {"Description": "What a translation changes.", **about}, dtype, level=False)
+        shown = (target if line["strength"] else source).contrast
+        translated = {"Description": "A scan that a generative model translated. Not for diagnosis.", **about}
+        _save(out, run, name, unit[name], translated, dtype, contrast=shown)
+        changed = {"Description": "What a translation changes.", **about}
+        _save(out, run, changes, difference, changed, dtype, level=False, contrast=shown)
         line["change_map"] = changes
     content = {
         "headline": f"{_said(source.words)} to {_said(target.words)}", "run": run.recipe.name, "to_run": target.run.recipe.name,
@@ -255,10 +269,10 @@ def _said(words: dict[str, str]) -> str:
 
 def _save(
     out: Path, run: TrainedRun, what: str, unit_XYZ: NDArray[np.float32], about: dict[str, Any], dtype: Literal["float32", "int16"],
-    *, level: bool = True,
+    *, level: bool = True, contrast: str = "",
 ) -> None:  # fmt: skip
     window = run.geometry.intensity if level else IntensityMap(0.0, run.geometry.intensity.high - run.geometry.intensity.low)
-    stem = f"sub-0001/anat/sub-0001_desc-{what}_T1w"
+    stem = f"sub-0001/anat/sub-0001_desc-{what}_{contrast or UNSAID}"
     image = Volume(window.from_unit(unit_XYZ), run.geometry.affine)
     nifti.write(out / f"{stem}.nii.gz", image, dtype=dtype, description=derivative.description(HEADER))
     sidecar = {

@@ -13,6 +13,7 @@ from volgen.core import manifest
 from volgen.core.config import dump_yaml
 from volgen.core.errors import UserError
 from volgen.core.files import check_digest, read_json, write_json, write_text
+from volgen.runs.instrument import as_told
 from volgen.runs.settings import Settings
 from volgen.runs.trained import TrainedRun
 
@@ -61,7 +62,8 @@ class Trials:
         mine = {"stage": "tune", "config": provenance.config, "inputs": provenance.inputs, "seed": provenance.seed}
 
         def differs(before: Mapping[str, Any]) -> str:
-            different = [key for key, value in mine.items() if before.get(key) != value]
+            known = {**before, "config": as_told(before.get("config"), provenance.config)}
+            different = [key for key, value in mine.items() if known.get(key) != value]
             return f"holds other trials (its manifest has another '{different[0]}')" if different else ""
 
         with folders.claim(

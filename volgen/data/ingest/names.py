@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from volgen.images.contrasts import CONTRASTS, UNSAID, WITH_AGENT
 from volgen.images.nifti import stem
 
 NATIVE = "native"
@@ -16,23 +17,6 @@ _TOKEN = re.compile(r"[^_\-.+ ]+")
 _ENTITY = re.compile(r"([a-z]+)-([^_]+)")
 _SUBJECT = re.compile(r"(?:^|[_/])(sub-[^_/.-]+)")
 _SESSION = re.compile(r"(?:^|[_/])(ses-[^_/.-]+)")
-_CONTRASTS: Mapping[str, str] = {
-    "T1w": "t1 t1w t1n t1wi mprage mpr mpr1 spgr fspgr irfspgr bravo tfe t1mprage t1mpr memprage",
-    "T1w with contrast agent": "t1c t1ce t1cw t1gd t1gad t1post t1km t1wce t1wgd",
-    "T2w": "t2 t2w t2wi t2tse t2space",
-    "FLAIR": "flair t2f t2flair t2wflair fla",
-    "PDw": "pd pdw",
-    "T2starw": "t2star t2starw t2s gre",
-    "UNIT1": "unit1 mp2rage uni",
-    "inversion": "inv1 inv2 ir",
-    "susceptibility": "swi swan qsm",
-    "diffusion": "dwi dti adc fa md trace b0 b1000",
-    "function": "bold epi asl cbf fmri rest perf",
-    "vessels": "mra tof angio",
-    "CT": "ct",
-    "PET": "pet fdg suv",
-}
-_CONTRAST = {word: name for name, words in _CONTRASTS.items() for word in words.split()}
 _AGENT = {"ce", "gd", "gad", "contrast", "post", "c", "km"}
 _LABELS = {
     *("mask", "dseg", "probseg", "seg", "segm", "segmentation", "segmentations", "label", "labels", "labelmap", "aseg", "ribbon", "aparc"),
@@ -59,7 +43,7 @@ _PROCESSING = {
     *("registered", "resampled", "mni", "std", "defaced", "deface", "anon", "cropped", "crop", "iso", "orig", "raw", "preproc", "warped"),
     *("native", "noreg", "eddy", "tumor", "rawavg", "brainmask", "ax", "sag", "cor", "axial", "sagittal", "coronal", "3d", "tra"),
 }
-_WORDS = _CONTRAST.keys() | _LABELS | _PROCESSING | (_AGENT - {"c"})
+_WORDS = CONTRASTS.keys() | _LABELS | _PROCESSING | (_AGENT - {"c"})
 _VISIT_WORD = r"(ses|sess|session|visit|vis|tp|timepoint|wave|baseline|bl|followup|fu|month|mo|week|wk|mr|run|retest)"
 _VISIT = re.compile(rf"(?i){_VISIT_WORD}\d{{1,4}}|baseline|bl|followup|fu|retest|(19|20)\d\d[01]\d[0-3]\d")
 _YEAR = re.compile(r"(19|20)\d\d")
@@ -95,12 +79,12 @@ class Name:
             self.words,
             *(tuple(token.lower() for token in _tokens(folder)) for folder in PurePosixPath(self.relative).parts[-2::-1]),
         ):
-            found = [_CONTRAST[word] for word in part if word in _CONTRAST]
+            found = [CONTRASTS[word] for word in part if word in CONTRASTS]
             if "FLAIR" in found:
                 return "FLAIR"
             if found:
-                agent = found[0] == "T1w" and ("ce" in self.entities or not _AGENT.isdisjoint(part))
-                return "T1w with contrast agent" if agent else found[0]
+                agent = found[0] == UNSAID and ("ce" in self.entities or not _AGENT.isdisjoint(part))
+                return WITH_AGENT if agent else found[0]
             if self.entities:
                 return None
         return None
@@ -215,4 +199,4 @@ def _entities(name: str) -> dict[str, str]:
 def _bare(word: str) -> str:
     """A word in lower case; a mask's number is no part of it."""
     lower = word.lower()
-    return lower if lower in _CONTRAST else lower.rstrip("0123456789") or lower
+    return lower if lower in CONTRASTS else lower.rstrip("0123456789") or lower

@@ -26,7 +26,7 @@ from volgen.data.ingest.content import no_scan, without_padding
 from volgen.data.ingest.discover import Found
 from volgen.data.ingest.frame import open_frame
 from volgen.data.ingest.grid import check
-from volgen.data.ingest.names import is_label_word
+from volgen.data.ingest.names import is_label_word, parse
 from volgen.data.ingest.preprocess import IngestConfig
 from volgen.data.layout import ATTRIBUTE, FILES, SEAL, changed, write_group
 from volgen.data.levels import LEVELS
@@ -34,6 +34,7 @@ from volgen.data.place import open_array
 from volgen.data.quantise import encode
 from volgen.data.record import SubjectRecord, checksum, finest_level, split_of
 from volgen.images import nifti
+from volgen.images.contrasts import suffix_of
 from volgen.images.intensity import IntensityMap
 from volgen.images.nifti import read_scan
 from volgen.images.volume import Volume
@@ -249,6 +250,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         source_affine=taken.source,
         finest=finest_level(whole.voxel_size, volume.voxel_size),
         levels=LEVELS,
+        contrast=suffix_of(parse(found.relative).contrast),
     )
     share = round(taken.kept, 6)
     with atomic_folder(store / found.id) as temporary:

@@ -35,6 +35,11 @@ class Config(ColumnConfig):
         return self
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it can be asked for: its levels."""
+        return self.levels
+
+    @property
     def settled(self) -> bool:
         """Whether there are levels."""
         return bool(self.levels)

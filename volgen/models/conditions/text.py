@@ -12,6 +12,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -22,7 +23,7 @@ from volgen.core.config import MAY_CHANGE
 from volgen.models.condition import ConditionConfig
 from volgen.models.conditions._column import asked
 from volgen.models.sentences import about as encoder_about
-from volgen.models.sentences import embedding
+from volgen.models.sentences import embedding, is_encoder
 
 BLANK = re.compile(r"\{([^{}]+)\}")
 """A column's place in a template."""
@@ -72,6 +73,22 @@ class Config(ConditionConfig):
     def places(self) -> list[str]:
         """The encoder's folder."""
         return [self.encoder] if self.encoder else []
+
+    def placed(self, beside: Sequence[Path], named: Path | None = None) -> Self:
+        """The same with its encoder, known by the checksum of its weights, where that lies now: in a folder of the same name.
+
+        Raises:
+            ValueError: no encoder, or another one, is where it is said to be.
+        """
+        if named is not None:
+            if (found := encoder_about(str(named))[0]) != self.sha256:
+                raise ValueError(f"the encoder in '{named}' has weights {found[:12]}..., not {self.sha256[:12]}...")
+            return self.model_copy(update={"encoder": str(named)})
+        own = Path(self.encoder)
+        if is_encoder(own):
+            return self
+        there = (str(folder / own.name) for folder in beside if own.name and is_encoder(folder / own.name))
+        return next((self.model_copy(update={"encoder": one}) for one in there if encoder_about(one)[0] == self.sha256), self)
 
     @property
     def settled(self) -> bool:

@@ -17,6 +17,7 @@ from volgen.core.run_files import CONFIG, LEDGER, TRAIN_AGAIN
 from volgen.data.store import Store
 from volgen.data.stream import Batch, Stream
 from volgen.experts.plan import Phase
+from volgen.images.contrasts import of_cohort
 from volgen.images.geometry import Geometry
 from volgen.parallel.engine import Engine, EngineConfig
 from volgen.parallel.group import Group
@@ -143,8 +144,9 @@ class Plain:
         data = self._run.data
         one_frame = all(record.source_affine is not None for record in records)
         return Geometry.of_cohort(
-            data.shape, [r.affine for r in records], [r.intensity for r in records], examples, data.box, one_frame=one_frame
-        )
+            data.shape, [r.affine for r in records], [r.intensity for r in records], examples, data.box, one_frame=one_frame,
+            contrasts=of_cohort(record.contrast for record in records),
+        )  # fmt: skip
 
     def check(self, finished: Mapping[str, int]) -> None:
         """Nothing is counted."""

@@ -1,0 +1,55 @@
+"""What manifests and sidecars say of an operator: its files by name and checksum, wherever on the machine they lay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from volgen.core.config import Config
+from volgen.core.files import sha256
+
+OPERATOR, FILES = "operator", "operator_files"
+"""Keys of settings: the operator, and the SHA-256 of the files that it reads, by dotted key."""
+
+
+def told_of_operator(operator: Config) -> dict[str, Any]:
+    """Settings that say which operator it is. A file that is not there has no checksum: whoever builds the operator says so."""
+    content = operator.model_dump(mode="json")
+    for key in operator.named_files:
+        _change(content, key, _name)
+    digests = {key: sha256(path, follow=True) for key, path in operator.named_files.items() if path.is_file()}
+    return {OPERATOR: content, **({FILES: digests} if digests else {})}
+
+
+def as_told(before: Any, mine: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in a manifest, as they are told now: volgen 0.3.0 had files by their places, and no checksums of parts of a composed one.
+
+    Args:
+        before: settings as they were written, by whomever.
+        mine: those that they are compared with.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(before)) if isinstance(before, Mapping) else {}
+    files = mine.get(FILES, {})
+    for key in files:
+        _change(content.get(OPERATOR), key, _name)
+    if FILES not in content and files and all("." in key for key in files):
+        content[FILES] = files
+    return content
+
+
+def _name(place: Any) -> Any:
+    return PurePath(place).name if isinstance(place, str) else place
+
+
+def _change(content: Any, key: str, change: Callable[[Any], Any]) -> None:
+    """Changes what a dotted key leads to, if it leads anywhere."""
+    *places, last = key.split(".")
+    for place in places:
+        if isinstance(content, list):
+            content = content[int(place)] if int(place) < len(content) else None
+        else:
+            content = content.get(place) if isinstance(content, dict) else None
+    if isinstance(content, dict) and last in content:
+        content[last] = change(content[last])
