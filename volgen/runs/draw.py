@@ -167,8 +167,8 @@ class Drawing:
         """Where samples start, and what they have to agree with."""
         prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0) + self.finest)
         if self.sketch is not None:
-            assert not self.climbs, "the sketch is a whole volume"
-            prior = partial(_noised, self._sketched)
+            first = self.climb.level(0) + self.finest
+            prior = partial(_noised, corner_scale(first) * means(self._sketched, first))
         return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
 
     @cached_property

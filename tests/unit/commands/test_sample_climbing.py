@@ -20,7 +20,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import read_json, sha256, write_json
 from volgen.experts.ensemble import Ensemble, ExpertRecord, write
 from volgen.images.geometry import Geometry
-from volgen.images.intensity import IntensityMap
+from volgen.images.intensity import IntensityMap, to_model
 from volgen.models import haar
 from volgen.privacy.plans.none import NOTHING
 from volgen.recipe import load
@@ -116,6 +116,25 @@ def test_a_guidance_gets_whole_volumes(run: Path, tmp_path: Path, drawn: list[in
     drawn.clear()
     sample(run, tmp_path / "out", count=1, device="cpu", guidance="projection", operator={"kind": "inpaint", "share": 0.5}, data=data)
     assert set(drawn) == {SIZE}
+
+
+def test_a_sketch_climbs_from_the_corner_that_the_first_expert_sees(
+    run: Path, tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(sample(run, tmp_path / "data", count=1, device="cpu").rglob("*_T1w.nii.gz"))
+    drawn.clear()
+    begun: list[torch.Tensor] = []
+    real = descent.Descent.begin
+    monkeypatch.setattr(descent.Descent, "begin", lambda self, index: begun.append((state := real(self, index)).x_BCXYZ) or state)
+    for full in (False, True):
+        sample(run, tmp_path / str(full), count=1, device="cpu", sketch=path, sketch_sigma=99.0, seed=4, full=full)
+    assert drawn == [SIZE // 64, SIZE // 8, SIZE, SIZE] and sidecar(tmp_path / "False")["Levels"] == [*LEVELS, 0]
+    sketch = to_model(torch.from_numpy(nib.load(path).get_fdata().astype(np.float32) / 100.0))[None, None]  # type: ignore[attr-defined]
+    sigma = sidecar(tmp_path / "True")["SigmaGrid"][0]
+    for state, level in zip(begun, (2, 0), strict=True):
+        shape = tuple(edge >> level for edge in sketch.shape[2:])
+        left = state - sigma * descent.white((1, *shape), 4, "start", 0)[None]
+        torch.testing.assert_close(left, 8 ** (level / 2) * haar.means(sketch, level), atol=2e-4, rtol=1e-4)
 
 
 def test_a_folder_that_was_begun_without_climbing_goes_on_without(run: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def sample(
             raise UserError("--stages", str(stages), "1: this run draws volumes piece by piece, and each piece needs all experts")
         stages = 1
     level = coarser(trained, voxel_size)
-    climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or sketch or began_full(out))
+    climbs = trained.climbs(grid) and noises.kind == WHITE and not (guide.whole or full or began_full(out))
     finest = trained.finest_for(level, grid) if climbs else 0
     grid = [sigma for sigma, of in zip(grid, trained.levels(grid), strict=False) if of >= finest]
     costs = costs_of(trained, grid, descent.evaluations(solver.build(), len(grid)))
