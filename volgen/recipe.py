@@ -364,6 +364,8 @@ class Recipe(Config):
             raise ValueError(f"conditions: two of {names} have one name")
         if names and not getattr(self.network, "embedding", 0):
             raise ValueError(f"conditions: network.kind '{self.network.kind}' cannot be told anything; use another, such as wavelet_unet3d")
+        if self.preconditioner.told and all(condition.classes is None for condition in self.conditions):
+            raise ValueError("preconditioner.told: there is nothing to tell it; give conditions of kind continuous or categorical")
         step = 2**self.level
         if any(first % step for first in self.data.place.start):
             raise ValueError(f"data.box.start is {list(self.data.place.start)}, but level {self.level} needs multiples of {step}")

@@ -72,6 +72,19 @@ NOTHING = Given()
 """Nothing is known but the noisy volume."""
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of each scan of a cohort, as networks are told it.
+
+    Attributes:
+        values: [n]; numbers, or numbers of words; NaN where it is not known.
+        words: how many words there are; 0: it is a number.
+    """
+
+    values: Tensor
+    words: int = 0
+
+
 def _beside(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     """Channels, or tokens, of both."""
     if one is None or other is None:

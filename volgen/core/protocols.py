@@ -197,6 +197,7 @@ class Problem:
         expected: what is known of a state without a network, be it a volume or the corner of one; None if that is nothing.
         covariance: how whole volumes spread around what is expected of them; None if nothing is known.
         weak: a worse denoiser of the same volumes, for a guidance that says which one (:attr:`Guidance.weak`); None if there is none.
+        told: the same for a volume of which something is true (B = 1); None if it is the same whatever is true.
     """
 
     prior: Callable[[Tensor, float], Tensor] = _drowned
@@ -204,6 +205,11 @@ class Problem:
     expected: Expected | None = None
     covariance: Covariance | None = None
     weak: Denoiser | None = None
+    told: Callable[[Given], Problem] | None = None
+
+    def of(self, given: Given) -> Problem:
+        """The problem of a volume of which something is true."""
+        return self if self.told is None or given is NOTHING else self.told(given)
 
 
 PRIOR = Problem()

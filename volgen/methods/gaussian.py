@@ -60,7 +60,7 @@ class SpreadDenoiser:
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """Returns the expected volume x0_BCXYZ."""
-        return self.preconditioner.expected(y_BCXYZ, sigma_B / self.network(y_BCXYZ, sigma_B).float())
+        return self.preconditioner.told(given).expected(y_BCXYZ, sigma_B / self.network(y_BCXYZ, sigma_B).float())
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """The preconditioner's loss weight [B]."""
@@ -83,8 +83,10 @@ class FittedGaussian(Bank):
             raise ValueError(f"method.kind 'gaussian' is the Gaussian of a cohort, but {found}: use gaussian")
         if getattr(recipe.objective, "jumps", False):
             raise ValueError(f"objective.kind '{recipe.objective.kind}' trains networks that jump: use denoising")
-        if recipe.conditions or recipe.known or recipe.model.level or recipe.piece != recipe.data.grid:
-            raise ValueError("method.kind 'gaussian' is of whole volumes and is told nothing: no conditions, levels, pieces or places")
+        if recipe.known or recipe.model.level or recipe.piece != recipe.data.grid:
+            raise ValueError("method.kind 'gaussian' is of whole volumes: no levels, pieces or places")
+        if recipe.conditions and not recipe.preconditioner.told:
+            raise ValueError("method.kind 'gaussian' has no network that could be told conditions: set preconditioner.told")
         if recipe.model.mirrored:
             raise ValueError("method.kind 'gaussian' asks no network from both sides: leave mirrored out, or set preconditioner.mirrored")
 

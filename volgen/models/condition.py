@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from volgen.core.config import Config
 from volgen.core.errors import UserError, nearest_word
-from volgen.core.given import NOTHING, Examples, Given
+from volgen.core.given import NOTHING, Examples, Given, Known
 from volgen.core.protocols import Cut, Scan
 from volgen.core.rng import uniform
 from volgen.models.sentences import Elsewhere
@@ -112,6 +112,11 @@ class ConditionConfig(Config):
             ValueError: nothing follows from them; says why.
         """
         return self
+
+    @property
+    def classes(self) -> int | None:
+        """How many words its value is the number of one of; 0 if it is a number itself, None if a Gaussian cannot be told it."""
+        return None
 
     @abstractmethod
     def build(self, width: int) -> nn.Module:
@@ -210,6 +215,20 @@ def telling(cut: Cut, conditions: Sequence[ConditionConfig]) -> Cut:
         return replace(examples, given=examples.given | Given(values=values))
 
     return told
+
+
+def known(conditions: Sequence[ConditionConfig], people: Sequence[Mapping[str, Any]]) -> dict[str, Known]:
+    """What is known of the scans of a cohort, of those conditions that a Gaussian can be told.
+
+    Args:
+        conditions: any.
+        people: what a store's manifest says of each scan.
+    """
+    return {
+        condition.name: Known(torch.tensor([condition.value(about) for about in people], dtype=torch.float32), condition.classes)
+        for condition in conditions
+        if condition.classes is not None
+    }
 
 
 def dropped(name: str, chance: float, seed: int, *key: int | str) -> bool:

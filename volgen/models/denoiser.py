@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from volgen.core.given import NOTHING, Given
+from volgen.core.given import NOTHING, Given, Known
 from volgen.core.protocols import Covariance, FlowMap, Shape3
 
 Network = Callable[..., Tensor]
 """``network(input_BCXYZ, noise_B) -> output_BCXYZ``: any callable, so a bare module and a DeepSpeed engine fit alike.
 
 A network that was built with conditions (:class:`volgen.models.condition.Conditioned`) takes named numbers as a third argument."""
+
+
+UNKNOWN: Mapping[str, Known] = MappingProxyType({})
+"""Nothing is known of a cohort's people."""
 
 
 class Surrounding(Protocol):
@@ -93,6 +98,26 @@ class Preconditioner(Protocol):
         """
         ...
 
+    def told(self, given: Given) -> Preconditioner:
+        """The same of volumes of which something is true, row by row; itself where it knows of nothing that is told.
+
+        Args:
+            given: what is told of each volume of a batch.
+        """
+        ...
+
+    def carried(self, x_BCXYZ: Tensor, sigma: float, to: Preconditioner) -> Tensor:
+        """Noisy volumes as they are under another preconditioner, from the same standard normal noise (:meth:`noised`).
+
+        They are what they were, bit for bit, if neither of the two is told anything.
+
+        Args:
+            x_BCXYZ: volumes under noise.
+            sigma: its level.
+            to: the other one.
+        """
+        ...
+
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """What a batch of training volumes is denoised with: fitted as if each of them were somebody new.
 
@@ -127,6 +152,11 @@ class PreconditionerConfig(Protocol):
     """Whether its state is a function of people: it then has to come from a public cohort where people are protected."""
 
     @property
+    def told(self) -> bool:
+        """Whether it is fitted to what conditions say of people, too."""
+        ...
+
+    @property
     def inputs(self) -> int:
         """Input channels that the network sees (a volume has 1)."""
         ...
@@ -146,7 +176,10 @@ class PreconditionerConfig(Protocol):
         """Highest level of an expert (:mod:`volgen.models.model`): that it leaves finer bands to what is expected without a network."""
         ...
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
+    def fit(
+        self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = (),
+        told: Mapping[str, Known] = UNKNOWN,
+    ) -> Preconditioner:  # fmt: skip
         """Fits to training volumes.
 
         Args:
@@ -154,6 +187,7 @@ class PreconditionerConfig(Protocol):
             people: who each volume of a pass is of.
             seed: seed of anything random in the fit.
             finest: finest level that each volume of a pass shows, at most :attr:`coarsest`; 0 for all if empty.
+            told: what conditions say of each volume of a pass, by name.
         """
         ...
 
@@ -222,9 +256,9 @@ class PreconditionedDenoiser:
         self.preconditioner = preconditioner
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
-        """Returns x0_BCXYZ. What is given goes to the network as it is, channels behind its other inputs; no preconditioner sees it."""
-        return self.preconditioner.denoise(knowing(self.network, given), y_BCXYZ, sigma_B)
+        """Returns x0_BCXYZ. What is given goes to the network as it is, channels behind its other inputs, and to the preconditioner."""
+        return self.preconditioner.told(given).denoise(knowing(self.network, given), y_BCXYZ, sigma_B)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
-        """The preconditioner's loss weight [B]."""
+        """The preconditioner's loss weight [B], the same whatever is told."""
         return self.preconditioner.weight(sigma_B)

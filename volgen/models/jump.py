@@ -30,7 +30,7 @@ class Jump:
 
     def __init__(self, denoise: Denoiser, preconditioner: Preconditioner) -> None:
         assert preconditioner.flow_map is not None, "there is nothing to jump along"
-        self._denoise, self._preconditioner, self._flow = denoise, preconditioner, preconditioner.flow_map
+        self._denoise, self._preconditioner = denoise, preconditioner
 
     def __call__(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor, given: Given = NOTHING) -> Tensor:
         """The volumes at ``to_B`` on the paths that lead through ``x_BCXYZ`` at ``sigma_B``; what does not move stays, bit for bit.
@@ -41,8 +41,10 @@ class Jump:
             to_B: lower ones, 0 for clean volumes, or the same.
             given: what is known beside the volumes.
         """
-        correction = self._denoise(x_BCXYZ, sigma_B, given) - self._preconditioner.expected(x_BCXYZ, sigma_B)
-        return self._flow(x_BCXYZ, sigma_B, to_B) + (1.0 - to_B / sigma_B)[:, None, None, None, None] * correction
+        known = self._preconditioner.told(given)
+        assert known.flow_map is not None, "what is told makes no other kind of it"
+        correction = self._denoise(x_BCXYZ, sigma_B, given) - known.expected(x_BCXYZ, sigma_B)
+        return known.flow_map(x_BCXYZ, sigma_B, to_B) + (1.0 - to_B / sigma_B)[:, None, None, None, None] * correction
 
     def missed(self, error_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor, detail: float) -> Tensor:
         """Mean squares [B] of errors at the ends of jumps, in units of the mean square of what the network's output is multiplied with.

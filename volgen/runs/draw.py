@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -165,20 +165,31 @@ class Drawing:
     @property
     def problem(self) -> Problem:
         """Where samples start, and what they have to agree with."""
-        prior = partial(FittedCorners(self.preconditioner).prior, self.climb.level(0) + self.finest)
+        untold = self._problem(self.preconditioner)
+
+        def told(given: Given) -> Problem:
+            known = self.preconditioner.told(given)
+            return untold if known is self.preconditioner else self._problem(known)
+
+        return replace(untold, told=told)
+
+    def _problem(self, preconditioner: Preconditioner) -> Problem:
+        corners = FittedCorners(preconditioner)
+
+        def expected(y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+            level = levels_between(self.run.whole[-1], y_BCXYZ.shape[-1]) if self.climbs else 0
+            return corners.expected(level, y_BCXYZ, sigma_B)
+
+        prior = partial(corners.prior, self.climb.level(0) + self.finest)
         if self.sketch is not None:
             first = self.climb.level(0) + self.finest
             prior = partial(_noised, corner_scale(first) * means(self._sketched, first))
-        return Problem(prior, self.measurement, self._expected, self.preconditioner.covariance, self.weak)
+        return Problem(prior, self.measurement, expected, preconditioner.covariance, self.weak)
 
     @cached_property
     def _sketched(self) -> Tensor:
         assert self.sketch is not None, "there is one"
         return self.space.encode(self.sketch)
-
-    def _expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
-        level = levels_between(self.run.whole[-1], y_BCXYZ.shape[-1]) if self.climbs else 0
-        return FittedCorners(self.preconditioner).expected(level, y_BCXYZ, sigma_B)
 
     def sampler(self) -> Sampler:
         """A new solver, as configured."""

@@ -91,17 +91,30 @@ class Model:
         if not bool(((levels > 0.0) & levels.isfinite()).all()):
             raise ValueError(f"noise levels {levels.tolist()}; expected positive ones up to {self.sigma_max:g}")
         y = y_BCXYZ.to(self.device, torch.float32)
-        if not isinstance(given, Given):
-            given = asked_for(self._conditions, {name: str(value) for name, value in given.items()})[[0] * len(y)]
-        return self._bank(y, levels.expand(len(y)), given.to(self.device))
+        return self._bank(y, levels.expand(len(y)), self._asked(given, len(y)))
 
     def noise(self, seed: int = 0, index: int = 0) -> Tensor:
         """The standard normal noise [1, 1, X, Y, Z] that volume ``index`` of a seed begins from, as ``volgen.sample`` draws it."""
         return white((1, *self.shape), seed, "start", index)[None].to(self.device)
 
-    def prior(self, noise_BCXYZ: Tensor) -> Tensor:
-        """Samples of the noisiest marginal, at ``grid[0]``, from standard normal noise: what a sampler begins with."""
-        return self._preconditioner.prior(noise_BCXYZ.to(self.device), self.grid[0])
+    def prior(self, noise_BCXYZ: Tensor, given: Given | Mapping[str, Any] = NOTHING) -> Tensor:
+        """Samples of the noisiest marginal, at ``grid[0]``, from standard normal noise: what a sampler begins with.
+
+        Args:
+            noise_BCXYZ: standard normal noise.
+            given: what volumes are asked to be, as in a call.
+
+        Raises:
+            UserError: there is no such condition, or no such value of it.
+        """
+        told = self._asked(given, len(noise_BCXYZ))
+        return self._preconditioner.told(told).prior(noise_BCXYZ.to(self.device), self.grid[0])
+
+    def _asked(self, given: Given | Mapping[str, Any], count: int) -> Given:
+        """What a batch is told, on the device."""
+        if not isinstance(given, Given):
+            given = asked_for(self._conditions, {name: str(value) for name, value in given.items()})[[0] * count]
+        return given.to(self.device)
 
     def image(self, x_BCXYZ: Tensor) -> nifti.Image:
         """One volume [X, Y, Z], with axes of length 1 in front or not, as an image in RAS+, mm and the cohort's intensity units.

@@ -110,7 +110,7 @@ class Volumes:
 
     def begin(self, unit: int) -> list[State]:
         """The noise that a volume begins as."""
-        return [self.descent.begin(index) for index in self.units[unit]]
+        return [self.descent.begin(index, self.given(index)) for index in self.units[unit]]
 
     def advance(self, unit: int, state: list[State], steps: range) -> list[State]:
         """Some steps down, expert by expert."""

@@ -107,14 +107,14 @@ class Descent:
             )
         self.guidance.check(self.problem)
 
-    def begin(self, index: int) -> State:
-        """Volume ``index`` before its first step."""
+    def begin(self, index: int, given: Given = NOTHING) -> State:
+        """Volume ``index`` before its first step; ``given`` is what is known beside it (B = 1)."""
 
         def noises(k: int) -> Tensor:
             return self._noise(0, "start", index) if k == 0 else self._noise(0, "guide", "start", index, k)
 
         with torch.no_grad():
-            return State(self.guidance.prior(self.problem, self.path[0][0], noises).to("cpu"))
+            return State(self.guidance.prior(self.problem.of(given), self.path[0][0], noises).to("cpu"))
 
     def advance(self, state: State, number: int, index: int, given: Given = NOTHING) -> State:
         """Volume ``index`` after step ``number`` (from 0); ``given`` is what is known beside it (B = 1).
@@ -127,8 +127,9 @@ class Descent:
         def noises(k: int) -> Tensor:
             return self._noise(number, "guide", number, index, k)
 
-        denoise = _told(self.guidance.guide(self.denoise, self.problem, noises), given.to(self.device))
-        solver = self.guidance.solver(self.sampler, self.problem, noises)
+        problem = self.problem.of(given)
+        denoise = _told(self.guidance.guide(self.denoise, problem, noises), given.to(self.device))
+        solver = self.guidance.solver(self.sampler, problem, noises)
         with torch.set_grad_enabled(self.guidance.differentiates):
             x, memory = solver.step(denoise, state.x_BCXYZ.to(self.device), step, _moved(state.memory, self.device))
         if not torch.isfinite(x).all():
@@ -197,10 +198,11 @@ def sample(
     """
     assert len(set(indices)) == len(indices), "an index may be drawn once"
     descent = Descent(denoise, sampler, path, seed, shape, torch.device(device), problem, noise, guidance, climb)
-    states = [State(x_CXYZ[None]) for x_CXYZ in begin] or [descent.begin(index) for index in indices]
+    known = given or [NOTHING] * len(indices)
+    states = [State(x_CXYZ[None]) for x_CXYZ in begin] or [descent.begin(*each) for each in zip(indices, known, strict=True)]
     for number, (sigma, _) in enumerate(path):
         for place, index in enumerate(indices):
-            states[place] = descent.advance(states[place], number, index, given[place] if given else NOTHING)
+            states[place] = descent.advance(states[place], number, index, known[place])
             done(1, f"sigma {sigma:.3g}")
     return [state.x_BCXYZ[0] for state in states]
 

@@ -3,7 +3,8 @@
 The probability flow dx / d sigma = (x - D(x, sigma)) / sigma is an ordinary differential equation, so it can be followed from a volume to
 its noise under one denoiser, and from there to a volume under another (Song et al. 2021, appendix D; Su et al. 2023, dual diffusion
 implicit bridges). What both denoisers agree on comes back as it was; what they differ in is what changes. For classes N(mu_c, L) the volume
-moves by mu_1 - mu_0, but for a share of sqrt(L / (L + sigma^2)) of that, sigma being the highest noise level.
+moves by mu_1 - mu_0, but for a share of sqrt(L / (L + sigma^2)) of that, sigma being the highest noise level; what is known of classes
+without a network moves there (:func:`crossed`).
 
 The flow begins and ends at the lowest level of the grid, which a scan is taken to be at: the step from there to 0 would denoise the scan.
 A solver that corrects its last prediction at its next step, asking twice in that (Heun's), gets one more step, of no length.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +24,31 @@ from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Sampler
 from volgen.sampling import descent
 from volgen.sampling.descent import Path
+
+
+class Carrier(Protocol):
+    """What is known of noisy volumes without a network."""
+
+    def carried(self, x_BCXYZ: Tensor, sigma: float, to: Any) -> Tensor:
+        """The volumes as they are under ``to``, from the same noise."""
+        ...
+
+
+def crossed(x_CXYZ: Tensor, sigma: float, one: Carrier, other: Carrier, strength: float = 1.0) -> Tensor:
+    """A volume at the highest noise level, on its way from one class to another: x + strength (x' - x), x' being x as it is carried there.
+
+    Where nothing is known of classes it stays what it is, bit for bit. For Gaussian classes that are known it is what the flow up from
+    ``sigma`` and down to it again would make of it, so that nothing of the way is lost, however high ``sigma`` is.
+
+    Args:
+        x_CXYZ: the volume.
+        sigma: its noise level.
+        one: what is known of the class it comes from.
+        other: what is known of the class it goes to.
+        strength: 0 for the first, 1 for the second.
+    """
+    carried_CXYZ = one.carried(x_CXYZ[None], sigma, other)[0]
+    return carried_CXYZ if strength == 1.0 else x_CXYZ + strength * (carried_CXYZ - x_CXYZ)
 
 
 def upwards(grid: Sequence[float]) -> Path:

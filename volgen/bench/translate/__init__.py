@@ -40,12 +40,13 @@ from volgen.data.record import Split, SubjectRecord
 from volgen.data.store import Store
 from volgen.images.intensity import to_model
 from volgen.models.condition import asked_for
+from volgen.models.denoiser import Preconditioner
 from volgen.parallel.device import usable_device
 from volgen.runs.choices import visited
 from volgen.runs.conditions import conditions_of
 from volgen.runs.trained import TrainedRun, open_run
 from volgen.sampling.samplers.heun import Config as Heun
-from volgen.sampling.translation import Bridge, Told
+from volgen.sampling.translation import Bridge, Told, crossed
 
 WIDTH = 2.0
 """Width of the model range, of which shares are told."""
@@ -162,8 +163,9 @@ def run(config: Config) -> list[Row]:
         found = f"has {len(chosen)} people below {config.low:g} in {config.split}, and in training {len(young)} and {len(old)} at the ends"
         raise UserError(str(store.path), found, f"at least 1, and {LEAST} of each", "choose --low and --high")
     with ExitStack() as held:
-        bank = held.enter_context(trained.bank(trained.preconditioner(device), device, visited(trained, config.steps)))
-        ways: dict[str, Way] = {trained.recipe.name: _bridged(config, trained, bank, device), "line": _line(config, train, target)}
+        fitted = trained.preconditioner(device)
+        bank = held.enter_context(trained.bank(fitted, device, visited(trained, config.steps)))
+        ways: dict[str, Way] = {trained.recipe.name: _bridged(config, trained, fitted, bank, device), "line": _line(config, train, target)}
         if config.gan_steps:
             ways["cyclegan"] = _gan(config, young, old, device)
         return _measured(config, ways, Regressions(train, unseen, config.seed), read, chosen)
@@ -248,7 +250,7 @@ def _rows(
     return rows
 
 
-def _bridged(config: Config, trained: TrainedRun, bank: Denoiser, device: torch.device) -> Way:
+def _bridged(config: Config, trained: TrainedRun, fitted: Preconditioner, bank: Denoiser, device: torch.device) -> Way:
     """Through the run's noise, by Heun's solver."""
     grid = visited(trained, config.steps)
     bridge, conditions = Bridge(Heun().build(), grid, device), conditions_of(trained)[0]
@@ -260,11 +262,14 @@ def _bridged(config: Config, trained: TrainedRun, bank: Denoiser, device: torch.
 
     aim = {config.column: f"{config.high:g}"}
 
+    def way(x: Tensor, one: Told, other: Told) -> Tensor:
+        return bridge.down(other, crossed(bridge.up(one, x), grid[0], fitted.told(one.told), fitted.told(other.told))).cpu()
+
     def there(x: Tensor, record: SubjectRecord) -> Tensor:
-        return bridge.down(told(record, aim), bridge.up(told(record, {}), x)).cpu()
+        return way(x, told(record, {}), told(record, aim))
 
     def back(x: Tensor, record: SubjectRecord) -> Tensor:
-        return bridge.down(told(record, {}), bridge.up(told(record, aim), x)).cpu()
+        return way(x, told(record, aim), told(record, {}))
 
     return Way(there, back)
 

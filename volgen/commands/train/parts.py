@@ -22,6 +22,7 @@ from volgen.data.stream import Stream
 from volgen.experts.plan import Phase
 from volgen.methods import Fitted
 from volgen.models.assembly import Assembly
+from volgen.models.condition import known
 from volgen.models.denoiser import Preconditioner
 from volgen.models.space import VOXELS, Domain
 from volgen.origin.start import Start
@@ -56,7 +57,8 @@ def fit_preconditioner(recipe: Recipe, store: Store, root: Path, group: Group, s
                 return (seen.encode(volume_XYZ[None, None])[0, 0] for volume_XYZ in stream.volumes())
 
             try:
-                fitted = recipe.preconditioner.fit(volumes, people, recipe.seed, finest)
+                told = known(recipe.conditions, [record.about for record in stream.records])
+                fitted = recipe.preconditioner.fit(volumes, people, recipe.seed, finest, told)
                 assembly: Assembly = recipe.assembly.fit(stream.scans, people, recipe.seed)
             except ValueError as error:
                 raise UserError(str(store.path), str(error), "more people, or other kinds of preconditioner and assembly") from None

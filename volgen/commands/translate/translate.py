@@ -35,7 +35,7 @@ from volgen.runs.contrast import contrast_of
 from volgen.runs.scan import prepared
 from volgen.runs.statement import PAGE, STATEMENT, write_statement
 from volgen.runs.trained import TrainedRun, open_run
-from volgen.sampling.translation import Between, Bridge, Told
+from volgen.sampling.translation import Between, Bridge, Told, crossed
 
 SAMPLERS = "volgen.sampling.samplers"
 USUAL = {"kind": "heun"}
@@ -191,21 +191,23 @@ def _translated(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
     """Images by name, in the model range, and what is told of them."""
     ways = 2 + 3 * len(strengths)
+    first, second = (side.run.preconditioner(device) for side in (source, target))
     with (
-        source.run.bank(source.run.preconditioner(device), device, grid) as one,
-        target.run.bank(target.run.preconditioner(device), device, grid) as two,
+        source.run.bank(first, device, grid) as one,
+        target.run.bank(second, device, grid) as two,
         progress("translation", ways * Bridge(solver, grid, device).steps) as ticker,
     ):
         was, is_ = Told(one, source.told.to(device)), Told(two, target.told.to(device))
         bridge = Bridge(solver, grid, device, ticker.advance)
+        here, aim = first.told(source.told), second.told(target.told)
         noise = bridge.up(was, x_CXYZ)
         back = bridge.down(was, noise)
         images = {SCAN: x_CXYZ, BACK: back}
         lines = []
         for strength in strengths:
             between = Between(was, is_, strength)
-            image = bridge.down(between, noise)
-            returned = bridge.down(was, bridge.up(between, image))
+            image = bridge.down(between, crossed(noise, grid[0], here, aim, strength))
+            returned = bridge.down(was, crossed(bridge.up(between, image), grid[0], aim, here, strength))
             images[_name(strength)] = image
             change, cycle = (difference.abs() / UNITS for difference in (image - back, returned - x_CXYZ))
             lines.append(

@@ -74,6 +74,11 @@ class Config(ColumnConfig):
     def _place(self, word: str) -> float:
         return float(self.levels.index(word)) if word in self.levels else math.nan
 
+    @property
+    def classes(self) -> int:
+        """The levels."""
+        return len(self.levels)
+
     def build(self, width: int) -> nn.Module:
         """[B] -> [B, width]."""
         return nn.Sequential(OneOf(max(1, len(self.levels))), nn.Linear(max(1, len(self.levels)), width, bias=False))

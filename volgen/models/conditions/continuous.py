@@ -74,6 +74,11 @@ class Config(ColumnConfig):
         assert self.centre is not None and self.spread is not None, "settled where a recipe is loaded"
         return (found - self.centre) / self.spread
 
+    @property
+    def classes(self) -> int:
+        """None: it is a number."""
+        return 0
+
     def build(self, width: int) -> nn.Module:
         """[B] -> [B, width]."""
         return nn.Sequential(Waves(), nn.Linear(1 + 2 * len(PERIODS), width), nn.SiLU(), nn.Linear(width, width))

@@ -72,8 +72,9 @@ class Folds:
 
 
 def fit(
-    layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()
-) -> tuple[Statistics, Folds]:
+    layout: Layout, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = (),
+    loaded: list[Tensor] | None = None,
+) -> tuple[Statistics, Folds]:  # fmt: skip
     """Means and components of the cohort and of the cohort without each fold; then variances of the held-out volumes.
 
     Every volume shows the components' corner; a finer band is estimated from those that show it.
@@ -84,6 +85,8 @@ def fit(
         people: who each volume of a pass is of.
         seed: seed of the folds.
         finest: finest level that each volume shows, at most ``rank_level``; 0 for all if empty.
+        loaded: gets the loadings of each volume on the components without each fold and on those of everybody, [folds + 1, r], each
+            centred by the mean that belongs to them.
 
     Raises:
         ValueError: there are fewer people than folds, of all or of those who show a band.
@@ -108,6 +111,9 @@ def fit(
         basis = components[fold[index]]
         offset = c - means[fold[index]]
         loadings = torch.einsum("rxyz,xyz->r", basis, offset[corner])
+        if loaded is not None:
+            from_each = [c[corner] - centre[corner] for centre in (*means, mean)]
+            loaded.append(torch.stack([torch.einsum("rxyz,xyz->r", *each) for each in zip(components, from_each, strict=True)]))
         offset[corner] -= torch.einsum("rxyz,r->xyz", basis, loadings)
         variances += loadings**2 / count
         for place, seen, _ in shows.by(index, mean.shape):

@@ -39,15 +39,41 @@ def flowed(layout: Layout, s: Statistics, x_BCXYZ: Tensor, sigma_B: Tensor, to_B
     place = low_pass(s.residual.shape, layout.rank_level)
     d_BCXYZ = pyramid(x_BCXYZ, layout.levels) - s.mean[:, None]
     components = s.components.expand(len(d_BCXYZ), *s.components.shape[1:])
-    weight = (s.residual[place] + _over(sigma_B) ** 2 + TINY).rsqrt()[:, 0]
-    gram = torch.einsum("brxyz,bxyz,bqxyz->brq", components, weight, components)
-    seen = torch.einsum("brxyz,bxyz,bcxyz->brc", components, weight, d_BCXYZ[place])
-    loadings_BCr = torch.linalg.solve(gram, seen).transpose(1, 2)
+    loadings_BCr = _loadings(components, d_BCXYZ[place], s.residual[place], sigma_B)
     inside_Br = _growth(s.variances, sigma_B[:, None], to_B[:, None])
     outside = _growth(s.residual, _over(sigma_B), _over(to_B))
     change = outside * d_BCXYZ
     change[place] += _combined(loadings_BCr * inside_Br[:, None], components) - outside[place] * _combined(loadings_BCr, components)
     return x_BCXYZ + unpyramid(change, layout.levels)
+
+
+def unnoised(layout: Layout, s: Statistics, x_BCXYZ: Tensor, sigma: float) -> Tensor:
+    """The noise of which noisy volumes were made, N(s)^-1 (x - m): the inverse of :meth:`GaussianPreconditioner.noised`.
+
+    Args:
+        layout: see :func:`flowed`.
+        s: the fit, or one for each volume.
+        x_BCXYZ: volumes under noise of ``sigma``.
+        sigma: its level, positive.
+    """
+    place = low_pass(s.residual.shape, layout.rank_level)
+    d_BCXYZ = pyramid(x_BCXYZ, layout.levels) - s.mean[:, None]
+    components = s.components.expand(len(d_BCXYZ), *s.components.shape[1:])
+    loadings_BCr = _loadings(components, d_BCXYZ[place], s.residual[place], x_BCXYZ.new_full((len(x_BCXYZ),), sigma))
+    inside_Br = torch.atleast_2d((s.variances + sigma**2).rsqrt())
+    outside = (s.residual + sigma**2).rsqrt()
+    noise = outside * d_BCXYZ
+    noise[place] += _combined(loadings_BCr * inside_Br[:, None], components) - outside[place] * _combined(loadings_BCr, components)
+    return unpyramid(noise, layout.levels)
+
+
+def _loadings(components_Brxyz: Tensor, d_BCxyz: Tensor, residual_xyz: Tensor, sigma_B: Tensor) -> Tensor:
+    """(U^T b^-1 U)^-1 U^T b^-1 d, [B, C, r]."""
+    weight = (residual_xyz + _over(sigma_B) ** 2 + TINY).rsqrt()[:, 0]
+    gram = torch.einsum("brxyz,bxyz,bqxyz->brq", components_Brxyz, weight, components_Brxyz)
+    seen = torch.einsum("brxyz,bxyz,bcxyz->brc", components_Brxyz, weight, d_BCxyz)
+    loadings_BCr: Tensor = torch.linalg.solve(gram, seen).transpose(1, 2)
+    return loadings_BCr
 
 
 def _growth(variance: Tensor, sigma: Tensor, to: Tensor) -> Tensor:

@@ -114,14 +114,16 @@ class GaussianPieces:
 
     def _explain(self, variance_BXYZ: Tensor, folds: Folds, fold_B: Tensor, start_B3: Tensor) -> None:
         """Adds what the components of folds explain of pieces that begin at ``start_B3``."""
-        level, rank, count = self.layout.rank_level, len(self.statistics.variances), len(fold_B)
+        level, rank, count = self.layout.rank_level, self.statistics.variances.shape[-1], len(fold_B)
         if not rank:
             return
         size = [edges >> level for edges in variance_BXYZ.shape[1:]]
         rows = fold_B[:, None] * rank + torch.arange(rank, device=fold_B.device)
         starts = (start_B3 // 2**level).repeat_interleave(rank, dim=0)
         parts = pyramid_pieces(folds.components.flatten(0, 1), rows.flatten(), starts, size, self.layout.levels - level)
-        explained = torch.einsum("brxyz,r->bxyz", parts.unflatten(0, (count, rank)) ** 2, self.statistics.variances)
+        spread, squares = self.statistics.variances, parts.unflatten(0, (count, rank)) ** 2
+        apart = spread.dim() == 2  # variances of each fit, or of all
+        explained = torch.einsum("brxyz,br->bxyz" if apart else "brxyz,r->bxyz", squares, spread[fold_B] if apart else spread)
         variance_BXYZ[low_pass(variance_BXYZ.shape[1:], level)] += explained
 
     def weight(self, sigma_B: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from volgen.core.config import Config
+from volgen.core.given import Given, Known
 from volgen.core.limits import MAX_LEVELS
 from volgen.core.noise import c_noise
 from volgen.core.protocols import Covariance, FlowMap, Shape3
-from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.denoiser import UNKNOWN, Network, Preconditioner
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ScalarConfig(Config):
     """Base of the preconditioners that are functions of sigma alone; they have nothing to fit."""
 
     fitted: ClassVar[bool] = False
+    told: ClassVar[bool] = False
 
     @property
     def inputs(self) -> int:
@@ -61,7 +63,10 @@ class ScalarConfig(Config):
     def coefficients(self, sigma_B: Tensor) -> Coefficients:
         """c_skip, c_out and c_in."""
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
+    def fit(
+        self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = (),
+        told: Mapping[str, Known] = UNKNOWN,
+    ) -> Preconditioner:  # fmt: skip
         """Nothing depends on the data."""
         return ScalarPreconditioner(self)
 
@@ -164,6 +169,14 @@ class ScalarPreconditioner:
     def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
         variance = self.config.deviation**2
         return x_BCXYZ * _over(((variance + to_B**2) / (variance + sigma_B**2)).sqrt())
+
+    def told(self, given: Given) -> Preconditioner:
+        """It knows of nothing."""
+        return self
+
+    def carried(self, x_BCXYZ: Tensor, sigma: float, to: Preconditioner) -> Tensor:
+        """Volumes as they are."""
+        return x_BCXYZ
 
     def held_out(self, volumes: Sequence[int]) -> Preconditioner:
         """Nothing was fitted, so nobody can be left out."""

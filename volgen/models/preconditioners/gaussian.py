@@ -16,6 +16,10 @@ The fit knows the people it was made from. If a network were trained behind it o
 estimate that is far better than what any new sample gets. So everything is cross-fitted: v and l are measured on people outside of
 the fold that m and U come from, and in training each volume is seen through the m and U of the folds without it (`held_out`).
 
+With ``told``, the Gaussian knows what conditions say of people: :meth:`GaussianPreconditioner.told` is the Gaussian of those of whom
+that is true, whose loadings on U have another mean and spread less (:mod:`volgen.models.preconditioners._gaussian_told`). Slopes are
+cross-fitted like everything else. Told nothing, it is the Gaussian of everybody.
+
 Legend: B batch, C channel, r low-rank components, k folds, X Y Z coefficients of a volume, x y z the low-pass corner of the components.
 """
 
@@ -32,18 +36,22 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from volgen.core.config import Config as BaseConfig
+from volgen.core.given import Given, Known
 from volgen.core.limits import MAX_LEVELS, MAX_RANK
 from volgen.core.noise import c_noise
 from volgen.core.protocols import Covariance, FlowMap, Shape3
-from volgen.models.denoiser import Network, Preconditioner
+from volgen.models.denoiser import UNKNOWN, Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
 from volgen.models.preconditioners._gaussian_compact import is_packed, packed, unpacked
 from volgen.models.preconditioners._gaussian_covariance import GaussianCovariance
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics, fit, fit_bytes, usable_rank
-from volgen.models.preconditioners._gaussian_flow import flowed
+from volgen.models.preconditioners._gaussian_flow import flowed, unnoised
 from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Variances
+from volgen.models.preconditioners._gaussian_told import Telling, fit_telling, restored
 
 FOLD_PREFIX = "fold_"
+NEVER = 1e30
+"""A feature that nobody has: it stands for those that are not told, where features are compared."""
 
 
 class Config(BaseConfig):
@@ -62,9 +70,14 @@ class Config(BaseConfig):
     mirrored: bool = False
     """Whether each volume is fitted together with its mirror image, left for right: for cohorts whose midsagittal plane lies in the middle
     of the volume, with ``data.augment.flip_left_right``. It doubles what components are estimated from."""
+    told: bool = False
+    """Whether the Gaussian knows what ``conditions`` say of people, but for texts: its mean is linear in them. Sampling then begins with
+    those who are asked for, so that ``schedule.sigma_max`` need not be far above the largest component."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.told and not self.rank:
+            raise ValueError("told needs components, whose loadings follow from what is told: rank is 0")
         if self.rank_level > self.levels:
             raise ValueError(f"rank_level {self.rank_level} is above levels {self.levels}: there is no such low-pass corner")
         return self
@@ -89,18 +102,26 @@ class Config(BaseConfig):
         """Components inside of the low-pass corner of a level leave the finer bands to variances of single coefficients."""
         return self.rank_level
 
-    def fit(self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = ()) -> Preconditioner:
+    def fit(
+        self, volumes: Callable[[], Iterable[Tensor]], people: Sequence[str], seed: int, finest: Sequence[int] = (),
+        told: Mapping[str, Known] = UNKNOWN,
+    ) -> Preconditioner:  # fmt: skip
         """Estimates mean, components and cross-fitted variances; those of a band from the volumes that show it.
 
         Raises:
-            ValueError: there are fewer people than folds, of all or of those who show a band.
+            ValueError: there are fewer people than folds, of all or of those who show a band; or too few for what is told of them.
         """
-        if not self.mirrored:
-            return GaussianPreconditioner(self, *fit(self.layout, volumes, people, seed, finest))
-        both = (lambda: (one for volume in volumes() for one in (volume, volume.flip(0)))), [person for person in people for _ in range(2)]
-        statistics, folds = fit(self.layout, *both, seed, [level for level in finest for _ in range(2)])
+        each = 2 if self.mirrored else 1
+        shown = (lambda: (one for volume in volumes() for one in (volume, volume.flip(0)))) if self.mirrored else volumes
+        loaded: list[Tensor] | None = [] if self.told and told else None
+        who, depth = [one for one in people for _ in range(each)], [one for one in finest for _ in range(each)]
+        statistics, folds = fit(self.layout, shown, who, seed, depth, loaded)
+        telling: tuple[Telling, Telling] | tuple[None, None] = (None, None)
+        if loaded:
+            known = {name: replace(known, values=known.values.repeat_interleave(each)) for name, known in told.items()}
+            telling = fit_telling(known, torch.stack(loaded), folds.number, statistics.variances)
         # A training volume and its mirror image are of one person, hence of one fold.
-        return GaussianPreconditioner(self, statistics, replace(folds, number=folds.number[::2].clone()))
+        return GaussianPreconditioner(self, statistics, replace(folds, number=folds.number[::each].clone()), *telling)
 
     def blank(self, shape: Shape3, volumes: int) -> Preconditioner:
         """Zeros as large as a fit."""
@@ -132,19 +153,24 @@ class Config(BaseConfig):
             ValueError: tensors do not belong together.
         """
         if is_packed(state):
-            return GaussianPreconditioner(self, unpacked(state, self.levels))
+            return GaussianPreconditioner(self, unpacked(state, self.levels), None, *restored(state))
         statistics = Statistics(**{field.name: state[field.name] for field in fields(Statistics)})
         folds = Folds(*(state[FOLD_PREFIX + field.name] for field in fields(Folds))) if FOLD_PREFIX + "number" in state else None
-        return GaussianPreconditioner(self, statistics, folds)
+        return GaussianPreconditioner(self, statistics, folds, *restored(state))
 
 
 class GaussianPreconditioner:
     """The denoiser described at the top of this file."""
 
-    def __init__(self, config: Config, statistics: Statistics, folds: Folds | None = None) -> None:
+    def __init__(
+        self, config: Config, statistics: Statistics, folds: Folds | None = None, telling: Telling | None = None,
+        telling_folds: Telling | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self._fitted = statistics
         self.folds = folds
+        self._telling, self._telling_folds = telling, telling_folds
+        self._last: tuple[Tensor, _Told] | None = None
         self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
         self._coarser: dict[int, Self] = {}
 
@@ -183,7 +209,8 @@ class GaussianPreconditioner:
         seen = Statistics(s.mean[corner] * scale, s.components, s.residual[corner] * scale**2, s.variances * scale**2)
         folds = replace(self.folds, means=self.folds.means[corner] * scale) if self.folds else None
         depth = {"levels": self.config.levels - level, "rank_level": self.config.rank_level - level}
-        self._coarser[level] = type(self)(self.config.model_copy(update=depth), seen, folds)
+        telling = (each.scaled(scale) if each else None for each in (self._telling, self._telling_folds))
+        self._coarser[level] = type(self)(self.config.model_copy(update=depth), seen, folds, *telling)
         return self._coarser[level]
 
     def pieces(self) -> GaussianPieces:
@@ -204,7 +231,7 @@ class GaussianPreconditioner:
     def noised(self, noise_BCXYZ: Tensor, sigma: float) -> Tensor:
         """Samples of the Gaussian under noise, m + (covariance + s^2)^(1/2) z."""
         s = self.statistics
-        inside, outside = (s.variances + sigma**2).sqrt()[None], (s.residual + sigma**2).sqrt()
+        inside, outside = torch.atleast_2d((s.variances + sigma**2).sqrt()), (s.residual + sigma**2).sqrt()
         return self._synthesise(s.mean[:, None] + self._filtered(pyramid(noise_BCXYZ, self.config.levels), inside, outside))
 
     @property
@@ -220,6 +247,28 @@ class GaussianPreconditioner:
     def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
         return flowed(self.config.layout, self.statistics, x_BCXYZ, sigma_B, to_B)
 
+    def told(self, given: Given) -> Preconditioner:
+        """The Gaussian of those of whom it is true, row by row; itself where nothing is told that it knows of."""
+        features_Bp = self._telling.read(given.values) if self._telling else None
+        return self if features_Bp is None else self._of(features_Bp)
+
+    def _of(self, features_Bp: Tensor) -> _Told:
+        """That of features; the last one is kept, as samplers ask for it in each step."""
+        if self._last is None or not torch.equal(self._last[0].nan_to_num(NEVER), features_Bp.nan_to_num(NEVER)):
+            self._last = (features_Bp, _Told(self, features_Bp))
+        return self._last[1]
+
+    def _conditional(self, features_Bp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, directions and variances of loadings (:meth:`volgen.models.preconditioners._gaussian_told.Telling.told`)."""
+        assert self._telling is not None, "it was told something"
+        return self._telling.told(features_Bp, [0] * len(features_Bp), self._fitted.variances)
+
+    def carried(self, x_BCXYZ: Tensor, sigma: float, to: Preconditioner) -> Tensor:
+        """The same noise under ``to``, where that is a Gaussian and either of the two is told something; else the volumes as they are."""
+        if self is to or not isinstance(to, GaussianPreconditioner) or not (isinstance(self, _Told) or isinstance(to, _Told)):
+            return x_BCXYZ
+        return to.noised(unnoised(self.config.layout, self.statistics, x_BCXYZ, sigma), sigma)
+
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""
         return 1.0 / self._variance(sigma_B).mean(dim=(1, 2, 3, 4))
@@ -232,13 +281,15 @@ class GaussianPreconditioner:
     def state(self, *, training: bool = False) -> dict[str, Tensor]:
         """The statistics by name; with ``training`` also the folds."""
         tensors = {field.name: getattr(self.statistics, field.name) for field in fields(Statistics)}
+        tensors |= self._telling.state() if self._telling else {}
         if training and self.folds is not None:
             tensors |= {FOLD_PREFIX + field.name: getattr(self.folds, field.name) for field in fields(Folds)}
+            tensors |= self._telling_folds.fold_state() if self._telling_folds else {}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def compact(self) -> dict[str, Tensor]:
         """The statistics in few bytes (:mod:`volgen.models.preconditioners._gaussian_compact`)."""
-        return packed(self.statistics, self.config.levels)
+        return packed(self.statistics, self.config.levels) | (self._telling.state() if self._telling else {})
 
     def to(self, device: torch.device) -> Self:
         """Moves the statistics, and the folds if there are any."""
@@ -297,9 +348,60 @@ class _HeldOut(GaussianPreconditioner):
         """Moves what it is put together from."""
         return type(self)(self._whole.to(device), self._fold_B.to(device))
 
+    def told(self, given: Given) -> Preconditioner:
+        """The same of those of whom it is true."""
+        features_Bp = self._whole._telling.read(given.values) if self._whole._telling_folds and self._whole._telling else None
+        return self if features_Bp is None else self._of(features_Bp)
+
+    def _conditional(self, features_Bp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By slopes that come from other folds than the rows'."""
+        assert self._whole._telling_folds is not None, "it was told something"
+        return self._whole._telling_folds.told(features_Bp, self._fold_B.tolist(), self._fitted.variances)
+
     def pieces(self) -> GaussianPieces:
         """Those of each element's fold."""
         return self._whole.pieces().without(self._without, self._fold_B)
+
+
+class _Told(GaussianPreconditioner):
+    """The Gaussian of those of whom something is true, one for each element of a batch; features of which nothing is told are NaN."""
+
+    def __init__(self, inner: GaussianPreconditioner, features_Bp: Tensor) -> None:
+        super().__init__(inner.config, inner._fitted)
+        self._inner, self._features_Bp = inner, features_Bp
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean, components and variances of each element; what lies outside of the components is that of everybody."""
+        s = self._inner.statistics
+        mean_Br, turn_Brq, left_Br = self._inner._conditional(self._features_Bp)
+        components = s.components.expand(len(mean_Br), *s.components.shape[1:])
+        mean = s.mean.expand(len(mean_Br), *s.mean.shape[1:]).clone()
+        mean[self._corner] += torch.einsum("brxyz,br->bxyz", components, mean_Br)
+        return Statistics(mean, torch.einsum("brxyz,brq->bqxyz", components, turn_Brq), s.residual, left_Br)
+
+    def coarse(self, level: int) -> Self:
+        """The same of means over cubes."""
+        return type(self)(self._inner.coarse(level), self._features_Bp) if level else self
+
+    def to(self, device: torch.device) -> Self:
+        """Moves what it is put together from."""
+        return type(self)(self._inner.to(device), self._features_Bp)
+
+    def told(self, given: Given) -> Preconditioner:
+        """The Gaussian of those of whom something else is true."""
+        return self._inner.told(given)
+
+    def pieces(self) -> GaussianPieces:
+        """Those of each element."""
+        s, own = self.statistics, torch.arange(len(self._features_Bp), device=self._fitted.residual.device)
+        return replace(self._inner.pieces(), statistics=s).without(Folds(own, s.mean, s.components), own)
+
+    @property
+    def covariance(self) -> Covariance | None:
+        """That of the Gaussian of a single element."""
+        assert len(self._features_Bp) == 1, "a covariance is of volumes of which one thing is true"
+        return GaussianCovariance(self.config.layout, replace(self.statistics, variances=self.statistics.variances[0]))
 
 
 def _over(value_B: Tensor) -> Tensor:

@@ -138,21 +138,22 @@ class _PatchDenoiser:
     """Denoises examples that are patches side by side along X."""
 
     def __init__(self, network: Network, preconditioner: Preconditioner, per_scan: int) -> None:
-        self._network, self._pieces, self._count = network, preconditioner.pieces(), per_scan
+        self._network, self._preconditioner, self._count = network, preconditioner, per_scan
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """x0_BCXYZ; ``given.channels`` ends with the coordinates."""
         assert given.channels is not None, "patches come with their places"
+        pieces = self._preconditioner.told(given).pieces()
         rows = torch.arange(len(y_BCXYZ), device=y_BCXYZ.device).repeat_interleave(self._count)
         given = replace(given if self._count == 1 else replace(given, channels=None)[rows], channels=self._apart(given.channels))
         assert given.channels is not None
-        surrounding = self._pieces.at(given.channels[:, -PLACES:])
+        surrounding = pieces.at(given.channels[:, -PLACES:])
         x0 = surrounding.denoise(knowing(self._network, given), self._apart(y_BCXYZ), sigma_B[rows])
         return torch.cat(x0.unflatten(0, (-1, self._count)).unbind(1), dim=2)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """The weight of pieces [B]."""
-        return self._pieces.weight(sigma_B)
+        return self._preconditioner.pieces().weight(sigma_B)
 
     def _apart(self, x_BCXYZ: Tensor) -> Tensor:
         apart: Tensor = x_BCXYZ.unflatten(2, (self._count, -1))
@@ -163,15 +164,15 @@ class _TileDenoiser:
     """A :class:`~volgen.core.protocols.Denoiser` of whole volumes, tile by tile."""
 
     def __init__(self, network: Network, preconditioner: Preconditioner, made_of: NetworkConfig, tile: Shape3 | None) -> None:
-        self._network, self._pieces, self._made_of, self._tile = network, preconditioner.pieces(), made_of, tile
+        self._network, self._preconditioner, self._made_of, self._tile = network, preconditioner, made_of, tile
         self._last: tuple[tuple[Any, ...], tuple[Tensor, Surrounding]] | None = None
 
     def __call__(self, y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
         """x0_BCXYZ, each tile from what the network sees around it; a tile at the volume's border ends there, as the volume does."""
         x, y, z = y_BCXYZ.shape[2:]
-        x0_BCXYZ = torch.empty(0)
+        x0_BCXYZ, known = torch.empty(0), self._preconditioner.told(given)
         for tile, around in self._tiles((x, y, z)):
-            where, surrounding = self._at((x, y, z), around, len(y_BCXYZ), y_BCXYZ.device)
+            where, surrounding = self._at(known, (x, y, z), around, len(y_BCXYZ), y_BCXYZ.device)
             beside = given if given.channels is None else replace(given, channels=given.channels[_box(around)])
             part = surrounding.denoise(knowing(self._network, beside | Given(where)), y_BCXYZ[_box(around)], sigma_B)
             if part.shape == y_BCXYZ.shape:
@@ -186,19 +187,19 @@ class _TileDenoiser:
         if self._tile is None or all(edge >= size for edge, size in zip(self._tile, shape, strict=True)):
             yield (whole := [(0, size) for size in shape]), whole
             return
-        aligned = [math.lcm(stride, self._pieces.multiple) for stride in self._made_of.strides]
+        aligned = [math.lcm(stride, self._preconditioner.pieces().multiple) for stride in self._made_of.strides]
         before, behind = ([-(-far // edge) * edge for far, edge in zip(side, aligned, strict=True)] for side in reach(self._made_of))
         for start in itertools.product(*(range(0, size, edge) for size, edge in zip(shape, self._tile, strict=True))):
             tile = [(first, min(first + edge, size)) for first, edge, size in zip(start, self._tile, shape, strict=True)]
             seen = zip(tile, before, behind, shape, strict=True)
             yield tile, [(max(first - low, 0), min(last + high, size)) for (first, last), low, high, size in seen]
 
-    def _at(self, shape: Shape3, around: Spans, count: int, device: torch.device) -> tuple[Tensor, Surrounding]:
-        key = (shape, tuple(around), count, device)
+    def _at(self, known: Preconditioner, shape: Shape3, around: Spans, count: int, device: torch.device) -> tuple[Tensor, Surrounding]:
+        key = (known, shape, tuple(around), count, device)
         if self._last is None or self._last[0] != key:  # that of a volume as a whole is kept from step to step
             (x, i), (y, j), (z, k) = around
             where = coordinates(shape, (x, y, z), (i - x, j - y, k - z)).to(device).expand(count, -1, -1, -1, -1)
-            self._last = (key, (where, self._pieces.at(where)))
+            self._last = (key, (where, known.pieces().at(where)))
         return self._last[1]
 
 
