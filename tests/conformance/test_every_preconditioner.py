@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from volgen.core.given import NOTHING, Given
 from volgen.core.registry import config_class, kinds
 from volgen.models.corners import FittedCorners
 from volgen.models.denoiser import PreconditionedDenoiser, Preconditioner
@@ -287,3 +288,11 @@ def test_corners_flow_as_the_whole_volume_does(kind: str) -> None:
 def test_where_there_is_no_distribution_there_is_no_flow(kind: str) -> None:
     with pytest.raises(ValueError, match="the denoiser of no distribution"):
         FittedCorners(fitted(kind)).flowed(0, units(1), torch.ones(1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_told_nothing_that_it_knows_of_it_is_what_it_is(kind: str) -> None:
+    fit, (_, y) = fitted(kind), noisy()
+    assert fit.told(NOTHING) is fit and fit.told(Given(values={"age": torch.full((4,), float("nan"))})) is fit
+    assert fit.told(Given(values={"age": torch.ones(4)})) is fit, "nothing was said of people when it was fitted"
+    assert fit.carried(y, 3.0, fit) is y and fit.carried(y, 3.0, fitted(kind)) is y

@@ -256,6 +256,68 @@ def test_a_scan_is_translated_and_what_changes_is_told(run: Path, blob_store: Pa
     assert np.array_equal(one, np.asarray(same.dataobj))
 
 
+@pytest.fixture(scope="module")
+def seen(blob_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the larger of two heads is the older."""
+    store = Path(shutil.copytree(blob_store, tmp_path_factory.mktemp("seen") / "store"))
+    opened = Store.open(store)
+    size = {record.patient: float(opened.read_unit(record).sum()) for record in opened.records}
+    order = sorted(size, key=lambda patient: size[patient])
+    rows = [f"{patient}\t{30 + 3 * place}\t{'F' if place % 3 else 'M'}" for place, patient in enumerate(order)]
+    (store.parent / "table.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]))
+    participants(store, store.parent / "table.tsv")
+    return store
+
+
+FITTED = {"kind": "gaussian", "levels": 1, "rank": 4, "rank_level": 1, "folds": 3, "told": True}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"method": {"kind": "gaussian"}},
+        {"view": {"kind": "patches", "edge": 8, "per_scan": 2}, "network": {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}},
+    ],
+)
+def test_volumes_begin_as_those_who_are_asked_for(sections: dict[str, Any], seen: Path, blob_store: Path, tmp_path: Path) -> None:
+    made = recipe(seen, tmp_path, preconditioner=FITTED, **sections)
+    run = train(made)
+    assert train(made) == run, "it is finished"
+    (tmp_path / "table.tsv").write_text("age\tsex\n35\tF\n70\tn/a\nn/a\tn/a\n")
+    sample(run, tmp_path / "rows", given=[str(tmp_path / "table.tsv")], seed=3)
+    sample(run, tmp_path / "free", count=3, seed=3)
+    rows, free = drawn(tmp_path / "rows"), drawn(tmp_path / "free")
+    assert np.array_equal(rows[2], free[2]) and not any(np.allclose(rows[n], free[n], atol=1.0) for n in (0, 1))
+    sample(run, tmp_path / "alone", count=1, start_index=1, given=["age=70"], seed=3)
+    assert np.array_equal(drawn(tmp_path / "alone")[0], rows[1])
+    with volgen.load(run) as model:
+        noise = model.noise(seed=3, index=0)
+        begun, everybody = model.prior(noise, {"age": 70}), model.prior(noise)
+        assert not torch.allclose(begun, everybody, atol=1e-2) and torch.equal(model.prior(noise, {"age": "n/a"}), everybody)
+    trained = open_run(run)
+    kept = trained.preconditioner(torch.device("cpu")).state()
+    assert not any(name.startswith("fold") for name in kept) and "told_1_2_sex" in kept
+    release(run, tmp_path / "release", people_agreed=True, compact=True)
+    sample(tmp_path / "release", tmp_path / "handed", count=1, seed=3, given=["age=35", "sex=F"])
+    (handed,) = drawn(tmp_path / "handed")
+    assert np.corrcoef(handed.ravel(), rows[0].ravel())[0, 1] > 0.98
+    if not sections:
+        words = ["--given", "age=70", "--guidance", "cfg", "--guidance.strength", "1.5", "--count", "1", "--seed", "3"]
+        assert cli.main(["sample", str(run), "--out", str(tmp_path / "guided"), *words]) == 0
+        scan = blob_store.parent / "scans" / "sub-03_T1w.nii.gz"
+        volgen.translate(scan, run, tmp_path / "translated", origin={"age": 30}, aim={"age": 70}, strength=(0.5, 1))
+        half, whole = json.loads((tmp_path / "translated" / "translation.json").read_text())["strengths"]
+        assert 0.3 < half["change"] / whole["change"] < 0.7 and whole["cycle"] < whole["change"]
+
+
+def test_a_gaussian_that_is_to_be_told_needs_something_to_be_told(told: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"preconditioner\.told: there is nothing to tell it"):
+        recipe(told, tmp_path, preconditioner=FITTED, conditions=[])
+    with pytest.raises(UserError, match=r"has no network that could be told conditions: set preconditioner\.told"):
+        recipe(told, tmp_path, preconditioner={**FITTED, "told": False}, method={"kind": "gaussian"})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_means_over_cubes_are_told_the_same() -> None:
 def test_pieces_have_the_mean_and_the_variances_of_those_of_whom_it_is_true() -> None:
     fitted = gaussian()
     where = coordinates(SHAPE, (0, 0, 0), SHAPE).expand(4, -1, -1, -1, -1)
-    piece = fitted.told(GIVEN).pieces().at(where)
+    piece: Any = fitted.told(GIVEN).pieces().at(where)
     for row, (age, sex) in enumerate(zip(AGES, SEXES, strict=True)):
         mean, covariance = dense(fitted, age, sex)
         size = len(mean)
@@ -238,7 +239,8 @@ def fitted_to(volumes: list[Tensor], told: dict[str, Known], config: Config = CO
 def test_a_fit_finds_what_people_show_and_what_it_leaves() -> None:
     volumes, told = cohort(600, 3.0)
     fitted = fitted_to(volumes, told, CONFIG.model_copy(update={"rank": 3}))
-    known, y = fitted.told(Given(values={"age": torch.tensor([1.0])})), torch.zeros(1, 1, *SHAPE)
+    known: Any = fitted.told(Given(values={"age": torch.tensor([1.0])}))
+    y = torch.zeros(1, 1, *SHAPE)
     moved = pyramid(known.expected(y, torch.tensor([1e4])) - fitted.expected(y, torch.tensor([1e4])), 1)[0, 0]
     assert float(moved[1, 1, 0]) == pytest.approx(3.0 * (1.0 - float(told["age"].values.nanmean())), abs=0.25)
     left = known.statistics.variances[0].sort().values
