@@ -127,7 +127,7 @@ class Descent:
         def noises(k: int) -> Tensor:
             return self._noise(number, "guide", number, index, k)
 
-        problem = self.problem.of(given)
+        problem = self.problem if self.guidance is UNGUIDED else self.problem.of(given)
         denoise = _told(self.guidance.guide(self.denoise, problem, noises), given.to(self.device))
         solver = self.guidance.solver(self.sampler, problem, noises)
         with torch.set_grad_enabled(self.guidance.differentiates):

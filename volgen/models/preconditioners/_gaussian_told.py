@@ -7,9 +7,10 @@ that of features, told some of them, S, somebody's loadings are of
 
 l being the variances of everybody, which is what is left if nothing is told. Covariances are those of people whose value is known.
 
-Slopes that were fitted to few people explain these people far better than others. So two numbers are measured on people outside of the
-fold that slopes come from: C is multiplied by the share of predicted loadings that these people show, and h, at most 1, is what of the
-explained variance their likelihood says is gone. Of many people both are 1, and it is the conditional Gaussian of loadings and features.
+Slopes of few people are those of chance too, and explain these people far better than others. So two numbers are measured on people
+outside of the fold that slopes come from: C is multiplied by the slope of their loadings on predicted ones, at most 1, so that they show
+what is predicted of them; and h, at most 1, is what of the explained variance their likelihood says is gone. Of many people both are 1,
+and it is the conditional Gaussian of loadings and features.
 The components hold what is told without being made for it: those of 64 people at 4 mm hold 0.99 of the slope of age and of sex.
 
 Legend: n volumes, r components, p features, K fits (that to everybody, or one without each fold), B rows of a batch.
@@ -227,7 +228,7 @@ def _moments(loadings_nr: Tensor, rows_np: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _shown(telling: Telling, own_nr: Tensor, rows_np: Tensor, fold: Tensor) -> Tensor:
-    """The share of predicted loadings that people outside of the folds show, from 0 to 1: the slope of what is on what was predicted."""
+    """The slope of loadings of people outside of the folds on what is predicted of them, from 0 to 1."""
     predicted, _, _ = telling.told(rows_np, fold.tolist(), torch.zeros(own_nr.shape[1]))
     predicted = predicted.double()
     return ((own_nr * predicted).sum() / predicted.square().sum().clamp(min=1e-30)).clamp(0.0, 1.0)
