@@ -12,7 +12,7 @@ from volgen.core.given import Given
 from volgen.core.protocols import Shape3
 from volgen.data.scan import VolumeScan
 from volgen.models import reach
-from volgen.models.denoiser import PreconditionedDenoiser
+from volgen.models.denoiser import knowing
 from volgen.models.haar import pyramid
 from volgen.models.model import ExpertModel
 from volgen.models.networks import unet3d, wavelet_unet3d
@@ -274,8 +274,8 @@ def test_patches_of_one_scan_have_the_mean_of_their_losses() -> None:
     for row in range(2):
         for number in range(3):
             own = slice(8 * number, 8 * number + 8)
-            alone = PreconditionedDenoiser(network, fit.held_out([row]).pieces().at(where[:, :, own]))  # type: ignore[arg-type]
-            expected = alone(other[0][row : row + 1, :, own], SIGMA[row : row + 1], Given(where[:, :, own]))
+            piece, known = fit.held_out([row]).pieces().at(where[:, :, own]), knowing(network, Given(where[:, :, own]))
+            expected = piece.denoise(known, other[0][row : row + 1, :, own], SIGMA[row : row + 1])
             torch.testing.assert_close(together[row : row + 1, :, own], expected, rtol=1e-4, atol=1e-5)
 
 

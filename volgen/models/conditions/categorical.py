@@ -76,7 +76,7 @@ class Config(ColumnConfig):
 
     @property
     def classes(self) -> int:
-        """The levels."""
+        """How many levels there are."""
         return len(self.levels)
 
     def build(self, width: int) -> nn.Module:

@@ -76,7 +76,7 @@ class Config(ColumnConfig):
 
     @property
     def classes(self) -> int:
-        """None: it is a number."""
+        """Zero: it is a number."""
         return 0
 
     def build(self, width: int) -> nn.Module:

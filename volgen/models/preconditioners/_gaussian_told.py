@@ -3,15 +3,14 @@
 What is told becomes features f: a number is one, a word of K has K of which one is 1. With C the covariance of loadings and features and F
 that of features, told some of them, S, somebody's loadings are of
 
-    N(C_S F_SS^+ (f_S - mean of f_S),  diag(l) - h C_S F_SS^+ C_S^T),
+    N(C_S F_SS^+ (f_S - mean of f_S),  diag(l) - C_S F_SS^+ C_S^T),
 
 l being the variances of everybody, which is what is left if nothing is told. Covariances are those of people whose value is known.
 
-Slopes of few people are those of chance too, and explain these people far better than others. So two numbers are measured on people
-outside of the fold that slopes come from: C is multiplied by the slope of their loadings on predicted ones, at most 1, so that they show
-what is predicted of them; and h, at most 1, is what of the explained variance their likelihood says is gone. Of many people both are 1,
-and it is the conditional Gaussian of loadings and features.
-The components hold what is told without being made for it: those of 64 people at 4 mm hold 0.99 of the slope of age and of sex.
+Slopes of few people are those of chance too, and explain these people far better than others. So C is multiplied by a number that is
+measured on people outside of the fold that slopes come from: the slope of their loadings on predicted ones, at most 1, so that they show
+what is predicted of them. Of many people it is 1. The components hold what is told without being made for it: those of 64 people at 4 mm
+hold 0.99 of the slopes of age and of sex.
 
 Legend: n volumes, r components, p features, K fits (that to everybody, or one without each fold), B rows of a batch.
 """
@@ -30,19 +29,17 @@ from volgen.core.given import Known
 
 MOST = 64
 """Features that a Gaussian is told of at most."""
-PREFIX, COVARIANCE, SHARED, EXPLAINED = "told_", "told_covariance", "told_shared", "told_explained"
+PREFIX, COVARIANCE, SHARED = "told_", "told_covariance", "told_shared"
 FOLD_CENTRE, FOLD_COVARIANCE, FOLD_SHARED = "fold_told_centre", "fold_told_covariance", "fold_told_shared"
 SINGULAR = 1e-6
 """Share of the largest variance of told features below which a direction of them has none: words of all kinds sum to 1."""
 LEAST = 0.02
 """Share of its variance that a direction keeps at least, whatever is told."""
-SHARES = 50
-"""Values of h that are tried."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One condition.
+    """A condition that the Gaussian is told.
 
     Attributes:
         name: what it is called.
@@ -54,7 +51,7 @@ class Feature:
 
     @property
     def width(self) -> int:
-        """Features that it has."""
+        """How many features it has."""
         return max(1, self.words)
 
     def of(self, value_B: Tensor) -> Tensor:
@@ -74,14 +71,12 @@ class Telling:
         centre: means of features, [K, p].
         covariance: F, [K, p, p].
         shared: C, [K, r, p].
-        explained: h, [].
     """
 
     features: tuple[Feature, ...]
     centre: Tensor
     covariance: Tensor
     shared: Tensor
-    explained: Tensor
     _kept: dict[tuple[int, tuple[bool, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, values: Mapping[str, Tensor]) -> Tensor | None:
@@ -121,19 +116,19 @@ class Telling:
                 return gain, torch.eye(len(l_r), dtype=torch.float64), l_r
             inner = self.covariance[fit][mask][:, mask]
             gain[:, mask] = shared[:, mask] @ torch.linalg.pinv(inner, rtol=SINGULAR, hermitian=True)
-            left, turn = torch.linalg.eigh(torch.diag(l_r) - self.explained * gain @ shared.T)
+            left, turn = torch.linalg.eigh(torch.diag(l_r) - gain @ shared.T)
             self._kept[fit, told] = gain, turn, left.clamp(min=0.0)
         return self._kept[fit, told]
 
-    def scaled(self, scale: float) -> Self:
-        """The same of loadings that are ``scale`` times as large."""
+    def times(self, scale: float) -> Self:
+        """The same of loadings that are ``scale`` times as much of features."""
         return replace(self, shared=self.shared * scale, _kept={})
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, of a fit to everybody."""
         parts = self.centre[0].split([each.width for each in self.features])
         named = {f"{PREFIX}{k}_{each.words}_{each.name}": part for k, (each, part) in enumerate(zip(self.features, parts, strict=True))}
-        return _single({**named, COVARIANCE: self.covariance[0], SHARED: self.shared[0], EXPLAINED: self.explained})
+        return _single({**named, COVARIANCE: self.covariance[0], SHARED: self.shared[0]})
 
     def fold_state(self) -> dict[str, Tensor]:
         """Tensors by name, of fits without each fold."""
@@ -164,12 +159,12 @@ def restored(state: Mapping[str, Tensor]) -> tuple[Telling | None, Telling | Non
     wide = sum(each.width for each in features)
     if covariance.shape != (wide, wide) or shared.dim() != 2 or shared.shape[1] != wide or centre.shape != (wide,):
         raise ValueError(f"'{COVARIANCE}' is {list(covariance.shape)} and '{SHARED}' is {list(shared.shape)}, of {wide} features")
-    everybody = Telling(features, centre[None], covariance[None], shared[None], state[EXPLAINED])
+    everybody = Telling(features, centre[None], covariance[None], shared[None])
     if FOLD_SHARED not in state:
         return everybody, None
     if state[FOLD_SHARED].shape[1:] != shared.shape or state[FOLD_COVARIANCE].shape[1:] != covariance.shape:
         raise ValueError(f"'{FOLD_SHARED}' is {list(state[FOLD_SHARED].shape)}, of {list(shared.shape)}")
-    return everybody, Telling(features, state[FOLD_CENTRE], state[FOLD_COVARIANCE], state[FOLD_SHARED], state[EXPLAINED])
+    return everybody, Telling(features, state[FOLD_CENTRE], state[FOLD_COVARIANCE], state[FOLD_SHARED])
 
 
 def _single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,8 +176,8 @@ def fit_telling(told: Mapping[str, Known], loadings: Tensor, fold: Tensor, varia
 
     Args:
         told: what is known of each volume.
-        loadings: of each volume on the components of each fit, centred by the mean of that fit: those without each fold, then that to
-            everybody, [n, folds + 1, r].
+        loadings: loadings of each volume on the components of the fits without each fold, and on those of everybody, [n, folds + 1, r];
+            each is centred by the mean that belongs to them.
         fold: fold of each volume, [n].
         variances: l, [r].
 
@@ -201,14 +196,10 @@ def fit_telling(told: Mapping[str, Known], loadings: Tensor, fold: Tensor, varia
     subsets = [*(fold != k for k in range(folds)), torch.ones_like(fold, dtype=torch.bool)]
     fits = [_moments(loadings[subset, k], rows_np[subset]) for k, subset in enumerate(subsets)]
     centre, covariance, shared = (torch.stack(each) for each in zip(*fits, strict=True))
-    one = torch.ones((), dtype=torch.float64)
-    outside = Telling(features, centre[:-1], covariance[:-1], shared[:-1], one)
+    everybody, outside = (Telling(features, centre[part], covariance[part], shared[part]) for part in (slice(-1, None), slice(-1)))
     own = loadings[torch.arange(len(fold)), fold]
-    shown = _shown(outside, own, rows_np, fold)
-    outside = replace(outside, shared=outside.shared * shown, _kept={})
-    everybody = Telling(features, centre[-1:], covariance[-1:], shared[-1:] * shown, one)
-    explained = _gone(outside, own, rows_np, fold, variances.double(), _most([outside, everybody], variances.double()))
-    return replace(everybody, explained=explained, _kept={}), replace(outside, explained=explained, _kept={})
+    share = min(_shown(outside, own, rows_np, fold), _most([outside, everybody], variances.double()))
+    return everybody.times(share), outside.times(share)
 
 
 def _moments(loadings_nr: Tensor, rows_np: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,33 +218,18 @@ def _moments(loadings_nr: Tensor, rows_np: Tensor) -> tuple[Tensor, Tensor, Tens
     return centre_p, covariance, loadings_nr.T @ centred_np / counts_p
 
 
-def _shown(telling: Telling, own_nr: Tensor, rows_np: Tensor, fold: Tensor) -> Tensor:
+def _shown(telling: Telling, own_nr: Tensor, rows_np: Tensor, fold: Tensor) -> float:
     """The slope of loadings of people outside of the folds on what is predicted of them, from 0 to 1."""
-    predicted, _, _ = telling.told(rows_np, fold.tolist(), torch.zeros(own_nr.shape[1]))
-    predicted = predicted.double()
-    return ((own_nr * predicted).sum() / predicted.square().sum().clamp(min=1e-30)).clamp(0.0, 1.0)
+    predicted = telling.told(rows_np, fold.tolist(), own_nr.square().mean(dim=0))[0].double()
+    return min(max(float((own_nr * predicted).sum() / predicted.square().sum().clamp(min=1e-30)), 0.0), 1.0)
 
 
 def _most(tellings: Sequence[Telling], variances_r: Tensor) -> float:
-    """The largest h that leaves every direction of every fit :data:`LEAST` of its variance, at most 1."""
-    root, worst = variances_r.clamp(min=1e-30).sqrt(), 0.0
+    """What slopes can be multiplied with at most, such that every direction of every fit keeps :data:`LEAST` of its variance."""
+    root, worst = variances_r.clamp(min=1e-30).sqrt(), 1e-30
     for telling in tellings:
         for fit in range(len(telling.shared)):
             inverse = torch.linalg.pinv(telling.covariance[fit], rtol=SINGULAR, hermitian=True)
             white = telling.shared[fit] / root[:, None]
             worst = max(worst, float(torch.linalg.matrix_norm(white @ inverse @ white.T, 2)))
-    return min(1.0, (1.0 - LEAST) / worst) if worst else 1.0
-
-
-def _gone(telling: Telling, own_nr: Tensor, rows_np: Tensor, fold: Tensor, variances_r: Tensor, most: float) -> Tensor:
-    """h: of :data:`SHARES` values up to ``most`` the one with the largest likelihood of people outside of the folds."""
-    best, found = -math.inf, 0.0
-    for share in torch.linspace(0.0, most, SHARES).tolist():
-        trial = replace(telling, explained=torch.tensor(share, dtype=torch.float64), _kept={})
-        means, turns, left = (each.double() for each in trial.told(rows_np, fold.tolist(), variances_r))
-        along = torch.einsum("nr,nrq->nq", own_nr - means, turns)
-        left = left.clamp(min=1e-12)
-        likelihood = float(-(along.square() / left + left.log()).sum())
-        if likelihood > best:
-            best, found = likelihood, share
-    return torch.tensor(found, dtype=torch.float64)
+    return math.sqrt((1.0 - LEAST) / worst)

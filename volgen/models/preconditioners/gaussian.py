@@ -209,7 +209,7 @@ class GaussianPreconditioner:
         seen = Statistics(s.mean[corner] * scale, s.components, s.residual[corner] * scale**2, s.variances * scale**2)
         folds = replace(self.folds, means=self.folds.means[corner] * scale) if self.folds else None
         depth = {"levels": self.config.levels - level, "rank_level": self.config.rank_level - level}
-        telling = (each.scaled(scale) if each else None for each in (self._telling, self._telling_folds))
+        telling = (each.times(scale) if each else None for each in (self._telling, self._telling_folds))
         self._coarser[level] = type(self)(self.config.model_copy(update=depth), seen, folds, *telling)
         return self._coarser[level]
 
@@ -253,7 +253,7 @@ class GaussianPreconditioner:
         return self if features_Bp is None else self._of(features_Bp)
 
     def _of(self, features_Bp: Tensor) -> _Told:
-        """That of features; the last one is kept, as samplers ask for it in each step."""
+        """The Gaussian of features; the last one is kept, as samplers ask for it in each step."""
         if self._last is None or not torch.equal(self._last[0].nan_to_num(NEVER), features_Bp.nan_to_num(NEVER)):
             self._last = (features_Bp, _Told(self, features_Bp))
         return self._last[1]
@@ -354,7 +354,7 @@ class _HeldOut(GaussianPreconditioner):
         return self if features_Bp is None else self._of(features_Bp)
 
     def _conditional(self, features_Bp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By slopes that come from other folds than the rows'."""
+        """Means, directions and variances by slopes that come from other folds than the rows'."""
         assert self._whole._telling_folds is not None, "it was told something"
         return self._whole._telling_folds.told(features_Bp, self._fold_B.tolist(), self._fitted.variances)
 
@@ -393,7 +393,7 @@ class _Told(GaussianPreconditioner):
         return self._inner.told(given)
 
     def pieces(self) -> GaussianPieces:
-        """Those of each element."""
+        """The Gaussian of pieces of each element."""
         s, own = self.statistics, torch.arange(len(self._features_Bp), device=self._fitted.residual.device)
         return replace(self._inner.pieces(), statistics=s).without(Folds(own, s.mean, s.components), own)
 
