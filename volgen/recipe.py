@@ -30,7 +30,6 @@ from volgen.experts.plan import SHARED, ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
 from volgen.models.bands import variances
 from volgen.models.condition import ConditionConfig, telling
-from volgen.models.haar import means
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.watch import WatchConfig
@@ -259,10 +258,8 @@ class Recipe(Config):
     @property
     def cut(self) -> Cut:
         """What of a scan one training example is: :attr:`piece`, with :attr:`known` channels beside it and what it is told."""
-        seen = self.model.cut(self.assembly.cut, self.preconditioner)
-        return telling(
-            self.objective.cut(seen, partial(means, levels=self.level)) if hasattr(self.objective, "cut") else seen, self.conditions
-        )
+        seen = partial(self.model.cut, self.assembly.cut, self.preconditioner)
+        return telling(self.objective.cut(seen) if hasattr(self.objective, "cut") else seen(), self.conditions)
 
     @property
     def examples_of_each(self) -> int:

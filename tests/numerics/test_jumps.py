@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from volgen.core.protocols import Problem
 from volgen.core.registry import config_class
 from volgen.models.denoiser import PreconditionedDenoiser
 from volgen.models.haar import corner_scale, low_pass, means, spread, unpyramid
-from volgen.models.jump import Jump, JumpingDenoiser
-from volgen.models.model import CornerDenoiser, ExpertModel
+from volgen.models.jump import Jump, Jumping, ends
+from volgen.models.model import ExpertModel
 from volgen.models.networks.wavelet_unet3d import Config as WaveletUNet
 from volgen.models.preconditioners import edm
 from volgen.models.preconditioners.gaussian import Config, GaussianPreconditioner, Statistics
@@ -62,9 +63,8 @@ class Probes:
 
 def moments(preconditioner: GaussianPreconditioner, sampler: str, grid: Sequence[float], to_clean: bool) -> tuple[Tensor, Tensor]:
     """Mean and covariance of what an untrained network draws, without sampling error: channels are volumes."""
-    ends = {**dict(itertools.pairwise(grid)), grid[-1]: 0.0}
-    jump = Jump(PreconditionedDenoiser(silent, preconditioner), preconditioner)
-    one = JumpingDenoiser(jump, lambda sigma: 0.0 if to_clean else ends[sigma])
+    next_to = {**dict(itertools.pairwise(grid)), grid[-1]: 0.0}
+    one = PreconditionedDenoiser(silent, Jumping(preconditioner, ends(lambda sigma: 0.0 if to_clean else next_to[sigma])))
 
     def denoise(y: Tensor, sigma: Tensor, given: Any = None) -> Tensor:
         return one(y[0][:, None], sigma.expand(y.shape[1]))[:, 0][None]
@@ -113,15 +113,16 @@ def test_where_components_and_variances_do_not_commute_segments_still_lead_to_on
 
 def test_jumps_go_nowhere_bit_for_bit_and_their_denoiser_is_what_makes_straight_steps_of_them() -> None:
     preconditioner = gaussian(commuting=False)
-    jump = Jump(PreconditionedDenoiser(lambda x, noise: x[:, :1].sin(), preconditioner), preconditioner)
+    made = partial(PreconditionedDenoiser, lambda x, noise: x[:, :1].sin())
+    jump = Jump(made, preconditioner)
     x = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma, to = torch.tensor([3.0, 0.5, 0.1], dtype=torch.float64), torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
     assert torch.equal(jump(x, sigma, sigma), x)
     nowhere = torch.zeros(3, dtype=torch.float64)
     assert preconditioner.flow_map is not None and torch.equal(preconditioner.flow_map(x, nowhere, nowhere), x), "f(x, 0) = x"
     assert torch.equal(landed(jump, x, [0.0] * 3, [0.0] * 3, NOTHING), x)
-    ends = dict(zip(sigma.tolist(), to.tolist(), strict=True))
-    d = JumpingDenoiser(jump, ends.__getitem__)(x, sigma)
+    next_to = dict(zip(sigma.tolist(), to.tolist(), strict=True))
+    d = made(Jumping(preconditioner, ends(next_to.__getitem__)))(x, sigma)
     left = (to / sigma).view(-1, 1, 1, 1, 1)
     torch.testing.assert_close(d + left * (x - d), jump(x, sigma, to))
     torch.testing.assert_close(d[2], jump(x, sigma, to)[2])
@@ -130,20 +131,20 @@ def test_jumps_go_nowhere_bit_for_bit_and_their_denoiser_is_what_makes_straight_
 def test_a_jump_of_a_coarser_level_is_one_of_whole_volumes_whose_finer_bands_go_with_the_gaussian() -> None:
     preconditioner, shape = gaussian(commuting=False, shape=(8, 8, 8)), (8, 8, 8)
     model = ExpertModel(WaveletUNet(channels=(8,), norm_groups=4), whole.Config(), level=1)
-    network, end = (lambda x, noise: x[:, :1].sin()), {3.0: 0.5, 0.5: 0.0}.__getitem__
-    jump = Jump(model.denoiser(network, preconditioner), preconditioner)
-    coarse = Jump(model.of_level(network, preconditioner), preconditioner.coarse(1))
+    network, next_to = (lambda x, noise: x[:, :1].sin()), {3.0: 0.5, 0.5: 0.0}
+    jumping = Jumping(preconditioner, ends(lambda level: next_to[round(level, 9)]))
+    coarse = Jump(partial(model.of_examples, network), preconditioner.coarse(1))
     x = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma, to = torch.tensor([3.0, 0.5], dtype=torch.float64), torch.tensor([0.5, 0.0], dtype=torch.float64)
-    made, flowed_only = jump(x, sigma, to), preconditioner.flow_map(x, sigma, to)
+    left = (to / sigma).view(-1, 1, 1, 1, 1)
+    d = model.denoiser(network, jumping)(x, sigma)
+    made, flowed_only = d + left * (x - d), preconditioner.flow_map(x, sigma, to)
     seen = coarse(means(x, 1), model.sigma(sigma), model.sigma(to))
     torch.testing.assert_close(means(made, 1), seen)
     torch.testing.assert_close(made - spread(means(made, 1), 1), flowed_only - spread(means(flowed_only, 1), 1))
     assert (means(made - flowed_only, 1).abs() > 0.01).any(), "the network says something"
-    inner = JumpingDenoiser(coarse, lambda s: model.sigma(end(round(s * corner_scale(1), 9))))
-    corner, scale = CornerDenoiser(inner, 1), corner_scale(1)
-    d = corner(means(x, 1) * scale, sigma) / scale
-    left = (to / sigma).view(-1, 1, 1, 1, 1)
+    scale = corner_scale(1)
+    d = model.corner(network, jumping)(means(x, 1) * scale, sigma) / scale
     torch.testing.assert_close(d + left * (means(x, 1) - d), seen)
 
 
@@ -188,6 +189,7 @@ class Toy:
     """A trainee that owns all levels and jumps to 0."""
 
     points = POINTS
+    level = 0
 
     def __init__(self) -> None:
         self.preconditioner = edm.Config(sigma_data=0.6).restore({})
@@ -205,7 +207,7 @@ class Toy:
         raise AssertionError("nobody asks for one")
 
     def jump(self, network: Any, ids: Sequence[str] = ()) -> Jump:
-        return Jump(PreconditionedDenoiser(network, self.preconditioner), self.preconditioner)
+        return Jump(partial(PreconditionedDenoiser, network), self.preconditioner)
 
 
 class Quick:

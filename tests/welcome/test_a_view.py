@@ -45,11 +45,13 @@ class Config(BaseConfig):
     def examples(self, shape):
         return 2
 
-    def cut(self, cut, aligned):
+    def cut(self, cut, aligned, take=None):
         def half(scan, seed, *key):
             size, side = scan.shape[0] // 2, int(2 * uniform(seed, "half", *key))
             x = scan.slices(0, side * size, (side + 1) * size)[None, None]
-            return Examples(x, _told(x, side))
+            if take is not None:
+                x = take(scan, (side * size, 0, 0), (size, *scan.shape[1:]))[None]
+            return Examples(x, _told(x[:, :1], side))
 
         return half
 

@@ -250,6 +250,10 @@ class Guidance(Protocol):
         """Whether it asks ``weak`` at a noise level."""
         return bool(self.weak)
 
+    def enlarges(self, sigma: float) -> float:
+        """How many times what a network adds to what is expected without one counts at a noise level, if that is all that changes."""
+        return 1.0
+
     def check(self, problem: Problem) -> None:
         """Looks at a problem before anything is computed.
 
@@ -313,8 +317,14 @@ class Scan(Protocol):
 class Trajectory(Scan, Protocol):
     """A drawn volume of the training data, with the states through which it came."""
 
-    def states(self) -> Tensor:
-        """Float32 [T, X, Y, Z]: noisy states, highest noise first, and the clean volume last.
+    def states(self, start: Shape3, size: Shape3, *, climbed: bool) -> Tensor:
+        """Float32 [T, X, Y, Z]: noisy states of a box, highest noise first.
+
+        Args:
+            start: first voxel of the box.
+            size: its voxels.
+            climbed: whether volumes climbed, and the states are those of these voxels and where the last jump of these ends; else they are
+                all of the volume's, as means over cubes where voxels are coarser, and the clean volume last.
 
         Raises:
             UserError: the store keeps none, or they are damaged.
@@ -327,6 +337,14 @@ class Cut(Protocol):
 
     def __call__(self, scan: Scan, seed: int, *key: int | str) -> Examples:
         """One clean piece and what is known beside it (B = 1), a function of the scan, the seed and the key."""
+        ...
+
+
+class Take(Protocol):
+    """What there is of a box of a scan."""
+
+    def __call__(self, scan: Scan, start: Shape3, size: Shape3) -> Tensor:
+        """[C, X, Y, Z]; C is 1 where that are the voxels themselves."""
         ...
 
 

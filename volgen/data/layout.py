@@ -21,7 +21,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 from volgen.core.files import LARGEST_JSON, atomic_path, fingerprint, read_bytes, sha256, write_text
 from volgen.core.protocols import Shape3
 from volgen.data.levels import means_of
-from volgen.data.place import STATES
+from volgen.data.place import states_of
 from volgen.data.record import SubjectRecord
 from volgen.images import nifti
 
@@ -66,7 +66,7 @@ def chunk_shape(shape: Shape3, chunk: int = CHUNK) -> Shape3:
 
 def write_group(
     folder: Path, record: SubjectRecord, codes_ZYX: NDArray[Any], more: Mapping[str, Any], layout: Layout = "slices",
-    states_TZYX: NDArray[np.float16] | None = None,
+    states: Mapping[int, NDArray[np.float16]] | None = None,
 ) -> None:  # fmt: skip
     """Writes one scan, and what its files and its metadata have to be for :func:`changed`.
 
@@ -76,16 +76,16 @@ def write_group(
         codes_ZYX: the codes.
         more: further attributes under ``volgen``.
         layout: what reading is to be quick for.
-        states_TZYX: states through which a drawn volume came, kept beside it.
+        states: states through which a drawn volume came, [t, z, y, x] by the level on which they were on their way, kept beside it.
     """
     group = zarr.create_group(store=str(folder), zarr_format=3)
     write_array(group, codes_ZYX, PACKINGS[layout])
     for level, means_ZYX in enumerate(means_of(codes_ZYX, record), start=1):
         # What is behind the point of neighbours has little in common, but the bytes before it have.
         write_array(group, means_ZYX, replace(PACKINGS[layout], shuffle="shuffle"), str(level))
-    if states_TZYX is not None:
+    for level, states_TZYX in (states or {}).items():
         kept = group.create_array(
-            STATES, shape=states_TZYX.shape, chunks=(1, *states_TZYX.shape[1:]), dtype="float16", fill_value=0,
+            states_of(level), shape=states_TZYX.shape, chunks=(1, *states_TZYX.shape[1:]), dtype="float16", fill_value=0,
             serializer=BytesCodec(endian="little"), compressors=[*_compressor(PACKINGS["volumes"], 2), Crc32cCodec()], filters=None,
             dimension_names=("t", "z", "y", "x"), config={"write_empty_chunks": True},
         )  # fmt: skip

@@ -22,8 +22,6 @@ EXPECTED = "a store made by `volgen ingest`"
 ADDRESS = "an address such as s3://bucket/store, or another that fsspec knows"
 ARRAY, SHARD = "zarr.json", "c/0/0/0"
 """Files of an array."""
-STATES = "states"
-"""Name of the array of the states through which a drawn volume came, in a folder of this machine or in a bucket."""
 SECRET = re.compile(r"//[^/:]*:.*@|^https?://[^/]*@|\?")
 """A password, or a signature after a question mark, in one part of an address. A name alone (``abfs://container@account``) is none."""
 WAITS = (1.0, 5.0, 25.0)
@@ -33,6 +31,11 @@ BUSY = (408, 429)
 COPIERS = [ts.Context({"data_copy_concurrency": {"limit": 1}}) for _ in range(min(8, cores()))]
 """One thread each, which decodes a chunk and copies it while it is in its cache. tensorstore's own threads copy into an array that they
 are given one after the other."""
+
+
+def states_of(level: int) -> str:
+    """Name of the array of the states through which a drawn volume came, as means over cubes of 2^level voxels."""
+    return f"states{level or ''}"
 
 
 class Place(Protocol):

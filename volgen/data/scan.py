@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -60,13 +61,27 @@ class StoredScan:
         """All that is decoded of the scan but the background around it, in [-1, 1]: for whoever moves it before looking."""
         return foreground(self._kept(), self.record)
 
-    def states(self) -> Tensor:
-        """The states through which a drawn volume came, float32 [T, X, Y, Z], of what is computed on; the last one is clean.
+    def states(self, start: Shape3, size: Shape3, *, climbed: bool, level: int = 0) -> Tensor:
+        """The states through which a drawn volume came, float32 [T, X, Y, Z] (:class:`volgen.core.protocols.Trajectory`).
+
+        Args:
+            start: first voxel of a box of what is computed on, of means over cubes of 2^level voxels.
+            size: voxels of it.
+            climbed: whether states were kept of each level.
+            level: which of them; or of which these are made of whole ones.
 
         Raises:
             UserError: the store keeps none, of other voxels, or they are damaged.
         """
-        return torch.from_numpy(self._store.read_states(self.record, self.place.size))
+        kept = level if climbed else 0
+        x, y, z = (edge >> kept for edge in self.place.size)
+        states_TXYZ = self._cache.get(
+            (self.record.id, "states", kept, self.place.start), lambda: self._store.read_states(self.record, (x, y, z), kept)
+        )
+        edge = 2 ** (level - kept)
+        box = _box(*((a * edge, b * edge, c * edge) for a, b, c in (start, size)))
+        part_TXYZ = torch.from_numpy(states_TXYZ[(slice(None), *box)].astype(np.float32))
+        return avg_pool3d(part_TXYZ[None], edge)[0] if edge > 1 else part_TXYZ
 
     def slices(self, axis: int, start: int, stop: int) -> Tensor:
         """Slices ``start`` ... ``stop - 1`` along an axis, float32 in [-1, 1]."""

@@ -26,7 +26,7 @@ from volgen.data.convert import codes_to_unit, contiguous
 from volgen.data.covariates import UNKNOWN, Covariates
 from volgen.data.ingest.discover import safe
 from volgen.data.people import WAYS
-from volgen.data.place import EXPECTED, STATES, Place, place
+from volgen.data.place import EXPECTED, Place, place, states_of
 from volgen.data.quantise import decode
 from volgen.data.record import SPLITS, Split, SubjectRecord, checksum, cohort_fingerprint
 from volgen.images.box import BoxConfig
@@ -212,18 +212,19 @@ class Store:
             raise ValueError(f"level {level} of {record.id} has no voxels {box.start} to {box.stop}")
         return self._new(record, self._array(record, level=level)[tuple(box.place[:0:-1])], level)
 
-    def read_states(self, record: SubjectRecord, shape: Shape3) -> NDArray[np.float32]:
-        """The states of a trajectory that the store keeps beside a volume, [T, X, Y, Z], highest noise first and the clean one last.
+    def read_states(self, record: SubjectRecord, shape: Shape3, level: int = 0) -> NDArray[np.float16]:
+        """The states of a trajectory that the store keeps beside a volume, [T, X, Y, Z], highest noise first.
 
         Args:
             record: the volume.
             shape: voxels of a state.
+            level: on which they were on their way; states of whole volumes are of level 0.
 
         Raises:
             UserError: there are none, they have another shape, or are damaged.
         """
         try:
-            array = self.path.array(record.id, None, STATES)
+            array = self.path.array(record.id, None, states_of(level))
         except Exception:
             found, expected = "keeps no states of a trajectory beside it", "a store that volgen distil made"
             raise UserError(self._where(record), found, expected) from None
@@ -233,7 +234,7 @@ class Store:
             raise self._damaged(record, error) from None
         if states_TZYX.shape[:0:-1] != shape:
             raise UserError(self._where(record), f"has states of {list(states_TZYX.shape[:0:-1])} voxels", f"{list(shape)}")
-        return np.ascontiguousarray(states_TZYX.transpose(0, 3, 2, 1), dtype=np.float32)
+        return np.ascontiguousarray(states_TZYX.transpose(0, 3, 2, 1), dtype=np.float16)
 
     def verify(self, record: SubjectRecord) -> None:
         """Compares the stored codes with the manifest's checksum, and the levels with the codes.

@@ -256,6 +256,11 @@ class Method(Protocol):
         """
         ...
 
+    @property
+    def every_step(self) -> bool:
+        """Whether descents take all of their steps, also where voxels are asked for in which the last ones would not be seen."""
+        ...
+
     def fits(self, sampler: Sampler, grid: Sequence[float], *, guided: bool = False, voxels: bool = False) -> None:
         """Refuses a descent that its denoisers were not made for.
 

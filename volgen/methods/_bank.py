@@ -42,7 +42,8 @@ class Bank(OfVolumes):
     def examples(self, count: int, make: Callable[..., Tensor] = torch.zeros) -> Examples:
         """Made-up pieces of volumes, with what is known beside them and what is told."""
         piece, known = self.example, self.recipe.known
-        x_BCXYZ = make(count, getattr(self.recipe.objective, "states", 1), *piece)
+        states = getattr(self.recipe.objective, "states", None)
+        x_BCXYZ = make(count, states(self.recipe.model.level) if states else 1, *piece)
         channels = make(count, known, *piece) if known else None
         told = {condition.name: make(count, *condition.edges) for condition in self.recipe.conditions}
         return Examples(x_BCXYZ, Given(channels, values=told) if known or told else NOTHING)

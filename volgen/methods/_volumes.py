@@ -30,6 +30,11 @@ class OfVolumes:
         """No network comes before the others."""
         return ()
 
+    @property
+    def every_step(self) -> bool:
+        """Whether all steps have to be taken: a denoiser expects a clean volume at any noise level, so the last may be left out."""
+        return False
+
     def space(self, weights: Weights | None, device: torch.device) -> Domain:
         """Volumes as they are."""
         return VOXELS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -21,8 +21,8 @@ from volgen.methods import Fitted, Sections
 from volgen.methods._bank import Bank, Trained
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.models.haar import corner_scale
-from volgen.models.jump import Jump, JumpingDenoiser
-from volgen.models.model import CornerDenoiser, sigma_of_means
+from volgen.models.jump import Jump, Jumping, ends
+from volgen.models.model import sigma_of_means
 from volgen.training.objective import Objective
 
 
@@ -36,13 +36,13 @@ class Config(BaseConfig):
     expert and repeats its teacher's volumes (sampler ``euler``); or all at 0, as in consistency models, whose descents add noise
     again between steps (sampler ``renoise``) and may have any number of them."""
 
-    def build(self, recipe: Sections) -> Jumping:
+    def build(self, recipe: Sections) -> Jumpers:
         """The method of a recipe."""
-        return Jumping(recipe, self.to)
+        return Jumpers(recipe, self.to)
 
 
 @dataclass(frozen=True)
-class Jumping(Bank):
+class Jumpers(Bank):
     """The :class:`~volgen.methods.Method` of experts that jump.
 
     Attributes:
@@ -61,9 +61,10 @@ class Jumping(Bank):
         if not getattr(recipe.objective, "jumps", False):
             found = f"objective.kind '{recipe.objective.kind}' trains denoisers"
             raise ValueError(f"{asks} has networks that jump, but {found}: set objective.kind consistency, or distilled")
-        if recipe.piece != recipe.model.shape(recipe.data.grid):
-            found = f"of {list(recipe.model.shape(recipe.data.grid))} voxels a network sees {list(recipe.piece)} at once"
-            raise ValueError(f"{asks} is of whole volumes so far, but {found}: use view.kind and assembly.kind whole")
+        whole = recipe.model.piece(recipe.data.grid, recipe.preconditioner)
+        if recipe.piece != whole:
+            found = f"{list(recipe.piece)} voxels are denoised by themselves, not as part of {list(whole)}"
+            raise ValueError(f"{asks} is of whole volumes so far, but {found}: use assembly.kind whole")
         with torch.device("meta"):
             flow = recipe.preconditioner.blank(recipe.data.grid, 2 * recipe.data.batch_size + 1).flow_map
         if flow is None:
@@ -92,16 +93,19 @@ class Jumping(Bank):
 
     def denoiser(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
         """What makes straight steps jumps, at the noise levels from which the network jumps."""
-        inner = self.recipe.model.denoiser(self.forward(network), preconditioner)
-        return JumpingDenoiser(Jump(inner, preconditioner), self.end)
+        return self.recipe.model.denoiser(self.forward(network), self._jumping(preconditioner))
 
     def corner(self, network: nn.Module, preconditioner: Preconditioner) -> Denoiser:
-        """The jump of the corners that experts of a coarser level see, without the finer bands, which go with the Gaussian."""
-        model = self.recipe.model
-        if not model.level:
-            return self.denoiser(network, preconditioner)
-        jump = Jump(model.of_level(self.forward(network), preconditioner), preconditioner.coarse(model.level))
-        return CornerDenoiser(JumpingDenoiser(jump, self.end_seen), model.level)
+        """The same of the corners that experts of a coarser level see, without the finer bands, which go with the Gaussian."""
+        return self.recipe.model.corner(self.forward(network), self._jumping(preconditioner))
+
+    def _jumping(self, preconditioner: Preconditioner) -> Preconditioner:
+        return Jumping(preconditioner, ends(self.end))  # type: ignore[return-value]  # all that a denoiser is made with
+
+    @property
+    def every_step(self) -> bool:
+        """Whether all jumps have to be taken: one that leads to the next noise level expects no clean volume."""
+        return self.to == "next"
 
     def visits(self, grid: Sequence[float], steps: int | None, below: float = math.inf) -> list[float]:
         """The highest noise level of each expert; where jumps end at 0, those of as many equal parts of the grid, or of what is below.
@@ -159,16 +163,19 @@ class Jumping(Bank):
 class _Jumper(Trained):
     """A :class:`~volgen.training.objective.Jumper` of this method: what training asks of a network that jumps."""
 
-    def __init__(self, method: Jumping, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None) -> None:
+    def __init__(self, method: Jumpers, phase: Phase, fitted: Fitted, sigma: Callable[[float], float] | None) -> None:
         super().__init__(method.recipe, phase, fitted, sigma)
         self._method = method
 
     def end(self, sigma: float) -> float:
         return self._method.end_seen(sigma)
 
+    @property
+    def level(self) -> int:
+        return self.recipe.model.level
+
     def seen(self, sigma: float) -> float:
         return self.recipe.model.sigma(sigma)
 
     def jump(self, network: Network, ids: Sequence[str] = ()) -> Jump:
-        seen = self.fitted.without(ids)
-        return Jump(self.recipe.model.of_examples(network, seen), seen)
+        return Jump(partial(self.recipe.model.of_examples, network), self.fitted.without(ids))

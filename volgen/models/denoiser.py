@@ -29,6 +29,15 @@ class Surrounding(Protocol):
         """Clean volume x0_BCXYZ expected given ``y_BCXYZ`` at ``sigma_B``."""
         ...
 
+    def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """Clean volume expected where there is no network to ask: :meth:`denoise` with an output of zero."""
+        ...
+
+    @property
+    def flow_map(self) -> FlowMap | None:
+        """The probability flow of what :meth:`expected` expects, in closed form; None if there is none."""
+        ...
+
 
 class Pieces(Protocol):
     """A preconditioner of pieces of volumes: each voxel is denoised alike, whatever piece it is seen in."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from volgen.core.given import NOTHING, Given
-from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
+from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Take, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 from volgen.models.haar import corner_scale, means, spread
 from volgen.models.mirrored import MirroredDenoiser
@@ -90,9 +90,15 @@ class ExpertModel:
         """The noise level that the expert sees where a volume at full resolution has ``sigma``."""
         return sigma_of_means(sigma, self.level)
 
-    def cut(self, cut: Cut, preconditioner: PreconditionerConfig) -> Cut:
-        """What of a scan at full resolution the expert is trained on, from what the run's assembly makes of it."""
-        seen = self.view.cut(cut, self.aligned(preconditioner))
+    def cut(self, cut: Cut, preconditioner: PreconditionerConfig, take: Take | None = None) -> Cut:
+        """What of a scan at full resolution the expert is trained on, from what the run's assembly makes of it.
+
+        Args:
+            cut: that of the assembly.
+            preconditioner: the run's.
+            take: what there is of a box of the level's voxels, if that is something else than these.
+        """
+        seen = self.view.cut(cut, self.aligned(preconditioner), take)
         return (lambda scan, seed, *key: seen(CoarseScan(scan, self.level), seed, *key)) if self.level else seen
 
     def of_examples(self, network: Network, preconditioner: Preconditioner) -> Weighted:
@@ -183,6 +189,11 @@ class CoarseScan:
     def coarse(self, edge: int) -> Tensor:
         """Means of cubes of ``edge``^3 voxels of the level."""
         return self._scan.coarse(edge * self._edge)
+
+    def states(self, start: Shape3, size: Shape3, *, climbed: bool) -> Tensor:
+        """States of a box of the level, where the scan is a drawn volume that has some (:class:`volgen.core.protocols.Trajectory`)."""
+        states: Tensor = self._scan.states(start, size, climbed=climbed, level=self._edge.bit_length() - 1)  # type: ignore[attr-defined]
+        return states
 
 
 def _seen(given: Given, level: int) -> Given:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from volgen.core.protocols import Cut, Denoiser, Shape3, Weighted
+from volgen.core.protocols import Cut, Denoiser, Shape3, Take, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig
 
 
@@ -55,12 +55,13 @@ class ViewConfig(Protocol):
         """Different examples of a volume that take about its memory: as many of each are validated on."""
         ...
 
-    def cut(self, cut: Cut, aligned: Shape3) -> Cut:
+    def cut(self, cut: Cut, aligned: Shape3, take: Take | None = None) -> Cut:
         """What of a scan an expert is trained on: :meth:`piece` of it, with what is known beside that as channels.
 
         Args:
             cut: that of the run's assembly; of an assembly of whole volumes it makes the volume.
             aligned: see :meth:`piece`.
+            take: what there is of a box of the volume, if examples are of something else than its voxels: the states of a trajectory, say.
         """
         ...
 

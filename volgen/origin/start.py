@@ -50,6 +50,11 @@ class Recipe(Run, Protocol):
         """A plan of privacy."""
         ...
 
+    @property
+    def guidance(self) -> Any:
+        """Default guidance of its samples."""
+        ...
+
     def of(self, phase: Phase) -> Self:
         """The configuration of the model of one network."""
         ...

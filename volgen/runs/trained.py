@@ -236,7 +236,7 @@ class TrainedRun:
         What noise there still is where finer experts begin is below :data:`UNSEEN` in these means, and goes with the last step.
         """
         levels = self.levels(grid)[:-1]
-        if not never_rise(levels):
+        if not never_rise(levels) or self.recipe.build().every_step:
             return 0
         reached = {finest: min(sigma for sigma, other in zip(grid, levels, strict=True) if other >= finest) for finest in set(levels)}
         return max((finest for finest, sigma in reached.items() if finest <= level and sigma_of_means(sigma, level) <= UNSEEN), default=0)

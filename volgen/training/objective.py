@@ -75,6 +75,11 @@ class Jumper(Trainee, Protocol):
         """Where jumps from a noise level of the phase end: lower."""
         ...
 
+    @property
+    def level(self) -> int:
+        """Level of voxels at which it works."""
+        ...
+
     def seen(self, sigma: float) -> float:
         """The noise level that the phase sees where a volume at full resolution has ``sigma``."""
         ...
@@ -104,7 +109,8 @@ class ObjectiveConfig(Protocol):
 
     It may also say, where that is not so of every objective: ``jumps``, whether it trains networks that jump, which are a :class:`Jumper`;
     ``teaches_itself``, whether its targets come from the network at neighbouring noise levels; ``patients_apart`` false, where nobody has
-    tested gradients of single patients; and ``cut`` and ``states``, what of a scan an example is, and how many volumes that are.
+    tested gradients of single patients; and ``cut`` and ``states``, what of a scan an example is, and how many volumes that are at a
+    level of voxels.
     """
 
     kind: str

@@ -7,20 +7,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from volgen.cli import main
 from volgen.commands.distil import Config
 from volgen.commands.distil.distil import levels_kept, prepare, sizes_of
+from volgen.commands.distil.trajectories import in_corners
 from volgen.commands.train.train import train
 from volgen.core.config import validate
 from volgen.core.errors import UserError
 from volgen.core.protocols import Problem
+from volgen.core.seal import KEY, sealed
+from volgen.data.cache import Cache
+from volgen.data.scan import StoredScan
 from volgen.data.store import Store
-from volgen.models.haar import means
+from volgen.models.corners import FittedCorners
+from volgen.models.haar import corner_scale, means
+from volgen.origin.starts.teacher import Config as Teacher
 from volgen.recipe import Recipe, load
+from volgen.runs.choices import visited
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import Descent, down
 from volgen.sampling.samplers import dpmpp_2m
@@ -113,7 +122,7 @@ def test_a_student_is_drawn_for_trained_and_sampled_from(
 
 def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="7 experts cannot share 6 grid points"):
-        prepare(Config(run=teacher, name="pupil", steps=7, runs=tmp_path, draw_only=True))
+        prepare(Config(run=teacher, name="pupil", steps=(7,), runs=tmp_path, draw_only=True))
     recipe = load(teacher / "config.yaml")
     content = recipe.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     pupil = {
@@ -128,12 +137,12 @@ def test_what_cannot_be_taught_or_learnt_from_is_said(teacher: Path, blob_store:
 
 
 def test_no_expert_of_a_student_is_of_two_models() -> None:
-    assert sizes_of([], 3) == [] and sizes_of([4, 8], 2) == [[4], [8]] and sizes_of([4, 8], 3) == [[4], [4, 4]]
-    assert sizes_of([3, 2], 4) == [[2, 1], [1, 1]] and sizes_of([5, 1], 4) == [[2, 1, 2], [1]]
+    assert sizes_of([], (3,)) == [] and sizes_of([4, 8], (2,)) == [[4], [8]] and sizes_of([4, 8], (3,)) == [[4], [4, 4]]
+    assert sizes_of([3, 2], (4,)) == [[2, 1], [1, 1]] and sizes_of([5, 1], (4,)) == [[2, 1, 2], [1]]
     assert levels_kept([8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 2, 1, [2, 4]) == [8.0, 6.0, 4.0, 3.0]
     for steps in (1, 6):
         with pytest.raises(UserError, match="has experts of 2 models on 5 noise levels"):
-            sizes_of([3, 2], steps)
+            sizes_of([3, 2], (steps,))
 
 
 def test_a_bank_of_levels_has_students_of_levels(blob_store: Path, tmp_path: Path) -> None:
@@ -155,16 +164,17 @@ def test_a_bank_of_levels_has_students_of_levels(blob_store: Path, tmp_path: Pat
 
     # The network of a coarser level is taught what the teacher makes of the means of a volume: a trained jump ends nearer to it.
     store, cpu = Store.open(tmp_path / "pupil-trajectories.zarr"), torch.device("cpu")
-    states = torch.from_numpy(np.stack([store.read_states(record, SHAPE) for record in store.split("train")]))
+    coarse = (SHAPE[0] // 2, SHAPE[1] // 2, SHAPE[2] // 2)
+    states = torch.from_numpy(np.stack([store.read_states(record, coarse, 1) for record in store.split("train")])).float()
+    assert (store.settings["climbs"], pupil.recipe.objective.at) == (True, (1, 1, 1, 1, 0, 0)) and states.shape[1] == 5
     kept = store.settings["levels"]
     preconditioner = pupil.preconditioner(cpu)
-    with pupil.bank(preconditioner, cpu, grid) as bank, torch.no_grad():
-        begin, end = states[:, kept.index(grid[0]), None], states[:, kept.index(grid[1]), None]
+    with pupil.bank(preconditioner, cpu, grid, corners=True) as bank, torch.no_grad():
+        begin, end = (corner_scale(1) * states[:, kept.index(sigma), None] for sigma in grid[:2])
         level = torch.full((len(begin),), grid[0])
         found = end_of(bank(begin, level), begin, grid[1] / grid[0])
-        assert preconditioner.flow_map is not None
-        flow = preconditioner.flow_map(begin, level, torch.full_like(level, grid[1]))
-    assert means(found - end, 1).norm() < means(flow - end, 1).norm()
+        flow = FittedCorners(preconditioner).flowed(1, begin, level, torch.full_like(level, grid[1]))
+    assert (found - end).norm() < (flow - end).norm()
     for full in (True, False):
         out = tmp_path / f"drawn{full}"
         assert (
@@ -172,6 +182,110 @@ def test_a_bank_of_levels_has_students_of_levels(blob_store: Path, tmp_path: Pat
             == 0
         )
         assert json.loads((out / "manifest.json").read_text())["config"].get("climbs", False) is not full
+
+    # Of coarser voxels too: each of its jumps is taken, where a denoiser's last steps are left out.
+    size = 8 * pupil.geometry.voxel_size[0]
+    assert teacher.finest_for(3, teacher.ensemble.grid) == 1 and pupil.finest_for(3, grid) == 0
+    few = ["--out", str(tmp_path / "means"), "--count", "1", "--device", "cpu", "--voxel-size", f"{size:g}"]
+    assert main(["sample", str(tmp_path / "pupil"), *few]) == 0
+    whole, coarse = (nibabel.load(next((tmp_path / name).rglob("*.nii.gz"))).get_fdata() for name in ("drawnFalse", "means"))
+    assert coarse.shape == (2, 2, 2)
+    np.testing.assert_allclose(coarse, means(torch.from_numpy(whole)[None, None], 3)[0, 0], atol=0.1 * np.abs(whole).max())
+
+
+def patched(store: Path, runs: Path) -> Path:
+    """A teacher whose finest expert sees patches, and whose volumes climb and are guided away from its shared network."""
+    local = {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}
+    content: dict[str, Any] = {
+        "name": "patched", "runs": str(runs), "data": {"store": str(store), "shape": SHAPE, "batch_size": 2},
+        "schedule": {"kind": "log_snr", "points": 5, "sigma_min": 0.1, "sigma_max": 10.0},
+        "network": {"kind": "wavelet_unet3d", "channels": [8], "norm_groups": 4},
+        "preconditioner": {"kind": "gaussian", "rank": 2, "folds": 2}, "optimiser": {"learning_rate": 0.01, "warmup_steps": 1},
+        "experts": {"warm_start": "shared", "shared_steps": 2, "models": [
+            {"points": [3], "network": local, "view": {"kind": "patches", "edge": 8, "per_scan": 2, "tile": 8}},
+            {"points": [2], "level": 1},
+        ]},
+        "stopping": {"max_steps": 4, "min_steps": 4, "validation_volumes": 2, "validation_draws": 2},
+        "guidance": {"kind": "auto", "weak": "shared", "weak_above": 0.6, "strength": 1.7},
+    }  # fmt: skip
+    return train(validate(Recipe, content, "test"))
+
+
+def test_patches_are_taught_what_the_guided_run_draws(blob_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, place = patched(blob_store, tmp_path), tmp_path / "pupil-trajectories.zarr"
+    words = ["distil", str(run), "--steps", "2", "1", "--count", "16", "--inner", "1", "--device", "cpu", "--name", "pupil"]
+    assert main([*words, "--stopping.max_steps", "24", "--stopping.min_steps", "24"]) == 0
+    assert "6 states in 16 bits" in capsys.readouterr().err and main([*words, "--steps", "4", "1"]) == 2
+    assert "4 of model 0, which has 3 noise levels" in capsys.readouterr().err
+    store, cpu = Store.open(place), torch.device("cpu")
+    record, kept = store.records[3], store.settings["levels"]
+    whole, coarse = store.read_states(record, SHAPE), store.read_states(record, (8, 8, 8), 1)
+
+    # Trajectories are those of the samples of the run where nothing else is said: guided, and climbing.
+    assert main(["sample", str(run), "--out", str(tmp_path / "drawn"), "--count", "4", "--device", "cpu"]) == 0
+    window = open_run(run).geometry.intensity
+
+    def sampled(folder: str) -> Any:
+        voxels = nibabel.load(next((tmp_path / folder).rglob("sub-0004*.nii.gz"))).get_fdata()
+        return 2.0 * (voxels - window.low) / (window.high - window.low) - 1.0
+
+    clean = sampled("drawn")
+    np.testing.assert_allclose(whole[-1].astype(np.float64).clip(-1.0, 1.0), clean, atol=2e-3)
+    main(["sample", str(run), "--out", str(tmp_path / "plain"), "--count", "4", "--device", "cpu", "--guidance", "none"])
+    assert np.abs(sampled("plain") - clean).max() > 0.05, "guidance is seen"
+
+    # States of a level are its own, and where its last jump ends: the corner of what the finer expert begins with.
+    pupil = open_run(tmp_path / "pupil")
+    assert len(kept) == 5 and pupil.recipe.objective.at == (1, 1, 0, 0, 0) and pupil.recipe.guidance.kind == "none"
+    assert whole.shape == (4, *SHAPE) and coarse.shape == (3, 8, 8, 8)
+    landed = means(torch.from_numpy(whole[:1]).float()[None], 1)[0, 0].numpy()
+    np.testing.assert_allclose(coarse[-1].astype(np.float32), landed, atol=2e-2)
+
+    # An example is a patch of them, at the place that it is told.
+    scan = StoredScan(store, record, Cache(2**20), True, pupil.recipe.data.place, pupil.recipe.data.place)
+    example = pupil.recipe.variants[0].cut(scan, 0, "train", 5)
+    assert example.x_BCXYZ.shape == (1, 4, 16, 8, 8) and example.given.channels is not None
+    for number, patch in enumerate(example.x_BCXYZ[0].chunk(2, dim=1)):
+        x, y, z = ((example.given.channels[0, :, 8 * number, 0, 0] + 1) * 8).long().tolist()
+        assert torch.equal(patch, torch.from_numpy(whole[:, x : x + 8, y : y + 8, z : z + 8]).float())
+    assert pupil.recipe.variants[1].cut(scan, 0).x_BCXYZ.shape == (1, 3, 8, 8, 8)
+
+    # A store that an older version began has whole volumes, and goes on with them; coarser experts see their means.
+    (tmp_path / "old").mkdir()
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["config"]["climbs"]
+    (tmp_path / "old/manifest.json").write_text(json.dumps(sealed({name: value for name, value in manifest.items() if name != KEY})))
+    assert in_corners(place, open_run(run)) and not in_corners(tmp_path / "old", open_run(run))
+    part = scan.states((2, 0, 4), (4, 4, 2), climbed=False, level=1)
+    torch.testing.assert_close(part, means(torch.from_numpy(whole).float()[None], 1)[0, :, 2:6, :4, 4:6])
+
+    # Below 0.6 guidance makes the network's output 1.7 times as large, and with that an expert begins.
+    start = pupil.recipe.start.build(pupil.recipe, store, open_run)
+    taught = load_file(run / "experts/0/weights.safetensors")
+    first, second = (start.weights(phase) for phase in pupil.phases[:2])
+    assert pupil.phases[0].points[-1] < 0.6 < pupil.phases[1].points[-1]
+    assert all(torch.equal(second[name], weight) for name, weight in taught.items())
+    assert all(torch.equal(first[name], weight * (1.7 if "unembed_volume" in name else 1.0)) for name, weight in taught.items())
+
+    # What was trained jumps nearer to where the teacher came to than the teacher's weights do.
+    grid = visited(pupil, None)
+    assert grid == [kept[0], kept[2], kept[3]] and pupil.levels(grid) == [1, 0, 0, 0]
+    teacher, preconditioner = open_run(run), pupil.preconditioner(cpu)
+    states = torch.from_numpy(np.stack([store.read_states(each, SHAPE) for each in store.records])).float()
+    begin, end = states[:, 0, None], states[:, 1, None]
+    level, left = torch.full((len(begin),), grid[1]), grid[2] / grid[1]
+    misses = []
+    for weights in (pupil, teacher):
+        with weights.bank(preconditioner, cpu, [grid[1]], corners=True) as bank, torch.no_grad():
+            network = bank.network(pupil.ensemble.experts[1].index if weights is pupil else 0)
+            jumps = pupil.model_of(pupil.phases[1]).build().corner(network, preconditioner)
+            misses.append(float((end_of(jumps(begin, level), begin, left) - end).norm()))
+    assert misses[0] < 0.9 * misses[1]
+    assert main(["sample", str(tmp_path / "pupil"), "--out", str(tmp_path / "few"), "--count", "1", "--device", "cpu"]) == 0
+
+
+def test_a_model_of_the_package_is_no_place() -> None:
+    assert Teacher(run="pretrained:any").places == [] and Teacher(run="runs/any").places == ["runs/any"]
 
 
 def end_of(d: torch.Tensor, x: torch.Tensor, left: float) -> torch.Tensor:

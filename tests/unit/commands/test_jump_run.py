@@ -98,7 +98,7 @@ def test_a_consistency_function_has_as_many_steps_as_are_asked_for(blob_store: P
         ({"objective": {"kind": "denoising"}}, "objective.kind 'denoising' trains denoisers"),
         ({"method": {"kind": "diffusion"}}, "objective.kind 'consistency' trains networks that jump"),
         ({"preconditioner": {"kind": "x0"}}, "'x0' is the denoiser of no distribution"),
-        ({"network": {"kind": "wavelet_unet3d", "norm": "pixel"}, "view": {"kind": "patches", "edge": 8}}, "is of whole volumes so far"),
+        ({"preconditioner": {"kind": "edm"}, "assembly": {"kind": "autoregressive"}}, "is of whole volumes so far"),
         ({"method": {"kind": "jump", "to": "clean"}}, "experts.count is 2"),
         ({"privacy": {"kind": "dp_sgd", "epsilon": 8.0, "delta": 1e-5}}, "'consistency' is not tested with gradients of single patients"),
     ],
@@ -116,9 +116,13 @@ def test_what_is_not_mentioned_is_a_denoiser_as_before(tmp_path: Path) -> None:
     assert plain.build().visits(plain.schedule.grid(), None) == plain.schedule.grid()
 
 
+PATCHES = {"network": {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}, "view": {"kind": "patches", "edge": 8, "per_scan": 2}}
+
+
+@pytest.mark.parametrize("view", [{}, PATCHES])
 @pytest.mark.parametrize("objective", [{"kind": "consistency"}, {"kind": "distilled", "levels": [10.0, 0.1], "consistency_after": 1}])
-def test_a_training_step_of_jumps_can_be_planned(objective: dict[str, Any], tmp_path: Path) -> None:
-    made = recipe(tmp_path, tmp_path, objective=objective, experts={"count": 1})
-    plain = recipe(tmp_path, tmp_path, objective={"kind": "denoising"}, method={"kind": "diffusion"}, experts={"count": 1})
+def test_a_training_step_of_jumps_can_be_planned(objective: dict[str, Any], view: dict[str, Any], tmp_path: Path) -> None:
+    made = recipe(tmp_path, tmp_path, objective=objective, experts={"count": 1}, **view)
+    plain = recipe(tmp_path, tmp_path, objective={"kind": "denoising"}, method={"kind": "diffusion"}, experts={"count": 1}, **view)
     jumps, usual = (trace(one, 2, 6, gpu=False) for one in (made, plain))
     assert usual.flops <= jumps.flops < 1.6 * usual.flops, "a target without a gradient at most"

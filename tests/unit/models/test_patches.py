@@ -14,6 +14,7 @@ from volgen.data.scan import VolumeScan
 from volgen.models import reach
 from volgen.models.denoiser import knowing
 from volgen.models.haar import pyramid
+from volgen.models.jump import Jump, Jumping, ends
 from volgen.models.model import ExpertModel
 from volgen.models.networks import unet3d, wavelet_unet3d
 from volgen.models.place import coordinates
@@ -143,12 +144,54 @@ def awake(made_of: Any, inputs: int) -> nn.Module:
     return module.requires_grad_(False)
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("levels", "rank_level", "rank"), [(0, 0, 2), (2, 1, 3)])
+def test_the_flow_of_a_piece_is_what_its_voxels_go_through_in_the_whole_volume(levels: int, rank_level: int, rank: int, place: Any) -> None:
+    fit, x, (start, size) = gaussian(levels, rank_level, rank), noisy(), place
+    flow, here = fit.pieces().at(coordinates(SHAPE, start, size).expand(2, -1, -1, -1, -1)).flow_map, box(start, size)
+    exact, to = independent(fit).flow_map, torch.tensor([0.0, 0.2])
+    assert flow is not None and exact is not None
+    torch.testing.assert_close(flow(x[here], SIGMA, to), exact(x, SIGMA, to)[here], rtol=1e-4, atol=1e-5)
+    assert torch.equal(flow(x[here], SIGMA, SIGMA), x[here]), "what goes nowhere stays, bit for bit"
+    middle = (SIGMA + to) / 2
+    torch.testing.assert_close(flow(flow(x[here], SIGMA, middle), middle, to), flow(x[here], SIGMA, to), rtol=1e-4, atol=1e-5)
+
+
+GOAL = ends(lambda sigma: 0.3 if sigma > 0.1 else 0.0)
+"""Where jumps end."""
+
+
+def test_jumps_of_patches_are_those_of_the_volume_where_the_network_sees_nothing_around_them() -> None:
+    fit, x = gaussian(2, 1, 3), noisy()
+    start, size = (8, 16, 0), (8, 8, 4)
+    to, left = torch.tensor([0.0, 0.3]), torch.tensor([0.0, 0.3 / 0.7]).view(2, 1, 1, 1, 1)
+
+    def network(x: Tensor, noise: Tensor) -> Tensor:
+        return x[:, :1].sin()  # of a voxel alone
+
+    made_of = config("plain")
+    d = patches.Config(edge=4).denoiser(network, Jumping(fit, GOAL), made_of)(x, SIGMA)  # type: ignore[arg-type]
+    given = Given(coordinates(SHAPE, start, size).expand(2, -1, -1, -1, -1))
+    view = patches.Config(edge=size)  # type: ignore[arg-type]
+    jump = Jump(lambda pieces: view.of_examples(network, pieces), fit)
+    found = jump(x[box(start, size)], SIGMA, to, given)
+    torch.testing.assert_close(found, (d + left * (x - d))[box(start, size)], rtol=1e-4, atol=1e-5)
+    surrounding = fit.pieces().at(given.channels)  # type: ignore[arg-type]
+    assert surrounding.flow_map is not None
+    correction = surrounding.denoise(network, x[box(start, size)], SIGMA) - surrounding.expected(x[box(start, size)], SIGMA)
+    expected = surrounding.flow_map(x[box(start, size)], SIGMA, to) + (1 - left) * correction
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(jump(x[box(start, size)], SIGMA, SIGMA, given), x[box(start, size)])
+
+
+@pytest.mark.parametrize("jumps", [False, True])
 @pytest.mark.parametrize("tile", [4, (16, 8, 4), (64, 4, 64)])
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_tiles_equal_the_whole_volume(name: str, fitted: bool, tile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_equal_the_whole_volume(name: str, fitted: bool, tile: Any, jumps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made_of = config(name)
     preconditioner: Any = gaussian(2, 1, 3) if fitted else edm.Config().blank(SHAPE, 1)
+    preconditioner = Jumping(preconditioner, GOAL) if jumps else preconditioner
     network = awake(made_of, (2 if fitted else 1) + 3)
     y = noisy()
 

@@ -15,22 +15,23 @@ from volgen.core.answer import Answer
 from volgen.core.config import Config as BaseConfig
 from volgen.core.options import Dotted, Option, Pairs, Positional
 
-USAGE = "volgen distil RUN --name STUDENT --steps N [--count N] [--pairs STORE] [--section.key VALUE ...] [--draw-only]"
+USAGE = "volgen distil RUN --name STUDENT --steps N [N ...] [--count N] [--pairs STORE] [--section.key VALUE ...] [--draw-only]"
 
 
 class Config(BaseConfig):
     """Which run teaches, and what the student is."""
 
     run: Annotated[Path, Positional("RUN")]
-    """The teacher: directory that volgen train finished."""
+    """The teacher: directory that volgen train finished, or pretrained:NAME for a model of the package."""
     name: Annotated[str, Option("STUDENT")]
     """Name of the student's run."""
-    steps: Annotated[PositiveInt, Option("N")]
-    """Steps of the student: experts, each of which jumps from the highest of its noise levels to the next expert's."""
+    steps: Annotated[tuple[PositiveInt, ...], Option("N"), Field(min_length=1)]
+    """Steps of the student: experts, each of which jumps from the highest of its noise levels to the next expert's. Several numbers: those
+    of each of the teacher's models, lowest noise first."""
     runs: Annotated[Path | None, Option("DIR")] = None
     """Folder of run directories (default: that of the teacher's configuration)."""
-    count: Annotated[int, Option("N")] = Field(default=256, ge=16)
-    """Trajectories; each eighth is for validation. A larger number adds to those that are there."""
+    count: Annotated[int, Option("N")] = Field(default=256, ge=8)
+    """Trajectories; each eighth is for validation. A larger number adds to those that are there. Experts that see patches need few."""
     pairs: Annotated[Path | None, Option("STORE")] = None
     """Zarr store for the trajectories (default: <runs>/<name>-trajectories.zarr)."""
     inner: NonNegativeInt = 3

@@ -35,16 +35,21 @@ def prepare(config: Config) -> tuple[Path, Path]:
     runs = config.runs or Path(teacher.recipe.runs)
     grid = list(teacher.ensemble.grid)
     sizes = sizes_of([sum(model.sizes) for model in teacher.recipe.experts.models], config.steps)
-    levels = levels_kept(grid, config.steps, config.inner, [size for of_model in sizes for size in of_model])
+    levels = levels_kept(grid, sum(config.steps), config.inner, [size for of_model in sizes for size in of_model])
     store = config.pairs or runs / f"{config.name}-trajectories.zarr"
     levels = levels_in(store, teacher, levels)
-    recipe = load(_content(teacher, config, runs, store, levels, sizes), config.overrides)  # before anything is drawn
     trajectories = Trajectories(teacher, store, levels, config.seed)
+    recipe = load(_content(teacher, config, runs, trajectories, sizes), config.overrides)  # before anything is drawn
     if not trajectories.complete(config.count):
         if launches.discover().world_size > 1:
             found = "are not drawn yet, and this is one of several ranks"
             raise UserError(str(store), found, "trajectories", "draw them with one process first: the same command with --draw-only")
-        trajectories.draw(config.count, config.memory_gib * 2**30, config.device)
+        each, memory = trajectories.bytes_of_states, config.memory_gib * 2**30
+        say(
+            f"Trajectories of {len(levels) + 1} states in 16 bits: {_mib(each)} each before compression, {_mib(config.count * each)} on the"
+            f" disk for {config.count}; {min(config.count, trajectories.wave(memory))} at once in --memory-gib {config.memory_gib:g}."
+        )
+        trajectories.draw(config.count, memory, config.device)
         say(f"{config.count} trajectories of '{teacher.recipe.name}', {len(levels) + 1} states each, are in {store}.")
     student = runs / f"{recipe.name}.yaml"
     if launches.discover().chief:
@@ -66,20 +71,19 @@ def check(teacher: TrainedRun) -> None:
     if recipe.stated("method"):
         do = "if it is a student, distil the run that it was made from"
         raise UserError(where, f"is of method.kind '{recipe.method.kind}'", expected, do)
-    for model in recipe.variants:
-        shape = model.model.shape(recipe.data.grid)
-        if model.piece != shape:
-            raise UserError(where, f"sees {list(model.piece)} voxels of {list(shape)} at once, which cannot be distilled yet", expected)
+    if recipe.assembly.piecewise:
+        found = f"denoises {list(teacher.piece)} voxels of {list(teacher.whole)} by themselves, which cannot be distilled yet"
+        raise UserError(where, found, expected)
     if recipe.conditions:
         raise UserError(where, "was trained with conditions, which cannot be distilled yet", expected)
 
 
-def sizes_of(points: Sequence[int], steps: int) -> list[list[int]]:
+def sizes_of(points: Sequence[int], steps: Sequence[int]) -> list[list[int]]:
     """How many points of the grid each of a student's experts owns, model by model of its teacher; no expert is of two models.
 
     Args:
         points: those that each model of the teacher owns, lowest noise first; none if all of its experts are alike.
-        steps: experts of the student.
+        steps: experts of the student: of each model, or one number for all together.
 
     Returns:
         One list for each model, lowest noise first: none if there are no models.
@@ -87,18 +91,33 @@ def sizes_of(points: Sequence[int], steps: int) -> list[list[int]]:
     Raises:
         UserError: there are fewer steps than models, or more than points.
     """
+    models = len(points) or 1
+    if len(steps) not in (1, models):
+        raise UserError("--steps", f"{len(steps)} numbers, but the teacher has {models} models", "one number, or one for each model")
     if not points:
         return []
-    if not len(points) <= steps <= sum(points):
-        found = f"{steps}, but the teacher has experts of {len(points)} models on {sum(points)} noise levels"
-        raise UserError("--steps", found, f"from {len(points)} to {sum(points)}: no expert of a student is of two models")
-    counts = [1] * len(points)
-    for _ in range(steps - len(points)):  # where the most noise levels share an expert
-        counts[max(range(len(points)), key=lambda model: points[model] / counts[model])] += 1
+    if len(steps) == 1:
+        counts = _shared(points, steps[0])
+    else:
+        counts = list(steps)
+        for model, (own, count) in enumerate(zip(points, counts, strict=True)):
+            if count > own:
+                raise UserError("--steps", f"{count} of model {model}, which has {own} noise levels", f"from 1 to {own}")
     return [
         [round((place + 1) * own / count) - round(place * own / count) for place in range(count)]
         for own, count in zip(points, counts, strict=True)
     ]
+
+
+def _shared(points: Sequence[int], steps: int) -> list[int]:
+    """Steps of each model: more where the most noise levels share an expert."""
+    if not len(points) <= steps <= sum(points):
+        found = f"{steps}, but the teacher has experts of {len(points)} models on {sum(points)} noise levels"
+        raise UserError("--steps", found, f"from {len(points)} to {sum(points)}: no expert of a student is of two models")
+    counts = [1] * len(points)
+    for _ in range(steps - len(points)):
+        counts[max(range(len(points)), key=lambda model: points[model] / counts[model])] += 1
+    return counts
 
 
 def levels_kept(grid: Sequence[float], steps: int, inner: int, sizes: Sequence[int] = ()) -> list[float]:
@@ -127,7 +146,7 @@ def levels_kept(grid: Sequence[float], steps: int, inner: int, sizes: Sequence[i
 
 
 def _content(
-    teacher: TrainedRun, config: Config, runs: Path, store: Path, levels: Sequence[float], sizes: Sequence[Sequence[int]]
+    teacher: TrainedRun, config: Config, runs: Path, trajectories: Trajectories, sizes: Sequence[Sequence[int]]
 ) -> dict[str, Any]:  # fmt: skip
     """The teacher's configuration with what a student has of its own."""
     own: dict[str, Any] = teacher.recipe.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
@@ -135,14 +154,14 @@ def _content(
     for name in ("privacy", "guidance", "conditions", "start", "adapter", "mirrored"):  # what the teacher draws has both sides in it
         own.pop(name, None)
     network = _kept_whole(own["network"])
-    experts: dict[str, Any] = {"count": config.steps}
+    experts: dict[str, Any] = {"count": sum(config.steps)}
     if sizes:
         models = own["experts"]["models"]
         experts = {"models": [_of_student(model, points) for model, points in zip(models, sizes, strict=True)]}
     return {
         **own, "name": config.name, "runs": str(runs), "network": network,
-        "data": {**data, "store": str(store), "shape": list(teacher.recipe.data.shape)},
-        "method": {"kind": "jump"}, "objective": {"kind": "distilled", "levels": list(levels)},
+        "data": {**data, "store": str(trajectories.store), "shape": list(teacher.recipe.data.shape)},
+        "method": {"kind": "jump"}, "objective": trajectories.objective,
         "start": {"kind": "teacher", "run": os.fspath(config.run)},
         "experts": {**experts, "warm_start": "none"},
         "sampler": {"kind": "euler"},
@@ -158,3 +177,7 @@ def _of_student(model: Mapping[str, Any], points: Sequence[int]) -> dict[str, An
     """A model of the teacher's, for experts that own these numbers of points; how long they train is said of all of a student."""
     kept = {name: value for name, value in model.items() if name not in ("points", "stopping", "mirrored")}
     return {**kept, "points": list(points), **({"network": _kept_whole(model["network"])} if model.get("network") else {})}
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.4g} MiB"

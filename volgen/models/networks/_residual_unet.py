@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from itertools import repeat
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -31,6 +31,9 @@ Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
 class ResidualUNetConfig(Config):
     """What every network around a :class:`ResidualUNet` can choose."""
+
+    last: ClassVar[str] = "unembed_volume"
+    """Name of the module whose weights the output is a multiple of."""
 
     haar_levels: int = Field(default=1, ge=0, le=MAX_LEVELS)
     """Full Haar levels in front of the network: each divides the edges by 2 and multiplies the channels by 8 (by 4 in slices). 0: none, a

@@ -5,7 +5,8 @@ coefficients of the pyramid are independent, each with all of its variance, w = 
 
     D(y, s) = m + w/(w + s^2) (c - m) + q(s) F(inputs, s)
 
-which is the exact posterior mean where there are no components, and what remains of it at noise that is far below them. Means and
+which is the exact posterior mean where there are no components, and what remains of it at noise that is far below them. The probability
+flow of these coefficients, for networks that jump, is m + sqrt((w + s'^2)/(w + s^2)) (c - m), exact in every piece too. Means and
 variances are cut from those of the volume; pieces are of whole cubes of the pyramid. q is that of the volume, from one cube around.
 
 Legend: B pieces, K fits (that to everybody, or one without each fold), r components, X Y Z coefficients or voxels.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from volgen.core.noise import c_noise
+from volgen.core.protocols import FlowMap
 from volgen.models.denoiser import Network
 from volgen.models.haar import low_pass, pyramid, pyramid_pieces, unpyramid, voxel_variance
 from volgen.models.place import beginnings
@@ -31,6 +33,10 @@ BINS = 2048
 """Bins of variances, evenly spaced on a logarithmic axis: neighbours are 1.7 % apart, and each is represented by its own mean."""
 SMALLEST, LARGEST = 1e-12, 1e3
 """Variances at the ends of that axis, of intensities in [-1, 1]."""
+
+
+TINY = 1e-30
+"""Added to variances: a coefficient that is the same in everybody has none, and stays where it is without noise."""
 
 
 class Variances:
@@ -153,11 +159,29 @@ class GaussianPiece:
     inside: Sequence[Tensor]
     unit: Tensor
 
+    def expected(self, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
+        """The skip path alone."""
+        return self._estimate(pyramid(y_BCXYZ, self.levels) - self.mean, sigma_B)
+
+    @property
+    def flow_map(self) -> FlowMap | None:
+        """That of independent coefficients: each deviation grows by sqrt((w + s'^2) / (w + s^2))."""
+        return self._flowed
+
+    def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
+        here, there = (level_B[:, None, None, None, None] ** 2 + TINY for level_B in (sigma_B, to_B))
+        growth = ((self.variance + there) / (self.variance + here)).sqrt() - 1.0
+        return x_BCXYZ + unpyramid(growth * (pyramid(x_BCXYZ, self.levels) - self.mean), self.levels)
+
+    def _estimate(self, offset: Tensor, sigma_B: Tensor) -> Tensor:
+        noise = sigma_B[:, None, None, None, None] ** 2
+        return unpyramid(self.mean + self.variance / (self.variance + noise) * offset, self.levels)
+
     def denoise(self, network: Network, y_BCXYZ: Tensor, sigma_B: Tensor) -> Tensor:
         """Clean pieces by the equation of this file; the network sees what :class:`GaussianPreconditioner` shows it."""
         noise = sigma_B[:, None, None, None, None] ** 2
         offset = pyramid(y_BCXYZ, self.levels) - self.mean
-        estimate = unpyramid(self.mean + self.variance / (self.variance + noise) * offset, self.levels)
+        estimate = self._estimate(offset, sigma_B)
         centred = unpyramid(offset, self.levels) * (self.unit + noise).rsqrt()
         output = network(torch.cat([centred, estimate], dim=1), c_noise(sigma_B))
         return estimate + self._scale(noise) * output.float()

@@ -21,7 +21,7 @@ from torch import Tensor
 from volgen.core.config import Config as BaseConfig
 from volgen.core.config import three
 from volgen.core.given import NOTHING, Examples, Given
-from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
+from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Take, Weighted
 from volgen.core.rng import uniform
 from volgen.models.denoiser import Network, NetworkConfig, Preconditioner, PreconditionerConfig, Surrounding, knowing
 from volgen.models.place import PLACES, coordinates
@@ -99,16 +99,16 @@ class Config(BaseConfig):
         """How many fill a volume, with their coordinates."""
         return max(1, math.prod(shape) // ((1 + PLACES) * self.per_scan * math.prod(self.edge)))
 
-    def cut(self, cut: Cut, aligned: Shape3) -> Cut:
+    def cut(self, cut: Cut, aligned: Shape3, take: Take | None = None) -> Cut:
         """Random patches of a scan, with the coordinates of their voxels. Only they are read."""
 
         def patches(scan: Scan, seed: int, *key: int | str) -> Examples:
             found, where = [], []
             for number in range(self.per_scan):
                 start, patch = self._patch(scan, aligned, seed, *key, number)
-                found.append(patch)
+                found.append(patch[None] if take is None else take(scan, start, self.edge))
                 where.append(coordinates(scan.shape, start, self.edge))
-            return Examples(torch.cat(found)[None, None], Given(torch.cat(where, dim=2)))
+            return Examples(torch.cat(found, dim=1)[None], Given(torch.cat(where, dim=2)))
 
         return patches
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.given import NOTHING, Examples, Given
-from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Weighted
+from volgen.core.protocols import Cut, Denoiser, Scan, Shape3, Take, Weighted
 from volgen.models.denoiser import Network, NetworkConfig, PreconditionedDenoiser, Preconditioner, PreconditionerConfig
 from volgen.models.place import PLACES, coordinates
 
@@ -48,13 +48,14 @@ class Config(BaseConfig):
         """There is one whole."""
         return 1
 
-    def cut(self, cut: Cut, aligned: Shape3) -> Cut:
-        """What the assembly makes, as it is."""
+    def cut(self, cut: Cut, aligned: Shape3, take: Take | None = None) -> Cut:
+        """What the assembly makes, as it is; or all that is taken."""
+        made = cut if take is None else _all(take)
         if not self.place:
-            return cut
+            return made
 
         def placed(scan: Scan, seed: int, *key: int | str) -> Examples:
-            example = cut(scan, seed, *key)
+            example = made(scan, seed, *key)
             return Examples(example.x_BCXYZ, example.given | _where(example.x_BCXYZ))
 
         return placed
@@ -73,6 +74,15 @@ class Config(BaseConfig):
             return inner(y_BCXYZ, sigma_B, given | _where(y_BCXYZ))
 
         return placed
+
+
+def _all(take: Take) -> Cut:
+    """All that there is of a volume."""
+
+    def taken(scan: Scan, seed: int, *key: int | str) -> Examples:
+        return Examples(take(scan, (0, 0, 0), scan.shape)[None])
+
+    return taken
 
 
 def _where(x_BCXYZ: Tensor) -> Given:

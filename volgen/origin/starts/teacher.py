@@ -15,7 +15,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from volgen.core import manifest
+from volgen.core import manifest, pretrained
 from volgen.core.config import MAY_CHANGE
 from volgen.core.config import Config as BaseConfig
 from volgen.core.errors import UserError
@@ -37,7 +37,7 @@ class Config(BaseConfig):
 
     kind: Literal["teacher"] = "teacher"
     run: Annotated[str, MAY_CHANGE] = Field(min_length=1)
-    """Directory of the teacher, which drew the volumes of the store."""
+    """Directory of the teacher, which drew the volumes of the store; or ``pretrained:NAME``, for a model of the package."""
 
     @property
     def warm(self) -> bool:
@@ -51,8 +51,8 @@ class Config(BaseConfig):
 
     @property
     def places(self) -> list[str]:
-        """The teacher's directory."""
-        return [self.run]
+        """The teacher's directory, where it is not of the package."""
+        return [] if pretrained.packaged(self.run) else [self.run]
 
     def check(self, recipe: Recipe) -> None:
         """Experts start from the teacher's, and from nothing else.
@@ -110,6 +110,7 @@ class Teacher:
         mine, theirs = (each.preconditioner.model_dump() for each in (recipe, run.recipe))
         if mine != theirs:
             raise UserError(self._where, "has another preconditioner", "the student's", "leave this section as volgen distil writes it")
+        self._recipe, self._guided = recipe, store.settings.get("guidance") is not None
         self._owners = {phase.name: self._owner(phase) for phase in recipe.phases()}
 
     @property
@@ -141,8 +142,17 @@ class Teacher:
         return self._run.preconditioner(torch.device("cpu")), self._run.assembly()
 
     def weights(self, phase: Phase) -> dict[str, Tensor]:
-        """Those of the teacher's expert that owns the phase's highest noise level."""
-        return load_file(check_weights(self._run.directory, self._owners[phase.name]))
+        """Those of the teacher's expert that owns the phase's highest noise level.
+
+        Where trajectories are guided away from what is expected without a network, D' = E + w q F is what the teacher's network makes with
+        w times its last layer, which a student begins with: its first jump is an Euler step of the guided denoiser.
+        """
+        weights = load_file(check_weights(self._run.directory, self._owners[phase.name]))
+        strength = self._run.recipe.guidance.build().enlarges(phase.points[-1]) if self._guided else 1.0
+        last = getattr(self._recipe.of(phase).network, "last", None)
+        if strength == 1.0 or last is None:
+            return weights
+        return {name: weight * strength if last in name.split(".") else weight for name, weight in weights.items()}
 
     def kept(self, phase: Phase) -> None:
         """Everything is trained."""

@@ -68,6 +68,10 @@ class Auto(Guidance):
         """Whether a noise level is within its interval and above ``weak_above``."""
         return bool(self.weak) and self.away.guides(sigma) and sigma > self.weak_above
 
+    def enlarges(self, sigma: float) -> float:
+        """The strength, where what is expected without a network is moved away from."""
+        return self.away.strength_at(sigma) if self.away.guides(sigma) and not self.asks_weak(sigma) else 1.0
+
     def check(self, problem: Problem) -> None:
         """Wants a worse denoiser, and no measurement: it would not be looked at.
 

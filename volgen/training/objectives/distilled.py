@@ -10,15 +10,15 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor
 
 from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Examples
-from volgen.core.protocols import Cut, Scan, Trajectory
+from volgen.core.protocols import Cut, Scan, Shape3, Take, Trajectory
 from volgen.training.jumps import landed
 from volgen.training.objective import Draws, Jumper, Network
 
@@ -35,6 +35,9 @@ class Config(BaseConfig):
     kind: Literal["distilled"] = "distilled"
     levels: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     """Noise levels of the states that the store keeps of each trajectory, descending; the last state, behind them, is clean."""
+    at: tuple[NonNegativeInt, ...] = ()
+    """Level of the voxels on which each of these states was on its way, never rising, where the teacher's volumes climbed: experts see the
+    states of their own level, and where the last jump of these ends. Empty: all were whole volumes, and experts see all of them."""
     top: float = Field(default=0.75, gt=0.0, le=1.0)
     """Share of examples that jump from the highest noise level of an expert, which sampling asks about; the others from those below it."""
     consistency_after: NonNegativeInt = 0
@@ -42,24 +45,35 @@ class Config(BaseConfig):
     detail: NonNegativeFloat = 1.0
     """How much more the finest Haar bands count than others."""
 
-    @property
-    def states(self) -> int:
-        """Volumes in an example: the states of a trajectory."""
-        return len(self.levels) + 1
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.at and (len(self.at) != len(self.levels) or list(self.at) != sorted(self.at, reverse=True)):
+            raise ValueError(f"at is {list(self.at)}, but has to be one level of voxels for each of {len(self.levels)}, never rising")
+        return self
 
-    def cut(self, cut: Cut, seen: Callable[[Tensor], Tensor]) -> Cut:
+    def states(self, level: int) -> int:
+        """Volumes in an example of experts of a level: the states of a trajectory that they see."""
+        return len(self.places(level))
+
+    def places(self, level: int) -> range:
+        """Which states of a trajectory experts of a level see: those of their own voxels, and where the last of their jumps ends."""
+        if not self.at:
+            return range(len(self.levels) + 1)
+        first = self.at.index(level) if level in self.at else len(self.at)
+        return range(first, first + self.at.count(level) + 1)
+
+    def cut(self, cut: Callable[[Take], Cut]) -> Cut:
         """Trajectories instead of scans.
 
         Args:
-            cut: what of a scan the expert is trained on.
-            seen: what of volumes [B, C, X, Y, Z] it sees; means over cubes of noisy volumes are noisy volumes.
+            cut: what of a scan the expert is trained on, from what there is of a box of its voxels.
         """
 
-        def states(scan: Scan, seed: int, *key: int | str) -> Examples:
+        def states(scan: Scan, start: Shape3, size: Shape3) -> Tensor:
             trajectory: Trajectory = scan  # type: ignore[assignment]  # that is what such a store has
-            return Examples(seen(trajectory.states()[None]), cut(scan, seed, *key).given)
+            return trajectory.states(start, size, climbed=bool(self.at))
 
-        return states
+        return cut(states)
 
     def build(self, trainee: Jumper) -> Distilled:
         """The loss of one phase."""
@@ -107,11 +121,13 @@ class Distilled:
         return below[-1] if below else end
 
     def _place(self, sigma: float) -> int | None:
-        """Which state of a trajectory has a noise level; the last one is clean."""
-        if sigma == 0.0:
-            return len(self.config.levels)
-        kept = enumerate(self.config.levels)
-        return next((place for place, level in kept if math.isclose(self.trainee.seen(level), sigma, rel_tol=DIGITS)), None)
+        """Which state of an example has a noise level; the last one of a trajectory is clean."""
+        places = self.config.places(self.trainee.level)
+        for row, place in enumerate(places):
+            known = self.trainee.seen(self.config.levels[place]) if place < len(self.config.levels) else 0.0
+            if math.isclose(known, sigma, rel_tol=DIGITS):
+                return row
+        return None
 
     def _at(self, states_BTXYZ: Tensor, levels: Sequence[float]) -> Tensor:
         """The state of each trajectory at its noise level, [B, 1, X, Y, Z]."""
