@@ -98,7 +98,7 @@ def test_a_consistency_function_has_as_many_steps_as_are_asked_for(blob_store: P
         ({"objective": {"kind": "denoising"}}, "objective.kind 'denoising' trains denoisers"),
         ({"method": {"kind": "diffusion"}}, "objective.kind 'consistency' trains networks that jump"),
         ({"preconditioner": {"kind": "x0"}}, "'x0' is the denoiser of no distribution"),
-        ({"preconditioner": {"kind": "edm"}, "assembly": {"kind": "autoregressive"}}, "is of whole volumes so far"),
+        ({"preconditioner": {"kind": "edm"}, "assembly": {"kind": "autoregressive", "thickness": 2}}, "is of whole volumes so far"),
         ({"method": {"kind": "jump", "to": "clean"}}, "experts.count is 2"),
         ({"privacy": {"kind": "dp_sgd", "epsilon": 8.0, "delta": 1e-5}}, "'consistency' is not tested with gradients of single patients"),
     ],
