@@ -29,7 +29,7 @@ from volgen.experts.borders import Border, choose
 from volgen.experts.plan import SHARED, ExpertsConfig, Phase, plan
 from volgen.images.box import BoxConfig
 from volgen.models.bands import variances
-from volgen.models.condition import ConditionConfig, telling
+from volgen.models.condition import ConditionConfig, embedded, telling
 from volgen.models.model import ExpertModel
 from volgen.parallel.engine import EngineConfig
 from volgen.parallel.watch import WatchConfig
@@ -359,8 +359,13 @@ class Recipe(Config):
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
             raise ValueError(f"conditions: two of {names} have one name")
-        if names and not getattr(self.network, "embedding", 0):
+        if embedded(self.conditions) and not getattr(self.network, "embedding", 0):
             raise ValueError(f"conditions: network.kind '{self.network.kind}' cannot be told anything; use another, such as wavelet_unet3d")
+        for condition in self.conditions:
+            if not (condition.embedded or (self.preconditioner.told and condition.classes is not None)):
+                raise ValueError(
+                    f"conditions: '{condition.name}' is told to nobody: set embedded, or preconditioner.told for numbers and words"
+                )
         if self.preconditioner.told and all(condition.classes is None for condition in self.conditions):
             raise ValueError("preconditioner.told: there is nothing to tell it; give conditions of kind continuous or categorical")
         step = 2**self.level

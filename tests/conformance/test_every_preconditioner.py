@@ -293,6 +293,6 @@ def test_where_there_is_no_distribution_there_is_no_flow(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_told_nothing_that_it_knows_of_it_is_what_it_is(kind: str) -> None:
     fit, (_, y) = fitted(kind), noisy()
-    assert fit.told(NOTHING) is fit and fit.told(Given(values={"age": torch.full((4,), float("nan"))})) is fit
-    assert fit.told(Given(values={"age": torch.ones(4)})) is fit, "nothing was said of people when it was fitted"
+    assert fit.told(NOTHING) is fit and fit.told(Given(fitted={"age": torch.full((4,), float("nan"))})) is fit
+    assert fit.told(Given(fitted={"age": torch.ones(4)})) is fit, "nothing was said of people when it was fitted"
     assert fit.carried(y, 3.0, fit) is y and fit.carried(y, 3.0, fitted(kind)) is y

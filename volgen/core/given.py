@@ -6,7 +6,7 @@ Legend: B batch, C channel, X Y Z voxels, N tokens, E embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,12 +21,23 @@ class Given:
     Attributes:
         channels: images in the frame of the volumes, [B, C, X, Y, Z], such as the slices before those that are being made.
         tokens: [B, N, E], such as the words of a text.
-        values: numbers by name, [B] or [B, ...] each, such as the age of a person; NaN where one is not told.
+        values: numbers by name that networks are told, [B] or [B, ...] each, such as the age of a person; NaN where one is not told.
+        fitted: numbers by name that what was fitted to people is told, [B] each; NaN where one is not told.
     """
 
     channels: Tensor | None = None
     tokens: Tensor | None = None
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def told(self) -> bool:
+        """Whether anything is told of any volume."""
+        return not all(bool(value.isnan().all()) for numbers in (self.values, self.fitted) for value in numbers.values())
+
+    def untold(self) -> Given:
+        """The same, but of nothing that is told."""
+        return replace(self, values={}, fitted={})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Given:
         """The same on another device."""
@@ -44,7 +55,10 @@ class Given:
         """What is known from either, about the same volumes; images lie side by side, and of two numbers of one name the other's counts."""
         if self is NOTHING or other is NOTHING:
             return other if self is NOTHING else self
-        return Given(_beside(self.channels, other.channels), _beside(self.tokens, other.tokens), {**self.values, **other.values})
+        return Given(
+            _beside(self.channels, other.channels), _beside(self.tokens, other.tokens), {**self.values, **other.values},
+            {**self.fitted, **other.fitted},
+        )  # fmt: skip
 
     @classmethod
     def joined(cls, each: Sequence[Given]) -> Given:
@@ -56,6 +70,7 @@ class Given:
             None if first.channels is None else torch.cat([one.channels for one in each if one.channels is not None]),
             None if first.tokens is None else torch.cat([one.tokens for one in each if one.tokens is not None]),
             {name: torch.cat([one.values[name] for one in each]) for name in first.values},
+            {name: torch.cat([one.fitted[name] for one in each]) for name in first.fitted},
         )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Given:
@@ -65,6 +80,7 @@ class Given:
             None if self.channels is None else change(self.channels),
             None if self.tokens is None else change(self.tokens),
             {name: change(value) for name, value in self.values.items()},
+            {name: change(value) for name, value in self.fitted.items()},
         )
 
 

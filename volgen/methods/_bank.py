@@ -17,7 +17,7 @@ from volgen.core.rng import seeded
 from volgen.experts.plan import Phase, plan
 from volgen.methods import Fitted, Sections
 from volgen.methods._volumes import OfVolumes
-from volgen.models.condition import conditioned, take_over
+from volgen.models.condition import conditioned, embedded, take_over
 from volgen.models.denoiser import Network
 from volgen.models.dropout import dropping, features_kept
 from volgen.parallel.precision import InPrecision
@@ -45,7 +45,7 @@ class Bank(OfVolumes):
         states = getattr(self.recipe.objective, "states", None)
         x_BCXYZ = make(count, states(self.recipe.model.level) if states else 1, *piece)
         channels = make(count, known, *piece) if known else None
-        told = {condition.name: make(count, *condition.edges) for condition in self.recipe.conditions}
+        told = {condition.name: make(count, *condition.edges) for condition in embedded(self.recipe.conditions)}
         return Examples(x_BCXYZ, Given(channels, values=told) if known or told else NOTHING)
 
     def phases(self) -> list[Phase]:
@@ -113,7 +113,7 @@ class Bank(OfVolumes):
 
     def _plain(self, checkpointing: bool = False) -> nn.Module:
         network = self.recipe.network.build(inputs=self.inputs, checkpointing=checkpointing)
-        return conditioned(network, self.recipe.conditions, getattr(self.recipe.network, "embedding", 0))
+        return conditioned(network, embedded(self.recipe.conditions), getattr(self.recipe.network, "embedding", 0))
 
 
 @dataclass(frozen=True)

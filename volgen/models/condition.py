@@ -35,6 +35,8 @@ class ConditionConfig(Config):
 
     drop: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Chance with which a training example is not told it; half of that together with all other conditions, half by itself."""
+    embedded: bool = True
+    """Whether networks are told it; if not, the fitted Gaussian alone is (``preconditioner.told``), and networks see what that expects."""
 
     @property
     def name(self) -> str:
@@ -212,7 +214,7 @@ def telling(cut: Cut, conditions: Sequence[ConditionConfig]) -> Cut:
             )
             for condition in conditions
         }
-        return replace(examples, given=examples.given | Given(values=values))
+        return replace(examples, given=examples.given | _apart(conditions, values))
 
     return told
 
@@ -256,7 +258,21 @@ def asked_for(conditions: Sequence[ConditionConfig], told: Mapping[str, str]) ->
             raise UserError(f"--given {name}", str(error), "the encoder that the run was told by", do) from None
         except ValueError as error:
             raise UserError(f"--given {name}", f"'{text}' is no value of it ({error})") from None
-    return Given(values=values) if values else NOTHING
+    return _apart(conditions, values) if values else NOTHING
+
+
+def embedded(conditions: Sequence[ConditionConfig]) -> list[ConditionConfig]:
+    """Those that networks are told."""
+    return [condition for condition in conditions if condition.embedded]
+
+
+def _apart(conditions: Sequence[ConditionConfig], values: Mapping[str, Tensor]) -> Given:
+    """What networks are told, and what a fitted Gaussian is."""
+    there = [condition for condition in conditions if condition.name in values]
+    return Given(
+        values={condition.name: values[condition.name] for condition in there if condition.embedded},
+        fitted={condition.name: values[condition.name] for condition in there if condition.classes is not None},
+    )
 
 
 def _row(condition: ConditionConfig, value: Numbers) -> Tensor:

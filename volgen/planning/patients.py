@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from volgen.methods import Fitted
+from volgen.models.condition import embedded
 from volgen.models.denoiser import Network, Preconditioner
 from volgen.parallel.group import Group
 from volgen.parallel.machine import identity
@@ -97,7 +98,7 @@ def _differs(recipe: Recipe, network: nn.Module) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         x = torch.randn(2, recipe.build().inputs, *edges)
-        noise, told = torch.tensor([-0.3, 0.4]), {one.name: torch.randn(2, *one.edges) for one in recipe.conditions}
+        noise, told = torch.tensor([-0.3, 0.4]), {one.name: torch.randn(2, *one.edges) for one in embedded(recipe.conditions)}
         reason = differs(network, x, noise, *([told] if told else []))
     return f"more patients: {reason}" if reason else ""
 

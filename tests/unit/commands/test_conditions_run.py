@@ -275,8 +275,8 @@ FITTED = {"kind": "gaussian", "levels": 1, "rank": 4, "rank_level": 1, "folds": 
 @pytest.mark.parametrize(
     "sections",
     [
-        {},
-        {"method": {"kind": "gaussian"}},
+        {"conditions": [{**condition, "embedded": False} for condition in CONDITIONS]},
+        {"conditions": [{**CONDITIONS[0], "embedded": False}, CONDITIONS[1]], "method": {"kind": "gaussian"}},
         {"view": {"kind": "patches", "edge": 8, "per_scan": 2}, "network": {"kind": "wavelet_unet3d", "channels": [8], "norm": "pixel"}},
     ],
 )
@@ -302,7 +302,9 @@ def test_volumes_begin_as_those_who_are_asked_for(sections: dict[str, Any], seen
     sample(tmp_path / "release", tmp_path / "handed", count=1, seed=3, given=["age=35", "sex=F"])
     (handed,) = drawn(tmp_path / "handed")
     assert np.corrcoef(handed.ravel(), rows[0].ravel())[0, 1] > 0.98
-    if not sections:
+    names = load_file(run / "experts/0/weights.safetensors")
+    assert any(name.startswith("embed_told") for name in names) == ("view" in sections), "networks are told what is embedded alone"
+    if "method" not in sections and "view" not in sections:
         words = ["--given", "age=70", "--guidance", "cfg", "--guidance.strength", "1.5", "--count", "1", "--seed", "3"]
         assert cli.main(["sample", str(run), "--out", str(tmp_path / "guided"), *words]) == 0
         scan = blob_store.parent / "scans" / "sub-03_T1w.nii.gz"
@@ -314,6 +316,11 @@ def test_volumes_begin_as_those_who_are_asked_for(sections: dict[str, Any], seen
 def test_a_gaussian_that_is_to_be_told_needs_something_to_be_told(told: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"preconditioner\.told: there is nothing to tell it"):
         recipe(told, tmp_path, preconditioner=FITTED, conditions=[])
+    apart = [{**condition, "embedded": False} for condition in STATED]
+    with pytest.raises(UserError, match=r"conditions: 'age' is told to nobody: set embedded, or preconditioner\.told"):
+        recipe(told, tmp_path, conditions=apart)
+    deaf = {"kind": "unet3d", "channels": [32], "attention": [False]}
+    assert recipe(told, tmp_path, preconditioner=FITTED, conditions=apart, network=deaf), "any network will do that is told nothing"
     with pytest.raises(UserError, match=r"has no network that could be told conditions: set preconditioner\.told"):
         recipe(told, tmp_path, preconditioner={**FITTED, "told": False}, method={"kind": "gaussian"})
 

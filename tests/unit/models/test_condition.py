@@ -136,3 +136,26 @@ def test_what_is_asked_for_is_read_and_mistakes_are_named() -> None:
             asked_for([Age(), Place()], told)
     with pytest.raises(UserError, match="trained without conditions"):
         asked_for([], {"age": "3"})
+
+
+class Level(Age):
+    kind: str = "level"
+
+    @property
+    def classes(self) -> int:
+        return 0
+
+
+def test_networks_and_what_is_fitted_are_told_apart() -> None:
+    both, fitted, network = Level(drop=0.0), Level(kind="own", embedded=False, drop=0.0), Age(drop=0.0)
+    found = asked_for([both, fitted, network], {"level": "3", "own": "4", "age": "5"})
+    assert {name: float(value) for name, value in found.values.items()} == {"level": 3.0, "age": 5.0}
+    assert {name: float(value) for name, value in found.fitted.items()} == {"level": 3.0, "own": 4.0}
+    scan = VolumeScan(SHAPE, lambda: torch.zeros(SHAPE), {"age": 7.0})
+    example = telling(Whole().cut, [fitted, network])(scan, 0, 1)
+    assert set(example.given.values) == {"age"} and float(example.given.fitted["own"]) == 7.0
+    joined = Given.joined([found[[0]], found[[0]]])
+    assert joined.fitted["own"].shape == (2,) and (NOTHING | found).fitted is found.fitted
+    assert found.told and not found.untold().told and not NOTHING.told
+    assert not Given(fitted={"own": torch.tensor([math.nan])}).told and Given(fitted={"own": torch.tensor([math.nan, 1.0])}).told
+    assert (found | Given(fitted={"own": torch.tensor([1.0])})).fitted.keys() == {"level", "own"}

@@ -31,7 +31,7 @@ RANK = 4
 CORNER = low_pass(SHAPE, 1)
 CONFIG = Config(levels=1, rank=RANK, rank_level=1, folds=4, told=True)
 AGES, SEXES = [0.3, -1.2, math.nan, 2.0], [1.0, math.nan, 0.0, math.nan]
-GIVEN = Given(values={"age": torch.tensor(AGES), "sex": torch.tensor(SEXES)})
+GIVEN = Given(fitted={"age": torch.tensor(AGES), "sex": torch.tensor(SEXES)})
 """Rows that are told both, the age, the sex, the age."""
 
 
@@ -92,7 +92,7 @@ def test_all_some_or_none_of_what_is_known_is_the_conditional_of_the_joint_gauss
 def test_noise_and_flow_and_spread_are_those_of_the_conditional() -> None:
     fitted, noise = gaussian(), noisy(1, 1.0)
     for age, sex in itertools.product((0.7, math.nan), (2.0, math.nan)):
-        given = Given(values={"age": torch.tensor([age]), "sex": torch.tensor([sex])})
+        given = Given(fitted={"age": torch.tensor([age]), "sex": torch.tensor([sex])})
         known, (mean, covariance) = fitted.told(given), dense(fitted, age, sex)
         values, vectors = torch.linalg.eigh(covariance)
 
@@ -118,19 +118,19 @@ def test_noise_and_flow_and_spread_are_those_of_the_conditional() -> None:
 
 def test_told_nothing_it_is_the_gaussian_of_everybody_bit_for_bit() -> None:
     fitted, y, sigma = gaussian(), noisy(), torch.full((4,), 1.5)
-    nothing = Given(values={"age": torch.full((4,), math.nan), "sex": torch.full((4,), math.nan)})
-    for given in (NOTHING, nothing, Given(values={"weight": torch.ones(4)}), Given(channels=y)):
+    nothing = Given(fitted={"age": torch.full((4,), math.nan), "sex": torch.full((4,), math.nan)})
+    for given in (NOTHING, nothing, Given(fitted={"weight": torch.ones(4)}), Given(channels=y)):
         assert fitted.told(given) is fitted
-    alone = fitted.told(Given(values={"age": torch.tensor([math.nan, 1.0])})).expected(y[:2], sigma[:2])
+    alone = fitted.told(Given(fitted={"age": torch.tensor([math.nan, 1.0])})).expected(y[:2], sigma[:2])
     assert torch.equal(alone[:1], fitted.expected(y[:1], sigma[:1])), "and in a batch with somebody of whom something is told"
     assert not torch.equal(alone[1:], fitted.expected(y[1:2], sigma[1:2]))
-    unknown = Given(values={"sex": torch.tensor([7.0])})  # no such word
+    unknown = Given(fitted={"sex": torch.tensor([7.0])})  # no such word
     assert fitted.told(unknown) is fitted
 
 
 def test_each_row_of_a_batch_is_told_by_itself() -> None:
     fitted, y, sigma = gaussian(), noisy(), torch.tensor([0.4, 1.5, 5.0, 60.0])
-    network = PreconditionedDenoiser(lambda x, noise, values: x[:, :1] * 0.1, fitted)
+    network = PreconditionedDenoiser(lambda x, noise, values=None: x[:, :1] * 0.1, fitted)
     together, order = network(y, sigma, GIVEN), [2, 0, 3, 1]
     for row in range(4):
         torch.testing.assert_close(network(y[[row]], sigma[[row]], GIVEN[[row]])[0], together[row], rtol=1e-5, atol=1e-6)
@@ -163,9 +163,9 @@ def test_pieces_have_the_mean_and_the_variances_of_those_of_whom_it_is_true() ->
         expected = (basis @ covariance @ basis.T).diagonal() + along.flatten()
         torch.testing.assert_close(flat(piece.variance)[row], expected, rtol=1e-4, atol=1e-5)
     view, y = Patches(edge=4, per_scan=2), noisy()
-    halves = Given(where, values=GIVEN.values)
-    network = view.of_examples(lambda x, noise, values: torch.zeros_like(x[:, :1]), fitted)
-    whole = view.denoiser(lambda x, noise, values: torch.zeros_like(x[:, :1]), fitted, None)  # type: ignore[arg-type]
+    halves = Given(where, fitted=GIVEN.fitted)
+    network = view.of_examples(lambda x, noise, values=None: torch.zeros_like(x[:, :1]), fitted)
+    whole = view.denoiser(lambda x, noise, values=None: torch.zeros_like(x[:, :1]), fitted, None)  # type: ignore[arg-type]
     told = whole(y, torch.ones(4), GIVEN)
     torch.testing.assert_close(network(y, torch.ones(4), halves), told, rtol=1e-4, atol=1e-5)
     again = whole(y, torch.ones(4), GIVEN[[1, 0, 2, 3]])
@@ -189,7 +189,7 @@ def test_an_untrained_model_draws_those_who_are_asked_for() -> None:
 def test_translation_is_that_of_the_gaussians_wherever_the_noise_ends() -> None:
     fitted = gaussian()
     denoise = PreconditionedDenoiser(lambda x, noise, values=None: torch.zeros_like(x[:, :1]), fitted)
-    one, other = GIVEN[[1]], Given(values={"age": torch.tensor([1.5]), "sex": torch.tensor([0.0])})
+    one, other = GIVEN[[1]], Given(fitted={"age": torch.tensor([1.5]), "sex": torch.tensor([0.0])})
     here, there, x = fitted.told(one), fitted.told(other), fitted.told(one).noised(noisy(1, 1.0), 0.05)[0]
     grid = [2.0 * 0.85**step for step in range(24)]  # ends below the largest deviation, 3
     bridge = Bridge(heun.Config().build(), grid, torch.device("cpu"))
@@ -237,7 +237,7 @@ def fitted_to(volumes: list[Tensor], told: dict[str, Known], config: Config = CO
 def test_a_fit_finds_what_people_show_and_what_it_leaves() -> None:
     volumes, told = cohort(600, 3.0)
     fitted = fitted_to(volumes, told, CONFIG.model_copy(update={"rank": 3}))
-    known: Any = fitted.told(Given(values={"age": torch.tensor([1.0])}))
+    known: Any = fitted.told(Given(fitted={"age": torch.tensor([1.0])}))
     y = torch.zeros(1, 1, *SHAPE)
     moved = pyramid(known.expected(y, torch.tensor([1e4])) - fitted.expected(y, torch.tensor([1e4])), 1)[0, 0]
     assert float(moved[1, 1, 0]) == pytest.approx(3.0 * (1.0 - float(told["age"].values.nanmean())), abs=0.25)
@@ -275,7 +275,7 @@ def test_nobody_is_seen_through_slopes_that_they_taught() -> None:
         ours, theirs = (each._telling_folds.shared[k] for each in (one, other))  # type: ignore[union-attr]
         same = torch.allclose(ours / ours.norm(), theirs / theirs.norm(), rtol=1e-9, atol=1e-12)
         assert same == (k == fold), "only the fold without this person is the same in direction"
-    given, y, sigma = Given(values={"age": torch.tensor([1.0, 1.0])}), noisy(2), torch.full((2,), 2.0)
+    given, y, sigma = Given(fitted={"age": torch.tensor([1.0, 1.0])}), noisy(2), torch.full((2,), 2.0)
     pair = [5, next(number for number in range(40) if int(one.folds.number[number]) != fold)]
     held, again = (each.held_out(pair) for each in (one, CONFIG.restore(one.state(training=True))))
     torch.testing.assert_close(held.told(given).expected(y, sigma), again.told(given).expected(y, sigma), rtol=1e-5, atol=1e-5)
@@ -290,7 +290,7 @@ def test_nobody_is_seen_through_slopes_that_they_taught() -> None:
 
 def test_what_is_told_is_stored_and_handed_on_without_folds() -> None:
     fitted = fitted_to(*cohort(60, 2.0))
-    y, sigma, given = noisy(2), torch.full((2,), 2.0), Given(values={"age": torch.tensor([1.0, math.nan])})
+    y, sigma, given = noisy(2), torch.full((2,), 2.0), Given(fitted={"age": torch.tensor([1.0, math.nan])})
     state = fitted.state()
     assert not any(name.startswith("fold") for name in state) and "told_0_0_age" in state
     for kept, far in ((state, 1e-5), (fitted.compact(), 0.02)):

@@ -249,7 +249,7 @@ class GaussianPreconditioner:
 
     def told(self, given: Given) -> Preconditioner:
         """The Gaussian of those of whom it is true, row by row; itself where nothing is told that it knows of."""
-        features_Bp = self._telling.read(given.values) if self._telling else None
+        features_Bp = self._telling.read(given.fitted) if self._telling else None
         return self if features_Bp is None else self._of(features_Bp)
 
     def _of(self, features_Bp: Tensor) -> _Told:
@@ -350,7 +350,7 @@ class _HeldOut(GaussianPreconditioner):
 
     def told(self, given: Given) -> Preconditioner:
         """The same of those of whom it is true."""
-        features_Bp = self._whole._telling.read(given.values) if self._whole._telling_folds and self._whole._telling else None
+        features_Bp = self._whole._telling.read(given.fitted) if self._whole._telling_folds and self._whole._telling else None
         return self if features_Bp is None else self._of(features_Bp)
 
     def _conditional(self, features_Bp: Tensor) -> tuple[Tensor, Tensor, Tensor]:

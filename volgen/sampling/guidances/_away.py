@@ -136,7 +136,8 @@ def _alike(one: _Seen, other: _Seen) -> bool:
     """Whether two volumes have one shape and were asked for the same."""
     told, of_other = one.given, other.given
     same = one.y_BCXYZ.shape == other.y_BCXYZ.shape and told.channels is None and of_other.channels is None
-    return same and set(told.values) == set(of_other.values) and all(_equal(v, of_other.values[name]) for name, v in told.values.items())
+    pairs = ((told.values, of_other.values), (told.fitted, of_other.fitted))
+    return same and all(set(a) == set(b) and all(_equal(value, b[name]) for name, value in a.items()) for a, b in pairs)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -10,7 +10,7 @@ are, guided volumes are more alike than people of the class (:mod:`volgen.sampli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -59,9 +59,9 @@ class WithoutClassifier(Guidance):
 
         def guided(y_BCXYZ: Tensor, sigma_B: Tensor, given: Given = NOTHING) -> Tensor:
             told_BCXYZ = denoise(y_BCXYZ, sigma_B, given)
-            if not self.away.guides(float(sigma_B[0])) or all(bool(value.isnan().all()) for value in given.values.values()):
+            if not self.away.guides(float(sigma_B[0])) or not given.told:
                 return self.away.unguided(sigma_B, told_BCXYZ)
-            untold_BCXYZ = denoise(y_BCXYZ, sigma_B, replace(given, values={}))
+            untold_BCXYZ = denoise(y_BCXYZ, sigma_B, given.untold())
             return self.away.moved(turn, y_BCXYZ, sigma_B, untold_BCXYZ, told_BCXYZ, given)
 
         return guided
