@@ -25,6 +25,8 @@ MODEL, LABELS, WEIGHTS = "model.json", "colormap.json", "model.pth"
 MARGIN_MM = 16
 AIR = 0.02
 QUANTILE = 0.98
+LAYOUT = torch.channels_last_3d
+"""Channels of a voxel lie side by side: few channels and wide dilations take half the time so on a CPU."""
 SAME = 0.02
 """Relative difference of a voxel's edge from 1 mm that is not resampled."""
 FORM = f"a folder of a MeshNet: {MODEL} (layers), {LABELS} (labels) and {WEIGHTS} (safetensors)"
@@ -74,7 +76,7 @@ class Config(BaseConfig):
         """Likeliest class of each voxel and its probability, in RAS+."""
         turned = np.ascontiguousarray(unit.transpose(0, 2, 1)[::-1, ::-1])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = self._network(torch.from_numpy(turned)[None, None])[0]
+            logits = self._network(torch.from_numpy(turned)[None, None].contiguous(memory_format=LAYOUT))[0]
         sure, best = torch.empty(logits.shape[1:]), torch.empty(logits.shape[1:], dtype=torch.uint8)
         for place in range(logits.shape[1]):  # slab by slab: probabilities of all classes would take a gigabyte
             largest = logits[:, place].float().softmax(dim=0).max(dim=0)
@@ -103,11 +105,12 @@ class Config(BaseConfig):
             order = sorted({int(name.split(".")[1]) for name in weights})
             for layer, place in zip(layers, order, strict=True):
                 layer.load_state_dict({part: weights[f"model.{place}.{part}"] for part in ("weight", "bias")})
+                layer.weight.data = layer.weight.data.contiguous(memory_format=LAYOUT)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise UserError(str(self.folder), f"holds another network ({type(error).__name__}: {error})", FORM) from None
         if layers[-1].out_channels != len(self._labels):
             found = f"has {layers[-1].out_channels} classes and {len(self._labels)} labels"
             raise UserError(str(self.folder), found, "as many")
         between: Any = nn.ELU if content.get("elu") else nn.ReLU
-        parts = [part for layer in layers for part in (layer, between())][:-1]
+        parts = [part for layer in layers for part in (layer, between(inplace=True))][:-1]
         return nn.Sequential(*parts).eval()
