@@ -27,7 +27,7 @@ def run(alone: Callable[..., Path]) -> Path:
 
 
 def together(run: Path, out: Path, ranks: int, count: int = COUNT, **options: object) -> subprocess.Popen[str]:
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [
         sys.executable,
@@ -68,6 +68,21 @@ def test_ranks_make_the_volumes_of_one_process(run: Path, tmp_path: Path, ranks:
     assert images(tmp_path / "ranks") == images(alone)
     assert len(images(alone)) == 2 * COUNT
     assert read_json(tmp_path / "ranks" / "manifest.json", "manifest")["complete"] is True
+
+
+@pytest.mark.slow
+def test_ranks_draw_rows_and_from_sketches_as_one_process_does(run: Path, tmp_path: Path) -> None:
+    path = next(sample(run, tmp_path / "data", count=1, device="cpu").rglob("*_T1w.nii.gz"))
+    sigma = read_json(next((tmp_path / "data").rglob("sub-*.json")), "sidecar")["SigmaGrid"][2]
+    for name, words, options in (
+        ("row", {"between": "3 8"}, {"between": (3, 8)}),
+        ("sketch", {"sketch": path, "sketch_sigma": sigma}, {"sketch": path, "sketch_sigma": sigma}),
+    ):
+        process = together(run, tmp_path / f"{name}-ranks", 2, count=3, stages=2, sampler="ddpm", **words)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        alone = sample(run, tmp_path / name, count=3, seed=3, device="cpu", sampler="ddpm", **options)  # type: ignore[arg-type]
+        assert images(tmp_path / f"{name}-ranks") == images(alone) and len(images(alone)) == 6
 
 
 def test_a_rank_that_is_killed_does_not_keep_the_others_waiting(run: Path, tmp_path: Path) -> None:
