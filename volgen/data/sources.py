@@ -11,9 +11,11 @@ import numpy as np
 
 from volgen.core.errors import UserError
 from volgen.core.files import sha256
+from volgen.core.manifest import NAME as MANIFEST
 from volgen.data.ingest.discover import discover
 from volgen.data.store import Store
 from volgen.images import nifti
+from volgen.images.contrasts import SUFFIXES, UNSAID
 from volgen.images.volume import Volume
 
 VOXEL_TOLERANCE = 0.01
@@ -39,7 +41,7 @@ def sources_of(samples: Path) -> list[Source]:
         store = Store.open(samples)
         sources = [Source(r.id, r.id, partial(str, r.checksum), partial(store.read, r)) for r in store.records]
     else:
-        found = discover(samples)
+        found = discover(samples, _contrasts_in(samples))
         stems = [nifti.stem(item.path) for item in found]
         sources = [
             Source(
@@ -53,6 +55,15 @@ def sources_of(samples: Path) -> list[Source]:
     if not sources:
         raise UserError(str(samples), "holds no volume", "at least one")
     return sources
+
+
+def _contrasts_in(samples: Path) -> str:
+    """Which images of a BIDS tree are taken: T1w; in a folder that volgen wrote, and where there is none, every contrast that there is."""
+    images = [path for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*") for path in samples.glob(pattern) if nifti.is_image(path)]
+    there = {nifti.stem(path).rpartition("_")[2] for path in images} & SUFFIXES.keys()
+    if not there or (UNSAID in there and not (samples / MANIFEST).is_file()):
+        return UNSAID
+    return ",".join(sorted(there))
 
 
 def same_voxels(name: str, size: Sequence[float], expected: Sequence[float]) -> None:

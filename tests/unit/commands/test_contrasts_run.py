@@ -19,6 +19,7 @@ from volgen.commands.export.export import export
 from volgen.commands.train.train import train
 from volgen.core.errors import UserError
 from volgen.data.record import SubjectRecord, cohort_fingerprint
+from volgen.data.sources import sources_of
 from volgen.data.store import Store
 from volgen.images.geometry import Geometry
 from volgen.recipe import load
@@ -102,6 +103,8 @@ def test_files_are_called_by_their_contrast(few: Path, generalist: Path, tmp_pat
     ]
     unknown = "Synthetic volume, of no contrast that was asked for,"
     assert said == ["Synthetic FLAIR volume", "Synthetic T2-weighted volume", unknown, "Synthetic T1-weighted volume"]
+    assert [source.name for source in sources_of(tmp_path / "samples")] == [name.removesuffix(".nii.gz") for name in names]
+    assert len(sources_of(few.parent / "bids")) == FEW, "of scans T1w, as ever"
     before = (tmp_path / "samples/manifest.json").read_bytes()
     assert main(["sample", str(run), "--out", str(tmp_path / "samples"), "--given", str(tmp_path / "asked.tsv")]) == 0
     assert json.loads(before)["files"] == json.loads((tmp_path / "samples/manifest.json").read_text())["files"], "all is there already"
@@ -121,6 +124,7 @@ def test_a_cohort_of_one_contrast_gives_its_name_to_every_file(few: Path, tmp_pa
     out, hole = tmp_path / "samples", ["--operator", "inpaint", "--operator.share", "0.5"]
     assert main(["sample", str(run), "--out", str(out), "--count", "1"]) == 0
     data = out / "sub-0001/anat/sub-0001_desc-synthetic_T2w.nii.gz"
+    assert [source.file for source in sources_of(out)] == [data.relative_to(out).as_posix()], "what reports and evaluations look at"
     budget = ["--epsilon", "1e6", "--delta", "1e-5", "--accept-vacuous"]
     assert main(["reconstruct", str(run), "--data", str(data), *hole, "--out", str(tmp_path / "filled"), "--count", "1"]) == 0
     assert main(["anonymise", str(data), str(run), "--out", str(tmp_path / "hidden"), *budget]) == 0

@@ -64,7 +64,7 @@ class Selection:
 
 
 def discover(source: Path, suffix: str = "T1w") -> list[Found]:
-    """All images of a file, a folder or a BIDS tree (raw or derivative), sorted by path.
+    """All images of a file, a folder or a BIDS tree (raw or derivative), sorted by path; of several suffixes with commas between them.
 
     A folder with ``sub-*`` folders is a BIDS tree: ``sub-*/[ses-*/]anat/*_<suffix>.*`` are taken, and ``derivatives/`` inside it is not
     (a derivative dataset is a source of its own). Any other folder gives every image file in and below it, also behind links
@@ -81,7 +81,7 @@ def discover(source: Path, suffix: str = "T1w") -> list[Found]:
         names = [parse(inside) for inside in relative]
         chosen = choose(names, people_of(names), ScanChoice(suffix=suffix, every=True), str(source), bids=True)
         files, relative = [files[index] for index in chosen.taken], [relative[index] for index in chosen.taken]
-    return _found(files, relative, people_of([parse(inside) for inside in relative]), (suffix,))
+    return _found(files, relative, people_of([parse(inside) for inside in relative]), suffix.split(","))
 
 
 def select(source: Path, choice: ScanChoice, table: PatientTable | None = None) -> Selection:
