@@ -207,7 +207,7 @@ def test_translation_is_that_of_the_gaussians_wherever_the_noise_ends() -> None:
 
 def test_jumps_go_along_the_flow_of_those_who_are_asked_for() -> None:
     fitted, x = gaussian(), noisy()
-    jump = Jump(PreconditionedDenoiser(lambda x, noise, values=None: torch.zeros_like(x[:, :1]), fitted), fitted)
+    jump = Jump(lambda known: PreconditionedDenoiser(lambda x, noise, values=None: torch.zeros_like(x[:, :1]), known), fitted)
     sigma, to = torch.full((4,), 3.0), torch.full((4,), 0.2)
     known = fitted.told(GIVEN)
     assert known.flow_map is not None
