@@ -99,6 +99,8 @@ class Bank(OfVolumes):
         try:
             return choose(points, steps)
         except ValueError as error:
+            if len(points) < 2 <= len(grid):
+                raise UserError("--sketch-sigma", f"leaves {len(points)} of the run's noise levels", "more noise, or no --steps") from None
             expected = f"from 2 to {len(points)}: the experts were trained at these noise levels only"
             raise UserError("--steps", str(error), expected) from None
 

@@ -162,7 +162,7 @@ class OneStepMethod(OfVolumes, ABC):
         Raises:
             UserError: more steps are asked for, or a lower level.
         """
-        if below < max(grid):
+        if below < math.inf:
             raise UserError("--sketch-sigma", f"is {below:g}, but this run makes whole volumes of noise", "a run of denoisers")
         if steps not in (None, 1):
             raise UserError("--steps", f"is {steps}, but this run draws a volume in one step", "1, or nothing")

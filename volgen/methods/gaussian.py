@@ -87,6 +87,8 @@ class FittedGaussian(Bank):
             raise ValueError("method.kind 'gaussian' is of whole volumes: no levels, pieces or places")
         if recipe.conditions and not recipe.preconditioner.told:
             raise ValueError("method.kind 'gaussian' has no network that could be told conditions: set preconditioner.told")
+        if texts := [condition.name for condition in recipe.conditions if condition.classes is None]:
+            raise ValueError(f"method.kind 'gaussian' has no network that could be told {texts[0]}: leave that condition out")
         if recipe.model.mirrored:
             raise ValueError("method.kind 'gaussian' asks no network from both sides: leave mirrored out, or set preconditioner.mirrored")
 

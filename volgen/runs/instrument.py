@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 from volgen.core.config import Config
@@ -32,10 +33,14 @@ def as_told(before: Any, mine: Mapping[str, Any]) -> dict[str, Any]:
     """
     content: dict[str, Any] = json.loads(json.dumps(before)) if isinstance(before, Mapping) else {}
     files = mine.get(FILES, {})
+    places: dict[str, Any] = {}
     for key in files:
-        _change(content.get(OPERATOR), key, _name)
+        _change(content.get(OPERATOR), key, partial(_noted, places, key))
+    # What a part of a composed one read then is only known from what lies there still.
     if FILES not in content and files and all("." in key for key in files):
-        content[FILES] = files
+        there = {key: Path(place) for key, place in places.items() if isinstance(place, str)}
+        if all(key in there and there[key].is_file() and sha256(there[key], follow=True) == digest for key, digest in files.items()):
+            content[FILES] = files
     return content
 
 
@@ -43,12 +48,18 @@ def _name(place: Any) -> Any:
     return PurePath(place).name if isinstance(place, str) else place
 
 
+def _noted(places: dict[str, Any], key: str, place: Any) -> Any:
+    """The name of a file, whose place is kept."""
+    places[key] = place
+    return _name(place)
+
+
 def _change(content: Any, key: str, change: Callable[[Any], Any]) -> None:
     """Changes what a dotted key leads to, if it leads anywhere."""
     *places, last = key.split(".")
     for place in places:
         if isinstance(content, list):
-            content = content[int(place)] if int(place) < len(content) else None
+            content = content[int(place)] if place.isdigit() and int(place) < len(content) else None
         else:
             content = content.get(place) if isinstance(content, dict) else None
     if isinstance(content, dict) and last in content:

@@ -196,3 +196,13 @@ def test_the_contrast_that_is_asked_for_is_drawn(contrasts: Path, tmp_path: Path
     for volume, asked in zip(volumes, list(CONTRASTS) * 2, strict=True):
         seen = np.log(volume[distance < 2.5].mean() / volume[(distance > 4.3) & (distance < 5.2)].mean())
         assert min(ratios, key=lambda contrast: abs(ratios[contrast] - seen)) == asked, (asked, seen, ratios)
+
+
+def test_a_folder_is_no_contrast(tmp_path: Path) -> None:
+    box = np.zeros((16, 16, 16), np.float32)
+    box[4:12, 4:12, 4:12] = 100.0 + np.arange(512).reshape(8, 8, 8)
+    for number, name in enumerate(("PD/P01_brain.nii.gz", "PD/P02_brain.nii.gz", "control/C01_brain.nii.gz")):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(box * (1.0 + 0.1 * number), np.eye(4)), tmp_path / "scans" / name)
+    volgen.ingest(tmp_path / "scans", tmp_path / "store", shape=(16, 16, 16), voxel_size=1)
+    assert {record.contrast for record in Store.open(tmp_path / "store").records} == {""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from volgen.cli import main
 from volgen.commands.distil import Config
-from volgen.commands.distil.distil import levels_kept, prepare, sizes_of
+from volgen.commands.distil.distil import check, levels_kept, prepare, sizes_of
 from volgen.commands.distil.trajectories import in_corners
 from volgen.commands.train.train import train
 from volgen.core.config import validate
@@ -32,6 +33,7 @@ from volgen.recipe import Recipe, load
 from volgen.runs.choices import visited
 from volgen.runs.trained import open_run
 from volgen.sampling.descent import Descent, down
+from volgen.sampling.guidances.auto import Config as Auto
 from volgen.sampling.samplers import dpmpp_2m
 
 SHAPE = (16, 16, 16)
@@ -333,3 +335,11 @@ def test_distilling_a_private_run_reads_nobody_and_costs_nothing(
     capsys.readouterr()
     assert main(["release", str(tmp_path / "pupil"), str(tmp_path / "out")]) == 2
     assert "has no privacy guarantee" in capsys.readouterr().err
+
+
+def test_a_teacher_that_is_guided_by_another_run_is_refused(teacher: Path, tmp_path: Path) -> None:
+    guided = open_run(teacher)
+    recipe = guided.recipe.model_copy(update={"guidance": Auto(weak=str(tmp_path / "other"), strength=2.0)})
+    with pytest.raises(UserError, match="guided away from another run"):
+        check(replace(guided, recipe=recipe))
+    check(replace(guided, recipe=guided.recipe.model_copy(update={"guidance": Auto(weak="shared", strength=2.0)})))

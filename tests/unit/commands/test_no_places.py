@@ -66,6 +66,7 @@ def test_no_file_says_where_others_lay(machine: Path, out: str) -> None:
     assert len(said) >= 3
     assert not [path.relative_to(folder) for path, text in said.items() if str(machine.parent) in text]
     config = json.loads((folder / "manifest.json").read_text())["config"]
+    assert ("operator_files" in config) == (out in {"sampled", "filled", "composed", "tuned"})
     if "operator_files" in config:
         seen, bright = (sha256(machine / name) for name in ("seen.nii.gz", "bright.nii.gz"))
         expected = {"parts.0.field": bright, "parts.1.mask": seen} if out == "composed" else {"mask": seen}
@@ -106,8 +107,12 @@ def test_parts_of_a_composed_operator_had_no_checksums(tmp_path: Path) -> None:
     operator = composed.Config(parts=({"kind": "bias"}, {"kind": "inpaint", "mask": str(tmp_path / "seen.nii.gz")}, {"kind": "no such"}))
     assert operator.named_files == {"parts.1.mask": tmp_path / "seen.nii.gz"}
     parts = operator.model_dump(mode="json")["parts"]
-    mine = {"operator": {"parts": [parts[0], parts[1] | {"mask": "seen.nii.gz"}, parts[2]]}, "operator_files": {"parts.1.mask": "0" * 64}}
+    (tmp_path / "seen.nii.gz").write_bytes(b"a mask")
+    files = {"parts.1.mask": sha256(tmp_path / "seen.nii.gz")}
+    mine = {"operator": {"parts": [parts[0], parts[1] | {"mask": "seen.nii.gz"}, parts[2]]}, "operator_files": files}
     assert as_told({"operator": {"parts": parts}}, mine) == mine
+    elsewhere = [parts[0], parts[1] | {"mask": str(tmp_path / "other/seen.nii.gz")}, parts[2]]
+    assert as_told({"operator": {"parts": elsewhere}}, mine) != mine, "nobody knows what that one was"
     damaged: Any
-    for damaged in (None, [], {"operator": 3}, {"operator": {"parts": [1]}}):
+    for damaged in (None, [], {"operator": 3}, {"operator": {"parts": [1]}}, {"operator": [1]}):
         assert as_told(damaged, mine) != mine

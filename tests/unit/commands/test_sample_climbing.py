@@ -125,7 +125,7 @@ def test_a_sketch_climbs_from_the_corner_that_the_first_expert_sees(
     drawn.clear()
     begun: list[torch.Tensor] = []
     real = descent.Descent.begin
-    monkeypatch.setattr(descent.Descent, "begin", lambda self, index: begun.append((state := real(self, index)).x_BCXYZ) or state)
+    monkeypatch.setattr(descent.Descent, "begin", lambda self, *each: begun.append((state := real(self, *each)).x_BCXYZ) or state)
     for full in (False, True):
         sample(run, tmp_path / str(full), count=1, device="cpu", sketch=path, sketch_sigma=99.0, seed=4, full=full)
     assert drawn == [SIZE // 64, SIZE // 8, SIZE, SIZE] and sidecar(tmp_path / "False")["Levels"] == [*LEVELS, 0]

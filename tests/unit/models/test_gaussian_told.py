@@ -307,9 +307,43 @@ def test_cohorts_and_settings_that_teach_nothing_are_refused() -> None:
     volumes, told = cohort(24, 1.0)
     with pytest.raises(ValueError, match="known of fewer than two people"):
         fitted_to(volumes, {"age": Known(torch.full((24,), math.nan))})
-    with pytest.raises(ValueError, match="13 numbers and words are told of 24 scans, and the structured Gaussian learns of 12"):
+    with pytest.raises(ValueError, match="13 numbers and words are told of 24 people, and the structured Gaussian learns of 12"):
         fitted_to(volumes, {**told, "site": Known(torch.arange(24.0) % 12, 12)})
     with pytest.raises(ValidationError, match="rank is 0"):
         Config(rank=0, told=True)
+    with pytest.raises(ValueError, match="a word of 'site' is true of 2 of the training people, and told of 3 at least"):
+        fitted_to(volumes, {"site": Known((torch.arange(24.0) >= 22).float(), 2)})
+    with pytest.raises(ValueError, match="13 numbers and words are told of 24 people"):  # whom mirror images do not double
+        fitted_to(volumes, {**told, "site": Known(torch.arange(24.0) % 12, 12)}, CONFIG.model_copy(update={"mirrored": True}))
     mirrored = fitted_to(volumes, told, CONFIG.model_copy(update={"mirrored": True}))
     assert mirrored._telling is not None and mirrored.folds is not None and len(mirrored.folds.number) == 24
+
+
+def test_the_units_of_a_number_do_not_matter() -> None:
+    volumes, told = cohort(200, 3.0)
+    words = Known((torch.arange(200) % 2).float(), 2)
+    y, sigma = torch.zeros(1, 1, *SHAPE), torch.tensor([1e4])
+
+    def expected(unit: float) -> Tensor:
+        fitted = fitted_to(volumes, {"age": Known(told["age"].values * unit), "group": words})
+        given = Given(fitted={"age": torch.tensor([1.5 * unit]), "group": torch.tensor([1.0])})
+        return fitted.told(given).expected(y, sigma)
+
+    years = expected(1.0)
+    for unit in (1e-5, 1e5):
+        torch.testing.assert_close(expected(unit), years, rtol=1e-3, atol=1e-3)
+
+
+def test_it_is_said_where_what_is_told_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    volumes, _ = cohort(40, 0.0)
+    fitted_to(volumes, {"age": Known(torch.randn(40, generator=torch.Generator().manual_seed(5)))})
+    assert "preconditioner.told is of no use here" in capsys.readouterr().err
+    fitted_to(*cohort(40, 3.0))
+    assert "no use" not in capsys.readouterr().err
+
+
+def test_what_is_told_has_a_slope_for_each_component() -> None:
+    one = gaussian()
+    assert one._telling is not None
+    with pytest.raises(ValueError, match="is of 3 components, and there are 4"):
+        GaussianPreconditioner(CONFIG, one.statistics, None, replace(one._telling, shared=one._telling.shared[:, :3]))

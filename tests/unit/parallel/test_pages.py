@@ -1,51 +1,65 @@
-"""Pages of large tensors: how many the kernel hands out, counted, in and after a block that keeps them."""
+"""Pages of large tensors: how many the kernel hands out, counted, in and after a block that keeps them.
+
+Each case has a process of its own: in one that has run other tests, memory that these have left serves large tensors, too.
+"""
 
 from __future__ import annotations
 
 import os
-import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 from volgen.parallel import pages
 from volgen.parallel.pages import kept_pages
 
 ELEMENTS, TIMES = 2**24, 8  # 64 MiB: above any threshold that the C library comes to by itself
 PAGES = ELEMENTS * 4 // os.sysconf("SC_PAGE_SIZE")
+COUNTED = f"""
+import resource, torch
+from volgen.parallel.pages import kept_pages
 
-
-def faults() -> int:
-    """Page faults while a large tensor comes and goes."""
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(TIMES):
-        torch.ones(ELEMENTS)
+    for _ in range({TIMES}):
+        torch.ones({ELEMENTS})
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+try:
+    with kept_pages():
+        faults()  # until there is a place that fits
+        print(faults())
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    print(faults())
+"""
+pytestmark = pytest.mark.skipif(pages._library() is None, reason="the C library of this machine is not GNU's")
 
-@pytest.fixture(autouse=True)
-def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    if pages._library() is None:
-        pytest.skip("the C library of this machine is not GNU's")
-    for name in [name for name in os.environ if name.startswith(pages.SETTINGS)]:
-        monkeypatch.delenv(name)
+
+def counted(**settings: str) -> tuple[int, int]:
+    """Page faults while a large tensor comes and goes: in the block, and after an error has ended it."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith(pages.SETTINGS)}
+    said = subprocess.run([sys.executable, "-c", COUNTED], env={**usual, **settings}, check=True, capture_output=True, text=True).stdout
+    inside, after = map(int, said.split())
+    return inside, after
 
 
 def test_inside_the_pages_of_one_tensor_are_those_of_the_next_and_afterwards_they_are_given_back() -> None:
-    with kept_pages():
-        faults()  # until there is a place that fits
-        inside = faults()
-    assert inside < PAGES // 8 and faults() > (TIMES - 1) * PAGES
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if huge.is_file() and "[always]" in huge.read_text():
+        pytest.skip("this machine gives large tensors pages of 2 MiB, so there are few to count")
+    inside, after = counted()
+    assert inside <= 2 * PAGES and after > (TIMES - 1) * PAGES
 
 
-def test_an_error_ends_it_too() -> None:
+def test_an_error_goes_on_through_it() -> None:
     with pytest.raises(ZeroDivisionError), kept_pages():
         raise ZeroDivisionError
-    assert faults() > (TIMES - 1) * PAGES
 
 
-@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
-def test_nothing_is_done_where_the_environment_says_how_memory_is_allocated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "")
-    with kept_pages():
-        assert faults() > (TIMES - 1) * PAGES
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_nothing_is_done_where_the_environment_says_how_memory_is_allocated(name: str) -> None:
+    inside, after = counted(**{name: "8" if name.startswith("MALLOC") else ""})
+    assert inside == pytest.approx(after, rel=0.2)

@@ -48,6 +48,13 @@ def test_its_strength_may_be_another_above_some_noise_levels() -> None:
     assert strength([[0.51, 4.0], [0.4, 3.0]]) == 3.0 and strength([[0.49, 4.0], [0.4, 3.0]]) == 4.0
     assert torch.equal(guided(strength=2.0, strength_above=[[0.4, 1.0]]), 0.5 * Y)
     assert Config(strength=1.0, weak="shared", strength_above=((0.4, 2.0),)).build().asks_weak(0.5)
+    for level in (1.2, 0.1, 0.7):  # as 32 bits have it, a level of the grid is above or below itself
+        at = Config(strength=1.0, weak="shared", strength_above=((level, 2.0),), sigma_high=level).build()
+        assert at.asks_weak(level) == at.asks_weak(float(torch.tensor(level))) is False
+        weak = Config(strength=2.0, weak="shared", weak_above=level).build()
+        assert weak.asks_weak(level) == weak.asks_weak(float(torch.tensor(level))) is False
+        high = Config(strength=2.0, weak="shared", sigma_high=level, sigma_low=level).build()
+        assert high.asks_weak(level) == high.asks_weak(float(torch.tensor(level))) is True
     with pytest.raises(ValueError, match="each below the one before"):
         Config(strength_above=((0.4, 2.0), (0.4, 3.0)))
 

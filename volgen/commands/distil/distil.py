@@ -13,6 +13,7 @@ from volgen.core.errors import UserError
 from volgen.core.files import make_folder, write_text
 from volgen.core.progress import say, say_next
 from volgen.core.span import tile
+from volgen.experts.plan import SHARED
 from volgen.parallel import launch as launches
 from volgen.recipe import load
 from volgen.runs.trained import TrainedRun, open_run
@@ -76,6 +77,9 @@ def check(teacher: TrainedRun) -> None:
         raise UserError(where, found, expected)
     if recipe.conditions:
         raise UserError(where, "was trained with conditions, which cannot be distilled yet", expected)
+    if recipe.guidance.build().weak not in ("", SHARED):
+        found = "is guided away from another run by its configuration: its volumes are of other people too"
+        raise UserError(where, found, f"guidance.weak '{SHARED}', or a guidance without one")
 
 
 def sizes_of(points: Sequence[int], steps: Sequence[int]) -> list[list[int]]:

@@ -86,8 +86,8 @@ class Sketch:
 
     @cached_property
     def told(self) -> dict[str, Any]:
-        """What manifest and sidecars say of it: its name and content, wherever it lies."""
-        return {"sketch": {"file": self.path.name, "sha256": sha256(self.path, follow=True), "sigma": self.sigma}}
+        """What manifest and sidecars say of it: its content, wherever it lies. Its name is not said: it may be that of a person."""
+        return {"sketch": {"sha256": sha256(self.path, follow=True), "sigma": self.sigma}}
 
     def read(self, geometry: Geometry) -> Tensor:
         """What the run draws of it, [1, 1, X, Y, Z] in the model range.

@@ -250,7 +250,7 @@ def _fresh(found: Found, store: Path, config: IngestConfig, file: str) -> Subjec
         source_affine=taken.source,
         finest=finest_level(whole.voxel_size, volume.voxel_size),
         levels=LEVELS,
-        contrast=suffix_of(parse(found.relative).contrast),
+        contrast=suffix_of(parse(Path(found.relative).name).contrast),
     )
     share = round(taken.kept, 6)
     with atomic_folder(store / found.id) as temporary:

@@ -35,6 +35,8 @@ SINGULAR = 1e-6
 """Share of the largest variance of told features below which a direction of them has none: words of all kinds sum to 1."""
 LEAST = 0.02
 """Share of its variance that a direction keeps at least, whatever is told."""
+FEWEST = 3
+"""People of whom a word has to be true: the mean of those of whom it is true would be one person, or two."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Telling:
             if not any(told):
                 return gain, torch.eye(len(l_r), dtype=torch.float64), l_r
             inner = self.covariance[fit][mask][:, mask]
-            gain[:, mask] = shared[:, mask] @ torch.linalg.pinv(inner, rtol=SINGULAR, hermitian=True)
+            gain[:, mask] = shared[:, mask] @ _inverse(inner)
             left, turn = torch.linalg.eigh(torch.diag(l_r) - gain @ shared.T)
             self._kept[fit, told] = gain, turn, left.clamp(min=0.0)
         return self._kept[fit, told]
@@ -171,7 +173,18 @@ def _single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def fit_telling(told: Mapping[str, Known], loadings: Tensor, fold: Tensor, variances: Tensor) -> tuple[Telling, Telling]:
+def _inverse(covariance_pp: Tensor) -> Tensor:
+    """The pseudoinverse of a covariance of features, whatever their units: years beside millilitres, or beside words."""
+    size_p = covariance_pp.diagonal().clamp(min=0.0).sqrt()
+    per_p = torch.where(size_p > 0, 1.0 / size_p.clamp(min=1e-300), 0.0)
+    scale_pp = per_p[:, None] * per_p
+    inverse_pp: Tensor = torch.linalg.pinv(covariance_pp * scale_pp, rtol=SINGULAR, hermitian=True)
+    return scale_pp * inverse_pp
+
+
+def fit_telling(
+    told: Mapping[str, Known], loadings: Tensor, fold: Tensor, variances: Tensor, people: Sequence[str]
+) -> tuple[Telling, Telling, float]:
     """Fits to everybody, and without each fold.
 
     Args:
@@ -180,18 +193,22 @@ def fit_telling(told: Mapping[str, Known], loadings: Tensor, fold: Tensor, varia
             each is centred by the mean that belongs to them.
         fold: fold of each volume, [n].
         variances: l, [r].
+        people: whose each volume is, [n]; what is counted are people, however many volumes they have.
+
+    Returns:
+        Both fits, and what slopes were multiplied with: 0 where nothing that is told holds for people outside of the folds.
 
     Raises:
-        ValueError: there are too many features, or too few people of whom something is known.
+        ValueError: there are too many features, or too few people of whom something is known or true.
     """
     features = tuple(Feature(name, known.words) for name, known in told.items())
     rows_np = torch.cat([each.of(known.values) for each, known in zip(features, told.values(), strict=True)], dim=1)
-    most = min(MOST, len(rows_np) // 2)
+    count = len(set(people))
+    most = min(MOST, count // 2)
     if rows_np.shape[1] > most:
-        found = (
-            f"{rows_np.shape[1]} numbers and words are told of {len(rows_np)} scans, and the structured Gaussian learns of {most} at most"
-        )
+        found = f"{rows_np.shape[1]} numbers and words are told of {count} people, and the structured Gaussian learns of {most} at most"
         raise ValueError(f"{found}: state fewer levels, or set preconditioner.told false")
+    _check_people(features, rows_np, fold, people)
     loadings, folds = loadings.double(), loadings.shape[1] - 1
     subsets = [*(fold != k for k in range(folds)), torch.ones_like(fold, dtype=torch.bool)]
     fits = [_moments(loadings[subset, k], rows_np[subset]) for k, subset in enumerate(subsets)]
@@ -199,15 +216,27 @@ def fit_telling(told: Mapping[str, Known], loadings: Tensor, fold: Tensor, varia
     everybody, outside = (Telling(features, centre[part], covariance[part], shared[part]) for part in (slice(-1, None), slice(-1)))
     own = loadings[torch.arange(len(fold)), fold]
     share = min(_shown(outside, own, rows_np, fold), _most([outside, everybody], variances.double()))
-    return everybody.times(share), outside.times(share)
+    return everybody.times(share), outside.times(share), share
+
+
+def _check_people(features: Sequence[Feature], rows_np: Tensor, fold: Tensor, people: Sequence[str]) -> None:
+    """Refuses what is known, or true, of so few people that slopes would be these."""
+    names = [each.name for each in features for _ in range(each.width)]
+    words = [each.words > 0 for each in features for _ in range(each.width)]
+    do = "state `levels` without it (whoever has another word is not told it), or set preconditioner.told false"
+    for name, is_word, column in zip(names, words, rows_np.T.tolist(), strict=True):
+        known = [(person, int(k)) for person, value, k in zip(people, column, fold.tolist(), strict=True) if not math.isnan(value)]
+        if any(len({person for person, own in known if own != k}) < 2 for k in set(fold.tolist())):
+            raise ValueError(f"'{name}' is known of fewer than two people outside of a fold: set preconditioner.told false")
+        true = {person for person, value in zip(people, column, strict=True) if value == 1.0}
+        if is_word and 0 < len(true) < FEWEST:
+            raise ValueError(f"a word of '{name}' is true of {len(true)} of the training people, and told of {FEWEST} at least: {do}")
 
 
 def _moments(loadings_nr: Tensor, rows_np: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means of features, their covariance, and that of loadings and features; each of those of whom it is known."""
     known_np = (~rows_np.isnan()).double()
     counts_p = known_np.sum(dim=0)
-    if bool((counts_p < 2).any()):
-        raise ValueError("something that is told is known of fewer than two people outside of a fold: set preconditioner.told false")
     centre_p = torch.where(known_np > 0, rows_np, 0.0).sum(dim=0) / counts_p
     centred_np = torch.where(known_np > 0, rows_np - centre_p, 0.0)
     pairs_pp = known_np.T @ known_np
@@ -229,7 +258,7 @@ def _most(tellings: Sequence[Telling], variances_r: Tensor) -> float:
     root, worst = variances_r.clamp(min=1e-30).sqrt(), 1e-30
     for telling in tellings:
         for fit in range(len(telling.shared)):
-            inverse = torch.linalg.pinv(telling.covariance[fit], rtol=SINGULAR, hermitian=True)
+            inverse = _inverse(telling.covariance[fit])
             white = telling.shared[fit] / root[:, None]
             worst = max(worst, float(torch.linalg.matrix_norm(white @ inverse @ white.T, 2)))
     return math.sqrt((1.0 - LEAST) / worst)

@@ -39,6 +39,7 @@ from volgen.core.config import Config as BaseConfig
 from volgen.core.given import Given, Known
 from volgen.core.limits import MAX_LEVELS, MAX_RANK
 from volgen.core.noise import c_noise
+from volgen.core.progress import say
 from volgen.core.protocols import Covariance, FlowMap, Shape3
 from volgen.models.denoiser import UNKNOWN, Network, Preconditioner
 from volgen.models.haar import low_pass, pyramid, unpyramid, voxel_variance
@@ -50,6 +51,8 @@ from volgen.models.preconditioners._gaussian_pieces import GaussianPieces, Varia
 from volgen.models.preconditioners._gaussian_told import Telling, fit_telling, restored
 
 FOLD_PREFIX = "fold_"
+NEGLIGIBLE = 0.05
+"""Share of the slopes of a fit that holds for others, below which being told is of no use."""
 NEVER = 1e30
 """A feature that nobody has: it stands for those that are not told, where features are compared."""
 
@@ -119,7 +122,11 @@ class Config(BaseConfig):
         telling: tuple[Telling, Telling] | tuple[None, None] = (None, None)
         if loaded:
             known = {name: replace(known, values=known.values.repeat_interleave(each)) for name, known in told.items()}
-            telling = fit_telling(known, torch.stack(loaded), folds.number, statistics.variances)
+            *found, share = fit_telling(known, torch.stack(loaded), folds.number, statistics.variances, who)
+            telling = (found[0], found[1])
+            if share < NEGLIGIBLE:
+                seem = f"what is told says nothing of people outside of the fit (slopes are {share:.2f} of what they seem)"
+                say(f"warning: {seem}: preconditioner.told is of no use here.")
         # A training volume and its mirror image are of one person, hence of one fold.
         return GaussianPreconditioner(self, statistics, replace(folds, number=folds.number[::each].clone()), *telling)
 
@@ -169,6 +176,8 @@ class GaussianPreconditioner:
         self.config = config
         self._fitted = statistics
         self.folds = folds
+        if telling is not None and telling.shared.shape[1] != len(statistics.variances):
+            raise ValueError(f"what is told is of {telling.shared.shape[1]} components, and there are {len(statistics.variances)}")
         self._telling, self._telling_folds = telling, telling_folds
         self._last: tuple[Tensor, _Told] | None = None
         self._corner = low_pass(statistics.mean.shape[1:], config.rank_level)
@@ -267,7 +276,8 @@ class GaussianPreconditioner:
         """The same noise under ``to``, where that is a Gaussian and either of the two is told something; else the volumes as they are."""
         if self is to or not isinstance(to, GaussianPreconditioner) or not (isinstance(self, _Told) or isinstance(to, _Told)):
             return x_BCXYZ
-        return to.noised(unnoised(self.config.layout, self.statistics, x_BCXYZ, sigma), sigma)
+        here = x_BCXYZ.to(self.statistics.residual.device)
+        return to.noised(unnoised(self.config.layout, self.statistics, here, sigma), sigma).to(x_BCXYZ.device)
 
     def weight(self, sigma_B: Tensor) -> Tensor:
         """1 / mean posterior variance: one number per volume (a weight per coefficient trains worse)."""

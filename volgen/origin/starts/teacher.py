@@ -145,7 +145,8 @@ class Teacher:
         """Those of the teacher's expert that owns the phase's highest noise level.
 
         Where trajectories are guided away from what is expected without a network, D' = E + w q F is what the teacher's network makes with
-        w times its last layer, which a student begins with: its first jump is an Euler step of the guided denoiser.
+        w times its last layer, which a student begins with: its first jump is an Euler step of the guided denoiser, but for an expert of
+        patches, whose own E is of pieces and the guidance's of the whole: there it is near to one.
         """
         weights = load_file(check_weights(self._run.directory, self._owners[phase.name]))
         strength = self._run.recipe.guidance.build().enlarges(phase.points[-1]) if self._guided else 1.0

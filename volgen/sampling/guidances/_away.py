@@ -53,6 +53,15 @@ class AwayConfig(BaseConfig):
         return Away(self.strength, self.sigma_low, math.inf if self.sigma_high is None else self.sigma_high, self.strength_above)
 
 
+DIGITS = 1e-6
+"""Share by which noise levels have to differ: a level of the grid is itself in 32 bits too."""
+
+
+def below(sigma: float, other: float) -> bool:
+    """Whether a noise level lies below another one, by more than rounding."""
+    return sigma < other * (1.0 - DIGITS)
+
+
 @dataclass
 class _Seen:
     """One volume at one noise level."""
@@ -83,11 +92,11 @@ class Away:
 
     def guides(self, sigma: float) -> bool:
         """Whether a noise level is guided."""
-        return self.strength_at(sigma) != 1.0 and self.low <= sigma <= self.high
+        return self.strength_at(sigma) != 1.0 and not below(sigma, self.low) and not below(self.high, sigma)
 
     def strength_at(self, sigma: float) -> float:
         """The strength at a noise level."""
-        return next((strength for above, strength in self.above if sigma > above), self.strength)
+        return next((strength for level, strength in self.above if below(level, sigma)), self.strength)
 
     def unguided(self, sigma_B: Tensor, better_BCXYZ: Tensor) -> Tensor:
         """The better denoiser as it is, at a noise level that is not guided."""

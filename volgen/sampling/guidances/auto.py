@@ -21,7 +21,7 @@ from torch import Tensor
 from volgen.core.errors import UserError
 from volgen.core.given import NOTHING, Given
 from volgen.core.protocols import Denoiser, Guidance, Noises, Problem
-from volgen.sampling.guidances._away import Away, AwayConfig
+from volgen.sampling.guidances._away import Away, AwayConfig, below
 
 EXPECTED = "expected"
 
@@ -66,7 +66,7 @@ class Auto(Guidance):
 
     def asks_weak(self, sigma: float) -> bool:
         """Whether a noise level is within its interval and above ``weak_above``."""
-        return bool(self.weak) and self.away.guides(sigma) and sigma > self.weak_above
+        return bool(self.weak) and self.away.guides(sigma) and below(self.weak_above, sigma)
 
     def enlarges(self, sigma: float) -> float:
         """The strength, where what is expected without a network is moved away from."""
