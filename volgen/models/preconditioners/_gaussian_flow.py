@@ -40,8 +40,8 @@ def flowed(layout: Layout, s: Statistics, x_BCXYZ: Tensor, sigma_B: Tensor, to_B
     d_BCXYZ = pyramid(x_BCXYZ, layout.levels) - s.mean[:, None]
     components = s.components.expand(len(d_BCXYZ), *s.components.shape[1:])
     loadings_BCr = _loadings(components, d_BCXYZ[place], s.residual[place], sigma_B)
-    inside_Br = _growth(s.variances, sigma_B[:, None], to_B[:, None])
-    outside = _growth(s.residual, _over(sigma_B), _over(to_B))
+    inside_Br = growth(s.variances, sigma_B[:, None], to_B[:, None])
+    outside = growth(s.residual, _over(sigma_B), _over(to_B))
     change = outside * d_BCXYZ
     change[place] += _combined(loadings_BCr * inside_Br[:, None], components) - outside[place] * _combined(loadings_BCr, components)
     return x_BCXYZ + unpyramid(change, layout.levels)
@@ -76,7 +76,7 @@ def _loadings(components_Brxyz: Tensor, d_BCxyz: Tensor, residual_xyz: Tensor, s
     return loadings_BCr
 
 
-def _growth(variance: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
+def growth(variance: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
     """Growth of a deviation, as a share of it: sqrt((v + s'^2) / (v + s^2)) - 1."""
     return ((variance + to**2 + TINY) / (variance + sigma**2 + TINY)).sqrt() - 1.0
 

@@ -28,15 +28,12 @@ from volgen.models.denoiser import Network
 from volgen.models.haar import low_pass, pyramid, pyramid_pieces, unpyramid, voxel_variance
 from volgen.models.place import beginnings
 from volgen.models.preconditioners._gaussian_fit import Folds, Layout, Statistics
+from volgen.models.preconditioners._gaussian_flow import growth
 
 BINS = 2048
 """Bins of variances, evenly spaced on a logarithmic axis: neighbours are 1.7 % apart, and each is represented by its own mean."""
 SMALLEST, LARGEST = 1e-12, 1e3
 """Variances at the ends of that axis, of intensities in [-1, 1]."""
-
-
-TINY = 1e-30
-"""Added to variances: a coefficient that is the same in everybody has none, and stays where it is without noise."""
 
 
 class Variances:
@@ -169,9 +166,8 @@ class GaussianPiece:
         return self._flowed
 
     def _flowed(self, x_BCXYZ: Tensor, sigma_B: Tensor, to_B: Tensor) -> Tensor:
-        here, there = (level_B[:, None, None, None, None] ** 2 + TINY for level_B in (sigma_B, to_B))
-        growth = ((self.variance + there) / (self.variance + here)).sqrt() - 1.0
-        return x_BCXYZ + unpyramid(growth * (pyramid(x_BCXYZ, self.levels) - self.mean), self.levels)
+        change = growth(self.variance, *(level_B[:, None, None, None, None] for level_B in (sigma_B, to_B)))
+        return x_BCXYZ + unpyramid(change * (pyramid(x_BCXYZ, self.levels) - self.mean), self.levels)
 
     def _estimate(self, offset: Tensor, sigma_B: Tensor) -> Tensor:
         noise = sigma_B[:, None, None, None, None] ** 2

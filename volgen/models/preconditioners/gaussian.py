@@ -122,8 +122,8 @@ class Config(BaseConfig):
         telling: tuple[Telling, Telling] | tuple[None, None] = (None, None)
         if loaded:
             known = {name: replace(known, values=known.values.repeat_interleave(each)) for name, known in told.items()}
-            *found, share = fit_telling(known, torch.stack(loaded), folds.number, statistics.variances, who)
-            telling = (found[0], found[1])
+            everybody, outside, share = fit_telling(known, torch.stack(loaded), folds.number, statistics.variances, who)
+            telling = (everybody, outside)
             if share < NEGLIGIBLE:
                 seem = f"what is told says nothing of people outside of the fit (slopes are {share:.2f} of what they seem)"
                 say(f"warning: {seem}: preconditioner.told is of no use here.")
